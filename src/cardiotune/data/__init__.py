@@ -1,0 +1,1 @@
+"""Raw table -> cohort -> split -> text -> tokens."""

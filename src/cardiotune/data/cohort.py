@@ -1,0 +1,241 @@
+"""Raw table -> checked cohort. Every row that is left out is counted under the reason for it."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sklearn.model_selection import train_test_split
+
+from cardiotune.config import DataConfig, suggest
+from cardiotune.data import schema
+from cardiotune.data.table import column_names, locate, read_cells
+from cardiotune.errors import DataError
+from cardiotune.runs import hashed_id, row_key
+
+log = logging.getLogger(__name__)
+
+ROW_ID = "__row_id__"
+EVENT = "__event__"
+LINE = "__line__"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Checked rows in the table's order.
+
+    `frame` holds the columns of the dictionary, typed, beside `ROW_ID` (String) and, when the table has the target,
+    `EVENT` (1 = the outcome happened, 0 = not, null = unknown). It lives in memory only: a run folder never holds it.
+    """
+
+    frame: pl.DataFrame
+    flow: list[dict[str, Any]]
+    """Exclusions in order: `{"step", "excluded", "left"}`, the first with the rows read."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Counts that are not exclusions: ignored columns, blanked values, missing values a feature."""
+
+    @property
+    def events(self) -> np.ndarray:
+        """(rows,) int array of 0 and 1."""
+        return self.frame[EVENT].to_numpy().astype(int)
+
+
+def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Cohort:
+    """Read the training table: parse, check, exclude and count.
+
+    Raises DataError when the table cannot give a cohort with both outcomes.
+    """
+    file = locate(data.path)
+    frame, ignored, blanked = _read_columns(file, data)
+    rows = _Exclusions(file, frame.with_columns(_events(frame, data), _row_ids(file, frame, data, keep_row_ids)))
+    notes: dict[str, Any] = {"columns_ignored": ignored}
+    rows.exclude("target missing", rows.frame[EVENT].is_not_null())
+    if data.out_of_range == "exclude":
+        for name, lines in blanked.items():
+            rows.exclude(f"{name} out of range", ~rows.frame[LINE].is_in(list(lines)))
+    else:
+        notes["values_out_of_range"] = {name: len(lines) for name, lines in blanked.items()}
+        if data.out_of_range == "error" and blanked:
+            raise DataError(
+                f"{file}: values out of range: {_counts(notes['values_out_of_range'])}; "
+                "correct them, or set data.out_of_range to exclude or missing"
+            )
+    _check_duplicates(rows, data)
+    _check_missing(rows, data)
+    _check_outcomes(rows, data)
+    if data.max_rows and rows.frame.height > data.max_rows:
+        drawn = _stratified_sample(rows.frame[EVENT].to_numpy(), data.max_rows, seed)
+        rows.exclude(f"not in the random sample of data.max_rows = {data.max_rows}", pl.Series(drawn))
+    notes["missing"] = {name: rows.frame[name].null_count() for name in data.features}
+    for step in rows.flow[1:]:
+        log.info("excluded %d rows: %s", step["excluded"], step["step"])
+    return Cohort(rows.frame.drop(LINE), rows.flow, notes)
+
+
+class _Exclusions:
+    """The rows still in, and how many left for which reason."""
+
+    def __init__(self, file: Path, frame: pl.DataFrame) -> None:
+        self.file = file
+        self.frame = frame
+        self.flow: list[dict[str, Any]] = [{"step": "rows in the table", "excluded": 0, "left": frame.height}]
+
+    def exclude(self, step: str, keep: pl.Series) -> None:
+        if not keep.all():
+            self.frame = self.frame.filter(keep)
+            self.flow.append({"step": step, "excluded": int((~keep).sum()), "left": self.frame.height})
+        if self.frame.height == 0:
+            raise DataError(f"{self.file}: no row is left after the exclusion: {step}")
+
+
+def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False) -> Cohort:
+    """Read a table to be scored: every row is kept.
+
+    An implausible value becomes a missing one and is counted; so is a missing feature value. The target may be absent.
+    """
+    file = locate(path)
+    # The layout of the training table (separator, header) need not be that of this one.
+    data = data.model_copy(update={"path": path, "separator": None, "encoding": None, "out_of_range": "missing"})
+    frame, ignored, blanked = _read_columns(file, data, target_needed=False)
+    frame = frame.with_columns(_events(frame, data), _row_ids(file, frame, data, keep_row_ids))
+    outside = {name: len(lines) for name, lines in blanked.items()}
+    if outside:
+        log.warning("%s: values out of range are taken as missing: %s", file.name, _counts(outside))
+    flow = [{"step": "rows in the table", "excluded": 0, "left": frame.height}]
+    return Cohort(frame.drop(LINE), flow, {"columns_ignored": ignored, "values_out_of_range": outside})
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count} rows)" for name, count in counts.items())
+
+
+def needed_columns(data: DataConfig, target_needed: bool = True) -> list[str]:
+    """Columns of the dictionary that must be in the table: all but derived and merely ignored ones."""
+    inputs = {name for column in data.columns.values() if column.derive for name in column.derive.inputs}
+    roles = ("ignore",) if target_needed else ("ignore", "target", "id", "group", "site", "time", "split")
+    return [n for n, c in data.columns.items() if not c.derive and (c.role not in roles or n in inputs)]
+
+
+def _read_columns(
+    file: Path, data: DataConfig, target_needed: bool = True
+) -> tuple[pl.DataFrame, list[str], dict[str, set[int]]]:
+    """Typed columns, names of columns that the dictionary does not use, and lines with values out of range.
+
+    With `out_of_range: missing` the values themselves are blanked.
+    """
+    present = data.column_names or column_names(file, data.separator, data.encoding)
+    needed = needed_columns(data, target_needed)
+    absent = [f"{name} ({suggest(name, present)})" for name in needed if name not in present]
+    if absent:
+        raise DataError(
+            f"{file}: {len(absent)} columns of the data dictionary are not in the table: {'; '.join(absent)}"
+        )
+    optional = [name for name in needed_columns(data) if name in present and name not in needed]
+    wanted = needed + optional
+    cells = read_cells(file, wanted, data.separator, data.encoding, data.column_names)
+    unreadable: dict[str, int] = {}
+    typed: list[pl.Series] = []
+    for name in wanted:
+        values, bad = schema.parse(cells[name], data.columns[name])
+        typed.append(values)
+        if bad:
+            unreadable[f"{name}: {data.columns[name].type}"] = bad
+    if unreadable:
+        raise DataError(
+            f"{file}: cells that are not of the column's type: {_counts(unreadable)}; "
+            "add their code to data.columns.NAME.missing, or correct the type"
+        )
+    frame = schema.derive(pl.DataFrame(typed), data).with_row_index(LINE)
+    blanked: dict[str, set[int]] = {}
+    for name, column in data.columns.items():
+        if name in frame.columns and column.role != "target":
+            outside = schema.out_of_range(frame[name], column)
+            if outside.any():
+                blanked[name] = set(frame[LINE].filter(outside))
+                if data.out_of_range == "missing":
+                    frame = frame.with_columns(pl.when(~outside).then(pl.col(name)).alias(name))
+    return frame, [name for name in present if name not in data.columns], blanked
+
+
+def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
+    """0, 1 or null from the target column; DataError when it holds more than two codes and none is named positive."""
+    name = data.name_of("target")
+    assert name is not None  # the config checks that there is one
+    if name not in frame.columns:
+        return pl.Series(EVENT, [None] * frame.height, pl.Int8)
+    column = data.columns[name]
+    codes = frame[name].cast(pl.String).str.replace(r"^([+-]?\d+)\.0+$", "$1")
+    positive = column.positive or ["1"]
+    present = codes.drop_nulls().n_unique()
+    known = list(column.codes or (positive if column.positive else schema.DEFAULT_CODES))
+    strange = int((~codes.drop_nulls().is_in(known)).sum()) if not column.positive or column.codes else 0
+    if strange or (present > 2 and not column.positive):
+        raise DataError(
+            f"target {name}: expected 0 and 1, found {present} different values, {strange} rows outside the codes; "
+            f"name those that count as an event in data.columns.{name}.positive, and all of them in codes"
+        )
+    return codes.is_in(positive).cast(pl.Int8).alias(EVENT)
+
+
+def _row_ids(file: Path, frame: pl.DataFrame, data: DataConfig, keep: bool) -> pl.Series:
+    """The id column, or the line number where there is none; hashed with a key that only holders of the table have."""
+    name = data.name_of("id")
+    lines = [str(line + 1) for line in frame[LINE]]
+    ids = lines
+    if name is not None and name in frame.columns:
+        ids = [i or f"line {line}" for i, line in zip(frame[name].cast(pl.String), lines, strict=True)]
+    if not keep:
+        key = row_key(file)
+        ids = [hashed_id(key, identity) for identity in ids]
+    return pl.Series(ROW_ID, ids, pl.String)
+
+
+def _check_duplicates(rows: _Exclusions, data: DataConfig) -> None:
+    """Duplicate rows by the chosen rule; after that no id may stand twice."""
+    columns = [name for name in rows.frame.columns if name not in (ROW_ID, LINE)]
+    first = rows.frame.select(pl.struct(columns).is_first_distinct()).to_series()
+    if data.duplicate_rows == "error" and not first.all():
+        raise DataError(
+            f"{rows.file}: {int((~first).sum())} rows repeat an earlier row; remove them or set data.duplicate_rows"
+        )
+    if data.duplicate_rows == "exclude":
+        rows.exclude("duplicate of an earlier row", first)
+    name = data.name_of("id")
+    if not name:
+        return
+    if missing := rows.frame[name].null_count():
+        raise DataError(
+            f"{rows.file}: {missing} rows have no {name} (role id); fill it, or give the column role ignore"
+        )
+    if repeated := rows.frame.height - rows.frame[name].n_unique():
+        raise DataError(
+            f"{rows.file}: {repeated} rows repeat an id of column {name} with other values; keep one row each, or, where "
+            "a patient may have several rows, give the column role group"
+        )
+
+
+def _check_missing(rows: _Exclusions, data: DataConfig) -> None:
+    height = rows.frame.height
+    empty = [name for name in data.features if rows.frame[name].null_count() == height]
+    if empty:
+        raise DataError(f"{rows.file}: no value in any of {height} rows for {', '.join(empty)}; give them role ignore")
+
+
+def _check_outcomes(rows: _Exclusions, data: DataConfig) -> None:
+    height, events = rows.frame.height, int(rows.frame[EVENT].sum())
+    if events in (0, height):
+        kind = "an event" if events else "no event"
+        raise DataError(
+            f"{rows.file}: all {height} rows have the same outcome ({kind}) in {data.name_of('target')}; both are needed "
+            f"to learn a risk. Check data.columns.{data.name_of('target')}.positive"
+        )
+
+
+def _stratified_sample(events: np.ndarray, rows: int, seed: int) -> np.ndarray:
+    """(rows of the table,) bool: which rows are drawn, with the table's share of events."""
+    keep = np.zeros(len(events), bool)
+    chosen, _ = train_test_split(np.arange(len(events)), train_size=rows, stratify=events, random_state=seed)
+    keep[chosen] = True
+    return keep

@@ -1,0 +1,183 @@
+"""What a column of the data dictionary means: reading its cells, naming it, writing a value in words.
+
+One rule a column: the same rule reads the training table, a table to be scored and a row sent to the server.
+"""
+
+import random
+import re
+from collections.abc import Callable
+from datetime import date, timedelta
+from typing import Any, cast
+
+import polars as pl
+
+from cardiotune.config import Column, DataConfig, Derive
+
+MISSING = ("", "na", "nan", "n/a", "null", "none", "?")
+"""Cells that mean "missing" in every column, in any case, spaces around them ignored."""
+DEFAULT_CODES = {"0": "no", "1": "yes"}
+"""Words for a binary column without codes."""
+CODED = ("binary", "categorical", "ordinal")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# reading cells
+
+
+def parse(cells: pl.Series, column: Column) -> tuple[pl.Series, int]:
+    """Cells as text -> typed values, and how many cells could not be read (they become null).
+
+    numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing `.0`).
+    """
+    text = cells.cast(pl.String).str.strip_chars()
+    missing = {code.strip().casefold() for code in column.missing} | set(MISSING)
+    text = pl.select(pl.when(~text.str.to_lowercase().is_in(list(missing))).then(text)).to_series().alias(cells.name)
+    if column.type == "text":
+        return text.str.replace_all(r"\s+", " "), 0
+    if column.type in CODED:
+        return text.str.replace(r"^([+-]?\d+)\.0+$", "$1"), 0
+    values = _dates(text) if column.type == "date" else _numbers(text)
+    return values, values.null_count() - text.null_count()
+
+
+def _numbers(text: pl.Series) -> pl.Series:
+    """Numbers with a decimal point or, as in many European exports, a decimal comma; infinities are unreadable."""
+    point = text.str.replace(r"^([+-]?\d+),(\d+)$", "$1.$2").cast(pl.Float64, strict=False)
+    return pl.select(pl.when(point.is_finite()).then(point)).to_series().alias(text.name)
+
+
+def _dates(text: pl.Series) -> pl.Series:
+    """ISO dates, with or without a time of day, or day/month/year."""
+    day = text.str.replace(r"^(\d{4}-\d{2}-\d{2})[T ].*$", "$1")
+    iso = day.str.to_date("%Y-%m-%d", strict=False)
+    return iso.zip_with(iso.is_not_null(), day.str.to_date("%d/%m/%Y", strict=False))
+
+
+def out_of_range(values: pl.Series, column: Column) -> pl.Series:
+    """True where a value is present but outside the column's range or codes."""
+    outside = pl.repeat(False, len(values), eager=True)
+    if column.range and values.dtype.is_numeric():
+        low, high = column.range
+        outside = ~values.is_between(low, high)
+    elif column.type in CODED and codes_of(column):
+        outside = ~values.is_in(list(codes_of(column)))
+    elif column.type == "integer":
+        outside = values != values.round()
+    return outside.fill_null(False)
+
+
+def codes_of(column: Column) -> dict[str, str]:
+    """Code -> words; yes/no for a binary column that names none; empty when anything is allowed."""
+    return column.codes or (DEFAULT_CODES if column.type == "binary" else {})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# derived columns
+
+
+def _bmi(height_cm: pl.Expr, weight_kg: pl.Expr, _: Derive) -> pl.Expr:
+    """Body-mass index in kg/m2, one decimal."""
+    return (weight_kg / (height_cm / 100) ** 2).round(1)
+
+
+def _age_years_from_days(days: pl.Expr, _: Derive) -> pl.Expr:
+    """Completed years; a year is 365.25 days."""
+    return (days / 365.25).floor()
+
+
+def _pulse_pressure(systolic: pl.Expr, diastolic: pl.Expr, _: Derive) -> pl.Expr:
+    """Systolic minus diastolic, mmHg."""
+    return systolic - diastolic
+
+
+def _bp_category(systolic: pl.Expr, diastolic: pl.Expr, derive: Derive) -> pl.Expr:
+    """Blood-pressure category after ACC/AHA 2017 (Whelton et al., Hypertension 2018;71:e13, table 6), mmHg.
+
+    The higher category wins: 150/85 is stage 2. With `stage_1_first`, stage 1 is tested first, so 150/85 is stage 1;
+    this reproduces the counts of the published "processed" Kaggle table.
+    """
+    stage_2 = (systolic >= 140) | (diastolic >= 90)
+    stage_1 = systolic.is_between(130, 139) | diastolic.is_between(80, 89)
+    if derive.bp_rule == "acc_aha_2017":
+        stage_1 = (systolic >= 130) | (diastolic >= 80)
+        tests = [(stage_2, "hypertension stage 2"), (stage_1, "hypertension stage 1")]
+    else:
+        tests = [(stage_1, "hypertension stage 1"), (stage_2, "hypertension stage 2")]
+    word: Any = pl.when(systolic.is_null() | diastolic.is_null()).then(None)
+    for test, name in [*tests, (systolic >= 120, "elevated")]:
+        word = word.when(test).then(pl.lit(name))
+    return cast(pl.Expr, word.otherwise(pl.lit("normal")))
+
+
+DERIVED: dict[str, Callable[..., pl.Expr]] = {
+    "bmi": _bmi,
+    "age_years_from_days": _age_years_from_days,
+    "pulse_pressure": _pulse_pressure,
+    "bp_category": _bp_category,
+}
+"""The derived columns by name. A fixed set: nothing from a config file is ever evaluated as code."""
+
+
+def derive(frame: pl.DataFrame, data: DataConfig) -> pl.DataFrame:
+    """Add the derived columns of the dictionary, in dictionary order."""
+    for name, column in data.columns.items():
+        if column.derive:
+            inputs = [pl.col(source) for source in column.derive.inputs]
+            frame = frame.with_columns(DERIVED[column.derive.function](*inputs, column.derive).alias(name))
+    return frame
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# words
+
+
+def label(name: str, column: Column) -> str:
+    """The column's name in words."""
+    return column.phrase or re.sub(r"[_\s]+", " ", name).strip()
+
+
+def words(value: object, column: Column) -> str:
+    """A value in words: code label, or number in a stable format with its unit, or text."""
+    if isinstance(value, float):
+        fixed = f"{value:.{column.decimals}f}" if column.decimals is not None else f"{value:.6g}"
+        return f"{fixed} {column.unit}" if column.unit else fixed
+    if isinstance(value, date):
+        return value.isoformat()
+    text = codes_of(column).get(str(value), str(value))
+    return f"{text} {column.unit}" if column.unit else text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# synthetic rows, for showing prompts without showing a patient
+
+
+def synthetic_rows(data: DataConfig, rows: int, seed: int) -> pl.DataFrame:
+    """Rows drawn from the dictionary alone (ranges and codes): nothing of the table goes into them.
+
+    Every seventh cell or so is missing, so that the text for a missing value is seen too.
+    """
+    draw = random.Random(seed)
+    cells = {
+        name: [None if draw.random() < 0.15 else _synthetic(column, draw) for _ in range(rows)]
+        for name, column in data.columns.items()
+        if not column.derive and (column.role == "feature" or _is_input(name, data))
+    }
+    frame = pl.DataFrame(
+        {name: parse(pl.Series(name, c, pl.String), data.columns[name])[0] for name, c in cells.items()}
+    )
+    return derive(frame, data).select(data.features)
+
+
+def _is_input(name: str, data: DataConfig) -> bool:
+    return any(column.derive and name in column.derive.inputs for column in data.columns.values())
+
+
+def _synthetic(column: Column, draw: random.Random) -> str:
+    if column.type in CODED:
+        return draw.choice(list(codes_of(column)) or ["A", "B"])
+    if column.type == "text":
+        return "example text"
+    if column.type == "date":
+        return (date(2020, 1, 1) + timedelta(days=draw.randrange(365))).isoformat()
+    low, high = column.range or (0, 100)
+    return f"{draw.uniform(low, high):.{0 if column.type == 'integer' else (column.decimals or 1)}f}"

@@ -1,0 +1,159 @@
+"""Cohort -> train, validation and test. Disjoint by row and by patient, and shown to be so."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from cardiotune.config import DataConfig, SplitConfig
+from cardiotune.data.cohort import EVENT, ROW_ID, Cohort
+from cardiotune.errors import DataError
+
+PARTS = ("train", "validation", "test")
+Parts = np.ndarray
+"""(rows,) array of the names in PARTS."""
+
+
+def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int) -> Parts:
+    """The part of every row, shape (rows,).
+
+    Raises DataError when a part would lack events or non-events, or when the rule cannot be followed.
+    """
+    if split.by == "column":
+        parts = _by_column(cohort.frame[_named(data, "split")])
+    elif split.by == "time":
+        parts = _by_time(cohort.frame[_named(data, "time")], split)
+    elif split.by == "site":
+        parts = _by_site(cohort.frame[_named(data, "site")], split, seed)
+    else:
+        group = data.name_of("group")
+        parts = _random(cohort.events, cohort.frame[group].to_numpy() if group else None, split, seed)
+    _check_outcomes(parts, cohort.events)
+    return parts
+
+
+def _named(data: DataConfig, role: str) -> str:
+    name = data.name_of(role)
+    assert name is not None  # the config checks that the role is given
+    return name
+
+
+def _random(events: np.ndarray, groups: np.ndarray | None, split: SplitConfig, seed: int) -> Parts:
+    """Stratified by the outcome. The test part is drawn first, from all rows, as `train_test_split` alone would."""
+    parts = np.full(len(events), "train", dtype="<U10")
+    rest, test = _draw(np.arange(len(events)), events, groups, split.test, seed)
+    _, validation = _draw(rest, events, groups, split.validation / (1 - split.test), seed)
+    parts[test], parts[validation] = "test", "validation"
+    return parts
+
+
+def _draw(
+    rows: np.ndarray, events: np.ndarray, groups: np.ndarray | None, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        if groups is None:
+            kept, drawn = train_test_split(rows, test_size=share, stratify=events[rows], random_state=seed)
+            return np.sort(kept), np.sort(drawn)
+        folds = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
+        kept, drawn = next(folds.split(rows, events[rows], groups[rows]))
+        return rows[kept], rows[drawn]
+    except ValueError as error:
+        raise DataError(
+            f"split: {len(rows)} rows with {int(events[rows].sum())} events cannot be parted into the asked shares ({error})"
+        ) from None
+
+
+def _by_time(times: pl.Series, split: SplitConfig) -> Parts:
+    """The latest rows are the test part, those before them validation. Rows of one time stay together."""
+    if times.null_count():
+        raise DataError(f"split.by: time, but {times.null_count()} rows have no {times.name}; fill it or exclude them")
+    share_before = times.rank("min").to_numpy() / len(times)
+    parts = np.full(len(times), "train", dtype="<U10")
+    parts[share_before > 1 - split.test - split.validation] = "validation"
+    parts[share_before > 1 - split.test] = "test"
+    return parts
+
+
+def _by_site(sites: pl.Series, split: SplitConfig, seed: int) -> Parts:
+    """Whole sites are held out for test, and others for validation."""
+    if sites.null_count():
+        raise DataError(f"split.by: site, but {sites.null_count()} rows have no {sites.name}; fill it or exclude them")
+    names = sites.cast(pl.String).to_numpy()
+    order = list(np.random.default_rng(seed).permutation(np.unique(names)))
+    unknown = [site for site in split.test_sites or [] if site not in order]
+    if unknown:
+        raise DataError(f"split.test_sites: {len(unknown)} of them are not in column {sites.name}")
+    test = list(split.test_sites or _fill(order, names, split.test))
+    validation = _fill([site for site in order if site not in test], names, split.validation)
+    parts = np.full(len(names), "train", dtype="<U10")
+    parts[np.isin(names, test)] = "test"
+    parts[np.isin(names, validation)] = "validation"
+    return parts
+
+
+def _fill(sites: Sequence[str], names: np.ndarray, share: float) -> list[str]:
+    """Sites in order until they hold the share of the rows; at least one."""
+    chosen: list[str] = []
+    for site in sites:
+        if chosen and np.isin(names, chosen).mean() >= share:
+            break
+        chosen.append(site)
+    return chosen
+
+
+def _by_column(column: pl.Series) -> Parts:
+    parts = column.cast(pl.String).str.to_lowercase().replace({"val": "validation", "dev": "validation"})
+    strange = int((~parts.is_in(PARTS)).fill_null(True).sum())
+    if strange:
+        raise DataError(f"column {column.name} (role split): {strange} rows are none of train, validation, test")
+    return parts.to_numpy().astype("<U10")
+
+
+def _check_outcomes(parts: Parts, events: np.ndarray) -> None:
+    for part in PARTS:
+        rows = int((parts == part).sum())
+        happened = int(events[parts == part].sum())
+        if happened in (0, rows):
+            raise DataError(
+                f"split: the {part} part has {rows} rows with {happened} events; both outcomes are needed in every part. "
+                "Use more rows, or other shares or another split.by"
+            )
+
+
+def overlap(cohort: Cohort, parts: Parts, texts: Sequence[str], data: DataConfig) -> dict[str, Any]:
+    """What the parts share. Ids and groups must be shared by none (DataError); rows and texts are counted.
+
+    Keys: `rows` (identical in every feature), `texts` (identical serialized text); each counts the test rows, and the
+    validation rows, that have a twin in training.
+    """
+    for role in ("id", "group"):
+        name = data.name_of(role)
+        if name:
+            shared = _shared(cohort.frame[name].cast(pl.String).to_list(), parts)
+            if any(shared.values()):
+                raise DataError(f"split: column {name} (role {role}) has values in more than one part: {shared}")
+    if len(set(cohort.frame[ROW_ID])) != cohort.frame.height:
+        raise DataError("split: row ids are not unique")
+    rows = cohort.frame.select(data.features).hash_rows(seed=0).to_list()
+    return {"rows": _shared(rows, parts), "texts": _shared(list(texts), parts)}
+
+
+def _shared(keys: Sequence[Any], parts: Parts) -> dict[str, int]:
+    """How many validation and test rows have a key that also stands in an earlier part."""
+    held = {part: {key for key, p in zip(keys, parts, strict=True) if p == part} for part in PARTS}
+    count = {part: [key for key, p in zip(keys, parts, strict=True) if p == part] for part in PARTS}
+    return {
+        "validation_in_train": sum(key in held["train"] for key in count["validation"]),
+        "test_in_train": sum(key in held["train"] for key in count["test"]),
+        "test_in_validation": sum(key in held["validation"] for key in count["test"]),
+    }
+
+
+def counts(parts: Parts, events: np.ndarray) -> dict[str, dict[str, int]]:
+    """Rows and events a part."""
+    return {p: {"n": int((parts == p).sum()), "n_events": int(events[parts == p].sum())} for p in PARTS}
+
+
+__all__ = ["EVENT", "PARTS", "Parts", "counts", "overlap", "split_cohort"]

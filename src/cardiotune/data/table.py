@@ -1,0 +1,205 @@
+"""A file on disk -> a table of text cells. Separator, encoding and compression are detected and said."""
+
+import csv
+import gzip
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import polars as pl
+
+from cardiotune.errors import DataError
+
+log = logging.getLogger(__name__)
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+HEAD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text table is written."""
+
+    columns: list[str]
+    separator: str
+    encoding: str
+    comment_lines: int
+    has_header: bool
+
+
+def builtin(name: str) -> Path:
+    """A table shipped with the package."""
+    path = Path(__file__).parent / "tables" / f"{name}.csv"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.csv")))
+        raise DataError(f"builtin:{name}: no such table; shipped are: {known}")
+    return path
+
+
+def locate(path: str) -> Path:
+    """The file behind `data.path`; DataError when it is not there or is not a table."""
+    if path.startswith("builtin:"):
+        return builtin(path.removeprefix("builtin:"))
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise DataError(f"{path}: is a folder; expected a CSV, TSV or Parquet file")
+    if not file.is_file():
+        near = sorted(p.name for p in file.parent.glob("*") if p.suffix in (".csv", ".tsv", ".parquet", ".gz", ".txt"))
+        hint = f"; tables in that folder: {', '.join(near[:5])}" if near else ""
+        raise DataError(f"{path}: no such file{hint}")
+    if file.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; expected a table with a header line")
+    return file
+
+
+def is_parquet(file: Path) -> bool:
+    """By content, not by name."""
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PAR1"
+
+
+def column_names(file: Path, separator: str | None = None, encoding: str | None = None) -> list[str]:
+    """The columns of a table, without reading its rows."""
+    if is_parquet(file):
+        return pl.scan_parquet(file).collect_schema().names()
+    return sniff(file, separator, encoding).columns
+
+
+def read_cells(
+    file: Path,
+    columns: list[str] | None = None,
+    separator: str | None = None,
+    encoding: str | None = None,
+    header: list[str] | None = None,
+) -> pl.DataFrame:
+    """All rows of the named columns (default: all) as text cells; null where a cell is empty.
+
+    Raises DataError for an empty table, a broken file, or columns that are named twice.
+    """
+    if is_parquet(file):
+        frame = _read_parquet(file, columns)
+    else:
+        layout = sniff(file, separator, encoding, header)
+        log.info(
+            "read %s: %d columns separated by %s, %s",
+            file.name,
+            len(layout.columns),
+            SEPARATORS.get(layout.separator, repr(layout.separator)),
+            layout.encoding,
+        )
+        frame = _read_text(file, layout, columns)
+    if frame.height == 0:
+        raise DataError(f"{file}: the table has a header but no rows")
+    return frame
+
+
+def _read_parquet(file: Path, columns: list[str] | None) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(file, columns=columns)
+    except (pl.exceptions.PolarsError, OSError):
+        raise DataError(f"{file}: cannot be read as Parquet; the file is damaged or cut short") from None
+    return frame.select(pl.all().cast(pl.String, strict=False))
+
+
+def _read_text(file: Path, layout: Layout, columns: list[str] | None) -> pl.DataFrame:
+    plain_utf8 = layout.encoding.startswith("UTF-8") and not _gzipped(file)
+    source: Path | io.BytesIO = file if plain_utf8 else io.BytesIO(_decoded(file, layout.encoding))
+    try:
+        return pl.read_csv(
+            source,
+            separator=layout.separator,
+            has_header=layout.has_header,
+            new_columns=None if layout.has_header else layout.columns,
+            skip_lines=layout.comment_lines,
+            columns=columns if layout.has_header or columns is None else [layout.columns.index(c) for c in columns],
+            infer_schema=False,
+        )
+    except pl.exceptions.PolarsError:
+        # The library's message may quote cells, so it is not passed on.
+        raise DataError(
+            f"{file}: rows do not fit the header ({len(layout.columns)} columns); "
+            "look for unquoted separators or an unclosed quote, or set data.separator"
+        ) from None
+
+
+def _gzipped(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+def _open(file: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(file)) if _gzipped(file) else file.open("rb")
+
+
+def _decoded(file: Path, encoding: str) -> bytes:
+    """The whole file as UTF-8 bytes without a byte-order mark."""
+    try:
+        with _open(file) as stream:
+            raw = stream.read()
+    except (gzip.BadGzipFile, EOFError):
+        raise DataError(f"{file}: cannot be unpacked; the gzip file is damaged or cut short") from None
+    return _decode(file, raw, encoding).encode()
+
+
+def _decode(file: Path, raw: bytes, encoding: str) -> str:
+    codec = {"UTF-8": "utf-8-sig", "UTF-8 with byte-order mark": "utf-8-sig", "Windows-1252": "cp1252"}.get(
+        encoding, encoding
+    )
+    try:
+        return raw.decode(codec)
+    except (UnicodeDecodeError, LookupError):
+        raise DataError(f"{file}: is not {encoding} text; set data.encoding to the right one") from None
+
+
+def sniff(
+    file: Path, separator: str | None = None, encoding: str | None = None, header: list[str] | None = None
+) -> Layout:
+    """Detect how a text table is written, from its first MiB."""
+    try:
+        with _open(file) as stream:
+            head = stream.read(HEAD_BYTES)
+    except (gzip.BadGzipFile, EOFError):
+        raise DataError(f"{file}: cannot be unpacked; the gzip file is damaged or cut short") from None
+    if b"\0" in head:
+        kind = "UTF-16 text: save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "a binary file"
+        raise DataError(f"{file}: holds NUL bytes, so it is {kind}; expected CSV, TSV or Parquet")
+    if not encoding:
+        encoding = _detect_encoding(file, head)
+    lines = _decode(file, head[: head.rfind(b"\n") + 1] or head, encoding).splitlines()
+    comments = 0
+    while comments < len(lines) and lines[comments].startswith("# "):
+        comments += 1
+    if comments == len(lines) or not lines[comments].strip():
+        raise DataError(f"{file}: no header line found; expected column names on the first line")
+    first = lines[comments]
+    separator = separator or max(SEPARATORS, key=lambda mark: len(_fields(first, mark)))
+    columns = header or [name.strip() for name in _fields(first, separator)]
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{file}: {len(twice)} column names stand twice in the header ({', '.join(twice[:5])}); rename them"
+        )
+    if header and len(header) != len(_fields(first, separator)):
+        raise DataError(
+            f"{file}: {len(_fields(first, separator))} fields on the first line, but data.column_names has {len(header)}"
+        )
+    return Layout(columns, separator, encoding, comments, header is None)
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator), [])
+
+
+def _detect_encoding(file: Path, head: bytes) -> str:
+    if head.startswith(b"\xef\xbb\xbf"):
+        return "UTF-8 with byte-order mark"
+    with _open(file) as stream:
+        try:
+            reader = io.TextIOWrapper(stream, "utf-8")
+            while reader.read(HEAD_BYTES):
+                pass
+            return "UTF-8"
+        except UnicodeDecodeError:
+            return "Windows-1252"

@@ -1,0 +1,265 @@
+"""Clinical metrics as pure functions of `y_true`, `y_prob` and optional row weights.
+
+Shapes: y_true (n,) of 0 and 1; y_prob (n,) in [0, 1]; weight (n,) or (replicates, n), at least 0, default all 1. The
+result is a float, or (replicates,) with one value for each row of weights: a bootstrap is a matrix of counts, and every
+metric is computed for all replicates at once. Undefined is NaN here, and null with a reason in `metrics.json`.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Metric = Callable[..., Array]
+
+EPSILON = float(np.finfo(np.float64).eps)
+NEWTON_STEPS = 25
+MAX_SLOPE = 100.0
+CHUNK_CELLS = 4_000_000
+
+
+def _weights(y_true: Array, weight: Array | None) -> Array:
+    return np.ones(len(y_true)) if weight is None else np.asarray(weight, dtype=float)
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """above / below, NaN where below is 0."""
+    quotient = np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
+    return np.asarray(quotient)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# discrimination
+
+
+def auroc(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Area under the ROC curve, 0 to 1: P(risk of an event > risk of a non-event), ties counted half.
+
+    Hanley & McNeil, Radiology 1982;143:29. NaN with one outcome only.
+    """
+    events, others = _by_score(y_true, y_prob, weight)
+    below = np.cumsum(others, axis=-1) - others
+    wins = (events * (below + others / 2)).sum(-1)
+    return _ratio(wins, events.sum(-1) * others.sum(-1))
+
+
+def auprc(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Average precision, 0 to 1: sum of precision times the step in recall, from high to low risk (no interpolation).
+
+    A model without information has the prevalence. NaN without events.
+    """
+    events, others = _by_score(y_true, y_prob, weight)
+    events, others = events[..., ::-1], others[..., ::-1]
+    found = np.cumsum(events, axis=-1)
+    flagged = found + np.cumsum(others, axis=-1)
+    precision = np.divide(found, flagged, out=np.zeros_like(found), where=flagged > 0)
+    return _ratio((events * precision).sum(-1), events.sum(-1))
+
+
+def _by_score(y_true: Array, y_prob: Array, weight: Array | None) -> tuple[Array, Array]:
+    """Weight of events and of non-events at each distinct risk, from low to high: (..., distinct risks)."""
+    order = np.argsort(y_prob, kind="stable")
+    weight = _weights(y_true, weight)[..., order]
+    starts = np.flatnonzero(np.r_[True, np.diff(y_prob[order]) > 0])
+    happened = y_true[order]
+    events = np.add.reduceat(weight * happened, starts, axis=-1)
+    others = np.add.reduceat(weight * (1 - happened), starts, axis=-1)
+    return events, others
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# overall
+
+
+def brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Mean squared error of the probabilities, 0 (best) to 1. Brier, Mon Weather Rev 1950;78:1."""
+    weight = _weights(y_true, weight)
+    return _ratio(weight @ (y_prob - y_true) ** 2, weight.sum(-1))
+
+
+def log_loss(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Mean negative log-likelihood in nats, 0 (best) upwards; risks are kept off 0 and 1 by the machine epsilon."""
+    weight = _weights(y_true, weight)
+    risk = np.clip(y_prob, EPSILON, 1 - EPSILON)
+    return _ratio(weight @ -(y_true * np.log(risk) + (1 - y_true) * np.log1p(-risk)), weight.sum(-1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# calibration
+
+
+def calibration_intercept(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Calibration-in-the-large: intercept of a logistic regression on logit(y_prob) with the slope fixed at 1.
+
+    Best 0; below 0 the risks are too high on the whole. Van Calster et al., BMC Med 2019;17:230. NaN with one outcome.
+    """
+    weight, log_odds = np.atleast_2d(_weights(y_true, weight)), _log_odds(y_prob)
+    intercept = np.zeros(len(weight))
+    for _ in range(NEWTON_STEPS):
+        risk = _sigmoid(intercept[:, None] + log_odds)
+        step = _ratio((weight * (y_true - risk)).sum(-1), (weight * risk * (1 - risk)).sum(-1))
+        intercept = intercept + np.clip(step, -5, 5)
+        if not np.any(np.abs(step) > 1e-9):
+            break
+    intercept = np.where(_one_outcome(y_true, weight), np.nan, intercept)
+    return intercept
+
+
+def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Slope of a logistic regression of the outcome on logit(y_prob). Best 1; below 1 the risks are too extreme.
+
+    Cox, Biometrika 1958;45:562. NaN with one outcome, with constant risks, or when the risks part the outcomes
+    completely (the slope is then infinite).
+    """
+    weight, log_odds = np.atleast_2d(_weights(y_true, weight)), _log_odds(y_prob)
+    undefined = _one_outcome(y_true, weight)
+    if np.ptp(log_odds) == 0:
+        return np.full(len(weight), np.nan)
+    centre = log_odds.mean()
+    x = log_odds - centre  # keeps the two equations well apart
+    intercept, slope = np.zeros(len(weight)), np.ones(len(weight))
+    for _ in range(NEWTON_STEPS):
+        risk = _sigmoid(intercept[:, None] + slope[:, None] * x)
+        residual, curve = weight * (y_true - risk), weight * risk * (1 - risk)
+        g0, g1 = residual.sum(-1), residual @ x
+        h00, h01, h11 = curve.sum(-1), curve @ x, curve @ x**2
+        determinant = h00 * h11 - h01**2
+        undefined |= determinant <= 1e-10 * h00 * h11
+        determinant = np.where(undefined, 1.0, determinant)
+        step0, step1 = (h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant
+        step0, step1 = np.where(undefined, 0, step0), np.where(undefined, 0, step1)
+        intercept, slope = intercept + np.clip(step0, -5, 5), slope + np.clip(step1, -5, 5)
+        undefined |= np.abs(slope) > MAX_SLOPE
+        if not np.any(np.maximum(np.abs(step0), np.abs(step1))[~undefined] > 1e-9):
+            break
+    return np.where(undefined, np.nan, slope)
+
+
+def _log_odds(y_prob: Array) -> Array:
+    risk = np.clip(y_prob, EPSILON, 1 - EPSILON)
+    return np.asarray(np.log(risk) - np.log1p(-risk))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -500, 500))))
+
+
+def _one_outcome(y_true: Array, weight: Array) -> NDArray[np.bool_]:
+    events = weight @ y_true
+    return np.asarray((events == 0) | (events == weight.sum(-1)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# at a threshold
+
+
+def _table(y_true: Array, y_prob: Array, weight: Array | None, threshold: float) -> tuple[Array, Array, Array, Array]:
+    """True positives, false positives, false negatives, true negatives (weights)."""
+    weight = _weights(y_true, weight)
+    flagged = y_prob >= threshold
+    cells = [
+        (y_true == 1) & flagged,
+        (y_true == 0) & flagged,
+        (y_true == 1) & ~flagged,
+        (y_true == 0) & ~flagged,
+    ]
+    tp, fp, fn, tn = (np.asarray(weight @ cell.astype(float)) for cell in cells)
+    return tp, fp, fn, tn
+
+
+def accuracy(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+    """Share of rows that are flagged (risk >= threshold) and have the event, or neither."""
+    tp, fp, fn, tn = _table(y_true, y_prob, weight, threshold)
+    return _ratio(tp + tn, tp + fp + fn + tn)
+
+
+def precision(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+    """Positive predictive value: events among the flagged. NaN when none is flagged."""
+    tp, fp, _, _ = _table(y_true, y_prob, weight, threshold)
+    return _ratio(tp, tp + fp)
+
+
+def recall(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+    """Sensitivity: flagged among the events. NaN without events."""
+    tp, _, fn, _ = _table(y_true, y_prob, weight, threshold)
+    return _ratio(tp, tp + fn)
+
+
+def specificity(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+    """Unflagged among the non-events. NaN without non-events."""
+    _, fp, _, tn = _table(y_true, y_prob, weight, threshold)
+    return _ratio(tn, tn + fp)
+
+
+def f1(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+    """Harmonic mean of precision and recall of the event. NaN when there is neither an event nor a flag."""
+    tp, fp, fn, _ = _table(y_true, y_prob, weight, threshold)
+    return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def f1_weighted(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+    """F1 of the event and of the non-event, averaged by how many rows have each; an undefined F1 counts as 0."""
+    tp, fp, fn, tn = _table(y_true, y_prob, weight, threshold)
+    event = np.nan_to_num(_ratio(2 * tp, 2 * tp + fp + fn))
+    other = np.nan_to_num(_ratio(2 * tn, 2 * tn + fp + fn))
+    return _ratio((tp + fn) * event + (tn + fp) * other, tp + fp + fn + tn)
+
+
+RANKED: dict[str, Metric] = {"auroc": auroc, "auprc": auprc}
+PROBABILITY: dict[str, Metric] = {
+    "brier": brier,
+    "log_loss": log_loss,
+    "calibration_intercept": calibration_intercept,
+    "calibration_slope": calibration_slope,
+}
+AT_THRESHOLD: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "precision": precision,
+    "recall": recall,
+    "specificity": specificity,
+    "f1": f1,
+    "f1_weighted": f1_weighted,
+}
+NAMES = (*RANKED, *PROBABILITY, *AT_THRESHOLD)
+
+
+def all_metrics(
+    y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5
+) -> dict[str, Array]:
+    """Every metric by name; shape () or (replicates,)."""
+    values = {name: metric(y_true, y_prob, weight) for name, metric in (RANKED | PROBABILITY).items()}
+    values |= {name: metric(y_true, y_prob, weight, threshold=threshold) for name, metric in AT_THRESHOLD.items()}
+    shape = () if weight is None or np.ndim(weight) == 1 else (len(weight),)
+    return {name: np.reshape(value, shape) for name, value in values.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# bootstrap
+
+
+def bootstrap_counts(y_true: Array, replicates: int, seed: int) -> Iterator[Array]:
+    """Stratified bootstrap as row counts, (some replicates, n) at a time: events and non-events are drawn apart.
+
+    Efron & Tibshirani 1993, chapter 6. The same seed gives the same replicates, so models on the same rows are paired.
+    """
+    draw = np.random.default_rng(seed)
+    strata = [np.flatnonzero(y_true == outcome) for outcome in (0, 1)]
+    chunk = max(1, CHUNK_CELLS // max(1, len(y_true)))
+    for first in range(0, replicates, chunk):
+        size = min(chunk, replicates - first)
+        counts = np.zeros((size, len(y_true)))
+        for rows in strata:
+            if len(rows):
+                drawn = draw.integers(len(rows), size=(size, len(rows))) + np.arange(size)[:, None] * len(rows)
+                counts[:, rows] = np.bincount(drawn.ravel(), minlength=size * len(rows)).reshape(size, len(rows))
+        yield counts
+
+
+def interval(values: Array) -> tuple[float, float] | None:
+    """Percentile interval, 95 %; None when a metric is undefined in more than 5 % of the replicates."""
+    known = values[np.isfinite(values)]
+    if len(known) < 0.95 * len(values):
+        return None
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)

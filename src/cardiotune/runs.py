@@ -1,0 +1,227 @@
+"""The run folder: the names of its files, its manifest, hashes, and writes that are whole or not there at all."""
+
+import hashlib
+import hmac
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cardiotune.errors import ConfigError, RunError
+
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`runs/<name>/`. A folder whose manifest does not say `finished` is not a finished run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved settings; written once, never edited."""
+        return self.path / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """Hashes, versions, device, seconds and peak memory a stage, status."""
+        return self.path / "manifest.json"
+
+    @property
+    def cohort(self) -> Path:
+        """Counts at each exclusion, and of what is shared between parts."""
+        return self.path / "cohort.json"
+
+    @property
+    def split(self) -> Path:
+        """Row id and part."""
+        return self.path / "split.parquet"
+
+    @property
+    def adapter(self) -> Path:
+        """The selected adapter, in PEFT's format."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Adapters kept during training."""
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """TensorBoard events and `training.json`."""
+        return self.path / "logs"
+
+    @property
+    def training(self) -> Path:
+        """Loss and validation metrics over the steps."""
+        return self.logs / "training.json"
+
+    @property
+    def predictions(self) -> Path:
+        """One object a row and model."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics a part and model, with intervals."""
+        return self.path / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file; its text twin is `report.md`."""
+        return self.path / "report.html"
+
+    def read_manifest(self) -> dict[str, Any]:
+        """The manifest; ConfigError when this is not a run folder."""
+        if not self.manifest.is_file():
+            raise ConfigError(
+                f"{self.path}: not a run folder (no manifest.json); make one with `cardiotune run CONFIG`"
+            )
+        manifest: dict[str, Any] = json.loads(self.manifest.read_text())
+        return manifest
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Merge `entries` into the manifest, one level deep."""
+        manifest = json.loads(self.manifest.read_text()) if self.manifest.is_file() else {}
+        for key, value in entries.items():
+            both = isinstance(value, dict) and isinstance(manifest.get(key), dict)
+            manifest[key] = {**manifest[key], **value} if both else value
+        write_json(self.manifest, manifest)
+
+    @contextmanager
+    def stage(self, name: str, start: float | None = None) -> Iterator[None]:
+        """Record seconds (from `start`, a `perf_counter`, or now) and the process's peak memory up to the stage's end."""
+        start = time.perf_counter() if start is None else start
+        yield
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
+        seconds = round(time.perf_counter() - start, 2)
+        self.update_manifest(stages={name: {"seconds": seconds, "peak_memory_mib": round(peak_mib)}})
+
+
+def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
+    """A fresh run folder. An existing one is only replaced when asked, and only if it is one of ours."""
+    run = RunFolder(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not run.manifest.is_file():
+            raise ConfigError(f"{path}: holds files but no manifest.json, so it is not a run folder and is left alone")
+        holds_nothing = run.read_manifest().get("status") == "failed" and not run.checkpoints.exists()
+        if not (overwrite or holds_nothing):
+            raise ConfigError(f"{path}: exists already; choose another with name=NAME, or replace it with --overwrite")
+        shutil.rmtree(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot make the run folder ({error.strerror}); set runs_dir=FOLDER") from None
+    write_text(run.config, config_text)
+    run.update_manifest(schema_version=1, status="running", **environment())
+    return run
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers depend on besides data and settings."""
+    packages = (
+        "accelerate",
+        "cardiotune",
+        "lightgbm",
+        "numpy",
+        "peft",
+        "polars",
+        "scikit-learn",
+        "torch",
+        "transformers",
+    )
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        "git_commit": _git_commit(),
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
+    }
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file or nothing."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, refusing NaN, which is not JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Relative name -> sha256 for every file in a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): sha256(path) for path in files}
+
+
+def row_key(path: Path) -> bytes:
+    """Key for row ids: a digest of the whole table under our own prefix.
+
+    It makes ids the same in every run on the same file, and cannot be computed without holding the file: a plain hash
+    of a seven-digit id would be undone by trying them all. It is never written anywhere; the table's sha256 in the
+    manifest is another digest and does not reveal it.
+    """
+    digest = hashlib.sha256(b"cardiotune row id\n")
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.digest()
+
+
+def hashed_id(key: bytes, identity: str) -> str:
+    """Sixteen hex digits of HMAC-SHA256."""
+    return hmac.digest(key, identity.encode(), "sha256").hex()[:16]

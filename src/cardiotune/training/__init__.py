@@ -1,0 +1,1 @@
+"""Tokens -> a fine-tuned model."""
