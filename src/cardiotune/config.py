@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from cardiotune.errors import ConfigError
 
@@ -38,13 +47,35 @@ class Settings(BaseModel):
         frozen=True,
         hide_input_in_errors=True,
         coerce_numbers_to_str=True,
+        allow_inf_nan=False,
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic would take true for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("truth", "true and false are not accepted here; for a text put it in quotes")
+        return value
+
+
+def _raise_all(problems: list[str]) -> None:
+    """One error for all problems of a section; `_explain` takes them apart again."""
+    if problems:
+        raise ValueError("\n".join(problems))
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # data
+
+CODED = ("binary", "categorical", "ordinal")
+NUMBERS = ("numeric", "integer")
+DERIVE_INPUTS = {"bmi": 2, "age_years_from_days": 1, "bp_category": 2, "pulse_pressure": 2}
+"""How many input columns a derived column takes."""
+TYPE_OF_ROLE = {"id": "text", "group": "text", "site": "text", "split": "text", "time": "date", "target": "binary"}
+"""Type of a column that names a role but no type."""
 
 
 class Derive(Settings):
@@ -62,14 +93,18 @@ class Column(Settings):
 
     role: Literal["id", "feature", "target", "group", "site", "time", "split", "ignore"] = "feature"
     type: Literal["numeric", "integer", "binary", "categorical", "ordinal", "date", "text"] = "numeric"
+    """Default: numeric for a feature, binary for the target, date for a time, text for id, group, site and split."""
     unit: str | None = None
     """Written after the value in the text, e.g. `mmHg`."""
     range: tuple[float, float] | None = None
-    """Plausible lowest and highest value, both included; what lies outside is handled by `data.out_of_range`."""
+    """Numbers only. Plausible lowest and highest value, both included; others go the way of `data.out_of_range`."""
     codes: dict[str, str] | None = None
-    """What each stored code means, in words: `{1: woman, 2: man}`. A value that is not listed is out of range."""
+    """What each stored code means, in words: `{1: woman, 2: man}`. A value that is not listed is out of range.
+
+    A binary column of 0 and 1 may also be written as true and false or as yes and no.
+    """
     missing: list[str] = []
-    """Codes that mean "missing", beside the empty cell, `NA`, `NaN`, `null`, `None` and `?`."""
+    """Codes that mean "missing", beside the empty cell, `NA`, `N/A`, `NaN`, `null` and `?` (unless `codes` lists it)."""
     phrase: str | None = None
     """Name in the text (default: the column's name in words); with `{value}` in it, the whole sentence."""
     decimals: int | None = Field(None, ge=0, le=6)
@@ -77,6 +112,42 @@ class Column(Settings):
     positive: list[str] | None = None
     """Target only: the codes that count as an event. Default: `1`."""
     derive: Derive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_of_role(cls, entry: Any) -> Any:
+        if isinstance(entry, dict) and "type" not in entry and entry.get("role") in TYPE_OF_ROLE:
+            return {**entry, "type": TYPE_OF_ROLE[entry["role"]]}
+        return entry
+
+    def problems(self) -> list[str]:
+        """What does not fit together, each beginning with the key."""
+        coded, number = self.type in CODED, self.type in NUMBERS
+        found = []
+        if self.codes and not coded:
+            found.append(f"codes: need type binary, categorical or ordinal, not {self.type}")
+        if self.range and not number:
+            found.append(f"range: needs type numeric or integer, not {self.type}")
+        if self.range and self.range[0] > self.range[1]:
+            found.append("range: the first number must be the smaller one")
+        if self.type == "binary" and self.codes and len(self.codes) != 2:
+            found.append(f"codes: a binary column has two, found {len(self.codes)}")
+        if self.derive and len(self.derive.inputs) != DERIVE_INPUTS[self.derive.function]:
+            count = DERIVE_INPUTS[self.derive.function]
+            found.append(f"derive.inputs: {self.derive.function} takes {count}, found {len(self.derive.inputs)}")
+        if self.role == "time" and not (number or self.type == "date"):
+            found.append(f"type: a time is date, integer or numeric, not {self.type}")
+        return found + self._target_problems()
+
+    def _target_problems(self) -> list[str]:
+        if self.role != "target":
+            return ["positive: only the target column has it"] if self.positive else []
+        if not self.codes:
+            return []
+        if not self.positive and set(self.codes) != {"0", "1"}:
+            return ["positive: missing; say which of the codes count as an event"]
+        strange = sum(code not in self.codes for code in self.positive or [])
+        return [f"positive: {strange} of its values are not in codes"] if strange else []
 
 
 class DataConfig(Settings):
@@ -103,22 +174,29 @@ class DataConfig(Settings):
         def named(role: str) -> list[str]:
             return [name for name, column in self.columns.items() if column.role == role]
 
+        problems = []
         if len(named("target")) != 1:
-            raise ValueError(f"data.columns: expected one column with role target, found {len(named('target'))}")
+            problems.append(f"data.columns: expected one column with role target, found {len(named('target'))}")
         if not named("feature"):
-            raise ValueError("data.columns: no column has role feature")
+            problems.append("data.columns: no column has role feature")
         for role in ("id", "group", "site", "time", "split"):
             if len(named(role)) > 1:
-                raise ValueError(f"data.columns: role {role} is given to {named(role)}; at most one column may have it")
+                problems.append(f"data.columns: role {role} is given to {named(role)}; at most one column may have it")
         for name, column in self.columns.items():
-            if column.derive:
-                unknown = [c for c in column.derive.inputs if c not in self.columns]
-                if unknown:
-                    raise ValueError(f"data.columns.{name}.derive.inputs: {unknown} are not columns of the dictionary")
-            if column.range and column.range[0] > column.range[1]:
-                raise ValueError(f"data.columns.{name}.range: the first number must be the smaller one")
-            if column.positive and column.role != "target":
-                raise ValueError(f"data.columns.{name}.positive: only the target column has it")
+            problems += [f"data.columns.{name}.{problem}" for problem in column.problems()]
+            for source in column.derive.inputs if column.derive else []:
+                stored = self.columns.get(source)
+                if stored is None or stored.derive or stored.type not in NUMBERS:
+                    what = (
+                        "not in data.columns" if stored is None else "derived itself" if stored.derive else stored.type
+                    )
+                    problems.append(
+                        f"data.columns.{name}.derive.inputs: {source} is {what}; expected a numeric or integer column"
+                    )
+        twice = sorted({name for name in self.column_names or [] if (self.column_names or []).count(name) > 1})
+        if twice:
+            problems.append(f"data.column_names: {', '.join(twice)} stand twice")
+        _raise_all(problems)
         return self
 
     def name_of(self, role: str) -> str | None:
@@ -146,8 +224,12 @@ class SplitConfig(Settings):
 
     @model_validator(mode="after")
     def _room_to_train(self) -> "SplitConfig":
+        problems = []
         if self.validation + self.test >= 0.95:
-            raise ValueError("split: validation + test must leave at least 5 % of the rows for training")
+            problems.append("split: validation + test must leave at least 5 % of the rows for training")
+        if self.test_sites and self.by != "site":
+            problems.append(f"split.test_sites: needs split.by: site, found {self.by}")
+        _raise_all(problems)
         return self
 
 
@@ -182,8 +264,10 @@ class TaskConfig(Settings):
 
     outcome: str
     """The outcome in words, e.g. `coronary artery disease`."""
-    instruction: str = "Judge from the patient's findings whether the patient has {outcome}."
-    question: str = "Does this patient have {outcome}? Answer {positive} or {negative}.\nAnswer:"
+    instruction: str = "Does this patient have {outcome}? Judge from the findings. Answer {positive} or {negative}."
+    """Comes before the patient's text. What stands here is shared by all rows and computed once for many of them."""
+    question: str = "Answer:"
+    """Comes after the patient's text, so it is computed for every row: keep it short."""
     positive_label: str = "Yes"
     negative_label: str = "No"
     head: Literal["label_tokens"] = "label_tokens"
@@ -243,7 +327,8 @@ class MethodConfig(Settings):
     """Rank of the adapters."""
     alpha: float = Field(32, gt=0)
     """The adapter's output is scaled by alpha / r."""
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapters. Off: it makes a step on a CPU a quarter slower, and few steps hardly overfit."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
 
 
@@ -286,8 +371,8 @@ class EvaluationConfig(Settings):
     """Parts that are scored and judged."""
     keep_row_ids: bool = False
     """Write the table's own ids into predictions instead of keyed hashes."""
-    score_batch_tokens: int = Field(8192, ge=64)
-    """Tokens, padding included, in one scoring batch."""
+    score_batch_tokens: int = Field(1024, ge=64)
+    """Tokens in one scoring batch, after sharing or with padding. More is faster on a GPU, not on a CPU."""
 
 
 class LaunchConfig(Settings):
@@ -319,19 +404,25 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Config":
-        if self.split.by in ("site", "time") and self.data.name_of(self.split.by) is None:
-            raise ValueError(f"split.by: {self.split.by} needs a column with role {self.split.by} in data.columns")
-        if self.split.by == "column" and self.data.name_of("split") is None:
-            raise ValueError("split.by: column needs a column with role split in data.columns")
+        by = self.split.by
+        role = {"site": "site", "time": "time", "column": "split"}.get(by)
+        problems = []
+        if role and self.data.name_of(role) is None:
+            problems.append(f"split.by: {by} needs a column with role {role} in data.columns")
+        if by != "column" and (column := self.data.name_of("split")):
+            problems.append(f"split.by: {by}, but column {column} has role split; set split.by: column or role: ignore")
         if not self.models:
-            raise ValueError("models: name at least one of " + ", ".join(COMPARATORS))
+            problems.append("models: name at least one of " + ", ".join(COMPARATORS))
+        if len(set(self.models)) < len(self.models):
+            problems.append("models: a comparator is named twice")
         if "test" not in self.evaluation.parts:
-            raise ValueError("evaluation.parts: must hold test")
+            problems.append("evaluation.parts: must hold test")
         if self.model.family == "encoder" and self.needs_llm:
-            raise ValueError(
+            problems.append(
                 f"task.head: label_tokens reads a next-token logit, which {self.model.name} (an encoder) does not have; "
                 "choose a decoder model"
             )
+        _raise_all(problems)
         return self
 
     @property
@@ -355,28 +446,39 @@ class Config(Settings):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: `no` and `off` are words (a code label may be "no"), `1e-4` is a number."""
+    """YAML 1.2 scalars. `no` and `off` are words (a code label may be "no"), `1e-4` is a number, a code `010` keeps its
+    zero, and a date stays text."""
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read back as text."""
+
+
+_SCALARS = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(?:0|[1-9]\d*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:\d+\.\d*|\.\d+|(?:0|[1-9]\d*)(?=[eE]))(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf)|\.(?:nan|NaN)",
+        "-+0123456789.",
+    ),
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf)$|^\.(?:nan|NaN)$"),
-    list("-+0123456789."),
-)
+_YAML_1_1 = {f"tag:yaml.org,2002:{kind}" for kind in (*_SCALARS, "timestamp")}
+for _class in (_Loader, _Dumper):
+    _class.yaml_implicit_resolvers = {
+        first: [(tag, rule) for tag, rule in rules if tag not in _YAML_1_1]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for _kind, (_rule, _first) in _SCALARS.items():
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_rule})$"), list(_first))
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
-        raise ConfigError(f"{node.start_mark.name}: key {', '.join(twice)} is given twice; keep one")
+        raise yaml.MarkedYAMLError(
+            problem=f"key {', '.join(twice)} is given twice; keep one", problem_mark=node.start_mark
+        )
     return loader.construct_mapping(node, deep=True)
 
 
@@ -391,17 +493,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: larger than 1 MiB, which no configuration is; did you mean to pass a table?")
     try:
         text = path.read_text("utf-8-sig")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
-            raise ConfigError(f"{path}: YAML aliases (*name) are not accepted; write the value out")
-        tree = yaml.load(text, _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = getattr(error, "problem", None) or "not UTF-8 text"
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}: not valid YAML{where} ({reason})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text; expected a YAML file") from None
+    tree = _parse(text, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of settings (`key: value` lines)")
     return tree
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
+            raise ConfigError(f"{source}: YAML aliases (*name) are not accepted; write the value out")
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or "nested too deep, or a number too long"
+        raise ConfigError(f"{source}: not valid YAML{where} ({reason})") from None
 
 
 def configs_folder() -> Path:
@@ -466,10 +575,7 @@ def _parse_overrides(overrides: list[str]) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.[^.=\s]+)*", key):
             raise ConfigError(f"{item}: expected key.sub=value, for example train.learning_rate=2e-4")
-        try:
-            value: Any = yaml.load(text, _Loader) if text else None
-        except yaml.YAMLError:
-            raise ConfigError(f"{item}: the value is not valid YAML; quote it") from None
+        value: Any = _parse(text, item) if text else None
         for part in reversed(key.split(".")):
             value = {part: value}
         tree = _merge(tree, value)
@@ -484,6 +590,9 @@ def load_config(config: str | Path, overrides: list[str] | None = None) -> Confi
     path = _find(str(config), "experiments", None)
     above = _parse_overrides(overrides or [])
     experiment = _anchor(read_yaml(path), path.parent)
+    for source, layer in ((path, experiment), ("command line", above)):
+        if not isinstance(layer.get("use") or {}, dict):
+            raise ConfigError(f"{source}: use: expected `group: name` pairs, with group one of {', '.join(GROUPS)}")
     use = {**(experiment.get("use") or {}), **(above.get("use") or {})}
     tree: dict[str, Any] = {}
     problems = [f"use.{group}: unknown group; {suggest(str(group), GROUPS)}" for group in use if group not in GROUPS]
@@ -511,15 +620,23 @@ def load_model(path: Path) -> ModelConfig:
 
 def dump(config: Config) -> str:
     """The config as YAML text that `load_resolved` reads back unchanged."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    return to_yaml(config.model_dump(mode="json"), width=110)
+
+
+def to_yaml(value: Any, **options: Any) -> str:
+    """YAML text that `read_yaml` reads back unchanged."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **options)
+    return text
 
 
 def _check(tree: dict[str, Any], source: str, problems: list[str]) -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        # A section that is missing because its group file was not found is not a second problem.
-        problems += [_explain(dict(item)) for item in error.errors() if not (problems and item["type"] == "missing")]
+        # What is missing because its group file was not found is not a second problem.
+        found = [e for e in error.errors() if not (problems and e["type"] == "missing" and len(e["loc"]) <= 2)]
+        lines = [line for item in found for line in _explain(dict(item)).splitlines()]
+        problems += dict.fromkeys(lines)
     if problems:
         head = f"{source}: " if len(problems) == 1 else f"{source}: {len(problems)} problems\n  "
         raise ConfigError(head + "\n  ".join(problems))
@@ -527,10 +644,10 @@ def _check(tree: dict[str, Any], source: str, problems: list[str]) -> Config:
 
 
 def _explain(item: dict[str, Any]) -> str:
-    loc = [str(part) for part in item["loc"]]
+    loc = [str(part) for part in item["loc"] if not re.fullmatch(r"(literal|list)\[.*\]", str(part))]
     where = ".".join(loc)
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {suggest(loc[-1], _fields_at(loc[:-1]))}"
+        return f"{where}: unknown key; {_suggest_key(loc)}"
     if item["type"] == "missing":
         return f"{where}: missing; it has no default"
     if item["type"] == "value_error":
@@ -541,6 +658,19 @@ def _explain(item: dict[str, Any]) -> str:
     if item["type"] == "literal_error" and isinstance(came, str):
         near = "; " + suggest(came, re.findall(r"'([^']+)'", item["ctx"]["expected"]))
     return f"{where}: {item['msg'][0].lower() + item['msg'][1:]}{shown}{near}"
+
+
+def _suggest_key(loc: list[str]) -> str:
+    """The nearest key in this section, else the section that has a key of this name, else what may stand here."""
+    here = _fields_at(loc[:-1])
+    if not difflib.get_close_matches(loc[-1], here, n=1, cutoff=0.6):
+        sections = {name: field.annotation for name, field in Config.model_fields.items()}
+        elsewhere = [
+            f"{s}.{loc[-1]}" for s, kind in sections.items() if _is_settings(kind) and loc[-1] in _fields_at([s])
+        ]
+        if elsewhere:
+            return f"did you mean {' or '.join(elsewhere)}?"
+    return suggest(loc[-1], here)
 
 
 def _fields_at(loc: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cardiotune.errors import ConfigError, RunError
+from cardiotune.errors import ConfigError, ModelError, RunError
 
 BLOCK = 1 << 20
 
@@ -90,12 +90,17 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path}: not a run folder (no manifest.json); make one with `cardiotune run CONFIG`"
             )
-        manifest: dict[str, Any] = json.loads(self.manifest.read_text())
+        try:
+            manifest = json.loads(self.manifest.read_text("utf-8"))
+        except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict):
+            raise ModelError(f"{self.manifest}: damaged, so the run cannot be trusted; restore it, or start a new run")
         return manifest
 
     def update_manifest(self, **entries: Any) -> None:
         """Merge `entries` into the manifest, one level deep."""
-        manifest = json.loads(self.manifest.read_text()) if self.manifest.is_file() else {}
+        manifest = self.read_manifest() if self.manifest.is_file() else {}
         for key, value in entries.items():
             both = isinstance(value, dict) and isinstance(manifest.get(key), dict)
             manifest[key] = {**manifest[key], **value} if both else value

@@ -287,7 +287,7 @@ def seeded(seed: int) -> None:
 def prompt_text(config: Config, text: str) -> str:
     """A whole prompt in words, as the model reads it but for the chat template."""
     pieces = shared_pieces(config.task)
-    return f"{pieces.instruction}\n\nPatient: {text}\n\n{pieces.question}"
+    return f"{pieces.instruction}\n\nPatient: {text}\n{pieces.question}"
 
 
 def probe_texts(config: Config, order: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Raw table -> checked cohort. Every row that is left out is counted under the reason for it."""
 
+import difflib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,9 @@ import numpy as np
 import polars as pl
 from sklearn.model_selection import train_test_split
 
-from cardiotune.config import DataConfig, suggest
+from cardiotune.config import DataConfig
 from cardiotune.data import schema
-from cardiotune.data.table import column_names, locate, read_cells
+from cardiotune.data.table import column_names, locate, read_cells, spoken
 from cardiotune.errors import DataError
 from cardiotune.runs import hashed_id, row_key
 
@@ -125,15 +126,13 @@ def _read_columns(
 
     With `out_of_range: missing` the values themselves are blanked.
     """
-    present = data.column_names or column_names(file, data.separator, data.encoding)
+    present = column_names(file, data.separator, data.encoding, data.column_names)
     needed = needed_columns(data, target_needed)
-    absent = [f"{name} ({suggest(name, present)})" for name in needed if name not in present]
+    absent = [name for name in needed if name not in present]
     if absent:
-        raise DataError(
-            f"{file}: {len(absent)} columns of the data dictionary are not in the table: {'; '.join(absent)}"
-        )
-    optional = [name for name in needed_columns(data) if name in present and name not in needed]
-    wanted = needed + optional
+        raise DataError(_absent(file, absent, needed, present))
+    optional = {name for name in (data.name_of("id"), data.name_of("target")) if name in present}
+    wanted = [name for name in data.columns if name in optional or name in needed]
     cells = read_cells(file, wanted, data.separator, data.encoding, data.column_names)
     unreadable: dict[str, int] = {}
     typed: list[pl.Series] = []
@@ -144,19 +143,39 @@ def _read_columns(
             unreadable[f"{name}: {data.columns[name].type}"] = bad
     if unreadable:
         raise DataError(
-            f"{file}: cells that are not of the column's type: {_counts(unreadable)}; "
-            "add their code to data.columns.NAME.missing, or correct the type"
+            f"{file}: cells that are not of the column's type: {_counts(unreadable)}; correct the type, add their code to "
+            "data.columns.NAME.missing, or write numbers with a decimal point and no thousands mark"
         )
-    frame = schema.derive(pl.DataFrame(typed), data).with_row_index(LINE)
-    blanked: dict[str, set[int]] = {}
-    for name, column in data.columns.items():
-        if name in frame.columns and column.role != "target":
-            outside = schema.out_of_range(frame[name], column)
-            if outside.any():
-                blanked[name] = set(frame[LINE].filter(outside))
-                if data.out_of_range == "missing":
-                    frame = frame.with_columns(pl.when(~outside).then(pl.col(name)).alias(name))
+    frame, outside = _blank(pl.DataFrame(typed).with_row_index(LINE), wanted, data)
+    # After its inputs: what is derived from a blanked value is missing too.
+    frame = schema.derive(frame, data)
+    frame, outside_derived = _blank(frame, [name for name, column in data.columns.items() if column.derive], data)
+    blanked = outside | outside_derived
     return frame, [name for name in present if name not in data.columns], blanked
+
+
+def _absent(file: Path, absent: list[str], needed: list[str], present: list[str]) -> str:
+    if len(present) == 1:
+        return (
+            f"{file}: only one column was found, {len(needed)} are needed; check data.separator "
+            "(by default comma, semicolon, tab and bar are tried)"
+        )
+    near = {name: difflib.get_close_matches(name, present, n=1, cutoff=0.6) for name in absent[:20]}
+    names = ", ".join(f"{name} (did you mean {match[0]}?)" if match else name for name, match in near.items())
+    more = f" and {len(absent) - 20} more" if len(absent) > 20 else ""
+    return f"{file}: columns of the data dictionary that are not in the table: {names}{more}; found: {spoken(present)}"
+
+
+def _blank(frame: pl.DataFrame, names: list[str], data: DataConfig) -> tuple[pl.DataFrame, dict[str, set[int]]]:
+    """Lines with a value out of range, by column; with `out_of_range: missing` those values become null."""
+    blanked: dict[str, set[int]] = {}
+    for name in names:
+        outside = schema.out_of_range(frame[name], data.columns[name])
+        if outside.any() and data.columns[name].role != "target":
+            blanked[name] = set(frame[LINE].filter(outside))
+            if data.out_of_range == "missing":
+                frame = frame.with_columns(pl.when(~outside).then(pl.col(name)).alias(name))
+    return frame, blanked
 
 
 def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
@@ -166,7 +185,7 @@ def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
     if name not in frame.columns:
         return pl.Series(EVENT, [None] * frame.height, pl.Int8)
     column = data.columns[name]
-    codes = frame[name].cast(pl.String).str.replace(r"^([+-]?\d+)\.0+$", "$1")
+    codes = frame[name].cast(pl.String).str.replace(r"\.0$", "")
     positive = column.positive or ["1"]
     present = codes.drop_nulls().n_unique()
     known = list(column.codes or (positive if column.positive else schema.DEFAULT_CODES))
@@ -176,6 +195,9 @@ def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
             f"target {name}: expected 0 and 1, found {present} different values, {strange} rows outside the codes; "
             f"name those that count as an event in data.columns.{name}.positive, and all of them in codes"
         )
+    others = codes.drop_nulls().filter(~codes.drop_nulls().is_in(positive)).n_unique()
+    if others > 1 and not column.codes:
+        log.warning("target %s: %d different values count as no event; name all in codes to check them", name, others)
     return codes.is_in(positive).cast(pl.Int8).alias(EVENT)
 
 
@@ -202,14 +224,14 @@ def _check_duplicates(rows: _Exclusions, data: DataConfig) -> None:
         )
     if data.duplicate_rows == "exclude":
         rows.exclude("duplicate of an earlier row", first)
+    for role in ("id", "group"):
+        name = data.name_of(role)
+        if name and (missing := rows.frame[name].null_count()):
+            raise DataError(
+                f"{rows.file}: {missing} rows have no {name} (role {role}); fill it, or give the column role ignore"
+            )
     name = data.name_of("id")
-    if not name:
-        return
-    if missing := rows.frame[name].null_count():
-        raise DataError(
-            f"{rows.file}: {missing} rows have no {name} (role id); fill it, or give the column role ignore"
-        )
-    if repeated := rows.frame.height - rows.frame[name].n_unique():
+    if name and (repeated := rows.frame.height - rows.frame[name].n_unique()):
         raise DataError(
             f"{rows.file}: {repeated} rows repeat an id of column {name} with other values; keep one row each, or, where "
             "a patient may have several rows, give the column role group"
@@ -236,6 +258,12 @@ def _check_outcomes(rows: _Exclusions, data: DataConfig) -> None:
 def _stratified_sample(events: np.ndarray, rows: int, seed: int) -> np.ndarray:
     """(rows of the table,) bool: which rows are drawn, with the table's share of events."""
     keep = np.zeros(len(events), bool)
-    chosen, _ = train_test_split(np.arange(len(events)), train_size=rows, stratify=events, random_state=seed)
+    try:
+        chosen, _ = train_test_split(np.arange(len(events)), train_size=rows, stratify=events, random_state=seed)
+    except ValueError:
+        raise DataError(
+            f"data.max_rows = {rows}: a sample of {len(events)} rows with {int(events.sum())} events cannot be that large "
+            "or small and hold both outcomes; choose another number"
+        ) from None
     keep[chosen] = True
     return keep

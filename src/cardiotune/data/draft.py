@@ -4,17 +4,17 @@ A table whose columns are those of a shipped dictionary gets that dictionary. Fo
 cells. No cell value of a number column goes into a draft; of a category column, its codes do.
 """
 
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
-from cardiotune.config import Column, read_yaml, shipped, suggest
+from cardiotune.config import Column, read_yaml, shipped, to_yaml
 from cardiotune.data import schema
-from cardiotune.data.table import locate, read_cells
+from cardiotune.data.table import locate, read_cells, spoken
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.runs import write_text
 
@@ -22,6 +22,9 @@ ID_NAMES = re.compile(
     r"^(id|eid|pid|mrn|\w*_id|(patient|subject|person|row|record|participant)[ _-]?(id|no|nr|number|key)?)$",
     re.I,
 )
+PATIENT_NAMES = re.compile(r"eid|pid|mrn|.*(patient|subject|person|participant).*", re.I)
+INDEX_NAMES = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|index)?", re.I)
+"""What data frames call the row number when they write it."""
 MAX_CATEGORIES = 20
 MAX_INTEGER_CATEGORIES = 3
 """An integer column with at most this many values is taken as categories."""
@@ -46,10 +49,12 @@ def draft(table: str, target: str, out: Path, positive: list[str] | None = None,
         raise ConfigError(f"{', '.join(there)}: exists already; choose another --out, or delete it")
     file = locate(table)
     cells = read_cells(file)
-    if target not in cells.columns:
-        raise DataError(f"{file}: no column {target}; {suggest(target, cells.columns)}")
     if cells.width < 2:
         raise DataError(f"{file}: only one column was found; is the separator one of comma, semicolon, tab, bar?")
+    if target not in cells.columns:
+        near = difflib.get_close_matches(target, cells.columns, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"found: {spoken(cells.columns)}"
+        raise DataError(f"{file}: no column {target}; {hint}")
     known = _known_dictionary(cells.columns, target)
     columns, notes = _from_known(known, cells) if known and not positive else _from_cells(cells, target, positive)
     _check_target(file, cells[target], target, columns[target])
@@ -85,28 +90,27 @@ def _from_cells(
     notes: list[str] = []
     for name in cells.columns:
         if name == target:
-            columns[name] = {
-                "role": "target",
-                "type": "binary",
-                **({"positive": positive} if positive else {}),
-            }
-            columns[name] |= {} if positive else _target_codes(cells[name])
+            columns[name] = {"role": "target", "type": "binary"}
+            columns[name] |= {"positive": positive} if positive else _target_codes(cells[name])
             continue
-        columns[name] = _guess(cells[name], name)
-        if columns[name]["role"] != "feature":
-            notes.append(f"{name}: role {columns[name]['role']}")
+        columns[name], why = _guess(cells[name], name)
+        role = columns[name]["role"]
+        if role in ("id", "group") and any(entry["role"] == role for n, entry in columns.items() if n != name):
+            columns[name]["role"], why = "ignore", f"another column has role {role}"
+        if why:
+            notes.append(f"{name}: role {columns[name]['role']}, {why}")
+    if not any(entry["role"] == "feature" for entry in columns.values()):
+        raise DataError("no column could be taken as a feature: " + "; ".join(notes))
     return columns, notes
 
 
 def _target_codes(cells: pl.Series) -> dict[str, Any]:
     """0/1 needs nothing; two words need to know which is the event, and yes/no-like pairs tell."""
-    values = set(schema.parse(cells, Column(type="categorical"))[0].drop_nulls().unique())
+    values = set(schema.parse(cells, Column(type="binary"))[0].drop_nulls().unique())
     if values <= {"0", "1"}:
         return {"codes": {"0": "no", "1": "yes"}}
     for no, yes in (
-        ("no", "yes"),
         ("n", "y"),
-        ("false", "true"),
         ("absent", "present"),
         ("negative", "positive"),
     ):
@@ -115,40 +119,55 @@ def _target_codes(cells: pl.Series) -> dict[str, Any]:
     return {}
 
 
-def _guess(cells: pl.Series, name: str) -> dict[str, Any]:
-    """Role and type of a column, from its name and cells."""
+def _guess(cells: pl.Series, name: str) -> tuple[dict[str, Any], str]:
+    """Role and type of a column, from its name and cells, and why it is not a plain feature."""
     text, _ = schema.parse(cells, Column(type="categorical"))
     present = text.drop_nulls()
     distinct = present.n_unique()
     if not len(present):
-        return {"role": "ignore", "type": "text"}
-    if ID_NAMES.match(name) and distinct == len(present):
-        return {"role": "id", "type": "text"}
+        return {"role": "ignore", "type": "text"}, "no value in any row"
+    if INDEX_NAMES.fullmatch(name):
+        return {"role": "ignore", "type": "text"}, "the row number of a data frame"
+    if ID_NAMES.match(name):
+        return _identity(name, distinct, len(present), len(cells))
     numbers, unreadable = schema.parse(cells, Column(type="numeric"))
     if not unreadable:
-        whole = bool((numbers.drop_nulls() == numbers.drop_nulls().round()).all())
-        if set(present.unique()) <= {"0", "1"}:
-            return {"role": "feature", "type": "binary", "codes": {"0": "no", "1": "yes"}}
-        if whole and distinct <= MAX_INTEGER_CATEGORIES:
-            return {"role": "feature", "type": "categorical"}
-        return {"role": "feature", "type": "integer" if whole else "numeric"}
+        return _guess_number(numbers.drop_nulls(), distinct), ""
+    if set(schema.parse(cells, Column(type="binary"))[0].drop_nulls().unique()) <= {"0", "1"}:
+        return {"role": "feature", "type": "binary", "codes": {"0": "no", "1": "yes"}}, ""
     if not schema.parse(cells, Column(type="date"))[1]:
-        return {"role": "feature", "type": "date"}
+        return {"role": "feature", "type": "date"}, "a date: what happened after the outcome must not be among them"
     if distinct > MAX_CATEGORIES:
-        return {"role": "feature", "type": "text"}
+        if distinct == len(present) and not present.str.contains(" ").any():
+            return {"role": "ignore", "type": "text"}, "another value in every row, so it looks like an identifier"
+        return {"role": "feature", "type": "text"}, "free text that goes into the prompt: ignore it if it holds names"
     counts = present.value_counts()
     codes = sorted(counts.filter(pl.col("count") >= MIN_ROWS_A_CATEGORY)[present.name])
-    listed = len(codes) == distinct
-    return {
-        "role": "feature",
-        "type": "categorical",
-        **({"codes": {code: code for code in codes}} if listed else {}),
-    }
+    listed = {"codes": {code: code for code in codes}} if len(codes) == distinct else {}
+    return {"role": "feature", "type": "categorical", **listed}, ""
+
+
+def _identity(name: str, distinct: int, present: int, rows: int) -> tuple[dict[str, Any], str]:
+    """A column that is named like an identifier is never a feature."""
+    if distinct == rows:
+        return {"role": "id", "type": "text"}, "its name says so and no value stands twice"
+    if present == rows and PATIENT_NAMES.fullmatch(name):
+        return {"role": "group", "type": "text"}, "rows of one patient stay in one part"
+    return {"role": "ignore", "type": "text"}, "named like an identifier, but values are missing or stand twice"
+
+
+def _guess_number(numbers: pl.Series, distinct: int) -> dict[str, Any]:
+    if set(numbers.unique()) <= {0.0, 1.0}:
+        return {"role": "feature", "type": "binary", "codes": {"0": "no", "1": "yes"}}
+    whole = bool((numbers == numbers.round()).all())
+    if whole and distinct <= MAX_INTEGER_CATEGORIES:
+        return {"role": "feature", "type": "categorical"}
+    return {"role": "feature", "type": "integer" if whole else "numeric"}
 
 
 def _check_target(file: Path, cells: pl.Series, target: str, entry: dict[str, Any]) -> None:
     """Two outcomes, or a rule that makes two of them."""
-    values = schema.parse(cells, Column(type="categorical"))[0].drop_nulls()
+    values = schema.parse(cells, Column.model_validate({**entry, "type": "binary", "codes": None}))[0].drop_nulls()
     distinct = values.n_unique()
     if entry.get("positive"):
         events = int(values.is_in(entry["positive"]).sum())
@@ -184,13 +203,13 @@ def _dataset_yaml(file: Path, columns: dict[str, dict[str, Any]]) -> str:
         "  columns:",
     ]
     for name, entry in columns.items():
-        flow = yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True).strip()
+        flow = to_yaml(entry, default_flow_style=True, width=10**6).strip()
         lines.append(f"    {_quoted(name)}: {flow}")
     return "\n".join(lines) + "\n"
 
 
 def _quoted(text: str) -> str:
-    return yaml.safe_dump(text, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
+    return to_yaml(text, width=10**6).removesuffix("...\n").strip()
 
 
 def _experiment_yaml(out: Path, file: Path, outcome: str) -> str:
@@ -199,7 +218,7 @@ def _experiment_yaml(out: Path, file: Path, outcome: str) -> str:
     return f"""\
 # Run it: cardiotune run {out / "experiment.yaml"}
 # See what a prompt looks like first: cardiotune prepare {out / "experiment.yaml"} --show 3
-name: {name[:100]}
+name: {_quoted(name[:100])}
 use: {{model: gemma3-270m, dataset: ./dataset.yaml, method: lora}}
 task:
   outcome: {_quoted(outcome)}

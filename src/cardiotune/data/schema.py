@@ -7,17 +7,19 @@ import random
 import re
 from collections.abc import Callable
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any, cast
 
 import polars as pl
 
-from cardiotune.config import Column, DataConfig, Derive
+from cardiotune.config import CODED, Column, DataConfig, Derive
 
-MISSING = ("", "na", "nan", "n/a", "null", "none", "?")
+MISSING = ("", "na", "nan", "n/a", "null", "?")
 """Cells that mean "missing" in every column, in any case, spaces around them ignored."""
 DEFAULT_CODES = {"0": "no", "1": "yes"}
 """Words for a binary column without codes."""
-CODED = ("binary", "categorical", "ordinal")
+TRUTH = {"true": "1", "false": "0", "yes": "1", "no": "0"}
+"""Other ways to write the codes 1 and 0 of a binary column."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -30,19 +32,36 @@ def parse(cells: pl.Series, column: Column) -> tuple[pl.Series, int]:
     numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing `.0`).
     """
     text = cells.cast(pl.String).str.strip_chars()
-    missing = {code.strip().casefold() for code in column.missing} | set(MISSING)
+    if column.type != "text":
+        text = text.str.replace(r"^([+-]?\d+)\.0+$", "$1")
+    # A code that the dictionary names has a meaning, so it is not a missing one.
+    marks = set(MISSING) - {code.casefold() for code in column.codes or {}}
+    missing = marks | {re.sub(r"^([+-]?\d+)\.0+$", r"\1", code.strip()).casefold() for code in column.missing}
     text = pl.select(pl.when(~text.str.to_lowercase().is_in(list(missing))).then(text)).to_series().alias(cells.name)
-    if column.type == "text":
-        return text.str.replace_all(r"\s+", " "), 0
-    if column.type in CODED:
-        return text.str.replace(r"^([+-]?\d+)\.0+$", "$1"), 0
+    if column.type == "text" or column.type in CODED:
+        text = text.str.replace_all(r"\s+", " ")
+        return (_zero_or_one(text, column) if column.type == "binary" else text), 0
     values = _dates(text) if column.type == "date" else _numbers(text)
     return values, values.null_count() - text.null_count()
 
 
+def _zero_or_one(text: pl.Series, column: Column) -> pl.Series:
+    """True/false and yes/no as 1/0, unless the dictionary names them."""
+    if column.codes and set(column.codes) != {"0", "1"}:
+        return text
+    named = {*DEFAULT_CODES, *(column.positive or [])}
+    code = text.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.String)
+    return text.zip_with(code.is_null() | text.is_in(list(named)), code)
+
+
 def _numbers(text: pl.Series) -> pl.Series:
-    """Numbers with a decimal point or, as in many European exports, a decimal comma; infinities are unreadable."""
-    point = text.str.replace(r"^([+-]?\d+),(\d+)$", "$1.$2").cast(pl.Float64, strict=False)
+    """Numbers with a decimal point or, as in many European exports, a decimal comma.
+
+    Unreadable are infinities, and `1,234`: it may be a thousand or one and a quarter.
+    """
+    ambiguous = text.str.contains(r"^[+-]?[1-9]\d{0,2},\d{3}$").fill_null(True)
+    text = text.zip_with(ambiguous, text.str.replace(r"^([+-]?\d+),(\d+)$", "$1.$2"))
+    point = text.cast(pl.Float64, strict=False)
     return pl.select(pl.when(point.is_finite()).then(point)).to_series().alias(text.name)
 
 
@@ -59,10 +78,10 @@ def out_of_range(values: pl.Series, column: Column) -> pl.Series:
     if column.range and values.dtype.is_numeric():
         low, high = column.range
         outside = ~values.is_between(low, high)
-    elif column.type in CODED and codes_of(column):
+    if column.type in CODED and codes_of(column):
         outside = ~values.is_in(list(codes_of(column)))
     elif column.type == "integer":
-        outside = values != values.round()
+        outside |= values != values.round()
     return outside.fill_null(False)
 
 
@@ -77,7 +96,7 @@ def codes_of(column: Column) -> dict[str, str]:
 
 def _bmi(height_cm: pl.Expr, weight_kg: pl.Expr, _: Derive) -> pl.Expr:
     """Body-mass index in kg/m2, one decimal."""
-    return (weight_kg / (height_cm / 100) ** 2).round(1)
+    return pl.when(height_cm > 0).then((weight_kg / (height_cm / 100) ** 2).round(1))
 
 
 def _age_years_from_days(days: pl.Expr, _: Derive) -> pl.Expr:
@@ -97,11 +116,11 @@ def _bp_category(systolic: pl.Expr, diastolic: pl.Expr, derive: Derive) -> pl.Ex
     this reproduces the counts of the published "processed" Kaggle table.
     """
     stage_2 = (systolic >= 140) | (diastolic >= 90)
-    stage_1 = systolic.is_between(130, 139) | diastolic.is_between(80, 89)
+    stage_1 = (systolic >= 130) | (diastolic >= 80)
     if derive.bp_rule == "acc_aha_2017":
-        stage_1 = (systolic >= 130) | (diastolic >= 80)
         tests = [(stage_2, "hypertension stage 2"), (stage_1, "hypertension stage 1")]
     else:
+        stage_1 = systolic.is_between(130, 140, closed="left") | diastolic.is_between(80, 90, closed="left")
         tests = [(stage_1, "hypertension stage 1"), (stage_2, "hypertension stage 2")]
     word: Any = pl.when(systolic.is_null() | diastolic.is_null()).then(None)
     for test, name in [*tests, (systolic >= 120, "elevated")]:
@@ -139,7 +158,10 @@ def label(name: str, column: Column) -> str:
 def words(value: object, column: Column) -> str:
     """A value in words: code label, or number in a stable format with its unit, or text."""
     if isinstance(value, float):
-        fixed = f"{value:.{column.decimals}f}" if column.decimals is not None else f"{value:.6g}"
+        if column.decimals is not None or column.type == "integer":
+            fixed = f"{value:z.{column.decimals or 0}f}"
+        else:
+            fixed = f"{Decimal(f'{value:z.6g}'):f}"  # without an exponent
         return f"{fixed} {column.unit}" if column.unit else fixed
     if isinstance(value, date):
         return value.isoformat()
@@ -180,4 +202,4 @@ def _synthetic(column: Column, draw: random.Random) -> str:
     if column.type == "date":
         return (date(2020, 1, 1) + timedelta(days=draw.randrange(365))).isoformat()
     low, high = column.range or (0, 100)
-    return f"{draw.uniform(low, high):.{0 if column.type == 'integer' else (column.decimals or 1)}f}"
+    return f"{draw.uniform(low, high):.{0 if column.type == 'integer' else column.decimals or 1}f}"

@@ -5,15 +5,17 @@ all rows). They stay apart until they are tokens, so that what rows share is kno
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jinja2
+import jinja2.meta
 import polars as pl
 from jinja2.sandbox import SandboxedEnvironment
 
-from cardiotune.config import DataConfig, SerializeConfig, TaskConfig
+from cardiotune.config import DataConfig, SerializeConfig, TaskConfig, suggest
 from cardiotune.data import schema
 from cardiotune.errors import ConfigError
 
@@ -56,14 +58,19 @@ def serialize_rows(
 
 
 def _column_pieces(values: pl.Series, name: str, data: DataConfig, style: str, say_missing: bool) -> pl.Series:
-    """One column's share of the text. Words are made once for each distinct value, not once for each row."""
+    """One column's share of the text."""
     label = schema.label(name, data.columns[name])
-    distinct = values.drop_nulls().unique()
-    pieces = [_piece(label, schema.words(value, data.columns[name]), style) for value in distinct]
     missing = _piece(label, NOT_RECORDED, style) if say_missing else None
-    if not pieces:
-        return pl.Series(name, [missing] * len(values), pl.String)
-    return values.replace_strict(distinct, pl.Series(pieces), default=missing, return_dtype=pl.String)
+    return _write(values, lambda value: _piece(label, schema.words(value, data.columns[name]), style), missing)
+
+
+def _write(values: pl.Series, text_of: Callable[[object], str], missing: str | None) -> pl.Series:
+    """Text of every cell, made once for each distinct value and not once for each row."""
+    distinct = values.drop_nulls().unique()
+    if distinct.is_empty():
+        return pl.Series(values.name, [missing] * len(values), pl.String)
+    texts = pl.Series([text_of(value) for value in distinct], dtype=pl.String)
+    return values.replace_strict(distinct, texts, default=missing, return_dtype=pl.String)
 
 
 def _piece(label: str, words: str, style: str) -> str:
@@ -77,30 +84,29 @@ def _from_template(
     frame: pl.DataFrame, order: Sequence[str], data: DataConfig, serialize: SerializeConfig
 ) -> list[str]:
     """The user's Jinja2 template, sandboxed. Values are data: braces in a cell are never read as a template."""
-    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False)
-    source = serialize.template
+    source = serialize.template or ""
     if serialize.template_file:
         file = Path(serialize.template_file)
         if not file.is_file():
             raise ConfigError(f"serialize.template_file: {file}: no such file")
         source = file.read_text("utf-8")
-    words = frame.select(order).with_columns(
-        values.replace_strict(
-            values.drop_nulls().unique(),
-            pl.Series(
-                [schema.words(v, data.columns[values.name]) for v in values.drop_nulls().unique()],
-                dtype=pl.String,
-            ),
-            default=NOT_RECORDED if serialize.missing == "say" else "",
-            return_dtype=pl.String,
-        )
-        for values in frame.select(order)
-        if values.drop_nulls().len()
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False)
+    try:
+        template = environment.from_string(source)
+        names = jinja2.meta.find_undeclared_variables(environment.parse(source)) - environment.globals.keys()
+    except jinja2.exceptions.TemplateError as error:
+        raise ConfigError(f"serialize.template: {error.message}") from None
+    strange = [f"{name} ({suggest(name, order)})" for name in sorted(names - set(order))]
+    if strange:
+        raise ConfigError(f"serialize.template: not feature columns: {'; '.join(strange)}")
+    missing = NOT_RECORDED if serialize.missing == "say" else ""
+    words = frame.select(
+        _write(frame[name], partial(schema.words, column=data.columns[name]), missing).alias(name) for name in order
     )
     try:
-        template = environment.from_string(source or "")
         return [template.render(row).strip() for row in words.iter_rows(named=True)]
-    except jinja2.exceptions.UndefinedError as error:
-        raise ConfigError(f"serialize.template: {error.message}; columns are {', '.join(order)}") from None
-    except jinja2.exceptions.TemplateError as error:
-        raise ConfigError(f"serialize.template: {type(error).__name__}: {error.message}") from None
+    except (jinja2.exceptions.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        # The message may quote a cell.
+        raise ConfigError(
+            f"serialize.template: {type(error).__name__} while a row was written; values are text"
+        ) from None

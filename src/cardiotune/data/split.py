@@ -1,6 +1,7 @@
 """Cohort -> train, validation and test. Disjoint by row and by patient, and shown to be so."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
         group = data.name_of("group")
         parts = _random(cohort.events, cohort.frame[group].to_numpy() if group else None, split, seed)
     _check_outcomes(parts, cohort.events)
+    _check_disjoint(parts, cohort, data)
     return parts
 
 
@@ -56,9 +58,12 @@ def _draw(
         if groups is None:
             kept, drawn = train_test_split(rows, test_size=share, stratify=events[rows], random_state=seed)
             return np.sort(kept), np.sort(drawn)
-        folds = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
-        kept, drawn = next(folds.split(rows, events[rows], groups[rows]))
-        return rows[kept], rows[drawn]
+        # The share as so many of so many folds, for groups cannot be drawn one row at a time.
+        fraction = Fraction(share).limit_denominator(20) or Fraction(1, round(1 / share))
+        folds = StratifiedGroupKFold(fraction.denominator, shuffle=True, random_state=seed)
+        parts = [fold for _, fold in folds.split(rows, events[rows], groups[rows])]
+        drawn = np.sort(np.concatenate(parts[: fraction.numerator]))
+        return np.delete(rows, drawn), rows[drawn]
     except ValueError as error:
         raise DataError(
             f"split: {len(rows)} rows with {int(events[rows].sum())} events cannot be parted into the asked shares ({error})"
@@ -69,11 +74,20 @@ def _by_time(times: pl.Series, split: SplitConfig) -> Parts:
     """The latest rows are the test part, those before them validation. Rows of one time stay together."""
     if times.null_count():
         raise DataError(f"split.by: time, but {times.null_count()} rows have no {times.name}; fill it or exclude them")
-    share_before = times.rank("min").to_numpy() / len(times)
+    per_time = times.alias("time").value_counts().sort("time", descending=True)
+    held = per_time["count"].cum_sum().to_numpy() / len(times)  # share of the rows at this time or later
+    test = _nearest(held, split.test, 0)
+    validation = _nearest(held, split.test + split.validation, test + 1)
     parts = np.full(len(times), "train", dtype="<U10")
-    parts[share_before > 1 - split.test - split.validation] = "validation"
-    parts[share_before > 1 - split.test] = "test"
+    parts[(times >= per_time["time"][validation]).to_numpy()] = "validation"
+    parts[(times >= per_time["time"][test]).to_numpy()] = "test"
     return parts
+
+
+def _nearest(shares: np.ndarray, share: float, first: int) -> int:
+    """Place, not before `first`, of the share that is nearest."""
+    first = min(first, len(shares) - 1)
+    return first + int(np.abs(shares[first:] - share).argmin())
 
 
 def _by_site(sites: pl.Series, split: SplitConfig, seed: int) -> Parts:
@@ -122,20 +136,27 @@ def _check_outcomes(parts: Parts, events: np.ndarray) -> None:
             )
 
 
+def _check_disjoint(parts: Parts, cohort: Cohort, data: DataConfig) -> None:
+    """No row, patient or group may stand in two parts."""
+    if cohort.frame[ROW_ID].n_unique() != cohort.frame.height:
+        raise DataError("split: row ids are not unique")
+    for role in ("id", "group"):
+        name = data.name_of(role)
+        if name:
+            shared = {key: count for key, count in _shared(cohort.frame[name].to_list(), parts).items() if count}
+            if shared:
+                raise DataError(
+                    f"split: column {name} (role {role}) has values in more than one part (rows: {shared}); "
+                    f"choose another split.by, or give {name} role ignore if rows of one {name} may be parted"
+                )
+
+
 def overlap(cohort: Cohort, parts: Parts, texts: Sequence[str], data: DataConfig) -> dict[str, Any]:
-    """What the parts share. Ids and groups must be shared by none (DataError); rows and texts are counted.
+    """What the parts share, counted. That they share no id and no group, `split_cohort` has checked.
 
     Keys: `rows` (identical in every feature), `texts` (identical serialized text); each counts the test rows, and the
     validation rows, that have a twin in training.
     """
-    for role in ("id", "group"):
-        name = data.name_of(role)
-        if name:
-            shared = _shared(cohort.frame[name].cast(pl.String).to_list(), parts)
-            if any(shared.values()):
-                raise DataError(f"split: column {name} (role {role}) has values in more than one part: {shared}")
-    if len(set(cohort.frame[ROW_ID])) != cohort.frame.height:
-        raise DataError("split: row ids are not unique")
     rows = cohort.frame.select(data.features).hash_rows(seed=0).to_list()
     return {"rows": _shared(rows, parts), "texts": _shared(list(texts), parts)}
 

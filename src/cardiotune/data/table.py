@@ -4,6 +4,9 @@ import csv
 import gzip
 import io
 import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -60,11 +63,30 @@ def is_parquet(file: Path) -> bool:
         return stream.read(4) == b"PAR1"
 
 
-def column_names(file: Path, separator: str | None = None, encoding: str | None = None) -> list[str]:
+def column_names(
+    file: Path, separator: str | None = None, encoding: str | None = None, header: list[str] | None = None
+) -> list[str]:
     """The columns of a table, without reading its rows."""
     if is_parquet(file):
-        return pl.scan_parquet(file).collect_schema().names()
-    return sniff(file, separator, encoding).columns
+        with _parquet_errors(file):
+            return pl.scan_parquet(file, glob=False).collect_schema().names()
+    return sniff(file, separator, encoding, header).columns
+
+
+def spoken(columns: Sequence[str]) -> str:
+    """Column names for a message. Only their number where one is a number: the first line may be a patient's."""
+    if any(_is_number(name) for name in columns):
+        return f"{len(columns)} columns"
+    more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
+    return ", ".join(columns[:20]) + more
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def read_cells(
@@ -96,11 +118,20 @@ def read_cells(
 
 
 def _read_parquet(file: Path, columns: list[str] | None) -> pl.DataFrame:
+    with _parquet_errors(file):
+        frame = pl.read_parquet(file, columns=columns, glob=False)
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested() or kind in (pl.Binary, pl.Object)]
+    if nested:
+        raise DataError(f"{file}: columns that hold lists or bytes, not values: {', '.join(nested)}; leave them out")
+    return frame.select(pl.all().cast(pl.String, strict=False))
+
+
+@contextmanager
+def _parquet_errors(file: Path) -> Iterator[None]:
     try:
-        frame = pl.read_parquet(file, columns=columns)
+        yield
     except (pl.exceptions.PolarsError, OSError):
         raise DataError(f"{file}: cannot be read as Parquet; the file is damaged or cut short") from None
-    return frame.select(pl.all().cast(pl.String, strict=False))
 
 
 def _read_text(file: Path, layout: Layout, columns: list[str] | None) -> pl.DataFrame:
@@ -111,10 +142,11 @@ def _read_text(file: Path, layout: Layout, columns: list[str] | None) -> pl.Data
             source,
             separator=layout.separator,
             has_header=layout.has_header,
-            new_columns=None if layout.has_header else layout.columns,
+            new_columns=layout.columns,
             skip_lines=layout.comment_lines,
-            columns=columns if layout.has_header or columns is None else [layout.columns.index(c) for c in columns],
+            columns=[layout.columns.index(name) for name in (layout.columns if columns is None else columns)],
             infer_schema=False,
+            glob=False,
         )
     except pl.exceptions.PolarsError:
         # The library's message may quote cells, so it is not passed on.
@@ -129,17 +161,20 @@ def _gzipped(file: Path) -> bool:
         return stream.read(2) == b"\x1f\x8b"
 
 
-def _open(file: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(file)) if _gzipped(file) else file.open("rb")
+@contextmanager
+def _open(file: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked."""
+    try:
+        with cast(IO[bytes], gzip.open(file)) if _gzipped(file) else file.open("rb") as stream:
+            yield stream
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise DataError(f"{file}: cannot be unpacked; the gzip file is damaged or cut short") from None
 
 
 def _decoded(file: Path, encoding: str) -> bytes:
     """The whole file as UTF-8 bytes without a byte-order mark."""
-    try:
-        with _open(file) as stream:
-            raw = stream.read()
-    except (gzip.BadGzipFile, EOFError):
-        raise DataError(f"{file}: cannot be unpacked; the gzip file is damaged or cut short") from None
+    with _open(file) as stream:
+        raw = stream.read()
     return _decode(file, raw, encoding).encode()
 
 
@@ -157,11 +192,8 @@ def sniff(
     file: Path, separator: str | None = None, encoding: str | None = None, header: list[str] | None = None
 ) -> Layout:
     """Detect how a text table is written, from its first MiB."""
-    try:
-        with _open(file) as stream:
-            head = stream.read(HEAD_BYTES)
-    except (gzip.BadGzipFile, EOFError):
-        raise DataError(f"{file}: cannot be unpacked; the gzip file is damaged or cut short") from None
+    with _open(file) as stream:
+        head = stream.read(HEAD_BYTES)
     if b"\0" in head:
         kind = "UTF-16 text: save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "a binary file"
         raise DataError(f"{file}: holds NUL bytes, so it is {kind}; expected CSV, TSV or Parquet")
@@ -174,18 +206,32 @@ def sniff(
     if comments == len(lines) or not lines[comments].strip():
         raise DataError(f"{file}: no header line found; expected column names on the first line")
     first = lines[comments]
-    separator = separator or max(SEPARATORS, key=lambda mark: len(_fields(first, mark)))
-    columns = header or [name.strip() for name in _fields(first, separator)]
-    twice = sorted({name for name in columns if columns.count(name) > 1})
+    try:
+        separator = separator or max(SEPARATORS, key=lambda mark: len(_fields(first, mark)))
+        fields = [name.strip() for name in _fields(first, separator)]
+    except csv.Error:
+        raise DataError(f"{file}: the first line cannot be read as column names; is it a CSV or TSV file?") from None
+    has_header = header is None or bool(set(header) & set(fields))
+    if has_header:
+        _check_header(file, fields)
+    elif len(header or []) != len(fields):
+        raise DataError(
+            f"{file}: {len(fields)} fields on the first line, but data.column_names has {len(header or [])}"
+        )
+    return Layout(fields if has_header else list(header or []), separator, encoding, comments, has_header)
+
+
+def _check_header(file: Path, names: list[str]) -> None:
+    """A first line of values is a patient: it must not be taken, or shown, as column names."""
+    if 2 * sum(_is_number(name) for name in names) >= len(names):
+        raise DataError(
+            f"{file}: the first line looks like values, not column names; add a header line, or name the "
+            f"{len(names)} columns in data.column_names"
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError(
-            f"{file}: {len(twice)} column names stand twice in the header ({', '.join(twice[:5])}); rename them"
-        )
-    if header and len(header) != len(_fields(first, separator)):
-        raise DataError(
-            f"{file}: {len(_fields(first, separator))} fields on the first line, but data.column_names has {len(header)}"
-        )
-    return Layout(columns, separator, encoding, comments, header is None)
+        which = spoken(twice) if spoken(names) != f"{len(names)} columns" else "names not shown"
+        raise DataError(f"{file}: {len(twice)} column names stand twice in the header ({which}); rename them")
 
 
 def _fields(line: str, separator: str) -> list[str]:

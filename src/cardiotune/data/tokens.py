@@ -38,12 +38,13 @@ class PromptEncoder:
         self.after = after
         self.prefix = self._ids(before, start=prompt == "plain")
         self.suffix = self._ids(after)
-        tokens = [str(token) for token in tokenizer.get_added_vocab()]
+        # Some tokenizers keep runs of line ends or blanks as such tokens: those are no controls.
+        tokens = [str(token) for token in tokenizer.get_added_vocab() if str(token).strip(" \t\n\r▁")]
         self._control = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))) if tokens else None
 
     def _frame(self, examples: str = "") -> tuple[str, str]:
         """Text before and after the patient's text."""
-        content = (f"{self.pieces.instruction}\n\n{examples}Patient: ", f"\n\n{self.pieces.question}")
+        content = (f"{self.pieces.instruction}\n\n{examples}Patient: ", f"\n{self.pieces.question}")
         if self.prompt == "plain":
             return content
         if not self.tokenizer.chat_template:
@@ -90,7 +91,7 @@ class PromptEncoder:
     def with_examples(self, examples: Sequence[tuple[str, str]]) -> "PromptEncoder":
         """An encoder whose prefix also shows solved patients: pairs of patient's text and answer."""
         solved = "".join(
-            f"Patient: {text}\n\n{self.pieces.question} {answer}\n\n"
+            f"Patient: {text}\n{self.pieces.question} {answer}\n\n"
             for text, answer in zip(self.clean([text for text, _ in examples]), [a for _, a in examples], strict=True)
         )
         other = PromptEncoder(self.tokenizer, self.pieces, self.prompt, self.max_tokens * (len(examples) + 1))

@@ -4,15 +4,18 @@ All are fitted on the training part alone; imputation, scaling and encoding are 
 of another part reaches them. Free-text columns are left out.
 """
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import Column, DataConfig
-from cardiotune.data.schema import CODED, codes_of
+from cardiotune.config import CODED, Column, DataConfig
+from cardiotune.data.schema import codes_of
 from cardiotune.data.split import Parts
+
+log = logging.getLogger(__name__)
 
 MAX_TREES = 1000
 PATIENCE = 50
@@ -26,6 +29,11 @@ def prevalence(
     return np.full(len(events), events[parts == "train"].mean())
 
 
+def _without_columns(events: NDArray[np.int_], parts: Parts, name: str) -> NDArray[np.float64]:
+    log.warning("%s: every feature is free text, which it does not read, so it predicts the prevalence", name)
+    return np.full(len(events), events[parts == "train"].mean())
+
+
 def logistic_regression(
     frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int
 ) -> NDArray[np.float64]:
@@ -36,9 +44,10 @@ def logistic_regression(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    numbers, categories = _numbers(frame, data), _categories(frame, data)
-    matrix = np.hstack([numbers, categories])
-    first = numbers.shape[1]
+    rows = parts == "train"
+    matrix, first = _matrix(frame, data, rows)
+    if not matrix.shape[1]:
+        return _without_columns(events, parts, "logistic regression")
     steps = ColumnTransformer(
         [
             (
@@ -53,7 +62,6 @@ def logistic_regression(
         ]
     )
     model = make_pipeline(steps, LogisticRegression(max_iter=2000))
-    rows = parts == "train"
     return np.asarray(model.fit(matrix[rows], events[rows]).predict_proba(matrix)[:, 1])
 
 
@@ -63,8 +71,10 @@ def lightgbm(
     """Gradient-boosted trees, rate 0.03, stopped on the validation part's log-loss; its own categories and missing."""
     from lightgbm import LGBMClassifier, early_stopping
 
-    numbers, categories = _numbers(frame, data), _categories(frame, data)
-    matrix = np.hstack([numbers, categories])
+    train, validation = parts == "train", parts == "validation"
+    matrix, first = _matrix(frame, data, train)
+    if not matrix.shape[1]:
+        return _without_columns(events, parts, "LightGBM")
     model = LGBMClassifier(
         n_estimators=MAX_TREES,
         learning_rate=0.03,
@@ -73,13 +83,12 @@ def lightgbm(
         force_row_wise=True,
         verbosity=-1,
     )
-    train, validation = parts == "train", parts == "validation"
     model.fit(
         matrix[train],
         events[train],
         eval_set=[(matrix[validation], events[validation])],
         eval_metric="binary_logloss",
-        categorical_feature=list(range(numbers.shape[1], matrix.shape[1])),
+        categorical_feature=list(range(first, matrix.shape[1])),
         callbacks=[early_stopping(PATIENCE, verbose=False)],
     )
     # The booster itself: the scikit-learn wrapper warns about feature names that it made up.
@@ -93,27 +102,44 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
-def _is_number(column: Column) -> bool:
-    return column.type in ("numeric", "integer", "date", "ordinal", "binary")
+def _matrix(frame: pl.DataFrame, data: DataConfig, train: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
+    """(rows, columns) float64, and how many of its columns, the first ones, are numbers; the others are categories.
+
+    Numbers, with NaN for missing: also days for dates and ranks of the code for ordinal and binary columns.
+    """
+    types = {name: data.columns[name].type for name in data.features}
+    numbers = [name for name, kind in types.items() if kind not in ("categorical", "text")]
+    categories = [name for name, kind in types.items() if kind == "categorical"]
+    columns = [_number(frame[name], data.columns[name], train) for name in numbers]
+    columns += [_category(frame[name], data.columns[name], train) for name in categories]
+    return (np.column_stack(columns) if columns else np.empty((frame.height, 0))), len(numbers)
 
 
-def _numbers(frame: pl.DataFrame, data: DataConfig) -> NDArray[np.float64]:
-    """(rows, columns) float64 with NaN: numbers, days for dates, rank of the code for ordinal and binary columns."""
-    columns = [_as_number(frame[n], data.columns[n]) for n in data.features if _is_number(data.columns[n])]
-    return np.column_stack(columns) if columns else np.empty((frame.height, 0))
-
-
-def _as_number(values: pl.Series, column: Column) -> NDArray[np.float64]:
+def _number(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> NDArray[np.float64]:
     if column.type in CODED:
-        codes = list(codes_of(column)) or sorted(values.drop_nulls().unique())
-        rank = pl.Series(range(len(codes)), dtype=pl.Float64)
-        return values.replace_strict(pl.Series(codes, dtype=pl.String), rank, default=None).to_numpy().astype(float)
+        return _rank(values, _codes(values, column, train))
     number = values.cast(pl.Int32) if column.type == "date" else values
     return number.cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
-def _categories(frame: pl.DataFrame, data: DataConfig) -> NDArray[np.float64]:
-    """(rows, columns) float64: a number for each category of the dictionary or, without one, of the rows; -1 missing."""
-    names = [n for n in data.features if data.columns[n].type == "categorical"]
-    columns = [_as_number(frame[n], data.columns[n]) for n in names]
-    return np.nan_to_num(np.column_stack(columns), nan=-1) if columns else np.empty((frame.height, 0))
+def _category(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """A number for each category; -1 for missing, and one more for those that training did not have."""
+    codes = _codes(values, column, train)
+    known = np.nan_to_num(_rank(values, codes), nan=len(codes))
+    return np.where(values.is_null().to_numpy(), -1.0, known)
+
+
+def _codes(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> list[str]:
+    """Codes in the order of the dictionary or, without one, those of the training part: numbers by size, else words."""
+    if codes_of(column):
+        return list(codes_of(column))
+    seen = values.filter(pl.Series(train)).drop_nulls().unique().sort()
+    size = seen.cast(pl.Float64, strict=False)
+    return (seen if size.has_nulls() else seen.gather(size.arg_sort())).to_list()
+
+
+def _rank(values: pl.Series, codes: list[str]) -> NDArray[np.float64]:
+    """Position among the codes, NaN for a value that is none of them."""
+    rank = pl.Series(range(len(codes)), dtype=pl.Float64)
+    numbers = values.replace_strict(pl.Series(codes, dtype=pl.String), rank, default=None, return_dtype=pl.Float64)
+    return numbers.fill_null(np.nan).to_numpy()

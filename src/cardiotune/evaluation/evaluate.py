@@ -12,7 +12,12 @@ from cardiotune.evaluation import metrics
 CLASSICAL = ("logistic_regression", "lightgbm")
 DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
 LOWER_IS_BETTER = ("log_loss", "brier")
+ROUNDING = 1e-9
+"""A difference this small is rounding, not evidence."""
+FEW_ROWS = 100
+"""Fewer events, or fewer non-events, judge a model poorly. Collins et al., Stat Med 2016;35:214."""
 SCHEMA_VERSION = 1
+NO_INTERVAL = "undefined in more than 2.5 % of the bootstrap replicates, so no interval"
 
 
 def evaluate_predictions(rows: list[dict[str, Any]], replicates: int, seed: int) -> dict[str, Any]:
@@ -37,14 +42,7 @@ def evaluate_predictions(rows: list[dict[str, Any]], replicates: int, seed: int)
 
 
 def _judge_part(part: str, models: dict[str, list[dict[str, Any]]], replicates: int, seed: int) -> dict[str, Any]:
-    reference = next(iter(models.values()))
-    ids = [row["row_id"] for row in reference]
-    y_true = np.array([row["y_true"] for row in reference], float)
-    for name, rows in models.items():
-        if [row["row_id"] for row in rows] != ids or [row["y_true"] for row in rows] != list(y_true):
-            raise DataError(f"predictions: model {name} does not cover the same rows of part {part} as the others")
-    risks = {name: np.array([row["y_prob"] for row in rows]) for name, rows in models.items()}
-    thresholds = {name: float(rows[0]["threshold"]) for name, rows in models.items()}
+    y_true, risks, thresholds = _check_rows(part, models)
     drawn: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: defaultdict(list) for name in models}
     for counts in metrics.bootstrap_counts(y_true, replicates, seed):
         for name, risk in risks.items():
@@ -66,8 +64,31 @@ def _judge_part(part: str, models: dict[str, list[dict[str, Any]]], replicates: 
             for other in models
             if other != "tuned"
         }
-        judged["verdict"] = verdict(judged)
+        if part == "test":  # the other parts had a hand in making the model
+            judged["verdict"] = verdict(judged)
     return judged
+
+
+def _check_rows(
+    part: str, models: dict[str, list[dict[str, Any]]]
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]], dict[str, float]]:
+    """Outcomes (rows,), each model's risks (rows,) and threshold; DataError unless all models have the same rows."""
+    keys = [(row["row_id"], row["y_true"]) for row in next(iter(models.values()))]
+    if len({row_id for row_id, _ in keys}) < len(keys):
+        raise DataError(f"predictions: a row_id stands twice in part {part} for the same model; keep one")
+    y_true = np.array([outcome for _, outcome in keys], float)
+    risks = {name: np.array([row["y_prob"] for row in rows], float) for name, rows in models.items()}
+    for name, rows in models.items():
+        if [(row["row_id"], row["y_true"]) for row in rows] != keys:
+            raise DataError(
+                f"predictions: model {name} does not cover the same rows of part {part} as the others, in the same "
+                "order and with the same outcomes; make them anew with `cardiotune predict`"
+            )
+        if not np.isin(y_true, (0, 1)).all() or not np.all((risks[name] >= 0) & (risks[name] <= 1)):
+            raise DataError(f"predictions: model {name}, part {part}: y_true must be 0, 1 or null, y_prob from 0 to 1")
+        if len({row["threshold"] for row in rows}) > 1:
+            raise DataError(f"predictions: model {name}, part {part}: rows have different thresholds; use one a model")
+    return y_true, risks, {name: float(rows[0]["threshold"]) for name, rows in models.items()}
 
 
 def _entry(
@@ -83,18 +104,19 @@ def _entry(
     ci = metrics.interval(sample)
     entry: dict[str, Any] = {"value": value, "ci": None if ci is None else list(ci)}
     if ci is None:
-        entry["reason"] = "undefined in more than 5 % of the bootstrap replicates, so no interval"
+        entry["reason"] = NO_INTERVAL
     return entry
 
 
 def _why_undefined(metric: str, y_true: NDArray[np.float64], risk: NDArray[np.float64]) -> str:
-    if y_true.min() == y_true.max():
-        return "only one outcome in these rows"
     if metric == "precision":
         return "no row is flagged at this threshold"
-    if metric == "calibration_slope" and np.ptp(risk) == 0:
-        return "the model gives every row the same risk"
-    return "the risks part the outcomes completely" if metric == "calibration_slope" else "not defined for these rows"
+    if y_true.min() == y_true.max():
+        return "only one outcome in these rows"
+    if metric == "calibration_slope":
+        constant = np.ptp(risk) == 0
+        return "the model gives every row the same risk" if constant else "the risks part the outcomes completely"
+    return "not defined for these rows"
 
 
 def _difference(
@@ -108,47 +130,78 @@ def _difference(
     if not np.isfinite(value):
         return {"value": None, "ci": None, "reason": "undefined for one of the two models"}
     ci = metrics.interval(samples["tuned"][metric] - samples[other][metric])
-    return {"value": value, "ci": None if ci is None else list(ci)}
+    if ci is None:
+        return {"value": value, "ci": None, "reason": NO_INTERVAL}
+    return {"value": value, "ci": list(ci)}
 
 
 def verdict(part: dict[str, Any]) -> dict[str, Any]:
-    """Is the tuned language model worth it? Against the classical model with the highest AUROC on these rows.
+    """Is the tuned language model worth it? Against the classical model that is hardest to beat on these rows.
 
-    `decision`: `better`, `worse`, `no_difference_shown` or `no_comparison`; `text`: the same in plain words.
+    `decision`: `better` (than every classical model), `worse` (than at least one), `no_difference_shown` or
+    `no_comparison`; `against`: the classical model that decides it, the one with the highest AUROC where several do;
+    `text`: the same in plain words.
     """
-    models = {n: m["auroc"]["value"] for n, m in part["models"].items() if n in CLASSICAL and m["auroc"]["value"]}
-    if not models or part["models"]["tuned"]["auroc"]["value"] is None:
-        return {
-            "decision": "no_comparison",
-            "text": "No classical model was run beside the tuned model, so nothing is shown.",
-        }
-    rival = max(models, key=lambda name: models[name])
-    auroc, loss = part["differences"][rival]["auroc"], part["differences"][rival]["log_loss"]
-    decision = _decide(auroc["ci"], loss["ci"])
-    named = rival.replace("_", " ")
+    rivals = [name for name in CLASSICAL if name in part["models"]]
+    if not rivals:
+        return _no_comparison("No classical model was run beside the tuned model, so nothing is shown.")
+    if part["models"]["tuned"]["auroc"]["value"] is None:
+        return _no_comparison("These rows hold one outcome only, so no comparison can be made.")
+    decisions = {name: _decide(**_key_differences(part, name)) for name in rivals}
+    order = ("worse", "no_difference_shown", "better")
+    rival = min(rivals, key=lambda name: (order.index(decisions[name]), -part["models"][name]["auroc"]["value"]))
+    decision, named = decisions[rival], rival.replace("_", " ")
+    auroc, loss = _key_differences(part, rival).values()
     found = f"AUROC {auroc['value']:+.3f}{_span(auroc['ci'])}, log-loss {loss['value']:+.3f}{_span(loss['ci'])}"
+    unclear = (
+        f"its ranking and its probabilities point to different sides beside {named}"
+        if _side(auroc["ci"]) * _side(loss["ci"]) > 0
+        else f"it does not differ clearly from {named}"
+    )
     text = {
         "better": f"The tuned language model beats {named}: {found}.",
         "worse": f"The tuned language model is not worth it here: {named} is better ({found} for the language model).",
         "no_difference_shown": (
-            f"The tuned language model is not shown to be worth it here: it does not differ clearly from {named} "
-            f"({found}), and {named} is far cheaper to fit, run and explain."
+            f"The tuned language model is not shown to be worth it here: {unclear} ({found}), and {named} is far "
+            "cheaper to fit, run and explain."
         ),
     }[decision]
-    if part["n"] < 200:
-        text += f" With only {part['n']} test rows the intervals are wide: read this as a first look."
+    if min(part["n_events"], part["n"] - part["n_events"]) < FEW_ROWS:
+        text += (
+            f" With only {part['n']} test rows, {part['n_events']} of them events, the intervals are wide: read this as "
+            "a first look."
+        )
     return {"decision": decision, "against": rival, "text": text}
 
 
-def _decide(auroc: list[float] | None, loss: list[float] | None) -> str:
-    """Better in ranking and not worse in probability, or the other way round, each by its interval."""
-    if auroc is None or loss is None:
-        return "no_difference_shown"
-    if (auroc[0] > 0 and loss[0] <= 0) or (loss[1] < 0 and auroc[1] >= 0):
+def _no_comparison(text: str) -> dict[str, Any]:
+    return {"decision": "no_comparison", "text": text}
+
+
+def _key_differences(part: dict[str, Any], rival: str) -> dict[str, dict[str, Any]]:
+    """What decides: ranking and probabilities."""
+    return {metric: part["differences"][rival][metric] for metric in ("auroc", "log_loss")}
+
+
+def _decide(auroc: dict[str, Any], log_loss: dict[str, Any]) -> str:
+    """Better: clearly so in ranking or in probabilities, while the other does not even point to worse.
+
+    Worse: clearly so in one, and not clearly better in the other. Doubt counts against the costlier language model.
+    """
+    ranking, probabilities = _side(auroc["ci"]), -_side(log_loss["ci"])
+    points_to_worse = auroc["value"] < -ROUNDING or log_loss["value"] > ROUNDING
+    if max(ranking, probabilities) > 0 and not points_to_worse:
         return "better"
-    if (auroc[1] < 0 and loss[1] >= 0) or (loss[0] > 0 and auroc[0] <= 0):
+    if min(ranking, probabilities) < 0 and max(ranking, probabilities) <= 0:
         return "worse"
     return "no_difference_shown"
+
+
+def _side(ci: list[float] | None) -> int:
+    """1 when the interval lies above 0, -1 below, 0 when it does not tell."""
+    if ci is None:
+        return 0
+    return int(ci[0] > ROUNDING) - int(ci[1] < -ROUNDING)
 
 
 def _span(ci: list[float] | None) -> str:

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Metric = Callable[..., Array]
 
+TAIL = 0.025
+"""Share of the replicates below, and above, a 95 % interval."""
 EPSILON = float(np.finfo(np.float64).eps)
-NEWTON_STEPS = 25
-MAX_SLOPE = 100.0
-CHUNK_CELLS = 4_000_000
+NEWTON_STEPS = 100
+HALVINGS = 100
+CHUNK_CELLS = 2_000_000
+"""Rows times replicates that are held at a time."""
 
 
 def _weights(y_true: Array, weight: Array | None) -> Array:
@@ -81,7 +84,7 @@ def brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
 def log_loss(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
     """Mean negative log-likelihood in nats, 0 (best) upwards; risks are kept off 0 and 1 by the machine epsilon."""
     weight = _weights(y_true, weight)
-    risk = np.clip(y_prob, EPSILON, 1 - EPSILON)
+    risk = _off_0_and_1(y_prob)
     return _ratio(weight @ -(y_true * np.log(risk) + (1 - y_true) * np.log1p(-risk)), weight.sum(-1))
 
 
@@ -94,16 +97,9 @@ def calibration_intercept(y_true: Array, y_prob: Array, weight: Array | None = N
 
     Best 0; below 0 the risks are too high on the whole. Van Calster et al., BMC Med 2019;17:230. NaN with one outcome.
     """
-    weight, log_odds = np.atleast_2d(_weights(y_true, weight)), _log_odds(y_prob)
-    intercept = np.zeros(len(weight))
-    for _ in range(NEWTON_STEPS):
-        risk = _sigmoid(intercept[:, None] + log_odds)
-        step = _ratio((weight * (y_true - risk)).sum(-1), (weight * risk * (1 - risk)).sum(-1))
-        intercept = intercept + np.clip(step, -5, 5)
-        if not np.any(np.abs(step) > 1e-9):
-            break
-    intercept = np.where(_one_outcome(y_true, weight), np.nan, intercept)
-    return intercept
+    weight = np.atleast_2d(_weights(y_true, weight))
+    defined = (weight @ y_true > 0) & (weight @ (1 - y_true) > 0)
+    return _fit(np.ones((len(y_true), 1)), _log_odds(y_prob), y_true, weight, defined)[:, 0]
 
 
 def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
@@ -113,41 +109,83 @@ def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None)
     completely (the slope is then infinite).
     """
     weight, log_odds = np.atleast_2d(_weights(y_true, weight)), _log_odds(y_prob)
-    undefined = _one_outcome(y_true, weight)
-    if np.ptp(log_odds) == 0:
-        return np.full(len(weight), np.nan)
-    centre = log_odds.mean()
-    x = log_odds - centre  # keeps the two equations well apart
-    intercept, slope = np.zeros(len(weight)), np.ones(len(weight))
+    scale = log_odds.std() or 1.0
+    design = np.column_stack([np.ones(len(y_true)), (log_odds - log_odds.mean()) / scale])
+    return _fit(design, np.zeros(len(y_true)), y_true, weight, _overlap(y_true, log_odds, weight))[:, 1] / scale
+
+
+def _fit(design: Array, offset: Array, y_true: Array, weight: Array, defined: NDArray[np.bool_]) -> Array:
+    """(replicates, columns of the design) coefficients of a logistic regression; NaN where not `defined`.
+
+    Every replicate starts from the fit to the unweighted rows, which is near.
+    """
+    fitted = np.full((len(weight), design.shape[1]), np.nan)
+    if defined.any():
+        start = np.zeros((1, design.shape[1]))
+        if len(weight) > 1:
+            start = _newton(design, offset, y_true, np.ones((1, len(y_true))), start)
+        fitted[defined] = _newton(design, offset, y_true, weight[defined], start)
+    return fitted
+
+
+def _newton(design: Array, offset: Array, y_true: Array, weight: Array, start: Array) -> Array:
+    """Maximum likelihood by Newton's method. A step that raises the loss is halved, without which it can cycle."""
+    columns = design.shape[1]
+    products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
+    coefficients = start  # (1, columns): one for all replicates until the first step
+    risk, loss = _risk_and_loss(coefficients, design, offset, y_true, weight)
     for _ in range(NEWTON_STEPS):
-        risk = _sigmoid(intercept[:, None] + slope[:, None] * x)
-        residual, curve = weight * (y_true - risk), weight * risk * (1 - risk)
-        g0, g1 = residual.sum(-1), residual @ x
-        h00, h01, h11 = curve.sum(-1), curve @ x, curve @ x**2
-        determinant = h00 * h11 - h01**2
-        undefined |= determinant <= 1e-10 * h00 * h11
-        determinant = np.where(undefined, 1.0, determinant)
-        step0, step1 = (h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant
-        step0, step1 = np.where(undefined, 0, step0), np.where(undefined, 0, step1)
-        intercept, slope = intercept + np.clip(step0, -5, 5), slope + np.clip(step1, -5, 5)
-        undefined |= np.abs(slope) > MAX_SLOPE
-        if not np.any(np.maximum(np.abs(step0), np.abs(step1))[~undefined] > 1e-9):
-            break
-    return np.where(undefined, np.nan, slope)
+        gradient = (weight * (y_true - risk)) @ design
+        curve = ((weight * (risk * (1 - risk))) @ products).reshape(-1, columns, columns)
+        ridge = 1e-12 * np.trace(curve, axis1=1, axis2=2)[:, None, None] * np.eye(columns)  # only against singularity
+        step = np.linalg.solve(curve + ridge, gradient[:, :, None])[:, :, 0]
+        moving = np.abs(step).max(axis=1) > 1e-6
+        if not moving.any():  # the error left is about the square of the step
+            return coefficients + step
+        for _ in range(HALVINGS):
+            risk, tried = _risk_and_loss(coefficients + step, design, offset, y_true, weight)
+            worse = ~(tried <= loss * (1 + 1e-11))
+            if not worse.any():
+                break
+            step[worse] /= 2
+        coefficients, loss = coefficients + step, tried
+    return np.where(moving[:, None], np.nan, coefficients)
+
+
+def _risk_and_loss(
+    coefficients: Array, design: Array, offset: Array, y_true: Array, weight: Array
+) -> tuple[Array, Array]:
+    """Risks (replicates, n), or (1, n) where all coefficients are the same, and log-loss sums (replicates,)."""
+    log_odds = coefficients @ design.T + offset
+    small = np.exp(-np.abs(log_odds))
+    risk = np.where(log_odds >= 0, 1, small) / (1 + small)
+    return risk, (weight * (np.maximum(log_odds, 0) - y_true * log_odds + np.log1p(small))).sum(-1)
+
+
+def _overlap(y_true: Array, y_prob: Array, weight: Array) -> NDArray[np.bool_]:
+    """(replicates,) False where no event has a lower risk than some non-event, or the reverse (or one is lacking).
+
+    The maximum-likelihood slope is finite only with overlap. Albert & Anderson, Biometrika 1984;71:1.
+    """
+
+    def extremes(outcome: int) -> tuple[Array, Array]:
+        rows = y_true == outcome
+        present, risk = weight[:, rows] > 0, y_prob[rows]
+        lowest = np.where(present, risk, np.inf).min(-1, initial=np.inf)
+        return lowest, np.where(present, risk, -np.inf).max(-1, initial=-np.inf)
+
+    (low_0, high_0), (low_1, high_1) = extremes(0), extremes(1)
+    return np.asarray((high_0 > low_1) & (high_1 > low_0))
 
 
 def _log_odds(y_prob: Array) -> Array:
-    risk = np.clip(y_prob, EPSILON, 1 - EPSILON)
+    risk = _off_0_and_1(y_prob)
     return np.asarray(np.log(risk) - np.log1p(-risk))
 
 
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -500, 500))))
-
-
-def _one_outcome(y_true: Array, weight: Array) -> NDArray[np.bool_]:
-    events = weight @ y_true
-    return np.asarray((events == 0) | (events == weight.sum(-1)))
+def _off_0_and_1(y_prob: Array) -> Array:
+    # In float32, 1 - EPSILON would be 1.
+    return np.clip(np.asarray(y_prob, np.float64), EPSILON, 1 - EPSILON)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -247,19 +285,24 @@ def bootstrap_counts(y_true: Array, replicates: int, seed: int) -> Iterator[Arra
     strata = [np.flatnonzero(y_true == outcome) for outcome in (0, 1)]
     chunk = max(1, CHUNK_CELLS // max(1, len(y_true)))
     for first in range(0, replicates, chunk):
-        size = min(chunk, replicates - first)
-        counts = np.zeros((size, len(y_true)))
-        for rows in strata:
-            if len(rows):
-                drawn = draw.integers(len(rows), size=(size, len(rows))) + np.arange(size)[:, None] * len(rows)
-                counts[:, rows] = np.bincount(drawn.ravel(), minlength=size * len(rows)).reshape(size, len(rows))
+        counts = np.zeros((min(chunk, replicates - first), len(y_true)))
+        for replicate in counts:  # one after the other, so that the draw does not depend on the chunks
+            for rows in strata:
+                if len(rows):
+                    drawn = draw.integers(len(rows), size=len(rows))
+                    replicate[rows] = np.bincount(drawn, minlength=len(rows))
         yield counts
 
 
 def interval(values: Array) -> tuple[float, float] | None:
-    """Percentile interval, 95 %; None when a metric is undefined in more than 5 % of the replicates."""
+    """Percentile interval, 95 %, wide enough whatever the undefined replicates might have been.
+
+    They may lie beyond either end, so the percentiles of the others move outwards. None when over 2.5 % are undefined.
+    """
     known = values[np.isfinite(values)]
-    if len(known) < 0.95 * len(values):
+    undefined = (len(values) - len(known)) / len(values)
+    if undefined > TAIL:
         return None
-    low, high = np.percentile(known, [2.5, 97.5])
+    tail = (TAIL - undefined) / (1 - undefined)
+    low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)

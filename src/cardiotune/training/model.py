@@ -113,6 +113,10 @@ def build(base: Any, method: MethodConfig, model: ModelConfig, labels: LabelToke
             f"method.target_modules: match no layer of {model.name} ({_first_line(error)[:80]}); "
             f"its linear layers are {', '.join(sorted(linear))}"
         ) from None
+    # Adapters are float32 and compute under autocast; PEFT would first cast every activation up to float32.
+    for module in adapted.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
     # Not the cache folder of this machine: an adapter travels.
     adapted.peft_config["default"].base_model_name_or_path = model.hub_id or model.name
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)

@@ -47,8 +47,8 @@ def score(
     was_training = model.training
     model.eval()
     logits = np.empty(len(prompts))
-    for rows in by_token_budget(prompts, batch_tokens):
-        batch = lay_out([prompts[row] for row in rows], pad_id).to(device)
+    for rows in by_token_budget(prompts, batch_tokens, model.layout):
+        batch = lay_out([prompts[row] for row in rows], pad_id, model.layout).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits[rows] = model(batch).double().cpu().numpy()
         if on_rows:
@@ -75,9 +75,9 @@ def train(
     """
     # --- steps -------------------------------------------------------------------------------------------------------
     step_rows = settings.batch_size * settings.gradient_accumulation
-    steps_per_epoch = math.ceil(len(training.prompts) / step_rows)
+    steps_per_epoch = len(training.prompts) / step_rows
     steps = settings.max_steps or max(1, round(settings.epochs * steps_per_epoch))
-    look_every = settings.evaluate_every or steps_per_epoch
+    look_every = settings.evaluate_every or max(1, round(steps_per_epoch))
     torch.manual_seed(seed)
 
     # --- optimizer ---------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def train(
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, settings))
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    device = accelerator.device
+    device, layout = accelerator.device, model.layout
 
     # --- loop --------------------------------------------------------------------------------------------------------
     history: dict[str, list[dict[str, float]]] = {"steps": [], "validation": []}
@@ -103,7 +103,7 @@ def train(
             step_loss = 0.0
             for first in range(0, len(rows), settings.batch_size):
                 part = rows[first : first + settings.batch_size]
-                batch = lay_out([training.prompts[row] for row in part], pad_id).to(device)
+                batch = lay_out([training.prompts[row] for row in part], pad_id, layout).to(device)
                 events = torch.tensor(training.events[part], dtype=torch.float32, device=device)
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     logits = model(batch)  # (rows,)
@@ -140,9 +140,10 @@ def train(
             history["validation"].append(look)
             board.add(step, {f"validation/{name}": look[name] for name in ("log_loss", "brier", "auroc")})
             better = not best or _key(look, settings.select_on) < _key(best, settings.select_on)
+            recent = np.mean([entry["loss"] for entry in history["steps"][-look_every:]])
             progress.console.print(
-                f"step {step}/{steps}  loss {step_loss:.3f}  validation log-loss {look['log_loss']:.4f}  "
-                f"AUROC {look['auroc']:.3f}  {speed:.1f} rows/s" + ("  (best so far)" if better else ""),
+                f"step {step}/{steps}  loss {recent:.3f}  validation log-loss {look['log_loss']:.4f}  "
+                f"AUROC {look['auroc']:.3f}  {speed:.1f} rows/s" + ("  best" if better else ""),
                 highlight=False,
             )
             if better:
@@ -160,7 +161,7 @@ def train(
     summary = {
         "steps": step,
         "steps_planned": steps,
-        "rows_seen": int(sum(1 for _ in history["steps"])) * step_rows,
+        "rows_seen": step * step_rows,
         "rows_per_second": round(step * step_rows / seconds, 3),
         "selected_step": int(best["step"]),
         "selected_on": settings.select_on,
@@ -197,12 +198,18 @@ def _key(look: dict[str, float], metric: str) -> float:
 
 
 def _batches(rows: int, step_rows: int, seed: int) -> Iterator[np.ndarray]:
-    """Row numbers of each optimizer step, epoch after epoch; an epoch's order depends on seed and epoch only."""
-    epoch = 0
+    """Row numbers of each optimizer step: shuffled epochs end to end, an epoch's order from seed and epoch alone.
+
+    A step may cross the border of two epochs, so that all have the same number of rows: a short last step would give
+    its few rows the weight of many.
+    """
+    waiting, epoch = np.empty(0, dtype=np.int64), 0
     while True:
-        order = np.random.default_rng([seed, epoch]).permutation(rows)
-        yield from (order[first : first + step_rows] for first in range(0, rows, step_rows))
-        epoch += 1
+        while len(waiting) < step_rows:
+            waiting = np.concatenate([waiting, np.random.default_rng([seed, epoch]).permutation(rows)])
+            epoch += 1
+        yield waiting[:step_rows]
+        waiting = waiting[step_rows:]
 
 
 def _keep(model: LabelTokenModel, run: RunFolder, step: int) -> None:

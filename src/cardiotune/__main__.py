@@ -1,0 +1,5 @@
+"""`python -m cardiotune` is the `cardiotune` command."""
+
+from cardiotune.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""A toy model of two layers with its own tokenizer, and a toy table whose outcome depends on age and pressure."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+WORDS = (
+    "Judge from the patient's findings whether the patient has heart disease. Patient: age 61 years, sex woman, sex man, "
+    "systolic pressure 145 mmHg, smoker yes, smoker no, chest pain typical, chest pain none, note not recorded. "
+    "Does this patient have heart disease? Answer Yes or No.\nAnswer: Yes\nAnswer: No\n0 1 2 3 4 5 6 7 8 9 - . , : ?"
+)
+
+
+def build_toy_model(folder: Path, family: str = "llama") -> Path:
+    """A two-layer causal language model with random weights, and a byte-level BPE tokenizer, saved to `folder`."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<pad>", "<bos>", "<eos>", "<start_of_turn>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator([WORDS] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>"]})
+    tokenizer.save_pretrained(folder)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    window = {"sliding_window": 16}
+    extra = {
+        "mistral": window,
+        "gemma2": {"head_dim": 8, **window, "query_pre_attn_scalar": 8},
+        "gemma3_text": {"head_dim": 8, **window, "query_pre_attn_scalar": 8},
+        "qwen3": {"head_dim": 8},
+        "gemma": {"head_dim": 8},
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **extra.get(family, {})))
+    model.save_pretrained(folder)
+    return folder
+
+
+def build_toy_table(rows: int = 240, seed: int = 0) -> pl.DataFrame:
+    """Rows with id, age, sex, pressure, smoker, pain (some missing) and the outcome `disease`."""
+    draw = np.random.default_rng(seed)
+    age, pressure = draw.integers(30, 85, rows), draw.integers(95, 185, rows)
+    risk = 1 / (1 + np.exp(-(0.09 * (age - 58) + 0.04 * (pressure - 140))))
+    return pl.DataFrame(
+        {
+            "patient_id": [f"P{number:05d}" for number in range(rows)],
+            "age": age,
+            "sex": draw.integers(0, 2, rows),
+            "sbp": pressure,
+            "smoker": draw.integers(0, 2, rows),
+            "pain": [None if draw.random() < 0.1 else str(draw.choice(["typical", "none"])) for _ in range(rows)],
+            "disease": (draw.random(rows) < risk).astype(int),
+        }
+    )
+
+
+TOY_COLUMNS = {
+    "patient_id": {"role": "id", "type": "text"},
+    "age": {"type": "integer", "unit": "years", "range": [18, 110]},
+    "sex": {"type": "binary", "codes": {"0": "woman", "1": "man"}},
+    "sbp": {"type": "integer", "unit": "mmHg", "range": [60, 260], "phrase": "systolic pressure"},
+    "smoker": {"type": "binary"},
+    "pain": {"type": "categorical", "codes": {"typical": "typical", "none": "none"}, "phrase": "chest pain"},
+    "disease": {"role": "target", "type": "binary"},
+}
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy_model(tmp_path_factory.mktemp("toy_model"))
+
+
+@pytest.fixture
+def toy_experiment(tmp_path: Path, toy_model: Path) -> Path:
+    """An experiment YAML beside its table; runs in seconds on a CPU."""
+    build_toy_table().write_csv(tmp_path / "table.csv")
+    experiment = {
+        "name": "toy",
+        "runs_dir": str(tmp_path / "runs"),
+        "data": {"path": "table.csv", "columns": TOY_COLUMNS},
+        "task": {"outcome": "heart disease"},
+        "model": {"name": "toy", "path": str(toy_model), "dtype": "float32"},
+        "train": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "threads": 1},
+        "evaluation": {"bootstrap": 100},
+    }
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment))
+    return file

@@ -1,0 +1,102 @@
+"""The tree layout gives the logits and gradients of the padded one, for every family, whatever the prompts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cardiotune.data.tokens import LabelTokens
+from cardiotune.training.heads import TREE_FAMILIES, LabelTokenModel
+from cardiotune.training.model import load_base
+from cardiotune.training.packing import by_token_budget, lay_out, shared_length
+from conftest import build_toy_model
+
+PROMPTS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=40), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabelTokenModel]:
+    def load(family: str, attention: str) -> LabelTokenModel:
+        folder = build_toy_model(tmp_path_factory.mktemp(family), family)
+        return LabelTokenModel(load_base(folder, torch.float32, attention), LabelTokens(5, 6))
+
+    return {f: load(f, "eager" if f == "gemma2" else "sdpa") for f in TREE_FAMILIES} | {
+        "llama eager": load("llama", "eager"),
+        "gemma3_text eager": load("gemma3_text", "eager"),
+    }
+
+
+@pytest.mark.parametrize("family", [*TREE_FAMILIES, "llama eager", "gemma3_text eager"])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompts=PROMPTS)
+def test_tree_and_padded_layouts_give_the_same_logits(
+    family: str, prompts: list[list[int]], models: dict[str, LabelTokenModel]
+) -> None:
+    model = models[family]
+    assert model.layout == "tree"
+    with torch.no_grad():
+        padded = model(lay_out(prompts, 0, "padded"))
+        tree = model(lay_out(prompts, 0, "tree"))
+        alone = torch.cat([model(lay_out([prompt], 0, "padded")) for prompt in prompts])
+    torch.testing.assert_close(tree, padded, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [*TREE_FAMILIES])
+def test_tree_and_padded_layouts_give_the_same_gradients(family: str, models: dict[str, LabelTokenModel]) -> None:
+    model = models[family]
+    prompts = [[1, 7, 8, 9, 5], [1, 7, 8, 3], [1, 7, 8, 9, 5, 4, 4], [1, 2], [1, 7, 8, 3]]
+    gradients = []
+    for layout in ("padded", "tree"):
+        model.zero_grad()
+        model(lay_out(prompts, 0, layout)).square().sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(g.abs().max() > 0 for g in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sliding_window_counts_depth_in_the_tree(models: dict[str, LabelTokenModel]) -> None:
+    """Prompts far longer than the window of 16: a wrong window would show."""
+    long = [list(range(3, 83)), [*range(3, 63), *range(100, 130)]]
+    for family in ("gemma3_text", "mistral"):
+        with torch.no_grad():
+            tree = models[family](lay_out(long, 0, "tree"))
+            padded = models[family](lay_out(long, 0, "padded"))
+        torch.testing.assert_close(tree, padded, rtol=1e-5, atol=1e-5)
+
+
+@given(prompts=PROMPTS)
+def test_a_tree_holds_every_distinct_prefix_once(prompts: list[list[int]]) -> None:
+    prefixes = {tuple(prompt[: length + 1]) for prompt in prompts for length in range(len(prompt))}
+    batch = lay_out(prompts, 0, "tree")
+    assert batch.input_ids.shape == (1, len(prefixes))
+    assert batch.attention.sum() == sum(len(prefix) for prefix in prefixes)  # a token sees its prefix and itself
+    for row, prompt in enumerate(prompts):
+        path = torch.nonzero(batch.attention[0, 0, batch.read_tokens[row]]).ravel()
+        assert batch.input_ids[0, path].tolist() == prompt
+        assert batch.position_ids[0, path].tolist() == list(range(len(prompt)))
+
+
+@pytest.mark.parametrize("layout", ["padded", "tree"])
+@given(prompts=PROMPTS, budget=st.integers(1, 120))
+def test_batches_hold_every_row_once_and_keep_to_the_budget(layout: str, prompts: list[list[int]], budget: int) -> None:
+    batches = list(by_token_budget(prompts, budget, layout))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(prompts)))
+    for batch in batches:
+        tokens = lay_out([prompts[row] for row in batch], 0, layout).input_ids.numel()
+        assert tokens <= budget or len(batch) == 1
+
+
+def test_shared_length() -> None:
+    assert shared_length([1, 2, 3], [1, 2, 4]) == 2
+    assert shared_length([], [1]) == 0
+    assert shared_length([1, 2], [1, 2, 3]) == 2
+
+
+def test_toy_families_have_what_they_are_tested_for(tmp_path: Path) -> None:
+    folder = build_toy_model(tmp_path, "gemma3_text")
+    assert load_base(folder, torch.float32, "sdpa").config.sliding_window == 16

@@ -1,0 +1,164 @@
+"""Files on disk: what is detected, what is refused, and that a refusal shows no cell."""
+
+import gzip
+import io
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from cardiotune.data.table import column_names, locate, read_cells, sniff
+from cardiotune.errors import DataError
+
+CANARY = "ZZCANARY42"
+PLAIN = "id,age,note\n1,63,a\n2,,b\n"
+
+
+def write(folder: Path, content: str | bytes, name: str = "t.csv") -> Path:
+    file = folder / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+def refusal(file: Path, **options: str) -> str:
+    with pytest.raises(DataError) as caught:
+        read_cells(file, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert str(file) in message
+    assert CANARY not in message.replace(str(file), "") and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN.encode(),
+        PLAIN.replace(",", ";").encode(),
+        PLAIN.replace(",", "\t").encode(),
+        PLAIN.replace(",", "|").encode(),
+        b"\xef\xbb\xbf" + PLAIN.encode(),
+        PLAIN.replace("\n", "\r\n").encode(),
+        gzip.compress(PLAIN.encode()),
+        gzip.compress(b"\xef\xbb\xbf" + PLAIN.encode()),
+        ("# a comment\n# another; with, marks\n" + PLAIN).encode(),
+        b"id, age ,note\n1,63,a\n2,,b\n",
+        b'"id","age","note"\n"1","63","a"\n"2",,"b"\n',
+        PLAIN.rstrip().encode(),
+    ],
+)
+def test_layouts_read_alike(tmp_path: Path, content: bytes) -> None:
+    cells = read_cells(write(tmp_path, content))
+    assert cells.to_dict(as_series=False) == {"id": ["1", "2"], "age": ["63", None], "note": ["a", "b"]}
+
+
+def test_chosen_columns_keep_their_names(tmp_path: Path) -> None:
+    file = write(tmp_path, "a, b ,c\n1,2,3\n")
+    assert read_cells(file, ["b"]).to_dict(as_series=False) == {"b": ["2"]}
+    assert set(read_cells(file, ["c", "a"]).row(0, named=True).items()) == {("a", "1"), ("c", "3")}
+
+
+def test_windows_1252_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write(tmp_path, "id,ort\n1,Zürich\n2,Köln\n".encode("cp1252"))
+    assert read_cells(file)["ort"].to_list() == ["Zürich", "Köln"]
+    assert sniff(file).encoding == "Windows-1252"
+
+
+def test_encoding_can_be_named(tmp_path: Path) -> None:
+    file = write(tmp_path, "id,ort\n1,Łódź\n".encode("iso-8859-2"))
+    assert read_cells(file, encoding="iso-8859-2")["ort"].to_list() == ["Łódź"]
+    assert "is not utf-8 text" in refusal(file, encoding="utf-8")
+    assert "is not klingon text" in refusal(file, encoding="klingon")
+
+
+def test_no_header(tmp_path: Path) -> None:
+    file = write(tmp_path, "63,1,ZZCANARY42\n41,0,x\n")
+    said = refusal(file)
+    assert "the first line looks like values" in said and "3 columns in data.column_names" in said
+    cells = read_cells(file, ["c", "a"], header=["a", "b", "c"])
+    assert cells["a"].to_list() == ["63", "41"] and cells["c"].to_list() == [CANARY, "x"]
+
+
+def test_header_is_seen_although_names_are_given(tmp_path: Path) -> None:
+    file = write(tmp_path, "b,a\n1,2\n")
+    assert read_cells(file, header=["a", "b"]).to_dict(as_series=False) == {"b": ["1"], "a": ["2"]}
+
+
+def test_given_names_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2 fields on the first line, but data.column_names has 3"):
+        read_cells(write(tmp_path, "1,2\n3,4\n"), header=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("id,age,age\n1,2,3\n", "1 column names stand twice in the header (age)"),
+        (f"{CANARY},{CANARY},x,5\n1,2,3,4\n", "stand twice in the header (names not shown)"),
+        ("id,age\n", "a header but no rows"),
+        ("\n\n", "no header line"),
+        ("# only a comment\n", "no header line"),
+        (f"id,age\n1,2\n{CANARY},2,3\n", "rows do not fit the header (2 columns)"),
+        (f'id,age\n1,"{CANARY}\n', "rows do not fit the header"),
+        (b"id,age\n1,\x00\n", "NUL bytes"),
+        ("id,age\n1,2\n".encode("utf-16"), "UTF-16 text: save it as UTF-8"),
+        (b"PK\x03\x04\x00\x00" + CANARY.encode(), "a binary file"),
+        (b"PAR1" + CANARY.encode() * 9, "cannot be read as Parquet"),
+        (gzip.compress(PLAIN.encode())[:-9], "gzip file is damaged"),
+        (gzip.compress(PLAIN.encode())[:12] + b"\xff" * 30, "gzip file is damaged"),
+        (CANARY.encode() * 30_000, "cannot be read as column names"),
+    ],
+)
+def test_refused(tmp_path: Path, content: str | bytes, said: str) -> None:
+    assert said in refusal(write(tmp_path, content))
+
+
+def test_damage_beyond_the_first_block(tmp_path: Path) -> None:
+    packed = gzip.compress(("id,note\n" + "".join(f"{n},{n * 7919 % 10**9}\n" for n in range(200_000))).encode(), 1)
+    assert "gzip file is damaged" in refusal(write(tmp_path, packed[: len(packed) * 3 // 4]))
+
+
+def test_damaged_parquet_column_names(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    pl.DataFrame({"a": [CANARY]}).write_parquet(whole)
+    file = write(tmp_path, whole.getvalue()[:-6], "t.parquet")
+    with pytest.raises(DataError, match="damaged or cut short"):
+        column_names(file)
+    assert "damaged or cut short" in refusal(file)
+
+
+def test_parquet_types(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    frame = pl.DataFrame(
+        {"sex": [1.0, None], "day": [date(2020, 1, 31), None], "yes": [True, False], "n": [3, 4], "c": ["a", None]},
+    ).with_columns(pl.col("c").cast(pl.Categorical))
+    frame.write_parquet(file)
+    cells = read_cells(file)
+    assert cells.dtypes == [pl.String] * 5
+    assert cells.row(0) == ("1.0", "2020-01-31", "true", "3", "a")
+    assert cells["sex"].null_count() == 1
+
+
+def test_parquet_with_lists(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    pl.DataFrame({"id": [1], "notes": [[CANARY]], "raw": [CANARY.encode()]}).write_parquet(file)
+    assert "columns that hold lists or bytes, not values: notes, raw" in refusal(file)
+    assert read_cells(file, ["id"])["id"].to_list() == ["1"]
+
+
+def test_odd_file_names(tmp_path: Path) -> None:
+    assert read_cells(write(tmp_path, PLAIN, "a[1]*.csv")).height == 2
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "b[1]*.parquet")
+    assert read_cells(tmp_path / "b[1]*.parquet").height == 1
+
+
+def test_locate(tmp_path: Path) -> None:
+    write(tmp_path, PLAIN, "there.csv")
+    with pytest.raises(DataError, match=r"no such file; tables in that folder: there.csv"):
+        locate(str(tmp_path / "thre.csv"))
+    with pytest.raises(DataError, match="is a folder"):
+        locate(str(tmp_path))
+    with pytest.raises(DataError, match="the file is empty"):
+        locate(str(write(tmp_path, "", "empty.csv")))
+    with pytest.raises(DataError, match="shipped are: statlog_heart"):
+        locate("builtin:statlog")
+    assert read_cells(locate("builtin:statlog_heart")).shape == (270, 14)

