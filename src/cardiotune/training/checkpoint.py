@@ -1,46 +1,59 @@
-"""Saving adapters so that a folder under its final name is always whole, and checking that what was saved is right."""
+"""Checkpoints: whole or absent, checked before they are trusted, and enough to go on exactly where training stopped.
+
+A folder is written beside its place, flushed to disk, given the sha256 of each of its files, and then renamed. It holds
+the adapter or model (`weights/`), the optimizer, the random number generators and the progress; nothing is pickled
+except what DeepSpeed writes of its own state.
+"""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from cardiotune.errors import ModelError, RunError
-from cardiotune.runs import hash_files, write_json
-from cardiotune.training.heads import LabelTokenModel
+from cardiotune.runs import RunFolder, hash_files, write_json
+from cardiotune.training.heads import ClassifierNetwork, RiskNetwork
+from cardiotune.training.model import ADAPTER_FILE, HEAD_FILE
+
+log = logging.getLogger(__name__)
 
 HASHES = "sha256.json"
 PROBE = "probe.json"
+State = dict[str, torch.Tensor]
 
 
-def save_adapter(model: LabelTokenModel, folder: Path) -> None:
-    """Write the adapter beside its place, flush it to disk, add the hashes of its files, and rename."""
+# ---------------------------------------------------------------------------------------------------------------------
+# folders
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write into a temporary folder, then publish it under its name. RunError when the disk refuses."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            model.model.save_pretrained(work, save_embedding_layers=False)  # type: ignore[operator]
-            (work / "README.md").unlink(missing_ok=True)  # a form that nobody filled in
+            fill(work)
             write_json(work / HASHES, hash_files(work))
-            publish(work, folder)
+            _publish(work, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise RunError(
-            f"{folder}: the checkpoint could not be saved ({error.strerror}); the one before is whole"
-        ) from None
+        raise RunError(f"{folder}: could not be saved ({error.strerror or error}); what was there before is whole") from None
 
 
-def publish(work: Path, folder: Path) -> None:
-    """Flush every file of `work` and move it to `folder`, replacing what was there."""
-    for file in work.iterdir():
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+def _publish(work: Path, folder: Path) -> None:
+    for file in work.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
     work.chmod(0o755)
     if folder.exists():
         shutil.rmtree(folder)
@@ -51,30 +64,134 @@ def publish(work: Path, folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """ModelError when a file of a saved adapter is missing or differs from its recorded hash."""
+    """ModelError when a file of a saved folder is missing or differs from its recorded hash."""
     if not (folder / HASHES).is_file():
-        raise ModelError(f"{folder}: no {HASHES}; the adapter is not whole, train the run first")
-    recorded: dict[str, str] = json.loads((folder / HASHES).read_text())
+        raise ModelError(f"{folder}: no {HASHES}; it is not whole, train the run first")
+    try:
+        recorded: dict[str, str] = json.loads((folder / HASHES).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ModelError(f"{folder / HASHES}: damaged") from None
     present = hash_files(folder)
     wrong = [name for name, digest in recorded.items() if present.get(name) != digest]
     if wrong:
         raise ModelError(f"{folder}: {', '.join(wrong)} changed since it was saved; restore it or train the run again")
 
 
-def check_same_weights(model: LabelTokenModel, folder: Path) -> None:
-    """ModelError when the saved adapter differs, in a single bit, from the one in memory."""
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import load_file
+# ---------------------------------------------------------------------------------------------------------------------
+# weights
 
-    saved = load_file(folder / "adapter_model.safetensors")
-    held: dict[str, Any] = get_peft_model_state_dict(model.model, save_embedding_layers=False)
-    same = saved.keys() == held.keys() and all(torch.equal(saved[name], held[name].cpu()) for name in held)
-    if not same:
-        raise ModelError(f"{folder}: the saved adapter is not the one in memory")
+
+def trained_state(network: RiskNetwork) -> State:
+    """Name -> value of every weight that trains, on the CPU; gathered when ZeRO-3 has cut it up."""
+    weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    if not any(hasattr(weight, "ds_id") for weight in weights.values()):
+        return {name: weight.detach().cpu().clone() for name, weight in weights.items()}
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(weights.values())):
+        return {name: weight.detach().cpu().clone() for name, weight in weights.items()}
+
+
+def save_weights(network: RiskNetwork, state: State, folder: Path) -> None:
+    """Write adapter or model, and the classifier's head, into an existing folder, in the field's formats."""
+    inside = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    model: Any = network.model
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(folder, state_dict=inside, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # a form that nobody filled in
+    else:
+        frozen = {n: w.detach().cpu() for n, w in model.named_parameters() if not w.requires_grad}
+        model.save_pretrained(folder, state_dict={**frozen, **dict(model.named_buffers()), **inside})
+    if isinstance(network, ClassifierNetwork):
+        head = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
+        save_file(head, folder / HEAD_FILE)
+
+
+def load_weights(network: RiskNetwork, folder: Path) -> None:
+    """Put saved weights into a network of the same build, before it is spread over processes."""
+    model: Any = network.model
+    if hasattr(model, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        found = set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILE))
+        if found.unexpected_keys:
+            raise ModelError(f"{folder}: holds weights that this model does not have")
+    else:
+        for file in sorted(folder.glob("model*.safetensors")):
+            if model.load_state_dict(load_file(file), strict=False).unexpected_keys:
+                raise ModelError(f"{folder}: holds weights that this model does not have")
+    if isinstance(network, ClassifierNetwork):
+        network.head.load_state_dict(load_file(folder / HEAD_FILE))
+
+
+def check_same_weights(network: RiskNetwork, state: State, folder: Path) -> None:
+    """ModelError when what was saved differs, in a single bit, from what is in memory."""
+    saved: State = {}
+    for file in folder.glob("*.safetensors"):
+        saved |= load_file(file)
+    model: Any = network.model
+    held = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    if hasattr(model, "peft_config"):
+        from peft import get_peft_model_state_dict
+
+        held = get_peft_model_state_dict(model, state_dict=held, save_embedding_layers=False)
+    else:
+        # Tied weights are saved once, under either name.
+        held = {name: value for name, value in held.items() if name in saved or "lm_head" not in name}
+    held |= {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
+    if not all(name in saved and torch.equal(saved[name], value) for name, value in held.items()):
+        raise ModelError(f"{folder}: the saved weights are not those in memory")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# training state
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> State:
+    """The optimizer's state as named tensors: `<weight number>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": torch.as_tensor(value).cpu() for number, values in state.items() for name, value in values.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: State) -> None:
+    """Undo `optimizer_tensors`."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def good_checkpoints(run: RunFolder) -> list[Path]:
+    """Checkpoints that pass their hashes, newest first. A damaged one is said aloud and passed over."""
+    good = []
+    for folder in sorted(run.checkpoints.glob("step-*"), reverse=True):
+        try:
+            verify(folder)
+            good.append(folder)
+        except ModelError as error:
+            log.warning("damaged checkpoint passed over: %s", error)
+    return good
+
+
+def drop_old(run: RunFolder, keep: set[int], newest: int) -> None:
+    """Remove checkpoints but for those of the steps in `keep` and the `newest` last ones; and left-over fragments."""
+    folders = sorted(run.checkpoints.glob("step-*"))
+    for folder in folders[:-newest]:
+        if int(folder.name.removeprefix("step-")) not in keep:
+            shutil.rmtree(folder)
+    for fragment in run.checkpoints.glob(".step-*"):
+        shutil.rmtree(fragment, ignore_errors=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the same model in a later process
 
 
 def record_probe(folder: Path, logits: np.ndarray, dtype: torch.dtype) -> None:
-    """Keep the logits of a fixed synthetic sample beside the adapter, for `check_probe` in later processes."""
+    """Keep the logits of a fixed synthetic sample beside the weights, for `check_probe` in later processes."""
     write_json(folder / PROBE, {"dtype": str(dtype), "logits": [round(float(z), 6) for z in logits]})
 
 
@@ -88,8 +205,8 @@ def check_probe(folder: Path, logits: np.ndarray, dtype: torch.dtype) -> None:
     recorded = json.loads((folder / PROBE).read_text())
     exact = dtype == torch.float32 and recorded["dtype"] == str(dtype)
     apart = float(np.max(np.abs(np.array(recorded["logits"]) - logits)))
-    if apart > (0.01 if exact else 0.25):
+    if not apart <= (0.01 if exact else 0.25):
         raise ModelError(
             f"{folder}: the model does not score the recorded sample as it did when saved (logits {apart:.3g} apart); "
-            "the base weights, the tokenizer or the adapter are not the same"
+            "the base weights, the tokenizer or the trained weights are not the same"
         )

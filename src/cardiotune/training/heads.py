@@ -1,4 +1,4 @@
-"""From hidden states to a patient's logit."""
+"""From hidden states to a patient's logit: the label-token head and the classifier."""
 
 from typing import Any
 
@@ -12,40 +12,56 @@ TREE_FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", 
 """Decoders that take a ready mask and rotary positions, so that the tree layout is exact for them (tested)."""
 
 
-class LabelTokenModel(nn.Module):
-    """A causal language model read at the two label tokens.
+class RiskNetwork(nn.Module):
+    """A language model and a way to read one logit a row from it; the risk is its sigmoid."""
 
-    The risk is sigmoid(logit of the positive label - logit of the negative label) at the row's last real position: a
-    softmax over the two answers. Only these rows of the output matrix are used; it often holds most of a small model.
-    """
-
-    def __init__(self, model: nn.Module, labels: LabelTokens) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.labels = labels
 
     @property
     def base(self) -> Any:
-        """The causal language model inside, with adapters in place if there are any."""
+        """The language model inside, with adapters in place if there are any."""
         model: Any = self.model
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return model.get_base_model() if hasattr(model, "peft_config") else model
+
+    @property
+    def trunk(self) -> Any:
+        """The part that gives hidden states: a causal model's decoder, or an encoder itself."""
+        return trunk_of(self.base)
 
     @property
     def layout(self) -> Layout:
         """The fastest layout that is exact for this model."""
-        return "tree" if self.base.get_decoder().config.model_type in TREE_FAMILIES else "padded"
+        return "tree" if self.trunk.config.model_type in TREE_FAMILIES else "padded"
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        """(rows, width) hidden states at the positions where rows are read."""
+        trunk = self.trunk
+        states = trunk(
+            input_ids=batch.input_ids,
+            attention_mask=attention_argument(batch, trunk.config, trunk.dtype),
+            position_ids=batch.position_ids,
+            **({"use_cache": False} if trunk is not self.base else {}),
+        ).last_hidden_state  # (sequences, tokens, width)
+        return states[batch.read_sequences, batch.read_tokens]  # type: ignore[no-any-return]
+
+
+class LabelTokenNetwork(RiskNetwork):
+    """A causal language model read at the two label tokens.
+
+    The logit is that of the positive label minus that of the negative one at the row's last position: a softmax over
+    the two answers. Only these rows of the output matrix are used; it often holds most of a small model.
+    """
+
+    def __init__(self, model: nn.Module, labels: LabelTokens) -> None:
+        super().__init__(model)
+        self.labels = labels
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(rows,) float32 logits of the outcome."""
+        last = self.hidden(batch)
         base = self.base
-        decoder = base.get_decoder()
-        hidden = decoder(
-            input_ids=batch.input_ids,
-            attention_mask=attention_argument(batch, decoder.config, decoder.dtype),
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state  # (sequences, tokens, width)
-        last = hidden[batch.read_sequences, batch.read_tokens]  # (rows, width)
         # The difference of two near-equal numbers: in bfloat16 it would keep two digits.
         with torch.autocast(last.device.type, enabled=False):
             output = base.get_output_embeddings()
@@ -53,15 +69,42 @@ class LabelTokenModel(nn.Module):
             logits = last.float() @ output.weight[pair].float().T  # (rows, 2)
             if getattr(output, "bias", None) is not None:
                 logits = logits + output.bias[pair].float()
-            cap = getattr(decoder.config, "final_logit_softcapping", None)
+            cap = getattr(self.trunk.config, "final_logit_softcapping", None)
             if cap:
                 logits = cap * torch.tanh(logits / cap)
             difference: torch.Tensor = logits[:, 1] - logits[:, 0]
             return difference
 
 
+class ClassifierNetwork(RiskNetwork):
+    """A thin linear layer on a decoder's last position, or on an encoder's first token.
+
+    Our own, so that families without a ready class (Gemma 3) have one too, and so that it is saved and loaded under our
+    eyes: a head that is silently left untrained is the best-known trap of this kind of fine-tuning.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        trunk = self.trunk
+        self.head = nn.Linear(trunk.config.hidden_size, 1, device=trunk.device, dtype=torch.float32)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """(rows,) float32 logits of the outcome."""
+        state = self.hidden(batch)
+        with torch.autocast(state.device.type, enabled=False):
+            logits: torch.Tensor = self.head(state.to(self.head.weight.dtype)).float()[:, 0]
+            return logits
+
+
+def trunk_of(base: Any) -> Any:
+    """The decoder of a causal model, or the encoder itself."""
+    return base.get_decoder() if base.get_output_embeddings() is not None else base
+
+
 def attention_argument(batch: Batch, config: Any, dtype: torch.dtype) -> Any:
-    """What a decoder of transformers takes as `attention_mask` for this batch.
+    """What a model of transformers takes as `attention_mask` for this batch.
 
     A padded batch's (sequences, tokens) mask goes in as it is. A tree's mask is given ready, one for each kind of
     attention layer; a sliding window counts depth, as it would in the row alone.

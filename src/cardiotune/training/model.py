@@ -4,33 +4,38 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from cardiotune.config import Config, MethodConfig, ModelConfig
+from cardiotune.config import Config, ModelConfig
 from cardiotune.data.serialize import shared_pieces
-from cardiotune.data.tokens import LabelTokens, PromptEncoder
+from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError
-from cardiotune.training.heads import LabelTokenModel
+from cardiotune.training.heads import ClassifierNetwork, LabelTokenNetwork, RiskNetwork, trunk_of
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ADAPTER_FILE = "adapter_model.safetensors"
+HEAD_FILE = "head.safetensors"
 
 
 def set_up(threads: int | None) -> torch.device:
-    """Quiet libraries, thread count, deterministic kernels; returns the device: the first GPU, or the CPU."""
+    """Quiet libraries, thread count, deterministic kernels; returns the device: this process's GPU, or the CPU."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    torch.set_num_threads(threads or _physical_cores())
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, _physical_cores() // processes))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def _physical_cores() -> int:
@@ -70,80 +75,198 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})") from None
 
 
-def build_encoder(config: Config, tokenizer: Any) -> tuple[PromptEncoder, LabelTokens]:
-    """Prompt encoder and label tokens of an experiment."""
-    encoder = PromptEncoder(tokenizer, shared_pieces(config.task), config.model.prompt, config.serialize.max_tokens)
-    return encoder, encoder.label_tokens(config.task.positive_label, config.task.negative_label)
+def pad_id_of(tokenizer: Any) -> int:
+    """The id that fills padded places; what stands there is never read."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
-def load_base(folder: Path, dtype: torch.dtype, attention: Literal["sdpa", "eager"]) -> Any:
-    """The causal language model in a folder, in evaluation mode."""
-    from transformers import AutoModelForCausalLM
+def build_encoder(config: Config, tokenizer: Any) -> PromptEncoder:
+    """The prompt encoder of an experiment; with a label-token head, the labels are checked too."""
+    encoder = PromptEncoder(
+        tokenizer,
+        shared_pieces(config.task),
+        config.model.prompt,
+        config.serialize.max_tokens,
+        closed=config.model.family == "encoder",
+    )
+    if config.task.head == "label_tokens":
+        encoder.label_tokens(config.task.positive_label, config.task.negative_label)
+    return encoder
 
+
+# ---------------------------------------------------------------------------------------------------------------------
+# base models
+
+
+def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.device) -> Any:
+    """The language model in a folder, in evaluation mode, quantized if the method says so."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    kind = AutoModel if config.model.family == "encoder" else AutoModelForCausalLM
+    quantized = _quantization(config, dtype)
+    placed = {"quantization_config": quantized, "device_map": {"": device}} if quantized else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, local_files_only=True, use_safetensors=True
+        model = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=config.model.attention,
+            local_files_only=True,
+            use_safetensors=True,
+            **placed,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded ({_first_line(error)})") from None
-    return model.eval()
+    return (model if quantized else model.to(device)).eval()
+
+
+def _quantization(config: Config, dtype: torch.dtype) -> Any:
+    """bitsandbytes settings, or None: NF4 with double quantization (Dettmers et al. 2023), or LLM.int8."""
+    if config.method.quantization == "none":
+        return None
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise ModelError(f"method {config.method.quantization} needs bitsandbytes: pip install 'cardiotune[qlora]'") from None
+    from transformers import BitsAndBytesConfig
+
+    if config.method.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def build(base: Any, method: MethodConfig, model: ModelConfig, labels: LabelTokens) -> LabelTokenModel:
-    """The model to train: frozen base with fresh LoRA adapters (Hu et al. 2021) whose weights are float32."""
-    from peft import LoraConfig, get_peft_model
+def read(model: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
+    """A language model with the experiment's head on it (a fresh one, if it is a classifier)."""
+    if config.task.head == "classifier":
+        return ClassifierNetwork(model)
+    return LabelTokenNetwork(model, encoder.label_tokens(config.task.positive_label, config.task.negative_label))
 
+
+# ---------------------------------------------------------------------------------------------------------------------
+# to train
+
+
+def build(base: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
+    """The model to train.
+
+    lora: the base is frozen and carries fresh adapters (Hu et al. 2021) whose weights are float32. full: every weight
+    of the text path trains.
+    """
+    network = read(_adapt(base, config) if config.method.kind == "lora" else _unfreeze(base), config, encoder)
+    if config.train.gradient_checkpointing:
+        network.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if config.method.kind == "lora":
+            network.base.enable_input_require_grads()
+    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in network.parameters())
+    log.info("%s: %.2f M of %.0f M weights train", config.method.name, trainable / 1e6, total / 1e6)
+    return network
+
+
+def _unfreeze(base: Any) -> Any:
+    """Only what text runs through trains: a vision tower stays as it is, and is no dead weight in the optimizer."""
+    base.requires_grad_(False)
+    trunk_of(base).requires_grad_(True)
+    # An encoder's pooler comes after the hidden states that are read, so no gradient would reach it.
+    if getattr(base, "pooler", None) is not None:
+        base.pooler.requires_grad_(False)
+    return base
+
+
+def _adapt(base: Any, config: Config) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    method = config.method
     lora = LoraConfig(
         r=method.r,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
-        target_modules=method.target_modules,
-        task_type="CAUSAL_LM",
-        revision=model.revision,
+        use_dora=method.dora,
+        use_rslora=method.rslora,
+        target_modules=_targets(base, method.target_modules),
+        task_type=TaskType.CAUSAL_LM if config.model.family == "decoder" else TaskType.FEATURE_EXTRACTION,
+        revision=config.model.revision,
     )
     try:
         adapted = get_peft_model(base, lora)
     except ValueError as error:
-        linear = {n.rsplit(".", 1)[-1] for n, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
         raise ModelError(
-            f"method.target_modules: match no layer of {model.name} ({_first_line(error)[:80]}); "
-            f"its linear layers are {', '.join(sorted(linear))}"
+            f"method.target_modules: match no layer of {config.model.name} ({_first_line(error)[:80]}); "
+            f"its linear layers are {', '.join(_linear_layers(base))}"
         ) from None
     # Adapters are float32 and compute under autocast; PEFT would first cast every activation up to float32.
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
     # Not the cache folder of this machine: an adapter travels.
-    adapted.peft_config["default"].base_model_name_or_path = model.hub_id or model.name
-    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in adapted.parameters())
-    log.info(
-        "LoRA r %d on %s: %.2f M of %.0f M weights train",
-        method.r,
-        method.target_modules,
-        trainable / 1e6,
-        total / 1e6,
-    )
-    return LabelTokenModel(adapted, labels)
+    adapted.peft_config["default"].base_model_name_or_path = config.model.hub_id or config.model.name
+    return adapted
 
 
-def load_adapted(base: Any, adapter: Path, labels: LabelTokens) -> LabelTokenModel:
-    """The base model with a saved adapter; ModelError when the adapter does not fit it exactly."""
+def _linear_layers(base: Any) -> list[str]:
+    """Names of the trunk's linear layers, without the pooler, each once."""
+    layers = trunk_of(base).named_modules()
+    found = {n.rsplit(".", 1)[-1] for n, m in layers if isinstance(m, torch.nn.Linear) and not n.startswith("pooler")}
+    return sorted(found)
+
+
+def _targets(base: Any, wanted: str | list[str]) -> str | list[str]:
+    """`all-linear` means the text path: a pattern, where the model has a vision tower or a pooler beside it."""
+    trunk = trunk_of(base)
+    if wanted != "all-linear" or (trunk is not base and not hasattr(base.config, "vision_config")):
+        return wanted
+    prefix = next((name + "." for name, module in base.named_modules() if module is trunk and name), "")
+    names = [n for n, m in trunk.named_modules() if isinstance(m, torch.nn.Linear) and not n.startswith("pooler")]
+    layers = sorted({name.rsplit(".", 1)[-1] for name in names})
+    return rf"{prefix.replace('.', chr(92) + '.')}(?!pooler).*\.({'|'.join(layers)})"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# to score
+
+
+def load_tuned(weights: Path, saved: Path, config: Config, encoder: PromptEncoder, dtype: torch.dtype, device: torch.device) -> RiskNetwork:
+    """The model that a run saved: an adapter on the base weights, or a whole model; with its trained head.
+
+    Raises ModelError when what is saved does not fit exactly; a head is never made afresh.
+    """
+    if (saved / "adapter_config.json").is_file():
+        model = _with_adapter(load_base(weights, config, dtype, device), saved)
+    elif (saved / "config.json").is_file():
+        model = load_base(saved, config, dtype, device)
+    else:
+        raise ModelError(f"{saved}: neither an adapter nor a model folder; train the run first")
+    network = read(model, config, encoder)
+    if isinstance(network, ClassifierNetwork):
+        _load_head(network, saved)
+    return network.eval()
+
+
+def _with_adapter(base: Any, folder: Path) -> Any:
     from peft import PeftModel
 
-    if not (adapter / "adapter_config.json").is_file() or not (adapter / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"{adapter}: not an adapter (adapter_config.json, adapter_model.safetensors); train the run first"
-        )
+    if not (folder / ADAPTER_FILE).is_file():
+        raise ModelError(f"{folder}: {ADAPTER_FILE} is missing; the adapter is not whole")
     try:
         with warnings.catch_warnings():
             # PEFT only warns when weights are missing, and goes on with untrained ones.
             warnings.filterwarnings("error", message=".*[Mm]issing.*keys.*")
-            adapted = PeftModel.from_pretrained(base, adapter, is_trainable=False)
-    except Exception as error:  # noqa: BLE001 - damaged files fail in many ways, all mean the same
-        raise ModelError(f"{adapter}: does not fit this base model or is damaged ({_first_line(error)})") from None
-    return LabelTokenModel(adapted.eval(), labels)
+            return PeftModel.from_pretrained(base, folder, is_trainable=False)
+    except Exception as error:
+        raise ModelError(f"{folder}: does not fit this base model or is damaged ({_first_line(error)})") from None
+
+
+def _load_head(network: ClassifierNetwork, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    if not (folder / HEAD_FILE).is_file():
+        raise ModelError(f"{folder}: {HEAD_FILE} is missing; a classifier without its trained head would guess")
+    try:
+        network.head.load_state_dict(load_file(folder / HEAD_FILE))
+    except Exception as error:
+        raise ModelError(f"{folder / HEAD_FILE}: does not fit this model or is damaged ({_first_line(error)})") from None

@@ -1,26 +1,33 @@
-"""The recipe, read top to bottom."""
+"""The recipe, read top to bottom. Every method, head and number of processes goes through it."""
 
+import json
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from cardiotune.config import TrainConfig
-from cardiotune.errors import RunError
+from cardiotune.config import Config, TrainConfig
+from cardiotune.errors import Interrupted, ModelError, RunError
 from cardiotune.runs import RunFolder, write_json
-from cardiotune.training.checkpoint import check_same_weights, save_adapter
-from cardiotune.training.heads import LabelTokenModel
-from cardiotune.training.loss import mean_log_loss
+from cardiotune.training import checkpoint
+from cardiotune.training.distributed import make_accelerator, merge, share, world
+from cardiotune.training.heads import RiskNetwork
+from cardiotune.training.loss import Balance, corrected, mean_log_loss
+from cardiotune.training.optimizer import build_optimizer
 from cardiotune.training.packing import by_token_budget, lay_out
+from cardiotune.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
@@ -35,139 +42,164 @@ class Rows:
 
 @torch.no_grad()
 def score(
-    model: LabelTokenModel,
+    network: Callable[..., torch.Tensor],
     prompts: Sequence[list[int]],
     pad_id: int,
     batch_tokens: int,
     device: torch.device,
+    layout: Any,
     dtype: torch.dtype = torch.float32,
     on_rows: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """(rows,) float64 logits, in the order of `prompts`. Used in training, prediction and serving alike."""
-    was_training = model.training
-    model.eval()
-    logits = np.empty(len(prompts))
-    for rows in by_token_budget(prompts, batch_tokens, model.layout):
-        batch = lay_out([prompts[row] for row in rows], pad_id, model.layout).to(device)
+    """(rows,) float64 logits, in the order of `prompts`. Used in training, prediction and serving alike.
+
+    In many processes each scores its share of the batches; all get every row's logit.
+    """
+    logits = np.full(len(prompts), np.nan)
+    for rows in share(list(by_token_budget(prompts, batch_tokens, layout))):
+        batch = lay_out([prompts[row] for row in rows], pad_id, layout).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits[rows] = model(batch).double().cpu().numpy()
+            logits[rows] = network(batch).double().cpu().numpy()
         if on_rows:
             on_rows(len(rows))
-    model.train(was_training)
-    return logits
+    return merge(logits)
 
 
 def train(
-    model: LabelTokenModel,
+    network: RiskNetwork,
     training: Rows,
     validation: Rows,
-    settings: TrainConfig,
+    balance: Balance,
+    config: Config,
     run: RunFolder,
     pad_id: int,
-    batch_tokens: int,
     dtype: torch.dtype,
-    seed: int,
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """Fine-tune `model` and leave the best adapter, by the validation metric, in `run.adapter`.
+    """Fine-tune `network`; the best step's weights, by the validation metric, end in `run.tuned_folder(config)`.
 
-    Returns a summary; the whole history is in `run.training` and, for TensorBoard, in `run.logs`.
-    Raises RunError when the loss is no longer finite.
+    Returns a summary; the whole history is in `run.training` and, for TensorBoard, in `run.logs`. Raises RunError when
+    the loss is no longer finite, Interrupted after SIGTERM or Ctrl-C, when the step is finished and saved.
     """
+    settings = config.train
+    rank, processes = world()
+
     # --- steps -------------------------------------------------------------------------------------------------------
-    step_rows = settings.batch_size * settings.gradient_accumulation
-    steps_per_epoch = len(training.prompts) / step_rows
+    pass_rows = settings.batch_size
+    step_rows = pass_rows * settings.gradient_accumulation * processes
+    steps_per_epoch = len(balance.rows) / step_rows
     steps = settings.max_steps or max(1, round(settings.epochs * steps_per_epoch))
     look_every = settings.evaluate_every or max(1, round(steps_per_epoch))
-    torch.manual_seed(seed)
+    progress = _Progress() if not resume else _resume(network, config, run)
 
-    # --- optimizer ---------------------------------------------------------------------------------------------------
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, settings))
-    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    device, layout = accelerator.device, model.layout
+    # --- model and optimizer, spread over the processes --------------------------------------------------------------
+    accelerator = make_accelerator(config, dtype)
+    device, layout = accelerator.device, network.layout
+    optimizer = build_optimizer(network, settings, config.method)
+    spread, optimizer = accelerator.prepare(network, optimizer)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    # Averaging over processes and, in DeepSpeed, over passes is undone: the loss already divides by the step's rows.
+    scale = processes * (settings.gradient_accumulation if config.deepspeed else 1)
+    torch.manual_seed(config.seed * 1000 + rank)
+    if progress.folder:
+        _restore(progress.folder, spread, optimizer, config, rank)
 
     # --- loop --------------------------------------------------------------------------------------------------------
-    history: dict[str, list[dict[str, float]]] = {"steps": [], "validation": []}
-    best: dict[str, float] = {}
-    looks_without_better = 0
-    board = _TensorBoard(run)
-    batches = _batches(len(training.prompts), step_rows, seed)
-    start = time.perf_counter()
-    with _progress() as progress:
-        bar = progress.add_task("training", total=steps, loss=float("nan"), speed=0.0)
-        for step in range(1, steps + 1):
+    trackers = Trackers(run, config, progress.step) if rank == 0 else None
+    batches = _batches(balance.rows, step_rows, config.seed, progress.step)
+    start, first_step = time.perf_counter(), progress.step
+    with _bar(rank == 0) as shown, _signals() as stop_signal:
+        bar = shown.add_task("training", total=steps, completed=first_step, loss=float("nan"), speed=0.0)
+        while progress.step < steps and not progress.stopped_early:
+            step = progress.step + 1
             rows = next(batches)
-            model.train()
-            step_loss = 0.0
-            for first in range(0, len(rows), settings.batch_size):
-                part = rows[first : first + settings.batch_size]
+            own = rows[rank * len(rows) // processes : (rank + 1) * len(rows) // processes]
+            factor = learning_rate_factor(progress.step, steps, settings)
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * factor
+            spread.train()
+            own_loss = torch.zeros((), device=device)
+            for first in range(0, len(own), pass_rows):
+                part = own[first : first + pass_rows]
                 batch = lay_out([training.prompts[row] for row in part], pad_id, layout).to(device)
                 events = torch.tensor(training.events[part], dtype=torch.float32, device=device)
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    logits = model(batch)  # (rows,)
-                loss = mean_log_loss(logits, events, len(rows))
-                accelerator.backward(loss)
-                step_loss += loss.item()
-            norm = float(accelerator.clip_grad_norm_(weights, settings.max_grad_norm))
-            if not math.isfinite(step_loss) or not math.isfinite(norm):
+                row_weights = torch.tensor(balance.weights, device=device)[events.long()]
+                last_pass = first + pass_rows >= len(own)
+                with _synchronized(accelerator, spread, last_pass):
+                    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                        logits = spread(batch)  # (rows of this pass,)
+                    loss = mean_log_loss(logits, events, row_weights, len(rows))
+                    _backward(accelerator, loss * scale, last_pass)
+                own_loss += loss.detach()
+            loss_value = float(accelerator.reduce(own_loss, "sum"))
+            norm = _clip(accelerator, spread, weights, settings.max_grad_norm)
+            if not math.isfinite(loss_value) or not math.isfinite(norm):
                 raise RunError(
-                    f"step {step}: the loss is not finite; nothing was saved from it. Lower train.learning_rate or set "
-                    "model.dtype=float32"
+                    f"step {step}: the loss is not finite; the last good checkpoint is kept. Lower train.learning_rate "
+                    "or set model.dtype=float32"
                 )
-            learning_rate = schedule.get_last_lr()[0]
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad()
 
-            speed = step * step_rows / (time.perf_counter() - start)
-            history["steps"].append(
-                {"step": step, "loss": step_loss, "learning_rate": learning_rate, "grad_norm": norm}
-            )
-            board.add(step, {"train/loss": step_loss, "train/learning_rate": learning_rate, "train/grad_norm": norm})
-            progress.update(bar, advance=1, loss=step_loss, speed=speed)
+            progress.step = step
+            rate = base_rates[0] * factor
+            entry = {"step": step, "loss": loss_value, "learning_rate": rate, "grad_norm": norm}
+            progress.history["steps"].append(entry)
+            speed = (step - first_step) * step_rows / (time.perf_counter() - start)
+            if trackers:
+                trackers.add(step, {f"train/{name}": value for name, value in entry.items() if name != "step"})
+            shown.update(bar, advance=1, loss=loss_value, speed=speed)
 
-            # --- a look at the validation part -----------------------------------------------------------------------
-            if step % look_every and step != steps:
-                continue
-            logits = score(model, validation.prompts, pad_id, batch_tokens, device, dtype)
-            look = {
-                "step": step,
-                "epoch": step / steps_per_epoch,
-                **validation_metrics(validation.events, logits),
-            }
-            history["validation"].append(look)
-            board.add(step, {f"validation/{name}": look[name] for name in ("log_loss", "brier", "auroc")})
-            better = not best or _key(look, settings.select_on) < _key(best, settings.select_on)
-            recent = np.mean([entry["loss"] for entry in history["steps"][-look_every:]])
-            progress.console.print(
-                f"step {step}/{steps}  loss {recent:.3f}  validation log-loss {look['log_loss']:.4f}  "
-                f"AUROC {look['auroc']:.3f}  {speed:.1f} rows/s" + ("  best" if better else ""),
-                highlight=False,
-            )
-            if better:
-                best, looks_without_better = look, 0
-                _keep(accelerator.unwrap_model(model), run, step)
-            else:
-                looks_without_better += 1
-            if settings.early_stopping and looks_without_better >= settings.early_stopping:
-                progress.console.print(
-                    f"no better validation {settings.select_on} in {looks_without_better} looks: stopping"
+            # --- a look at the validation part, and a checkpoint -----------------------------------------------------
+            looked = step % look_every == 0 or step == steps
+            if looked:
+                spread.eval()
+                budget = config.evaluation.score_batch_tokens
+                raw = score(spread, validation.prompts, pad_id, budget, device, layout, dtype)
+                seen = corrected(raw, balance.odds_multiplier)
+                look = {"step": step, "epoch": step / steps_per_epoch, **validation_metrics(validation.events, seen)}
+                better = progress.add_look(look, settings)
+                if trackers:
+                    trackers.add(step, {f"validation/{name}": look[name] for name in ("log_loss", "brier", "auroc")})
+                recent = np.mean([entry["loss"] for entry in progress.history["steps"][-look_every:]])
+                shown.console.print(
+                    f"step {step}/{steps}  loss {recent:.3f}  validation log-loss {look['log_loss']:.4f}  "
+                    f"AUROC {look['auroc']:.3f}  {speed:.1f} rows/s" + ("  best" if better else ""),
+                    highlight=False,
                 )
-                break
+            asked = _agree(stop_signal, device)
+            due = settings.save_every is not None and step % settings.save_every == 0
+            if looked or due or asked:
+                _save(accelerator, network, spread, optimizer, progress, config, run)
+            if asked:
+                raise Interrupted(
+                    f"stopped by {signal.Signals(asked).name} after step {step}, which is saved; go on with "
+                    f"`cardiotune train --resume {run.path}`",
+                    asked,
+                )
+    if trackers:
+        trackers.close()
+    if progress.stopped_early:
+        log.info("no better validation %s in %d looks: stopped", settings.select_on, progress.looks_without_better)
+
+    # --- the best step becomes the run's model -----------------------------------------------------------------------
     seconds = time.perf_counter() - start
-    board.close()
     summary = {
-        "steps": step,
+        "steps": progress.step,
         "steps_planned": steps,
-        "rows_seen": step * step_rows,
-        "rows_per_second": round(step * step_rows / seconds, 3),
-        "selected_step": int(best["step"]),
+        "rows_a_step": step_rows,
+        "rows_per_second": round((progress.step - first_step) * step_rows / seconds, 3),
+        "selected_step": int(progress.best["step"]),
         "selected_on": settings.select_on,
         "dtype": str(dtype).removeprefix("torch."),
+        "processes": processes,
+        "odds_multiplier": balance.odds_multiplier,
     }
-    write_json(run.training, {**summary, "history": history})
+    if rank == 0:
+        publish_weights(run, _step_folder(run, int(progress.best["step"])), config)
+        write_json(run.training, {**summary, "history": progress.history})
+    accelerator.wait_for_everyone()
     return summary
 
 
@@ -192,13 +224,53 @@ def validation_metrics(events: np.ndarray, logits: np.ndarray) -> dict[str, floa
     }
 
 
+def publish_weights(run: RunFolder, step_folder: Path, config: Config) -> None:
+    """Copy a checkpoint's weights to the run's `adapter/` or `model/`."""
+    from shutil import copy2
+
+    def fill(work: Path) -> None:
+        for file in (step_folder / "weights").iterdir():
+            copy2(file, work / file.name)
+
+    checkpoint.write_folder(run.tuned_folder(config.method.kind), fill)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# progress
+
+
+class _Progress:
+    """Where training stands; everything here is in a checkpoint's `state.json`."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.best: dict[str, float] = {}
+        self.looks_without_better = 0
+        self.stopped_early = False
+        self.history: dict[str, list[dict[str, float]]] = {"steps": [], "validation": []}
+        self.folder: Path | None = None
+
+    def add_look(self, look: dict[str, float], settings: TrainConfig) -> bool:
+        """Record a look at the validation part; True when it is the best so far."""
+        self.history["validation"].append(look)
+        better = not self.best or _key(look, settings.select_on) < _key(self.best, settings.select_on)
+        self.best = look if better else self.best
+        self.looks_without_better = 0 if better else self.looks_without_better + 1
+        self.stopped_early = bool(settings.early_stopping) and self.looks_without_better >= (settings.early_stopping or 0)
+        return better
+
+    def as_json(self, config: Config) -> dict[str, Any]:
+        kept = ("step", "best", "looks_without_better", "stopped_early", "history")
+        return {**{name: getattr(self, name) for name in kept}, "config": config.model_dump(mode="json")}
+
+
 def _key(look: dict[str, float], metric: str) -> float:
     """Smaller is better."""
     return -look["auroc"] if metric == "auroc" else look[metric]
 
 
-def _batches(rows: int, step_rows: int, seed: int) -> Iterator[np.ndarray]:
-    """Row numbers of each optimizer step: shuffled epochs end to end, an epoch's order from seed and epoch alone.
+def _batches(rows: np.ndarray, step_rows: int, seed: int, skip: int) -> Iterator[np.ndarray]:
+    """Row numbers of each optimizer step after `skip` steps: shuffled epochs end to end, order from seed and epoch.
 
     A step may cross the border of two epochs, so that all have the same number of rows: a short last step would give
     its few rows the weight of many.
@@ -208,48 +280,167 @@ def _batches(rows: int, step_rows: int, seed: int) -> Iterator[np.ndarray]:
         while len(waiting) < step_rows:
             waiting = np.concatenate([waiting, np.random.default_rng([seed, epoch]).permutation(rows)])
             epoch += 1
-        yield waiting[:step_rows]
+        if skip:
+            skip -= 1
+        else:
+            yield waiting[:step_rows]
         waiting = waiting[step_rows:]
 
 
-def _keep(model: LabelTokenModel, run: RunFolder, step: int) -> None:
-    """Save the adapter of this step as a checkpoint and as the run's adapter; read it back; drop older checkpoints."""
-    folder = run.checkpoints / f"step-{step:06d}"
-    save_adapter(model, folder)
-    check_same_weights(model, folder)
-    save_adapter(model, run.adapter)
-    for older in sorted(run.checkpoints.glob("step-*"))[:-1]:
-        for file in older.iterdir():
-            file.unlink()
-        older.rmdir()
+# ---------------------------------------------------------------------------------------------------------------------
+# one process or many
 
 
-class _TensorBoard:
-    """Metrics for TensorBoard; never a row."""
-
-    def __init__(self, run: RunFolder) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(run.logs)
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.writer.close()
+@contextmanager
+def _synchronized(accelerator: Any, spread: Any, last_pass: bool) -> Iterator[None]:
+    """Plain data parallelism exchanges gradients in the step's last pass only."""
+    if last_pass or accelerator.distributed_type == "DEEPSPEED":
+        yield
+    else:
+        with accelerator.no_sync(spread):
+            yield
 
 
-def _progress() -> Progress:
+def _backward(accelerator: Any, loss: torch.Tensor, last_pass: bool) -> None:
+    if accelerator.distributed_type == "DEEPSPEED":
+        # The engine steps the optimizer itself in the step's last pass.
+        accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=last_pass)
+    else:
+        loss.backward()
+
+
+def _clip(accelerator: Any, spread: Any, weights: list[torch.nn.Parameter], limit: float) -> float:
+    """Clip the gradient to the limit; its norm before. DeepSpeed has clipped already."""
+    if accelerator.distributed_type == "DEEPSPEED":
+        return float(spread.get_global_grad_norm())
+    return float(torch.nn.utils.clip_grad_norm_(weights, limit))
+
+
+def _agree(stop_signal: list[int], device: torch.device) -> int:
+    """The signal that any process has got, or 0: all stop after the same step."""
+    own = stop_signal[0]
+    if world()[1] == 1:
+        return own
+    seen = torch.tensor(own, device=device)
+    torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
+    return int(seen)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list whose one element becomes the number of the first SIGTERM or SIGINT; a second one acts at once."""
+    got = [0]
+    before = {}
+
+    def note(number: int, _: Any) -> None:
+        got[0] = number
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are somebody else's
+        pass
+    try:
+        yield got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# checkpoints
+
+
+def _step_folder(run: RunFolder, step: int) -> Path:
+    return run.checkpoints / f"step-{step:06d}"
+
+
+def _save(
+    accelerator: Any, network: RiskNetwork, spread: Any, optimizer: Any, progress: _Progress, config: Config, run: RunFolder
+) -> None:
+    """Write a checkpoint, read its weights back, drop those that are no longer needed. A joint act of all processes."""
+    state = checkpoint.trained_state(network)
+    generators = _all_generators()
+    engine_folder = run.checkpoints / ".engine"
+    deepspeed = accelerator.distributed_type == "DEEPSPEED"
+    if deepspeed:
+        spread.save_checkpoint(str(engine_folder), tag="engine", exclude_frozen_parameters=True)
+    if world()[0] == 0:
+
+        def fill(work: Path) -> None:
+            (work / "weights").mkdir()
+            checkpoint.save_weights(network, state, work / "weights")
+            if deepspeed:
+                engine_folder.replace(work / "engine")
+            else:
+                save_file(checkpoint.optimizer_tensors(optimizer), work / "optimizer.safetensors")
+            save_file({"generators": generators}, work / "generators.safetensors")
+            write_json(work / "state.json", progress.as_json(config))
+
+        folder = _step_folder(run, progress.step)
+        checkpoint.write_folder(folder, fill)
+        checkpoint.check_same_weights(network, state, folder / "weights")
+        best = {int(progress.best["step"])} if progress.best else set()
+        checkpoint.drop_old(run, best, config.train.save_total_limit)
+    accelerator.wait_for_everyone()
+
+
+def _all_generators() -> torch.Tensor:
+    """(processes, bytes) uint8: PyTorch's generator state of every process."""
+    own = torch.get_rng_state()
+    if torch.cuda.is_available():
+        own = torch.cat([own, torch.cuda.get_rng_state()])
+    if world()[1] == 1:
+        return own[None]
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    states = [torch.empty_like(own, device=device) for _ in range(world()[1])]
+    torch.distributed.all_gather(states, own.to(device))
+    return torch.stack(states).cpu()
+
+
+def _resume(network: RiskNetwork, config: Config, run: RunFolder) -> _Progress:
+    """Progress and weights of the newest good checkpoint; from the start when there is none yet."""
+    progress = _Progress()
+    good = checkpoint.good_checkpoints(run)
+    if not good:
+        log.warning("%s: no checkpoint yet; training starts at the first step", run.path)
+        return progress
+    state: dict[str, Any] = json.loads((good[0] / "state.json").read_text())
+    before, now = state.pop("config"), config.model_dump(mode="json")
+    changed = [f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in now if before.get(k) != now.get(k)]
+    if changed:
+        raise ModelError(f"{good[0]}: made with other settings ({'; '.join(changed)[:300]}); a resumed run keeps its own")
+    for name, value in state.items():
+        setattr(progress, name, value)
+    progress.folder = good[0]
+    checkpoint.load_weights(network, good[0] / "weights")
+    log.info("resuming after step %d", progress.step)
+    return progress
+
+
+def _restore(folder: Path, spread: Any, optimizer: Any, config: Config, rank: int) -> None:
+    """Optimizer and random numbers, once the model is spread over the processes."""
+    if config.deepspeed:
+        spread.load_checkpoint(str(folder), tag="engine", load_module_strict=False)
+    else:
+        inner = getattr(optimizer, "optimizer", optimizer)
+        checkpoint.restore_optimizer(inner, load_file(folder / "optimizer.safetensors"))
+    own = load_file(folder / "generators.safetensors")["generators"][rank]
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(own[:size])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(own[size:])
+
+
+def _bar(visible: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:.1f} rows/s"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, quiet=not visible),
         transient=True,
     )
-
-
-__all__ = ["Rows", "learning_rate_factor", "score", "train", "validation_metrics"]

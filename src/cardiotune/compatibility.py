@@ -1,0 +1,111 @@
+"""Which method, head, DeepSpeed stage, number type and model family go together, and why the others do not.
+
+The one table behind the check of every config and behind `docs/compatibility.md` (`python -m cardiotune.compatibility`
+prints it).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+METHODS = ("full", "lora", "qlora", "lora_8bit")
+HEADS = ("label_tokens", "classifier")
+STAGES = ("none", "zero2", "zero2_offload", "zero3", "zero3_offload")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+FAMILIES = {
+    "gemma3": "Gemma 3 text",
+    "gemma3_vision": "Gemma 3 conditional generation (MedGemma), text path",
+    "gemma2": "Gemma 2",
+    "llama": "Llama, Med42",
+    "qwen": "Qwen2, Qwen3",
+    "mistral": "Mistral",
+    "bert": "BERT-type encoders",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One cell of the table."""
+
+    method: str
+    head: str
+    stage: str
+    dtype: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Cells that are refused, and the reason in words."""
+
+    applies: Callable[[Choice], bool]
+    reason: str
+
+
+RULES = (
+    Rule(
+        lambda c: c.family == "bert" and c.head == "label_tokens",
+        "an encoder has no next-token logits to read labels from; use task.head=classifier",
+    ),
+    Rule(
+        lambda c: c.dtype == "float16" and c.family.startswith("gemma"),
+        "Gemma's activations overflow float16 (transformers #39972); use bfloat16 or float32",
+    ),
+    Rule(
+        lambda c: c.dtype == "float16" and c.method == "full",
+        "full fine-tuning in float16 needs loss scaling, which this recipe does not have; use bfloat16 or float32",
+    ),
+    Rule(
+        lambda c: c.method in ("qlora", "lora_8bit") and c.stage.startswith("zero3"),
+        "ZeRO-3 cuts weights up by their number type and cannot cut quantized ones (DeepSpeed #3620, #7096); use "
+        "zero2, or lora with zero3",
+    ),
+)
+
+
+def refusals(choice: Choice) -> list[str]:
+    """Reasons why this combination is refused; empty when it works."""
+    return [rule.reason for rule in RULES if rule.applies(choice)]
+
+
+def family_of(name: str, kind: str) -> str:
+    """The family of a model by its short name or hub id, `kind` being decoder or encoder; `other` when unknown."""
+    name = name.lower()
+    if kind == "encoder":
+        return "bert"
+    if "gemma3-4b" in name or "gemma-3-4b" in name or ("medgemma" in name and "text" not in name and "27b" not in name):
+        return "gemma3_vision"
+    known = {"gemma2": "gemma2", "gemma-2": "gemma2", "gemma": "gemma3", "qwen": "qwen", "mistral": "mistral"}
+    known |= {"llama": "llama", "med42": "llama"}
+    return next((family for mark, family in known.items() if mark in name), "other")
+
+
+def table() -> str:
+    """The whole table as Markdown."""
+    lines = [
+        "# What goes with what",
+        "",
+        "Generated from `cardiotune.compatibility` by `python -m cardiotune.compatibility`; a test fails when it is stale.",
+        "A number stands for the reason below; a config with such a combination is refused before any data is read.",
+        "`auto` is bfloat16 where the hardware computes in it, else float32. DeepSpeed `none` is one process, or plain",
+        "data parallelism.",
+        "",
+    ]
+    for number, rule in enumerate(RULES, start=1):
+        lines.append(f"{number}. {rule.reason}")
+    for family, title in FAMILIES.items():
+        lines += ["", f"## {title}", "", "| method | head | dtype | " + " | ".join(STAGES) + " |"]
+        lines.append("|---|---|---|" + "---|" * len(STAGES))
+        for method, head, dtype in product(METHODS, HEADS, DTYPES):
+            cells = [_cell(Choice(method, head, stage, dtype, family)) for stage in STAGES]
+            lines.append(f"| {method} | {head} | {dtype} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(choice: Choice) -> str:
+    refused = [str(number) for number, rule in enumerate(RULES, start=1) if rule.applies(choice)]
+    return f"refused ({', '.join(refused)})" if refused else "works"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

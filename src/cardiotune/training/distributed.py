@@ -1,0 +1,127 @@
+"""One process or many: starting them, cutting work among them, and what DeepSpeed is told."""
+
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from cardiotune.config import Config, DeepSpeed
+from cardiotune.errors import ModelError, RunError
+
+
+def world() -> tuple[int, int]:
+    """(rank, processes) of this process; (0, 1) when it is alone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def is_worker() -> bool:
+    """Whether this process was started by `launch`."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(config: Config, arguments: list[str]) -> None:
+    """Run `cardiotune ARGUMENTS` in `launch.processes` processes and wait for them.
+
+    One machine: torch's launcher, which stops the others when one dies. Several (`launch.hostfile`): DeepSpeed's.
+    Raises the error that stands for the processes' exit code.
+    """
+    command = ["-m", "cardiotune", *arguments]
+    if config.launch.hostfile:
+        starter = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", config.launch.hostfile, "--module"]
+        command = [*starter, "cardiotune", *arguments]
+    else:
+        count = f"--nproc-per-node={config.launch.processes}"
+        port = f"--rdzv-endpoint=127.0.0.1:{_free_port()}"
+        command = [sys.executable, "-m", "torch.distributed.run", count, "--rdzv-backend=c10d", port, *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if code:
+        raise RunError(f"{config.launch.processes} processes: one of them failed (exit code {code}); its message is above")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
+    """Accelerate for one process, for data-parallel ones, or with DeepSpeed."""
+    cpu = not torch.cuda.is_available()
+    if config.deepspeed is None:
+        return Accelerator(cpu=cpu, mixed_precision="no")
+    if cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        import deepspeed  # noqa: F401
+    except ImportError:
+        raise ModelError("use.deepspeed needs DeepSpeed: pip install 'cardiotune[deepspeed]'") from None
+    if cpu and not torch.distributed.is_initialized():
+        # DeepSpeed would ask for its own CPU backend; gloo is always there.
+        _stand_alone()
+        torch.distributed.init_process_group("gloo")
+    from accelerate.utils import DeepSpeedPlugin
+
+    plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(config, config.deepspeed, dtype))
+    return Accelerator(cpu=cpu, mixed_precision="no", deepspeed_plugin=plugin)
+
+
+def _stand_alone() -> None:
+    """What a process group needs to know when nobody launched this process."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+
+
+def deepspeed_config(config: Config, settings: DeepSpeed, dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's own configuration. Weights that train are float32, computed on in `dtype` under autocast."""
+    zero: dict[str, Any] = {"stage": settings.stage, "overlap_comm": False, "contiguous_gradients": True}
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if settings.stage == 3:
+        zero |= {"stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
+        if settings.offload_weights:
+            zero["offload_param"] = {"device": "cpu"}
+    return {
+        "zero_optimization": zero,
+        "train_micro_batch_size_per_gpu": config.train.batch_size,
+        "gradient_accumulation_steps": config.train.gradient_accumulation,
+        "gradient_clipping": config.train.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def share(batches: list[Any]) -> list[Any]:
+    """This process's share of batches: every `processes`-th. All get the same number, the last ones one of others'.
+
+    Under ZeRO-3 a forward pass is a joint act of all processes, so none may make fewer of them.
+    """
+    rank, processes = world()
+    rounds = -(-len(batches) // processes)
+    return [batches[min(rank + turn * processes, len(batches) - 1)] for turn in range(rounds)]
+
+
+def merge(values: np.ndarray) -> np.ndarray:
+    """Bring together arrays in which each process filled its own rows and left the others NaN."""
+    if world()[1] == 1:
+        return values
+    known = torch.from_numpy(~np.isnan(values)).double()
+    total = torch.from_numpy(np.nan_to_num(values))
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    total, known = total.to(device), known.to(device)
+    torch.distributed.all_reduce(total)
+    torch.distributed.all_reduce(known)
+    # A row that two processes scored (see `share`) is the same number twice.
+    return (total / known).cpu().numpy()
+
+
