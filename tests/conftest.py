@@ -113,3 +113,13 @@ def toy_experiment(tmp_path: Path, toy_model: Path) -> Path:
     file = tmp_path / "experiment.yaml"
     file.write_text(yaml.safe_dump(experiment))
     return file
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real tables that are not part of the repository; tests that need it skip where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("CARDIOTUNE_SHARED_DATA", default))
+    if not (folder / "cardio_train.csv").is_file():
+        pytest.skip(f"no real tables in {folder}; set CARDIOTUNE_SHARED_DATA to their folder")
+    return folder

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cardiotune.config import Column, Config, DataConfig, dump, load_config, load_resolved, read_yaml, suggest, to_yaml
@@ -53,13 +53,14 @@ def test_saved_config_reads_back_equal(toy_experiment: Path, tmp_path: Path) -> 
     assert list(config.data.columns["pain"].codes or {})[-3:] == ["no", "010", "2020-01-01"]
 
 
-@given(st.dictionaries(st.text(max_size=8), st.text(max_size=8) | st.integers() | st.floats(allow_nan=False), max_size=4))
+TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=8)
+
+
+@given(st.dictionaries(TEXTS, TEXTS | st.integers() | st.floats(allow_nan=False), max_size=4))
+@example({"1e5": "2E1", "010": "1:30", "2020-01-01": "no", "0x1F": "true", "~": "null"})
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]) -> None:
     file = tmp_path_factory.mktemp("yaml") / "a.yaml"
-    try:
-        file.write_text(to_yaml(tree), "utf-8")
-    except UnicodeEncodeError:  # a lone surrogate is no text
-        return
+    file.write_text(to_yaml(tree), "utf-8")
     assert read_yaml(file) == tree
 
 
@@ -186,7 +187,7 @@ def test_contradictions(toy_experiment: Path, overrides: list[str], said: str) -
         ("- 1\n", "expected a mapping"),
         ("", "expected a mapping"),
         ("a: [1\n", "not valid YAML at line 2"),
-        ("a: " + "[" * 3000 + "]" * 3000, "nested too deep"),
+        ("a: " + "[" * 1000 + "]" * 1000, "nested too deep"),
         ("a: " + "9" * 5000, "number too long"),
         ("# " + "x" * 1_100_000, "larger than 1 MiB"),
     ],

@@ -24,7 +24,7 @@ def cohort(n: int = 600, seed: int = 0) -> tuple[Array, Array]:
 
 
 def noisy(signal: Array, noise: float, seed: int) -> Array:
-    return 1 / (1 + np.exp(-(signal + np.random.default_rng(seed).normal(0, noise, len(signal)))))
+    return 1 / (1 + np.exp(-(signal + np.random.default_rng([7, seed]).normal(0, noise, len(signal)))))
 
 
 def predictions(
@@ -322,7 +322,7 @@ def test_worse() -> None:
 
 def test_no_difference() -> None:
     y_true, signal = cohort()
-    judged = judge(y_true, {"lightgbm": noisy(signal, 1, 0), "tuned": noisy(signal, 1, 1)})
+    judged = judge(y_true, {"lightgbm": noisy(signal, 1, 2), "tuned": noisy(signal, 1, 3)})
     assert judged["verdict"]["decision"] == "no_difference_shown"
     assert (
         "not shown to be worth it here: it does not differ clearly from lightgbm (AUROC " in judged["verdict"]["text"]
@@ -346,10 +346,15 @@ def test_a_copy_of_the_rival_is_never_better_or_worse(seed: int) -> None:
     y_true, signal = cohort(80, seed)
     rival = noisy(signal, 1, seed)
     weaker = noisy(signal, 9, seed + 1)
-    for copied in (rival, np.nextafter(rival, 1), np.full(80, 0.5)):
-        judged = judge(y_true, {"logistic_regression": copied.copy(), "tuned": copied})
+    for copied in (rival, rival.round(2), np.full(80, 0.5)):
+        judged = judge(y_true, {"logistic_regression": copied, "tuned": copied.copy()})
         assert judged["verdict"]["decision"] == "no_difference_shown"
-        assert judged["differences"]["logistic_regression"]["auroc"] == {"value": 0, "ci": [0, 0]}
+        assert all(
+            entry == {"value": 0, "ci": [0, 0]} for entry in judged["differences"]["logistic_regression"].values()
+        )
+    closer_by_a_hair = rival + 1e-7 * (2 * y_true - 1)
+    judged = judge(y_true, {"logistic_regression": rival, "tuned": closer_by_a_hair})
+    assert judged["verdict"]["decision"] == "no_difference_shown"
     judged = judge(y_true, {"logistic_regression": weaker, "lightgbm": rival, "tuned": rival})
     assert judged["verdict"]["decision"] == "no_difference_shown"
     assert judged["verdict"]["against"] == "lightgbm"
@@ -413,6 +418,8 @@ POSITIVE, NEGATIVE = 0.005, -0.005
         (POSITIVE, UNCLEAR, NEGATIVE, UNCLEAR, "no_difference_shown"),
         (0.0, EXACT, 0.0, EXACT, "no_difference_shown"),
         (1e-15, [1e-16, 1e-14], 0.0, EXACT, "no_difference_shown"),  # rounding
+        (0.0004, [0.0001, 0.0006], -0.0004, [-0.0006, -0.0001], "no_difference_shown"),  # written as 0.000
+        (0.02, UP, 0.0004, [0.0001, 0.0006], "better"),
         (0.02, NONE, -0.02, NONE, "no_difference_shown"),
         (-0.02, DOWN, 0.02, UP, "worse"),
         (-0.02, DOWN, NEGATIVE, UNCLEAR, "worse"),

@@ -131,7 +131,7 @@ def _guess(cells: pl.Series, name: str) -> tuple[dict[str, Any], str]:
     if ID_NAMES.match(name):
         return _identity(name, distinct, len(present), len(cells))
     numbers, unreadable = schema.parse(cells, Column(type="numeric"))
-    if not unreadable:
+    if not unreadable and not present.str.contains(r"^0\d").any():  # 01234 is a code
         return _guess_number(numbers.drop_nulls(), distinct), ""
     if set(schema.parse(cells, Column(type="binary"))[0].drop_nulls().unique()) <= {"0", "1"}:
         return {"role": "feature", "type": "binary", "codes": {"0": "no", "1": "yes"}}, ""

@@ -12,8 +12,8 @@ from cardiotune.evaluation import metrics
 CLASSICAL = ("logistic_regression", "lightgbm")
 DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
 LOWER_IS_BETTER = ("log_loss", "brier")
-ROUNDING = 1e-9
-"""A difference this small is rounding, not evidence."""
+NEGLIGIBLE = 0.0005
+"""A smaller difference in AUROC or log-loss would be written as 0.000, and is no reason for a verdict."""
 FEW_ROWS = 100
 """Fewer events, or fewer non-events, judge a model poorly. Collins et al., Stat Med 2016;35:214."""
 SCHEMA_VERSION = 1
@@ -155,7 +155,7 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
     found = f"AUROC {auroc['value']:+.3f}{_span(auroc['ci'])}, log-loss {loss['value']:+.3f}{_span(loss['ci'])}"
     unclear = (
         f"its ranking and its probabilities point to different sides beside {named}"
-        if _side(auroc["ci"]) * _side(loss["ci"]) > 0
+        if _side(auroc) * _side(loss) > 0
         else f"it does not differ clearly from {named}"
     )
     text = {
@@ -188,8 +188,8 @@ def _decide(auroc: dict[str, Any], log_loss: dict[str, Any]) -> str:
 
     Worse: clearly so in one, and not clearly better in the other. Doubt counts against the costlier language model.
     """
-    ranking, probabilities = _side(auroc["ci"]), -_side(log_loss["ci"])
-    points_to_worse = auroc["value"] < -ROUNDING or log_loss["value"] > ROUNDING
+    ranking, probabilities = _side(auroc), -_side(log_loss)
+    points_to_worse = auroc["value"] <= -NEGLIGIBLE or log_loss["value"] >= NEGLIGIBLE
     if max(ranking, probabilities) > 0 and not points_to_worse:
         return "better"
     if min(ranking, probabilities) < 0 and max(ranking, probabilities) <= 0:
@@ -197,11 +197,12 @@ def _decide(auroc: dict[str, Any], log_loss: dict[str, Any]) -> str:
     return "no_difference_shown"
 
 
-def _side(ci: list[float] | None) -> int:
-    """1 when the interval lies above 0, -1 below, 0 when it does not tell."""
-    if ci is None:
+def _side(difference: dict[str, Any]) -> int:
+    """1 when the difference is clearly above 0, by its interval, -1 when clearly below, 0 when it does not tell."""
+    ci = difference["ci"]
+    if ci is None or abs(difference["value"]) < NEGLIGIBLE:
         return 0
-    return int(ci[0] > ROUNDING) - int(ci[1] < -ROUNDING)
+    return int(ci[0] > 0) - int(ci[1] < 0)
 
 
 def _span(ci: list[float] | None) -> str:

@@ -1,0 +1,169 @@
+"""`cardiotune init`: a new table runs in two commands, and its draft tells of no single patient."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import build_toy_table
+
+from cardiotune.config import Config, load_config, read_yaml, shipped
+from cardiotune.data.cohort import read_cohort
+from cardiotune.data.draft import Draft, draft
+from cardiotune.data.split import split_cohort
+from cardiotune.errors import ConfigError, DataError
+
+
+def drafted(folder: Path, frame: pl.DataFrame, target: str = "disease", **options: Any) -> tuple[Draft, Config]:
+    frame.write_csv(folder / "my table.csv")
+    written = draft(str(folder / "my table.csv"), target, folder / "study", **options)
+    return written, load_config(written.experiment)
+
+
+def entries(config: Config) -> dict[str, tuple[str, str]]:
+    return {name: (column.role, column.type) for name, column in config.data.columns.items()}
+
+
+def test_toy_table(tmp_path: Path) -> None:
+    written, config = drafted(tmp_path, build_toy_table())
+    assert entries(config) == {
+        "patient_id": ("id", "text"),
+        "age": ("feature", "integer"),
+        "sex": ("feature", "binary"),
+        "sbp": ("feature", "integer"),
+        "smoker": ("feature", "binary"),
+        "pain": ("feature", "categorical"),
+        "disease": ("target", "binary"),
+    }
+    assert config.name == "my_table" and config.task.outcome == "disease"
+    assert config.data.columns["pain"].codes == {"none": "none", "typical": "typical"}
+    cohort = read_cohort(config.data, 0)
+    assert cohort.frame.height == 240 and cohort.events.tolist() == build_toy_table()["disease"].to_list()
+    assert set(split_cohort(cohort, config.data, config.split, 0)) == {"train", "validation", "test"}
+    with pytest.raises(ConfigError, match="exists already"):
+        draft(str(tmp_path / "my table.csv"), "disease", tmp_path / "study")
+    assert written.dataset.is_file()
+
+
+def test_guesses(tmp_path: Path) -> None:
+    rows = 60
+    frame = pl.DataFrame(
+        {
+            "no name": range(rows),
+            "eid": [f"{1000 + row // 2}" for row in range(rows)],
+            "sample_id": range(rows),
+            "visit_id": range(100, 100 + rows),
+            "hospital_id": [row % 3 for row in range(rows)],
+            "grade": [row % 3 + 1 for row in range(rows)],
+            "bmi": [20 + row / 7 for row in range(rows)],
+            "seen": [f"2020-01-{row % 28 + 1:02d}" for row in range(rows)],
+            "smoker": [bool(row % 2) for row in range(rows)],
+            "code": ["010", "10"] * 30,
+            "icd": ["1E5", "2E1", "3C"] * 20,
+            "note": [f"seen on day {row}" for row in range(rows)],
+            "mrn_text": [f"X{row}" for row in range(rows)],
+            "rare": ["ZZCANARY42"] + ["a", "b", "c"] * 19 + ["a", "b"],
+            "empty": [None] * rows,
+            "died": np.arange(rows) % 2,
+        },
+        schema_overrides={"empty": pl.String},
+    ).rename({"no name": ""})
+    written, config = drafted(tmp_path, frame, "died")
+    assert entries(config) == {
+        "": ("ignore", "text"),
+        "eid": ("group", "text"),
+        "sample_id": ("id", "text"),
+        "visit_id": ("ignore", "text"),
+        "hospital_id": ("ignore", "text"),
+        "grade": ("feature", "categorical"),
+        "bmi": ("feature", "numeric"),
+        "seen": ("feature", "date"),
+        "smoker": ("feature", "binary"),
+        "code": ("feature", "categorical"),
+        "icd": ("feature", "categorical"),
+        "note": ("feature", "text"),
+        "mrn_text": ("ignore", "text"),
+        "rare": ("feature", "categorical"),
+        "empty": ("ignore", "text"),
+        "died": ("target", "binary"),
+    }
+    assert config.data.columns["icd"].codes == {"1E5": "1E5", "2E1": "2E1", "3C": "3C"}
+    assert config.data.columns["code"].codes == {"010": "010", "10": "10"}
+    notes = "\n".join(written.notes)
+    for said in ("visit_id: role ignore, another column has role id", "note: role feature, free text", "mrn_text", "empty"):
+        assert said in notes
+    assert "ZZCANARY42" not in written.dataset.read_text() + notes, "a rare code could tell of a single patient"
+    assert "seen on day" not in written.dataset.read_text() + notes
+    assert read_cohort(config.data, 0).frame.height == rows
+
+
+@pytest.mark.parametrize("words", [("no", "yes"), ("False", "True"), ("Absent", "Present"), ("n", "y"), ("0.0", "1.0")])
+def test_targets_that_tell_which_is_the_event(tmp_path: Path, words: tuple[str, str]) -> None:
+    frame = build_toy_table()
+    written = frame.with_columns(disease=pl.Series([words[value] for value in frame["disease"]]))
+    _, config = drafted(tmp_path, written)
+    assert read_cohort(config.data, 0).events.tolist() == frame["disease"].to_list()
+
+
+def test_target_needs_positive(tmp_path: Path) -> None:
+    frame = build_toy_table().with_columns(disease=pl.col("disease") + 1)
+    with pytest.raises(DataError, match="2 different values, expected 0 and 1; say which .* --positive"):
+        drafted(tmp_path, frame)
+    assert not (tmp_path / "study").exists()
+    _, config = drafted(tmp_path, frame, positive=["2"])
+    assert read_cohort(config.data, 0).events.tolist() == build_toy_table()["disease"].to_list()
+    with pytest.raises(DataError, match="all rows of disease have one outcome"):
+        draft(str(tmp_path / "my table.csv"), "disease", tmp_path / "other", positive=["7"])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [([1] * 240, "1 different values"), ([None] * 240, "0 different values"), ([0, 1, 2] * 80, "3 different values")],
+)
+def test_target_without_two_outcomes(tmp_path: Path, values: list[Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        drafted(tmp_path, build_toy_table().with_columns(disease=pl.Series(values, dtype=pl.Int64)))
+    assert not (tmp_path / "study").exists()
+
+
+def test_missing_target(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no column diseas; did you mean disease\?"):
+        drafted(tmp_path, build_toy_table(), "diseas")
+    with pytest.raises(DataError, match="no column y; found: patient_id, age, sex"):
+        drafted(tmp_path, build_toy_table(), "y")
+
+
+def test_embedded_table(tmp_path: Path) -> None:
+    written = draft("builtin:statlog_heart", "heart_disease", tmp_path)
+    config = load_config(written.experiment)
+    assert "its published dictionary is used" in written.notes[0]
+    assert config.data.columns == load_config("statlog_heart").data.columns
+    assert read_cohort(config.data, 0).frame.height == 270
+
+
+def test_cardio_file_as_it_is(tmp_path: Path, shared_data: Path) -> None:
+    written = draft(str(shared_data / "cardio_train.csv"), "cardio", tmp_path)
+    config = load_config(written.experiment, ["data.max_rows=2000"])
+    assert config.task.outcome == "cardiovascular disease"
+    cohort = read_cohort(config.data, config.seed)
+    assert cohort.flow[0]["left"] == 70_000 and cohort.frame.height == 2000
+    assert sum(step["excluded"] for step in cohort.flow) == 68_000
+    assert config.data.columns["id"].role == "id" and "bp_category" in config.data.features
+
+
+@pytest.mark.parametrize(
+    ("hospital", "rows", "events", "empty"),
+    [("cleveland", 303, 139, []), ("hungarian", 294, 106, []), ("switzerland", 123, 115, ["chol"]), ("va", 200, 149, [])],
+)
+def test_hospital_files(tmp_path: Path, shared_data: Path, hospital: str, rows: int, events: int, empty: list[str]) -> None:
+    names = [n for n, e in read_yaml(shipped("datasets")["uci_heart"])["data"]["columns"].items() if "derive" not in e]
+    table = tmp_path / f"{hospital}.csv"
+    table.write_text(",".join(names) + "\n" + (shared_data / f"processed.{hospital}.data").read_text())
+    written = draft(str(table), "num", tmp_path / "study")
+    config = load_config(written.experiment, ["data.duplicate_rows=keep", "data.out_of_range=missing"])
+    assert [name for name, column in config.data.columns.items() if column.role == "ignore"] == empty
+    cohort = read_cohort(config.data, 0)
+    assert cohort.frame.height == rows and int(cohort.events.sum()) == events
+    as_drafted = read_cohort(load_config(written.experiment).data, 0)
+    assert sum(step["excluded"] for step in as_drafted.flow) == rows - as_drafted.frame.height <= 3

@@ -1,0 +1,164 @@
+"""A row to text: pinned exactly, and the same alone as within its table."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from conftest import TOY_COLUMNS, build_toy_table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cardiotune.config import DataConfig, SerializeConfig, TaskConfig
+from cardiotune.data.cohort import read_rows
+from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
+from cardiotune.errors import ConfigError
+
+COLUMNS = {
+    "age_years": {"type": "integer", "unit": "years", "phrase": "age"},
+    "sex": {"type": "binary", "codes": {"0": "woman", "1": "man"}},
+    "chol": {"unit": "mmol/L", "decimals": 1, "phrase": "The cholesterol was {value} at the visit."},
+    "seen": {"type": "date", "phrase": "first seen"},
+    "chest_pain": {"type": "categorical"},
+    "note": {"type": "text"},
+    "y": {"role": "target"},
+}
+ROWS = pl.DataFrame(
+    {
+        "age_years": [61.0, None],
+        "sex": ["1", None],
+        "chol": [5.25, None],
+        "seen": [date(2020, 1, 31), None],
+        "chest_pain": ["typical angina", None],
+        "note": ["{{ 7*7 }} {value}", None],
+    }
+)
+DATA = DataConfig.model_validate({"path": "t.csv", "columns": COLUMNS})
+
+
+def text(rows: pl.DataFrame = ROWS, **settings: Any) -> list[str]:
+    return serialize_rows(rows, DATA.features, DATA, SerializeConfig.model_validate(settings))
+
+
+def test_sentence() -> None:
+    assert text(style="sentence") == [
+        "The age is 61 years. The sex is man. The cholesterol was 5.2 mmol/L at the visit. The first seen is 2020-01-31. "
+        "The chest pain is typical angina. The note is {{ 7*7 }} {value}.",
+        "The age is not recorded. The sex is not recorded. The cholesterol was not recorded at the visit. "
+        "The first seen is not recorded. The chest pain is not recorded. The note is not recorded.",
+    ]
+
+
+def test_list() -> None:
+    assert text(style="list")[0] == (
+        "- age: 61 years\n- sex: man\n- The cholesterol was at the visit.: 5.2 mmol/L\n- first seen: 2020-01-31\n"
+        "- chest pain: typical angina\n- note: {{ 7*7 }} {value}"
+    )
+
+
+def test_compact() -> None:
+    assert text(style="compact") == [
+        "age 61 years, sex man, The cholesterol was at the visit. 5.2 mmol/L, first seen 2020-01-31, "
+        "chest pain typical angina, note {{ 7*7 }} {value}",
+        "age not recorded, sex not recorded, The cholesterol was at the visit. not recorded, first seen not recorded, "
+        "chest pain not recorded, note not recorded",
+    ]
+
+
+@pytest.mark.parametrize("style", ["sentence", "list", "compact"])
+def test_missing_values_can_be_left_out(style: str) -> None:
+    first, second = text(style=style, missing="omit")
+    assert first == text(style=style)[0] and second == ""
+
+
+def test_template() -> None:
+    source = "{% if sex == 'man' %}He{% else %}They{% endif %}: {{ age_years }}, {{ note }}."
+    assert text(style="template", template=source) == [
+        "He: 61 years, {{ 7*7 }} {value}.",
+        "They: not recorded, not recorded.",
+    ]
+    assert text(style="template", template=source, missing="omit")[1] == "They: , ."
+
+
+def test_template_file(tmp_path: Path) -> None:
+    file = tmp_path / "patient.j2"
+    file.write_text("{{ sex }}\n")
+    assert text(style="template", template_file=str(file)) == ["man", "not recorded"]
+    with pytest.raises(ConfigError, match="no such file"):
+        text(style="template", template_file=str(tmp_path / "none.j2"))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ age_year }}", r"not feature columns: age_year \(did you mean age_years\?\)"),
+        ("{{ y }}", "not feature columns: y"),
+        ("{{ age_years", "serialize.template: unexpected end"),
+        ("{{ note + 1 }}", "TypeError while a row was written"),
+        ("{{ {}[note] }}", "UndefinedError while a row was written"),
+        ("{{ note.__class__.__mro__ }}", "SecurityError while a row was written"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError while a row was written"),
+        ("{% for i in range(10**9) %}x{% endfor %}", "OverflowError while a row was written"),
+    ],
+)
+def test_bad_templates_show_no_cell(source: str, said: str) -> None:
+    rows = ROWS.with_columns(note=pl.lit("ZZCANARY42"))
+    with pytest.raises(ConfigError, match=said) as caught:
+        text(rows, style="template", template=source)
+    assert "ZZCANARY42" not in str(caught.value)
+
+
+STYLES = [
+    {"style": "sentence"},
+    {"style": "list"},
+    {"style": "compact", "missing": "omit"},
+    {"style": "template", "template": "{{ age_years }}|{{ chol }}|{{ sex }}|{{ seen }}|{{ note }}"},
+]
+VALUES = st.fixed_dictionaries(
+    {
+        "age_years": st.none() | st.integers(0, 120).map(float),
+        "sex": st.sampled_from([None, "0", "1"]),
+        "chol": st.none() | st.floats(-0.1, 20),
+        "seen": st.none() | st.dates(),
+        "chest_pain": st.sampled_from([None, "a", "b", "not recorded"]),
+        "note": st.none() | st.text(max_size=6),
+    }
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(VALUES, min_size=1, max_size=6))
+def test_a_row_reads_the_same_alone(rows: list[dict[str, Any]]) -> None:
+    frame = pl.DataFrame(rows, schema=ROWS.schema)
+    for style in STYLES:
+        together = text(frame, **style)
+        assert together == [text(frame[row : row + 1], **style)[0] for row in range(len(rows))]
+
+
+def test_order_by_cardinality() -> None:
+    frame = pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": ["x", "x", "x"], "c": ["x", "y", "x"]})
+    data = DataConfig.model_validate(
+        {"path": "t", "columns": {"a": {}, "b": {"type": "text"}, "c": {"type": "text"}, "y": {"role": "target"}}}
+    )
+    assert column_order(frame, data, SerializeConfig(order="by_cardinality")) == ["b", "c", "a"]
+    assert column_order(frame, data, SerializeConfig()) == ["a", "b", "c"]
+
+
+def test_only_features_are_written(tmp_path: Path) -> None:
+    build_toy_table(30).write_csv(tmp_path / "t.csv")
+    data = DataConfig.model_validate({"path": "-", "columns": TOY_COLUMNS})
+    cohort = read_rows(str(tmp_path / "t.csv"), data)
+    texts = serialize_rows(cohort.frame, data.features, data, SerializeConfig())
+    assert not any("P000" in line or "disease" in line for line in texts)
+    first = build_toy_table(30).row(0, named=True)
+    assert texts[0] == (
+        f"age {first['age']} years, sex {['woman', 'man'][first['sex']]}, systolic pressure {first['sbp']} mmHg, "
+        f"smoker {['no', 'yes'][first['smoker']]}, chest pain {first['pain'] or 'not recorded'}"
+    )
+
+
+def test_shared_pieces() -> None:
+    task = TaskConfig(outcome="gout", instruction="Of {outcome}: {json}", question="{positive}/{negative}?", negative_label="N")
+    pieces = shared_pieces(task)
+    assert (pieces.instruction, pieces.question) == ("Of gout: {json}", "Yes/N?")
