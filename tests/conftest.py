@@ -6,11 +6,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import yaml
+
+from cardiotune.config import Config
 
 WORDS = (
     "Judge from the patient's findings whether the patient has heart disease. Patient: age 61 years, sex woman, sex man, "
@@ -123,3 +126,19 @@ def shared_data() -> Path:
     if not (folder / "cardio_train.csv").is_file():
         pytest.skip(f"no real tables in {folder}; set CARDIOTUNE_SHARED_DATA to their folder")
     return folder
+
+
+def toy_config(model: Path, **sections: Any) -> Config:
+    """A checked config on the toy model; sections are merged into it."""
+    tree: dict[str, Any] = {
+        "name": "toy",
+        "data": {"path": "table.csv", "columns": TOY_COLUMNS},
+        "task": {"outcome": "heart disease"},
+        "model": {"name": "toy", "path": str(model), "dtype": "float32"},
+        "method": {"r": 4, "alpha": 8},
+        "train": {"epochs": 4, "batch_size": 8, "learning_rate": 0.01, "threads": 1},
+        "evaluation": {"bootstrap": 100},
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree.get(name, {}), **section} if isinstance(section, dict) else section
+    return Config.model_validate(tree)

@@ -8,19 +8,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cardiotune.data.tokens import LabelTokens
-from cardiotune.training.heads import TREE_FAMILIES, LabelTokenModel
+from cardiotune.training.heads import TREE_FAMILIES, LabelTokenNetwork
 from cardiotune.training.model import load_base
 from cardiotune.training.packing import by_token_budget, lay_out, shared_length
-from conftest import build_toy_model
+from conftest import build_toy_model, toy_config
 
 PROMPTS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=40), min_size=1, max_size=12)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabelTokenModel]:
-    def load(family: str, attention: str) -> LabelTokenModel:
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabelTokenNetwork]:
+    def load(family: str, attention: str) -> LabelTokenNetwork:
         folder = build_toy_model(tmp_path_factory.mktemp(family), family)
-        return LabelTokenModel(load_base(folder, torch.float32, attention), LabelTokens(5, 6))
+        config = toy_config(folder, model={"name": "toy", "path": str(folder), "attention": attention})
+        return LabelTokenNetwork(load_base(folder, config, torch.float32, torch.device("cpu")), LabelTokens(5, 6))
 
     return {f: load(f, "eager" if f == "gemma2" else "sdpa") for f in TREE_FAMILIES} | {
         "llama eager": load("llama", "eager"),
@@ -32,7 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabelTokenMode
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompts=PROMPTS)
 def test_tree_and_padded_layouts_give_the_same_logits(
-    family: str, prompts: list[list[int]], models: dict[str, LabelTokenModel]
+    family: str, prompts: list[list[int]], models: dict[str, LabelTokenNetwork]
 ) -> None:
     model = models[family]
     assert model.layout == "tree"
@@ -45,7 +46,7 @@ def test_tree_and_padded_layouts_give_the_same_logits(
 
 
 @pytest.mark.parametrize("family", [*TREE_FAMILIES])
-def test_tree_and_padded_layouts_give_the_same_gradients(family: str, models: dict[str, LabelTokenModel]) -> None:
+def test_tree_and_padded_layouts_give_the_same_gradients(family: str, models: dict[str, LabelTokenNetwork]) -> None:
     model = models[family]
     prompts = [[1, 7, 8, 9, 5], [1, 7, 8, 3], [1, 7, 8, 9, 5, 4, 4], [1, 2], [1, 7, 8, 3]]
     gradients = []
@@ -59,7 +60,7 @@ def test_tree_and_padded_layouts_give_the_same_gradients(family: str, models: di
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_a_sliding_window_counts_depth_in_the_tree(models: dict[str, LabelTokenModel]) -> None:
+def test_a_sliding_window_counts_depth_in_the_tree(models: dict[str, LabelTokenNetwork]) -> None:
     """Prompts far longer than the window of 16: a wrong window would show."""
     long = [list(range(3, 83)), [*range(3, 63), *range(100, 130)]]
     for family in ("gemma3_text", "mistral"):
@@ -99,4 +100,5 @@ def test_shared_length() -> None:
 
 def test_toy_families_have_what_they_are_tested_for(tmp_path: Path) -> None:
     folder = build_toy_model(tmp_path, "gemma3_text")
-    assert load_base(folder, torch.float32, "sdpa").config.sliding_window == 16
+    base = load_base(folder, toy_config(folder), torch.float32, torch.device("cpu"))
+    assert base.config.sliding_window == 16

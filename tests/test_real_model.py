@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from cardiotune.config import MethodConfig, load_config, load_model, shipped
+from cardiotune.config import load_config, load_model, shipped
 from cardiotune.data.serialize import Pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ConfigError, ModelError
 from cardiotune.training import model as building
-from cardiotune.training.checkpoint import save_adapter
-from cardiotune.training.heads import LabelTokenModel
+from cardiotune.training.checkpoint import save_weights, trained_state
+from cardiotune.training.heads import LabelTokenNetwork
 from cardiotune.training.train import score
 from cardiotune.training.weights import find_weights
 
@@ -31,14 +31,15 @@ def weights_of(name: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=["gemma3-270m", "smollm2-135m"])
-def loaded(request: pytest.FixtureRequest) -> tuple[Path, LabelTokenModel, PromptEncoder]:
+def loaded(request: pytest.FixtureRequest) -> tuple[Path, LabelTokenNetwork, PromptEncoder]:
     folder = weights_of(request.param)
     config = load_config("statlog_heart", [f"use.model={request.param}"])
-    encoder, labels = building.build_encoder(config, building.load_tokenizer(folder))
-    return folder, LabelTokenModel(building.load_base(folder, torch.float32, "sdpa"), labels), encoder
+    encoder = building.build_encoder(config, building.load_tokenizer(folder))
+    base = building.load_base(folder, config, torch.float32, CPU)
+    return folder, LabelTokenNetwork(base, encoder.label_tokens("Yes", "No")), encoder
 
 
-def test_the_model_knows_language(loaded: tuple[Path, LabelTokenModel, PromptEncoder]) -> None:
+def test_the_model_knows_language(loaded: tuple[Path, LabelTokenNetwork, PromptEncoder]) -> None:
     """A wrong conversion gives a model that loads and talks nonsense."""
     _, model, encoder = loaded
     ids = encoder.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
@@ -47,51 +48,51 @@ def test_the_model_knows_language(loaded: tuple[Path, LabelTokenModel, PromptEnc
     assert encoder.tokenizer.decode(best).strip() == "Paris"
 
 
-def test_the_positive_label_is_the_positive_token(loaded: tuple[Path, LabelTokenModel, PromptEncoder]) -> None:
+def test_the_positive_label_is_the_positive_token(loaded: tuple[Path, LabelTokenNetwork, PromptEncoder]) -> None:
     _, model, encoder = loaded
     assert encoder.tokenizer.decode([model.labels.positive]).strip() == "Yes"
     assert encoder.tokenizer.decode([model.labels.negative]).strip() == "No"
     question = Pieces("Is fire hot? Answer Yes or No.", "Answer:"), Pieces("Is ice hot? Answer Yes or No.", "Answer:")
     yes, no = (
-        score(model, PromptEncoder(encoder.tokenizer, p, encoder.prompt, 99).encode(["x"]), 0, 512, CPU)[0]
+        score(model, PromptEncoder(encoder.tokenizer, p, encoder.prompt, 99).encode(["x"]), 0, 512, CPU, model.layout)[0]
         for p in question
     )
     assert yes > no
 
 
-def test_the_tree_is_exact_on_the_real_model(loaded: tuple[Path, LabelTokenModel, PromptEncoder]) -> None:
+def test_the_tree_is_exact_on_the_real_model(loaded: tuple[Path, LabelTokenNetwork, PromptEncoder]) -> None:
     _, model, encoder = loaded
     texts = [f"age {age} years, sex {sex}, chest pain none" for age in (48, 61, 75) for sex in ("woman", "man")]
     prompts = encoder.encode(texts)
-    together = score(model, prompts, 0, 4096, CPU)
-    alone = np.concatenate([score(model, [prompt], 0, 4096, CPU) for prompt in prompts])
+    together = score(model, prompts, 0, 4096, CPU, model.layout)
+    alone = np.concatenate([score(model, [prompt], 0, 4096, CPU, model.layout) for prompt in prompts])
     np.testing.assert_allclose(1 / (1 + np.exp(-together)), 1 / (1 + np.exp(-alone)), atol=1e-5)
 
 
-def test_labels_of_several_tokens_are_refused(loaded: tuple[Path, LabelTokenModel, PromptEncoder]) -> None:
+def test_labels_of_several_tokens_are_refused(loaded: tuple[Path, LabelTokenNetwork, PromptEncoder]) -> None:
     with pytest.raises(ConfigError, match="tokens for this model"):
         loaded[2].label_tokens("cardiomyopathically", "No")
     with pytest.raises(ConfigError, match="same token"):
         loaded[2].label_tokens("Yes", "Yes")
 
 
-def test_stock_peft_gives_the_same_logits(loaded: tuple[Path, LabelTokenModel, PromptEncoder], tmp_path: Path) -> None:
+def test_stock_peft_gives_the_same_logits(loaded: tuple[Path, LabelTokenNetwork, PromptEncoder], tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     folder, model, encoder = loaded
     torch.manual_seed(0)
-    shipped_model = load_model(shipped("models")["gemma3-270m"])
-    base = building.load_base(folder, torch.float32, "sdpa")
-    tuned = building.build(base, MethodConfig(), shipped_model, model.labels)
+    config = load_config("statlog_heart")
+    tuned = building.build(building.load_base(folder, config, torch.float32, CPU), config, encoder)
     with torch.no_grad():  # adapters start at zero effect; give them one
         for weight in tuned.parameters():
             if weight.requires_grad:
                 weight.add_(torch.randn_like(weight) * 0.01)
     prompts = encoder.encode(["age 61 years, sex man", "age 40 years, sex woman, chest pain none"])
-    ours = score(tuned, prompts, 0, 512, CPU)
-    assert np.abs(ours - score(model, prompts, 0, 512, CPU)).max() > 0.01
-    save_adapter(tuned, tmp_path / "adapter")
+    ours = score(tuned, prompts, 0, 512, CPU, model.layout)
+    assert np.abs(ours - score(model, prompts, 0, 512, CPU, model.layout)).max() > 0.01
+    (tmp_path / "adapter").mkdir()
+    save_weights(tuned, trained_state(tuned), tmp_path / "adapter")
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     stock = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
     with torch.no_grad():

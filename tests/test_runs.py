@@ -23,7 +23,9 @@ def test_create(tmp_path: Path) -> None:
 
 def test_an_existing_run_is_kept_unless_asked(tmp_path: Path) -> None:
     run = runs.create(tmp_path / "a", "name: a\n", overwrite=False)
-    with pytest.raises(ConfigError, match=r"exists already; choose another with name=NAME, or replace it with --overwrite"):
+    with pytest.raises(
+        ConfigError, match=r"exists already; choose another with name=NAME, or replace it with --overwrite"
+    ):
         runs.create(tmp_path / "a", "name: b\n", overwrite=False)
     assert run.config.read_text() == "name: a\n"
     run.predictions.write_text("old")

@@ -19,7 +19,11 @@ from cardiotune.errors import DataError
 def cohort(events: Any, **columns: Any) -> tuple[Cohort, DataConfig]:
     """A cohort with one feature and extra columns given as (role, values)."""
     rows = len(events)
-    frame = {"x": np.arange(rows, dtype=float), EVENT: np.asarray(events, np.int8), ROW_ID: [f"r{row}" for row in range(rows)]}
+    frame = {
+        "x": np.arange(rows, dtype=float),
+        EVENT: np.asarray(events, np.int8),
+        ROW_ID: [f"r{row}" for row in range(rows)],
+    }
     entries: dict[str, Any] = {"x": {}, "y": {"role": "target"}}
     for name, (role, values) in columns.items():
         frame[name], entries[name] = values, {"role": role}
@@ -56,7 +60,9 @@ def test_parts_are_disjoint_and_complete(rows: int, test: float, validation: flo
         assert abs(number["test"]["n"] - test * rows) <= 1 and abs(number["validation"]["n"] - validation * rows) <= 2
     else:
         held = {part: set(people.frame["g"].filter(pl.Series(parts == part))) for part in PARTS}
-        assert not (held["train"] & held["test"] or held["train"] & held["validation"] or held["validation"] & held["test"])
+        assert not (
+            held["train"] & held["test"] or held["train"] & held["validation"] or held["validation"] & held["test"]
+        )
     assert np.array_equal(parts, split_cohort(people, data, SplitConfig(test=test, validation=validation), seed))
 
 
@@ -126,7 +132,9 @@ def test_parts_from_a_column() -> None:
 
 def test_a_patient_in_two_parts_is_refused() -> None:
     people, data = cohort(
-        [0, 1] * 30, g=("group", [f"p{row // 20}" for row in range(60)]), part=("split", ["train", "train", "test", "test", "val", "val"] * 10)
+        [0, 1] * 30,
+        g=("group", [f"p{row // 20}" for row in range(60)]),
+        part=("split", ["train", "train", "test", "test", "val", "val"] * 10),
     )
     with pytest.raises(DataError, match=r"column g \(role group\) has values in more than one part"):
         split_cohort(people, data, SplitConfig(by="column"), seed=0)

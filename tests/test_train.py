@@ -3,29 +3,31 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import toy_config
+from transformers import AutoModelForCausalLM
 
-from cardiotune.config import MethodConfig, ModelConfig, TrainConfig
-from cardiotune.data.tokens import LabelTokens
+from cardiotune.config import Config, Imbalance, TrainConfig
 from cardiotune.errors import ModelError, RunError
 from cardiotune.runs import RunFolder
-from cardiotune.training.checkpoint import check_probe, check_same_weights, record_probe, save_adapter, verify
-from cardiotune.training.heads import LabelTokenModel
-from cardiotune.training.loss import mean_log_loss
-from cardiotune.training.model import build, load_adapted, load_base
+from cardiotune.training.checkpoint import check_probe, check_same_weights, record_probe, trained_state, verify
+from cardiotune.training.heads import RiskNetwork
+from cardiotune.training.loss import balance, mean_log_loss
+from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer, load_tuned
 from cardiotune.training.packing import lay_out
 from cardiotune.training.train import Rows, learning_rate_factor, score, train
 
-LABELS = LabelTokens(positive=5, negative=6)
+CPU = torch.device("cpu")
 
 
-def build_model(folder: Path, dropout: float = 0.0) -> LabelTokenModel:
+def build_network(config: Config) -> RiskNetwork:
     torch.manual_seed(0)
-    method = MethodConfig(r=4, alpha=8, dropout=dropout)
-    return build(load_base(folder, torch.float32, "sdpa"), method, ModelConfig(name="toy"), LABELS)
+    folder = Path(str(config.model.path))
+    return build(load_base(folder, config, torch.float32, CPU), config, build_encoder(config, load_tokenizer(folder)))
 
 
 def build_rows(rows: int, seed: int) -> Rows:
@@ -36,16 +38,20 @@ def build_rows(rows: int, seed: int) -> Rows:
     return Rows([[1, 10, 11, 50 if e else 51, *draw.integers(60, 90, 4).tolist()] for e in events], events)
 
 
-def run_training(model: LabelTokenModel, folder: Path, **settings: object) -> dict[str, object]:
-    numbers = {"epochs": 4, "batch_size": 8, "learning_rate": 0.01, **settings}
-    run = RunFolder(folder)
-    return train(
-        model, build_rows(64, 0), build_rows(32, 1), TrainConfig(**numbers), run, 0, 1024, torch.float32, seed=3
-    )
+def run_training(config: Config, folder: Path, network: RiskNetwork | None = None) -> dict[str, Any]:
+    training = build_rows(64, 0)
+    balanced = balance(training.events, Imbalance(), 0)
+    network = network or build_network(config)
+    return train(network, training, build_rows(32, 1), balanced, config, RunFolder(folder), 0, torch.float32)
+
+
+def scored(network: RiskNetwork, prompts: list[list[int]], budget: int = 1024) -> np.ndarray:
+    network.eval()
+    return score(network, prompts, 0, budget, CPU, network.layout)
 
 
 def test_training_learns_and_keeps_the_best_step(toy_model: Path, tmp_path: Path) -> None:
-    summary = run_training(build_model(toy_model), tmp_path)
+    summary = run_training(toy_config(toy_model), tmp_path)
     history = json.loads((tmp_path / "logs" / "training.json").read_text())["history"]
     looks = {look["step"]: look["log_loss"] for look in history["validation"]}
     assert summary["selected_step"] == min(looks, key=lambda step: looks[step])
@@ -58,40 +64,51 @@ def test_training_learns_and_keeps_the_best_step(toy_model: Path, tmp_path: Path
 def test_same_seed_gives_the_same_adapter_bytes(toy_model: Path, tmp_path: Path) -> None:
     adapters = []
     for name in ("first", "second"):
-        run_training(build_model(toy_model, dropout=0.1), tmp_path / name, epochs=2)
+        run_training(toy_config(toy_model, method={"dropout": 0.1}, train={"epochs": 2}), tmp_path / name)
         adapters.append((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes())
     assert adapters[0] == adapters[1]
 
 
 def test_max_steps_and_early_stopping_end_training(toy_model: Path, tmp_path: Path) -> None:
-    assert run_training(build_model(toy_model), tmp_path / "a", max_steps=3)["steps"] == 3
-    frozen = run_training(
-        build_model(toy_model), tmp_path / "b", learning_rate=1e-12, early_stopping=1, evaluate_every=1, epochs=9
-    )
-    assert frozen["steps"] < 72
+    assert run_training(toy_config(toy_model, train={"max_steps": 3}), tmp_path / "a")["steps"] == 3
+    hardly = {"learning_rate": 1e-12, "early_stopping": 1, "evaluate_every": 1, "epochs": 9}
+    assert run_training(toy_config(toy_model, train=hardly), tmp_path / "b")["steps"] < 72
 
 
 @pytest.mark.parametrize("layout", ["padded", "tree"])
 def test_gradient_does_not_depend_on_how_a_step_is_cut(toy_model: Path, layout: str) -> None:
     rows = build_rows(7, 0)  # seven rows in passes of 7, 4 and 2: the last pass is smaller
+    row_weights = torch.tensor([0.5, 2.0])[torch.tensor(rows.events)]
     gradients = []
     for size in (7, 4, 2):
-        model = build_model(toy_model)
+        network = build_network(toy_config(toy_model))
         for first in range(0, 7, size):
             part = slice(first, first + size)
-            logits = model(lay_out(rows.prompts[part], 0, layout))
-            mean_log_loss(logits, torch.tensor(rows.events[part], dtype=torch.float32), 7).backward()
-        gradients.append(torch.cat([p.grad.ravel() for p in model.parameters() if p.grad is not None]))
+            logits = network(lay_out(rows.prompts[part], 0, layout))
+            events = torch.tensor(rows.events[part], dtype=torch.float32)
+            mean_log_loss(logits, events, row_weights[part], 7).backward()
+        gradients.append(torch.cat([p.grad.ravel() for p in network.parameters() if p.grad is not None]))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(gradients[2], gradients[0], rtol=1e-5, atol=1e-7)
 
 
+def test_eight_by_one_trains_like_two_by_four(toy_model: Path, tmp_path: Path) -> None:
+    losses = []
+    for size, passes in ((8, 1), (2, 4)):
+        settings = {"batch_size": size, "gradient_accumulation": passes, "epochs": 1}
+        run_training(toy_config(toy_model, train=settings), tmp_path / str(size))
+        history = json.loads((tmp_path / str(size) / "logs" / "training.json").read_text())["history"]
+        losses.append([entry["loss"] for entry in history["steps"]])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_and_saves_nothing(toy_model: Path, tmp_path: Path, bad: float) -> None:
-    model = build_model(toy_model)
-    next(p for p in model.parameters() if p.requires_grad).data[:] = bad
+    config = toy_config(toy_model)
+    network = build_network(config)
+    next(p for p in network.parameters() if p.requires_grad).data[:] = bad
     with pytest.raises(RunError, match="not finite"):
-        run_training(model, tmp_path)
+        run_training(config, tmp_path, network)
     assert not (tmp_path / "adapter").exists()
 
 
@@ -108,75 +125,80 @@ def test_learning_rate_schedules(schedule: str, middle: float, end: float) -> No
 
 
 def test_score_is_the_same_alone_in_any_batch_and_order(toy_model: Path) -> None:
-    model, rows = build_model(toy_model), build_rows(20, 5)
-    cpu = torch.device("cpu")
-    together = score(model, rows.prompts, 0, 4096, cpu)
-    small = score(model, rows.prompts, 0, 20, cpu)
-    alone = np.concatenate([score(model, [prompt], 0, 4096, cpu) for prompt in rows.prompts])
-    back = score(model, rows.prompts[::-1], 0, 64, cpu)[::-1]
-    for other in (small, alone, back):
+    network, prompts = build_network(toy_config(toy_model)), list(build_rows(20, 5).prompts)
+    together = scored(network, prompts, 4096)
+    alone = np.concatenate([scored(network, [prompt]) for prompt in prompts])
+    for other in (scored(network, prompts, 20), alone, scored(network, prompts[::-1], 64)[::-1]):
         np.testing.assert_allclose(other, together, atol=1e-5)
 
 
-def test_a_saved_adapter_loads_to_the_same_logits(toy_model: Path, tmp_path: Path) -> None:
-    model = build_model(toy_model)
-    run_training(model, tmp_path, epochs=1)
+def test_what_is_saved_loads_to_the_same_logits(toy_model: Path, tmp_path: Path) -> None:
+    config = toy_config(toy_model, train={"epochs": 1})
+    network = build_network(config)
+    run_training(config, tmp_path, network)
     verify(tmp_path / "adapter")
-    check_same_weights(model, tmp_path / "adapter")
-    again = load_adapted(load_base(toy_model, torch.float32, "sdpa"), tmp_path / "adapter", LABELS)
-    prompts, cpu = build_rows(8, 9).prompts, torch.device("cpu")
-    np.testing.assert_allclose(score(again, prompts, 0, 1024, cpu), score(model, prompts, 0, 1024, cpu), atol=1e-6)
+    check_same_weights(network, trained_state(network), tmp_path / "adapter")
+    encoder = build_encoder(config, load_tokenizer(toy_model))
+    again = load_tuned(toy_model, tmp_path / "adapter", config, encoder, torch.float32, CPU)
+    prompts = list(build_rows(8, 9).prompts)
+    np.testing.assert_allclose(scored(again, prompts), scored(network, prompts), atol=1e-6)
 
 
 def test_stock_peft_gives_the_same_logits(toy_model: Path, tmp_path: Path) -> None:
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
-    model = build_model(toy_model)
-    run_training(model, tmp_path, epochs=1)
-    prompts = build_rows(4, 9).prompts
-    ours = score(model, prompts, 0, 1024, torch.device("cpu"))
+    config = toy_config(toy_model, train={"epochs": 1})
+    network = build_network(config)
+    run_training(config, tmp_path, network)
+    prompts = list(build_rows(4, 9).prompts)
     stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(toy_model), tmp_path / "adapter").eval()
     with torch.no_grad():
         logits = torch.cat([stock(input_ids=torch.tensor([prompt])).logits[:, -1] for prompt in prompts])
-    np.testing.assert_allclose(ours, (logits[:, 5] - logits[:, 6]).numpy(), atol=1e-5)
+    labels = network.labels
+    expected = (logits[:, labels.positive] - logits[:, labels.negative]).numpy()
+    np.testing.assert_allclose(scored(network, prompts), expected, atol=1e-5)
 
 
-def test_a_changed_or_foreign_adapter_is_refused(toy_model: Path, tmp_path: Path) -> None:
-    model = build_model(toy_model)
-    save_adapter(model, tmp_path / "adapter")
-    file = tmp_path / "adapter" / "adapter_model.safetensors"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ModelError, match="changed since it was saved"):
-        verify(tmp_path / "adapter")
-    file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match=r"does not fit|damaged"):
-        load_adapted(load_base(toy_model, torch.float32, "sdpa"), tmp_path / "adapter", LABELS)
-    with pytest.raises(ModelError, match="not an adapter"):
-        load_adapted(load_base(toy_model, torch.float32, "sdpa"), tmp_path / "nowhere", LABELS)
-
-
-def test_an_adapter_with_missing_weights_is_refused(toy_model: Path, tmp_path: Path) -> None:
+def test_changed_damaged_foreign_or_absent_weights_are_refused(toy_model: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    save_adapter(build_model(toy_model), tmp_path / "adapter")
-    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    config = toy_config(toy_model, train={"max_steps": 1})
+    run_training(config, tmp_path)
+    folder, encoder = tmp_path / "adapter", build_encoder(config, load_tokenizer(toy_model))
+    file = folder / "adapter_model.safetensors"
+    whole = file.read_bytes()
+
+    def load() -> None:
+        load_tuned(toy_model, folder, config, encoder, torch.float32, CPU)
+
+    load()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ModelError, match="changed since it was saved"):
+        verify(folder)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"does not fit|damaged"):
+        load()
+    file.write_bytes(whole)
     weights = load_file(file)
     weights.pop(next(iter(weights)))
     save_file(weights, file)
     with pytest.raises(ModelError, match="does not fit"):
-        load_adapted(load_base(toy_model, torch.float32, "sdpa"), tmp_path / "adapter", LABELS)
+        load()
+    file.unlink()
+    with pytest.raises(ModelError, match="is missing"):
+        load()
+    with pytest.raises(ModelError, match="neither an adapter nor a model"):
+        load_tuned(toy_model, tmp_path / "nowhere", config, encoder, torch.float32, CPU)
 
 
 def test_probe_catches_another_model(tmp_path: Path) -> None:
     record_probe(tmp_path, np.array([0.5, -1.0]), torch.float32)
     check_probe(tmp_path, np.array([0.501, -1.0]), torch.float32)
-    with pytest.raises(ModelError, match="does not score the recorded sample"):
-        check_probe(tmp_path, np.array([0.9, -1.0]), torch.float32)
+    for wrong in (0.9, math.nan):
+        with pytest.raises(ModelError, match="does not score the recorded sample"):
+            check_probe(tmp_path, np.array([wrong, -1.0]), torch.float32)
 
 
 def test_targets_that_match_nothing_name_the_layers(toy_model: Path) -> None:
-    method = MethodConfig(target_modules=["no_such_layer"])
     with pytest.raises(ModelError, match="q_proj"):
-        build(load_base(toy_model, torch.float32, "sdpa"), method, ModelConfig(name="toy"), LABELS)
+        build_network(toy_config(toy_model, method={"target_modules": ["no_such_layer"]}))

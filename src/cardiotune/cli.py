@@ -82,6 +82,9 @@ def _start(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
         warnings.simplefilter("ignore")
+    if "RANK" in os.environ:  # one of many processes: the one that started them does the talking
+        out.quiet = True
+        logger.setLevel(logging.INFO if os.environ["RANK"] == "0" else logging.ERROR)
 
 
 class _Plain(logging.Formatter):
@@ -149,22 +152,27 @@ def prepare(
 
 
 @app.command()
-def train(config: ConfigArgument, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
-    """Fine-tune: from a config, or in a run folder that `prepare` made.
+def train(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from a run folder's newest good checkpoint.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fine-tune: from a config, or in a run folder that `prepare` made or that was interrupted.
 
-    Example: cardiotune train runs/statlog_heart
+    Example: cardiotune train --resume runs/statlog_heart
     """
     from cardiotune import stages
 
-    if (Path(config) / "manifest.json").is_file():
+    if resume or (Path(config) / "manifest.json").is_file():
         if overrides:
             raise ConfigError("a run folder keeps the settings it was made with; give a config to change them")
         folder, prepared = stages.open_run(config), None
     else:
         folder, prepared = stages.prepare(_load(config, overrides), overwrite)
-    stages.train(folder, prepared)
+    stages.train(folder, prepared, resume)
     folder.update_manifest(status="trained")
-    _say(f"trained: {folder.adapter}")
+    _say(f"trained: {folder.path}")
 
 
 @app.command()

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from cardiotune.compatibility import Choice, family_of, refusals
 from cardiotune.errors import ConfigError
 
 GROUPS = {
@@ -30,6 +31,7 @@ GROUPS = {
     "dataset": "datasets",
     "task": "tasks",
     "method": "methods",
+    "deepspeed": "deepspeed",
 }
 """Group key under `use:` -> folder below `configs/`; also the order in which they are merged."""
 
@@ -270,8 +272,9 @@ class TaskConfig(Settings):
     """Comes after the patient's text, so it is computed for every row: keep it short."""
     positive_label: str = "Yes"
     negative_label: str = "No"
-    head: Literal["label_tokens"] = "label_tokens"
-    """`label_tokens`: the risk is read from the logits of the two label tokens at the last position."""
+    head: Literal["label_tokens", "classifier"] = "label_tokens"
+    """`label_tokens`: the risk is read from the logits of the two label tokens at the last position. `classifier`: from
+    a linear layer on the last position of a decoder, or the first token of an encoder."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Probability at and above which `prediction` is 1."""
     few_shot_examples: int = Field(4, ge=1)
@@ -322,7 +325,10 @@ class ModelConfig(Settings):
 class MethodConfig(Settings):
     """How the model is fine-tuned."""
 
-    kind: Literal["lora"] = "lora"
+    name: str = "lora"
+    kind: Literal["lora", "full"] = "lora"
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """How the frozen base weights are kept: as they are, in 4 bits (QLoRA), or in 8 bits."""
     r: int = Field(16, ge=1, le=512)
     """Rank of the adapters."""
     alpha: float = Field(32, gt=0)
@@ -330,6 +336,50 @@ class MethodConfig(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before the adapters. Off: it makes a step on a CPU a quarter slower, and few steps hardly overfit."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    dora: bool = False
+    """Weight-decomposed LoRA (Liu et al. 2024)."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023)."""
+    lora_plus: float | None = Field(None, ge=1)
+    """The B matrices' learning rate, as a multiple of A's (LoRA+); 16 is usual."""
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_frozen(self) -> "MethodConfig":
+        if self.kind == "full" and self.quantization != "none":
+            raise ValueError(
+                "method: full fine-tuning cannot train quantized weights; use kind lora or quantization none"
+            )
+        return self
+
+
+class Oversample(Settings):
+    """Repeat training rows of one outcome."""
+
+    label: Literal[0, 1] = 1
+    times: float = Field(1, ge=1)
+    """How many rows there are in the end for each row of this label."""
+    to_prevalence: float | None = Field(None, gt=0, lt=1)
+    """Instead of `times`: repeat events until they are this share of the training rows."""
+
+
+class Imbalance(Settings):
+    """Class weights and oversampling: off by default, training part only, and taken out of the probabilities again."""
+
+    class_weights: Literal["none", "balanced"] | tuple[float, float] = "none"
+    """Loss weight of a row without and with the event; `balanced` gives both outcomes the same total weight."""
+    oversample: Oversample | None = None
+
+
+class DeepSpeed(Settings):
+    """ZeRO (Rajbhandari et al. 2020)."""
+
+    name: str = "zero2"
+    stage: Literal[2, 3] = 2
+    """2 cuts gradients and optimizer among the processes, 3 the weights as well."""
+    offload_optimizer: bool = False
+    """Keep the optimizer in the processor's memory."""
+    offload_weights: bool = False
+    """Stage 3: keep the weights there too."""
 
 
 class TrainConfig(Settings):
@@ -342,6 +392,7 @@ class TrainConfig(Settings):
     """Rows per forward pass."""
     gradient_accumulation: int = Field(1, ge=1)
     """Forward passes per optimizer step."""
+    optimizer: Literal["adamw", "paged_adamw_32bit", "adafactor", "sgd"] = "adamw"
     learning_rate: float = Field(4e-4, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_share: float = Field(0.1, ge=0, lt=1)
@@ -354,8 +405,14 @@ class TrainConfig(Settings):
     """Validation metric that picks the checkpoint."""
     early_stopping: int | None = Field(3, ge=1)
     """Stop after this many looks without a better one; null never stops."""
+    gradient_checkpointing: bool = False
+    """Compute hidden states again in the backward pass instead of keeping them: less memory, a third slower."""
+    save_every: int | None = Field(None, ge=1)
+    """Optimizer steps between two checkpoints, beside those at every look at the validation part."""
+    save_total_limit: int = Field(2, ge=1)
+    """Newest checkpoints to keep, beside the best one."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads. Default: all physical cores."""
+    """CPU threads of each process. Default: the physical cores, divided by the processes."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -378,7 +435,10 @@ class EvaluationConfig(Settings):
 class LaunchConfig(Settings):
     """Processes."""
 
-    processes: Literal[1] = 1
+    processes: int = Field(1, ge=1)
+    """Processes on this machine; with a hostfile, its slots count."""
+    hostfile: str | None = None
+    """DeepSpeed hostfile (`worker-1 slots=8` lines) to train on several machines."""
 
 
 class Config(Settings):
@@ -388,7 +448,7 @@ class Config(Settings):
     """Name of the run folder below `runs_dir`."""
     runs_dir: str = "runs"
     seed: int = Field(0, ge=0, lt=2**32)
-    use: dict[Literal["model", "dataset", "task", "method"], str] = {}
+    use: dict[Literal["model", "dataset", "task", "method", "deepspeed"], str] = {}
     """The group files that this experiment was made from."""
     data: DataConfig
     split: SplitConfig = SplitConfig()
@@ -396,9 +456,14 @@ class Config(Settings):
     task: TaskConfig
     model: ModelConfig
     method: MethodConfig = MethodConfig()
+    deepspeed: DeepSpeed | None = None
+    """Default: none, so that several processes are plain data-parallel ones."""
+    imbalance: Imbalance = Imbalance()
     train: TrainConfig = TrainConfig()
-    models: list[Comparator] = list(COMPARATORS)
-    """The comparators to run."""
+    trackers: list[Literal["mlflow", "wandb"]] = []
+    """Beside TensorBoard, which always is."""
+    models: list[Comparator] | None = None
+    """The comparators to run. Default: all that fit the model (an encoder has no zero-shot)."""
     evaluation: EvaluationConfig = EvaluationConfig()
     launch: LaunchConfig = LaunchConfig()
 
@@ -411,24 +476,42 @@ class Config(Settings):
             problems.append(f"split.by: {by} needs a column with role {role} in data.columns")
         if by != "column" and (column := self.data.name_of("split")):
             problems.append(f"split.by: {by}, but column {column} has role split; set split.by: column or role: ignore")
-        if not self.models:
+        if self.models == []:
             problems.append("models: name at least one of " + ", ".join(COMPARATORS))
-        if len(set(self.models)) < len(self.models):
+        if len(set(self.comparators)) < len(self.comparators):
             problems.append("models: a comparator is named twice")
         if "test" not in self.evaluation.parts:
             problems.append("evaluation.parts: must hold test")
-        if self.model.family == "encoder" and self.needs_llm:
-            problems.append(
-                f"task.head: label_tokens reads a next-token logit, which {self.model.name} (an encoder) does not have; "
-                "choose a decoder model"
-            )
+        prompted = {"zero_shot", "few_shot"} & set(self.comparators)
+        if self.model.family == "encoder" and prompted:
+            problems.append(f"models: {', '.join(sorted(prompted))} needs a decoder; {self.model.name} is an encoder")
+        if "tuned" in self.comparators:
+            problems += refusals(self.choice)
         _raise_all(problems)
         return self
 
     @property
     def needs_llm(self) -> bool:
         """Whether any comparator uses the language model."""
-        return bool({"zero_shot", "few_shot", "tuned"} & set(self.models))
+        return bool({"zero_shot", "few_shot", "tuned"} & set(self.comparators))
+
+    @property
+    def comparators(self) -> list[Comparator]:
+        """The comparators that run."""
+        if self.models is not None:
+            return self.models
+        without = ("zero_shot", "few_shot") if self.model.family == "encoder" else ()
+        return [name for name in COMPARATORS if name not in without]
+
+    @property
+    def choice(self) -> Choice:
+        """Where this experiment stands in the compatibility table."""
+        method = {"none": self.method.kind, "nf4": "qlora", "int8": "lora_8bit"}[self.method.quantization]
+        stage = "none"
+        if self.deepspeed:
+            stage = f"zero{self.deepspeed.stage}" + ("_offload" if self.deepspeed.offload_optimizer else "")
+        family = family_of(f"{self.model.name} {self.model.hub_id}", self.model.family)
+        return Choice(method, self.task.head, stage, self.model.dtype, family)
 
     @property
     def run_path(self) -> Path:

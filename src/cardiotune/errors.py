@@ -29,6 +29,14 @@ class ModelError(CardioTuneError):
     exit_code = 4
 
 
+class InterruptedRunError(CardioTuneError):
+    """A signal ended the work after a step that was saved; the exit code is the shell's for that signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
 class RunError(CardioTuneError):
     """Something failed while running: a full disk, a loss that is not finite."""
 

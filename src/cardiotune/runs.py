@@ -55,6 +55,15 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
+    def model(self) -> Path:
+        """The selected model after full fine-tuning, as transformers saves it."""
+        return self.path / "model"
+
+    def tuned_folder(self, kind: str) -> Path:
+        """Where a method of this kind leaves its weights."""
+        return self.adapter if kind == "lora" else self.model
+
+    @property
     def checkpoints(self) -> Path:
         """Adapters kept during training."""
         return self.path / "checkpoints"
@@ -99,7 +108,9 @@ class RunFolder:
         return manifest
 
     def update_manifest(self, **entries: Any) -> None:
-        """Merge `entries` into the manifest, one level deep."""
+        """Merge `entries` into the manifest, one level deep. Of many processes the first keeps the books."""
+        if os.environ.get("RANK", "0") != "0":
+            return
         manifest = self.read_manifest() if self.manifest.is_file() else {}
         for key, value in entries.items():
             both = isinstance(value, dict) and isinstance(manifest.get(key), dict)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from cardiotune import runs
 from cardiotune.config import Config, dump, load_resolved
@@ -22,14 +23,13 @@ from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
 from cardiotune.data.split import PARTS, Parts, counts, overlap, split_cohort
 from cardiotune.data.table import locate
-from cardiotune.errors import ConfigError, DataError
+from cardiotune.errors import ConfigError, DataError, InterruptedRunError
 from cardiotune.runs import RunFolder
 
 log = logging.getLogger(__name__)
 
 PROBE_ROWS = 4
 PROBE_SEED = 7
-LANGUAGE_MODELS = ("zero_shot", "few_shot", "tuned")
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ def run(config: Config, overwrite: bool = False) -> RunFolder:
     """Every stage in order. The manifest says `finished` only when all of them did."""
     folder, prepared = prepare(config, overwrite)
     try:
-        if "tuned" in config.models:
+        if "tuned" in config.comparators:
             train(folder, prepared)
         predict(folder, prepared)
         evaluate(folder)
         report(folder)
-    except BaseException:
-        folder.update_manifest(status="failed")
+    except BaseException as error:
+        folder.update_manifest(status="interrupted" if isinstance(error, InterruptedRunError) else "failed")
         raise
     folder.update_manifest(status="finished")
     return folder
@@ -117,7 +117,7 @@ def _count_tokens(config: Config, prepared: Prepared, weights: Path) -> dict[str
     """Tokens of the prompts; raises when one is over the limit or the labels do not fit the tokenizer."""
     from cardiotune.training.model import build_encoder, load_tokenizer
 
-    encoder, _ = build_encoder(config, load_tokenizer(weights))
+    encoder = build_encoder(config, load_tokenizer(weights))
     lengths = [len(prompt) for prompt in encoder.encode(prepared.texts)]
     return {
         "shortest": min(lengths),
@@ -136,79 +136,116 @@ def read_prepared(config: Config) -> Prepared:
     return Prepared(cohort, parts, order, serialize_rows(cohort.frame, order, config.data, config.serialize))
 
 
-def train(folder: RunFolder, prepared: Prepared | None = None) -> None:
-    """Fine-tune; leaves `adapter/`, `checkpoints/`, `logs/`."""
+def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = False) -> None:
+    """Fine-tune, in as many processes as asked; leaves `adapter/` or `model/`, `checkpoints/`, `logs/`."""
+    from cardiotune.training.distributed import is_worker, launch
+
+    config = _config(folder)
+    if "tuned" not in config.comparators:
+        raise ConfigError(f"{folder.path}: models does not hold tuned, so there is nothing to train")
+    if is_worker():
+        _train_here(folder, None, resume)
+        return
+    with folder.stage("train"):
+        if config.launch.processes > 1 or config.launch.hostfile or config.deepspeed:
+            launch(config, ["train", str(folder.path), *(["--resume"] if resume else [])])
+        else:
+            _train_here(folder, prepared, resume)
+        _record_probe(folder, config)
+
+
+def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> None:
     from cardiotune.training import model as building
+    from cardiotune.training.distributed import join
+    from cardiotune.training.loss import balance
     from cardiotune.training.train import Rows
     from cardiotune.training.train import train as fine_tune
 
     config, prepared = _open(folder, prepared)
-    if "tuned" not in config.models:
-        raise ConfigError(f"{folder.path}: models does not hold tuned, so there is nothing to train")
     weights = _same_weights(folder, config)
-    with folder.stage("train"):
-        device = building.set_up(config.train.threads)
-        dtype = building.train_dtype(config.model, device)
-        tokenizer = building.load_tokenizer(weights)
-        encoder, labels = building.build_encoder(config, tokenizer)
-        rows = {p: prepared.rows(p) for p in ("train", "validation")}
-        encoded = {p: Rows(encoder.encode(prepared.texts_of(r)), prepared.cohort.events[r]) for p, r in rows.items()}
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        seeded(config.seed)
-        base = building.load_base(weights, dtype, config.model.attention).to(device)
-        model = building.build(base, config.method, config.model, labels)
-        log.info("training on %s in %s", device, str(dtype).removeprefix("torch."))
-        summary = fine_tune(
-            model,
-            encoded["train"],
-            encoded["validation"],
-            config.train,
-            folder,
-            int(pad_id),
-            config.evaluation.score_batch_tokens,
-            dtype,
-            config.seed,
-        )
+    device = building.set_up(config.train.threads)
+    join(config)
+    dtype = building.train_dtype(config.model, device)
+    tokenizer = building.load_tokenizer(weights)
+    encoder = building.build_encoder(config, tokenizer)
+    rows = {part: prepared.rows(part) for part in ("train", "validation")}
+    encoded = {p: Rows(encoder.encode(prepared.texts_of(r)), prepared.cohort.events[r]) for p, r in rows.items()}
+    balanced = balance(encoded["train"].events, config.imbalance, config.seed)
+    if balanced.odds_multiplier != 1:
+        both = config.imbalance.oversample and config.imbalance.class_weights != "none"
+        tell = log.warning if both else log.info
+        tell("class weights and oversampling multiply the odds by %.3g; predictions undo it", balanced.odds_multiplier)
+    torch.manual_seed(config.seed)
+    # Weights that train are float32 and compute in `dtype` under autocast; frozen ones are kept in `dtype`.
+    kept = torch.float32 if config.method.kind == "full" else dtype
+    network = building.build(building.load_base(weights, config, kept, device), config, encoder)
+    log.info("training on %s in %s", device, str(dtype).removeprefix("torch."))
+    pad_id = building.pad_id_of(tokenizer)
+    summary = fine_tune(
+        network, encoded["train"], encoded["validation"], balanced, config, folder, pad_id, dtype, resume
+    )
     folder.update_manifest(training=summary, device=str(device))
-    del model, base
-    _record_probe(folder, config, weights)
 
 
 def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl`."""
     from cardiotune.evaluation import predict as scoring
     from cardiotune.evaluation.baselines import BASELINES
+    from cardiotune.training.distributed import is_worker, join, launch, world
 
+    config = _config(folder)
+    if config.needs_llm and config.launch.processes > 1 and not is_worker():
+        launch(config, ["predict", str(folder.path)])
+        return
+    join(config)
     config, prepared = _open(folder, prepared)
     frame, events = prepared.cohort.frame, prepared.cohort.events
     rows = np.concatenate([prepared.rows(part) for part in PARTS if part in config.evaluation.parts])
-    risks: dict[str, np.ndarray] = {}
+    risks: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # calibrated, raw
     with folder.stage("predict_baselines"):
-        for name in config.models:
+        for name in config.comparators:
             if name in BASELINES:
-                risks[name] = BASELINES[name](frame, events, prepared.parts, config.data, config.seed)[rows]
-    if config.needs_llm:
-        adapter = folder.adapter if "tuned" in config.models else None
-        scorer = scoring.LanguageScorer(config, _same_weights(folder, config), adapter)
-        if adapter:
-            scorer.check(adapter, probe_texts(config, prepared.order))
-        texts = prepared.texts_of(rows)
-        for name in config.models:
-            if name in LANGUAGE_MODELS:
-                with folder.stage(f"predict_{name}"):
-                    encoder = None
-                    if name == "few_shot":
-                        encoder = scorer.encoder.with_examples(_examples(config, prepared))
-                    logits = scorer.logits(texts, encoder, tuned=name == "tuned", what=f"scoring {name}")
-                    risks[name] = scoring.probabilities(logits)
+                risk = BASELINES[name](frame, events, prepared.parts, config.data, config.seed)[rows]
+                risks[name] = risk, risk
+    texts = prepared.texts_of(rows)
+    if untuned := [name for name in config.comparators if name in ("zero_shot", "few_shot")]:
+        scorer = scoring.LanguageScorer(config, _same_weights(folder, config), None)
+        for name in untuned:
+            with folder.stage(f"predict_{name}"):
+                shown = scorer.encoder.with_examples(_examples(config, prepared)) if name == "few_shot" else None
+                risk = scoring.probabilities(scorer.logits(texts, shown, what=f"scoring {name}"))
+                risks[name] = risk, risk
+        del scorer
+    if "tuned" in config.comparators:
+        with folder.stage("predict_tuned"):
+            risks["tuned"] = _tuned_risks(folder, config, texts, prepared.order)
     ids, parts = frame[ROW_ID].gather(rows).to_list(), list(prepared.parts[rows])
     lines = [
         line
-        for name in config.models
-        for line in scoring.prediction_rows(name, ids, parts, events[rows], risks[name], config.task.threshold)
+        for name in config.comparators
+        for line in scoring.prediction_rows(name, ids, parts, events[rows], *risks[name], config.task.threshold)
     ]
-    scoring.write_predictions(folder, lines)
-    folder.update_manifest(files={folder.predictions.name: runs.sha256(folder.predictions)})
+    if world()[0] == 0:
+        scoring.write_predictions(folder.predictions, lines)
+        folder.update_manifest(files={folder.predictions.name: runs.sha256(folder.predictions)})
+
+
+def _tuned_risks(
+    folder: RunFolder, config: Config, texts: list[str], order: list[str], weights_folder: Path | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated and raw risks of the run's model, or of the checkpoint weights in `weights_folder`.
+
+    What class weights and oversampling added to the odds is in the raw ones and taken out of the others.
+    """
+    from cardiotune.evaluation import predict as scoring
+    from cardiotune.training.loss import corrected
+
+    saved = weights_folder or folder.tuned_folder(config.method.kind)
+    scorer = scoring.LanguageScorer(config, _same_weights(folder, config), saved)
+    scorer.check(saved, probe_texts(config, order))
+    logits = scorer.logits(texts, what="scoring tuned")
+    multiplier = folder.read_manifest().get("training", {}).get("odds_multiplier", 1.0)
+    return scoring.probabilities(corrected(logits, multiplier)), scoring.probabilities(logits)
 
 
 def evaluate(folder: RunFolder) -> dict[str, Any]:
@@ -241,24 +278,26 @@ def score_table(folder: RunFolder, table: str, keep_ids: bool, tuned: bool = Tru
     from cardiotune.evaluation import predict as scoring
 
     config = _config(folder)
-    if not (folder.adapter.is_dir() or not tuned):
+    if tuned and not folder.tuned_folder(config.method.kind).is_dir():
         raise ConfigError(
             f"{folder.path}: has no tuned model; train it, or ask for the zero-shot model with --zero-shot"
         )
     cohort = read_rows(table, config.data, keep_ids)
     order = json.loads(folder.cohort.read_text())["column_order"]
     texts = serialize_rows(cohort.frame, order, config.data, config.serialize)
-    scorer = scoring.LanguageScorer(config, _same_weights(folder, config), folder.adapter if tuned else None)
     if tuned:
-        scorer.check(folder.adapter, probe_texts(config, order))
-    risks = scoring.probabilities(scorer.logits(texts, what="scoring"))
+        risks, raw = _tuned_risks(folder, config, texts, order)
+    else:
+        risks = raw = scoring.probabilities(
+            scoring.LanguageScorer(config, _same_weights(folder, config), None).logits(texts)
+        )
     blanked = cohort.frame.select(pl.sum_horizontal(pl.col(config.data.features).is_null())).to_series()
     return pl.DataFrame(
         {
             "row": range(1, len(risks) + 1),
             "row_id": cohort.frame[ROW_ID],
-            "y_prob": risks.round(scoring.DIGITS),
-            "y_prob_raw": risks.round(scoring.DIGITS),
+            "y_prob": risks,
+            "y_prob_raw": raw,
             "prediction": (risks >= config.task.threshold).astype(int),
             "threshold": config.task.threshold,
             "values_missing": blanked,
@@ -275,13 +314,6 @@ def open_run(path: str | Path) -> RunFolder:
     folder = RunFolder(Path(path))
     folder.read_manifest()
     return folder
-
-
-def seeded(seed: int) -> None:
-    """Seed PyTorch, which draws the adapters' first weights and the dropout."""
-    import torch
-
-    torch.manual_seed(seed)
 
 
 def prompt_text(config: Config, text: str) -> str:
@@ -350,14 +382,15 @@ def _examples(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     )
 
 
-def _record_probe(folder: RunFolder, config: Config, weights: Path) -> None:
+def _record_probe(folder: RunFolder, config: Config) -> None:
     """Reload what was saved, as prediction will, and keep how it scores the synthetic sample."""
     from cardiotune.evaluation.predict import LanguageScorer
     from cardiotune.training.checkpoint import record_probe
 
-    scorer = LanguageScorer(config, weights, folder.adapter)
+    saved = folder.tuned_folder(config.method.kind)
+    scorer = LanguageScorer(config, _same_weights(folder, config), saved)
     order = json.loads(folder.cohort.read_text())["column_order"]
-    record_probe(folder.adapter, scorer.logits(probe_texts(config, order), what="checking"), scorer.dtype)
+    record_probe(saved, scorer.logits(probe_texts(config, order), what="checking"), scorer.dtype)
 
 
 def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:

@@ -29,7 +29,15 @@ class PromptEncoder:
     prefix: ids of everything before the patient's text, the same for all rows; suffix: ids after it.
     """
 
-    def __init__(self, tokenizer: Any, pieces: Pieces, prompt: Literal["plain", "chat"], max_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        pieces: Pieces,
+        prompt: Literal["plain", "chat"],
+        max_tokens: int,
+        closed: bool = False,
+    ) -> None:
+        """`closed` adds the tokenizer's end tokens too, as an encoder wants them; a decoder's prompt stays open."""
         self.tokenizer = tokenizer
         self.pieces = pieces
         self.prompt = prompt
@@ -37,7 +45,8 @@ class PromptEncoder:
         before, after = self._frame()
         self.after = after
         self.prefix = self._ids(before, start=prompt == "plain")
-        self.suffix = self._ids(after)
+        self.closed = closed
+        self.suffix = self._ids(after) + (self._specials()[1] if closed else [])
         # Some tokenizers keep runs of line ends or blanks as such tokens: those are no controls.
         tokens = [str(token) for token in tokenizer.get_added_vocab() if str(token).strip(" \t\n\r▁")]
         self._control = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))) if tokens else None
@@ -59,9 +68,14 @@ class PromptEncoder:
     def _ids(self, text: str, start: bool = False) -> list[int]:
         """Ids of a piece; with `start`, the model's beginning-of-text token comes first, if it has one."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        first = self.tokenizer.bos_token_id
-        adds_first = start and first is not None and self.tokenizer("a")["input_ids"][:1] == [first]
-        return [first, *ids] if adds_first else ids
+        return self._specials()[0] + ids if start else ids
+
+    def _specials(self) -> tuple[list[int], list[int]]:
+        """Ids that the tokenizer puts before and after a text on its own."""
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole: list[int] = self.tokenizer("a")["input_ids"]
+        first = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return whole[:first], whole[first + len(bare) :]
 
     def clean(self, texts: Sequence[str]) -> list[str]:
         """Texts without the model's control tokens, so that a cell cannot end the turn or answer the question."""
@@ -94,7 +108,9 @@ class PromptEncoder:
             f"Patient: {text}\n{self.pieces.question} {answer}\n\n"
             for text, answer in zip(self.clean([text for text, _ in examples]), [a for _, a in examples], strict=True)
         )
-        other = PromptEncoder(self.tokenizer, self.pieces, self.prompt, self.max_tokens * (len(examples) + 1))
+        other = PromptEncoder(
+            self.tokenizer, self.pieces, self.prompt, self.max_tokens * (len(examples) + 1), self.closed
+        )
         other.prefix = other._ids(other._frame(solved)[0], start=self.prompt == "plain")
         return other
 

@@ -11,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from cardiotune.config import Config
-from cardiotune.data.tokens import LabelTokens, PromptEncoder
+from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import DataError
 from cardiotune.runs import RunFolder, atomic
 from cardiotune.training.checkpoint import check_probe, verify
-from cardiotune.training.heads import LabelTokenModel
+from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.model import (
     build_encoder,
-    load_adapted,
     load_base,
     load_tokenizer,
+    load_tuned,
+    pad_id_of,
     score_dtype,
     set_up,
 )
@@ -28,49 +29,39 @@ from cardiotune.training.train import score
 
 log = logging.getLogger(__name__)
 
-DIGITS = 8
-"""Decimals of a probability in files."""
-
 
 class LanguageScorer:
-    """The base model of an experiment, ready to score texts with or without the run's adapter."""
+    """A language model ready to score texts: the base model, or what a run has made of it."""
 
-    def __init__(self, config: Config, weights: Path, adapter: Path | None) -> None:
+    def __init__(self, config: Config, weights: Path, tuned: Path | None) -> None:
+        """`tuned`: a saved adapter or model. None is the base model, read at the label tokens by the same code."""
         self.config = config
         self.device = set_up(config.train.threads)
         self.dtype = score_dtype(config.model, self.device)
         tokenizer = load_tokenizer(weights)
-        self.encoder: PromptEncoder
-        self.labels: LabelTokens
-        self.encoder, self.labels = build_encoder(config, tokenizer)
-        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
-        base = load_base(weights, self.dtype, config.model.attention).to(self.device)
-        self.adapted = adapter is not None
-        if adapter is None:
-            self.model = LabelTokenModel(base, self.labels).eval()
+        self.pad_id = pad_id_of(tokenizer)
+        self.encoder: PromptEncoder = build_encoder(config, tokenizer)
+        if tuned is None:
+            base = load_base(weights, config, self.dtype, self.device)
+            labels = self.encoder.label_tokens(config.task.positive_label, config.task.negative_label)
+            self.network: RiskNetwork = LabelTokenNetwork(base, labels).eval()
         else:
-            verify(adapter)
-            self.model = load_adapted(base, adapter, self.labels).eval()
+            verify(tuned)
+            self.network = load_tuned(weights, tuned, config, self.encoder, self.dtype, self.device)
 
     def logits(
-        self,
-        texts: Sequence[str],
-        encoder: PromptEncoder | None = None,
-        tuned: bool = True,
-        what: str = "scoring",
+        self, texts: Sequence[str], encoder: PromptEncoder | None = None, what: str = "scoring"
     ) -> NDArray[np.float64]:
-        """(rows,) logits. `tuned=False` switches the adapter off: the zero-shot model, by the same code."""
+        """(rows,) logits; with another encoder, of prompts that show solved examples first."""
         prompts = (encoder or self.encoder).encode(texts)
         budget = self.config.evaluation.score_batch_tokens
+        layout = self.network.layout
         with progress(what, len(prompts)) as advance:
-            if self.adapted and not tuned:
-                with self.model.model.disable_adapter():  # type: ignore[operator]
-                    return score(self.model, prompts, self.pad_id, budget, self.device, torch.float32, advance)
-            return score(self.model, prompts, self.pad_id, budget, self.device, torch.float32, advance)
+            return score(self.network, prompts, self.pad_id, budget, self.device, layout, torch.float32, advance)
 
-    def check(self, adapter: Path, probe_texts: Sequence[str]) -> None:
+    def check(self, saved: Path, probe_texts: Sequence[str]) -> None:
         """ModelError unless the loaded model scores the recorded synthetic sample as it did when it was saved."""
-        check_probe(adapter, self.logits(probe_texts, what="checking"), self.dtype)
+        check_probe(saved, self.logits(probe_texts, what="checking"), self.dtype)
 
 
 def progress(what: str, rows: int) -> Any:
@@ -119,27 +110,31 @@ def prediction_rows(
     parts: Iterable[str],
     events: Iterable[int | None],
     risks: NDArray[np.float64],
+    raw_risks: NDArray[np.float64],
     threshold: float,
 ) -> list[dict[str, Any]]:
-    """Objects of `predictions.jsonl`: ids, part, model and numbers; never a patient's text or values."""
+    """Objects of `predictions.jsonl`: ids, part, model and numbers; never a patient's text or values.
+
+    raw_risks are the model's own, before anything that was added to its odds in training is taken out.
+    """
     return [
         {
             "row_id": row_id,
             "part": part,
             "model": model,
             "y_true": None if event is None else int(event),
-            "y_prob": round(float(risk), DIGITS),
-            "y_prob_raw": round(float(risk), DIGITS),
+            "y_prob": float(risk),
+            "y_prob_raw": float(raw),
             "prediction": int(risk >= threshold),
             "threshold": threshold,
         }
-        for row_id, part, event, risk in zip(row_ids, parts, events, risks, strict=True)
+        for row_id, part, event, risk, raw in zip(row_ids, parts, events, risks, raw_risks, strict=True)
     ]
 
 
-def write_predictions(run: RunFolder, rows: list[dict[str, Any]]) -> None:
+def write_predictions(file: Path, rows: list[dict[str, Any]]) -> None:
     """`predictions.jsonl`, whole or not at all."""
-    with atomic(run.predictions) as temporary, temporary.open("w", encoding="utf-8") as out:
+    with atomic(file) as temporary, temporary.open("w", encoding="utf-8") as out:
         for row in rows:
             out.write(json.dumps(row, allow_nan=False) + "\n")
 

@@ -253,7 +253,7 @@ def _language_model(config: Config, manifest: dict[str, Any]) -> dict[str, str]:
     revision = f", revision {base['revision']}" if base.get("revision") else ""
     method, style, summary = config.method, config.serialize, manifest.get("training")
     lines = {"Base model": f"{base['name']}{revision}; licence: {base['license']}"}
-    if "tuned" in config.models:
+    if "tuned" in config.comparators:
         kind = {"lora": "LoRA"}[method.kind]
         lines["Method"] = f"{kind}, rank {method.r}, alpha {method.alpha:g}"
     if summary:

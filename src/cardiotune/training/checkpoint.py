@@ -46,7 +46,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise RunError(f"{folder}: could not be saved ({error.strerror or error}); what was there before is whole") from None
+        raise RunError(
+            f"{folder}: could not be saved ({error.strerror or error}); what was there before is whole"
+        ) from None
 
 
 def _publish(work: Path, folder: Path) -> None:
@@ -151,7 +153,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> State:
     """The optimizer's state as named tensors: `<weight number>.<name>`."""
     state = optimizer.state_dict()["state"]
     return {
-        f"{number}.{name}": torch.as_tensor(value).cpu() for number, values in state.items() for name, value in values.items()
+        f"{number}.{name}": torch.as_tensor(value).cpu()
+        for number, values in state.items()
+        for name, value in values.items()
     }
 
 

@@ -1,6 +1,7 @@
 """One process or many: starting them, cutting work among them, and what DeepSpeed is told."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import torch
 from accelerate import Accelerator
 
 from cardiotune.config import Config, DeepSpeed
-from cardiotune.errors import ModelError, RunError
+from cardiotune.errors import InterruptedRunError, ModelError, RunError
+
+WORKER = "CARDIOTUNE_WORKER"
+"""Environment variable that marks a process started by `launch`."""
 
 
 def world() -> tuple[int, int]:
@@ -23,7 +27,16 @@ def world() -> tuple[int, int]:
 
 def is_worker() -> bool:
     """Whether this process was started by `launch`."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return WORKER in os.environ
+
+
+def join(config: Config) -> None:
+    """Join the other processes, if this is one of many. Gloo comes first: DeepSpeed would ask for its own on a CPU."""
+    if is_worker() and not torch.distributed.is_initialized():
+        cpu = not torch.cuda.is_available()
+        if cpu and config.deepspeed:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.distributed.init_process_group("gloo" if cpu else "nccl")
 
 
 def launch(config: Config, arguments: list[str]) -> None:
@@ -40,10 +53,33 @@ def launch(config: Config, arguments: list[str]) -> None:
         count = f"--nproc-per-node={config.launch.processes}"
         port = f"--rdzv-endpoint=127.0.0.1:{_free_port()}"
         command = [sys.executable, "-m", "torch.distributed.run", count, "--rdzv-backend=c10d", port, *command]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    code = subprocess.run(command, env=environment, check=False).returncode
-    if code:
-        raise RunError(f"{config.launch.processes} processes: one of them failed (exit code {code}); its message is above")
+    environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    with subprocess.Popen(command, env=environment) as launched:
+        stopped_by = _wait(launched)
+    if stopped_by:
+        raise InterruptedRunError("stopped; a step that was finished is saved, go on with --resume", stopped_by)
+    if launched.returncode:
+        raise RunError(
+            f"{config.launch.processes} processes: one of them failed (exit code {launched.returncode}); "
+            "its message is above"
+        )
+
+
+def _wait(launched: "subprocess.Popen[bytes]") -> int:
+    """Wait for the launcher; pass SIGTERM and SIGINT on to it, and return which one came, or 0."""
+    got = [0]
+
+    def pass_on(number: int, _: Any) -> None:
+        got[0] = number
+        launched.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        launched.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return got[0]
 
 
 def _free_port() -> int:
@@ -57,27 +93,14 @@ def make_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
     cpu = not torch.cuda.is_available()
     if config.deepspeed is None:
         return Accelerator(cpu=cpu, mixed_precision="no")
-    if cpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
     try:
         import deepspeed  # noqa: F401
     except ImportError:
         raise ModelError("use.deepspeed needs DeepSpeed: pip install 'cardiotune[deepspeed]'") from None
-    if cpu and not torch.distributed.is_initialized():
-        # DeepSpeed would ask for its own CPU backend; gloo is always there.
-        _stand_alone()
-        torch.distributed.init_process_group("gloo")
     from accelerate.utils import DeepSpeedPlugin
 
     plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(config, config.deepspeed, dtype))
     return Accelerator(cpu=cpu, mixed_precision="no", deepspeed_plugin=plugin)
-
-
-def _stand_alone() -> None:
-    """What a process group needs to know when nobody launched this process."""
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_PORT", str(_free_port()))
 
 
 def deepspeed_config(config: Config, settings: DeepSpeed, dtype: torch.dtype) -> dict[str, Any]:
@@ -123,5 +146,3 @@ def merge(values: np.ndarray) -> np.ndarray:
     torch.distributed.all_reduce(known)
     # A row that two processes scored (see `share`) is the same number twice.
     return (total / known).cpu().numpy()
-
-

@@ -62,8 +62,8 @@ def _wanted(counts: NDArray[np.int_], imbalance: Imbalance) -> tuple[int, int]:
     oversample = imbalance.oversample
     assert oversample is not None
     if oversample.to_prevalence is None:
-        return oversample.label, int(round(counts[oversample.label] * oversample.times))
-    wanted = int(round(counts[0] * oversample.to_prevalence / (1 - oversample.to_prevalence)))
+        return oversample.label, round(counts[oversample.label] * oversample.times)
+    wanted = round(counts[0] * oversample.to_prevalence / (1 - oversample.to_prevalence))
     if wanted < counts[1]:
         raise DataError(
             f"imbalance.oversample.to_prevalence = {oversample.to_prevalence}: the training part already has a higher "
@@ -74,4 +74,4 @@ def _wanted(counts: NDArray[np.int_], imbalance: Imbalance) -> tuple[int, int]:
 
 def corrected(logits: NDArray[np.float64], odds_multiplier: float) -> NDArray[np.float64]:
     """Logits without what weights and oversampling added: log m is taken off."""
-    return logits - np.log(odds_multiplier)
+    return np.asarray(logits - np.log(odds_multiplier))

@@ -126,7 +126,9 @@ def _quantization(config: Config, dtype: torch.dtype) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
-        raise ModelError(f"method {config.method.quantization} needs bitsandbytes: pip install 'cardiotune[qlora]'") from None
+        raise ModelError(
+            f"method {config.method.quantization} needs bitsandbytes: pip install 'cardiotune[qlora]'"
+        ) from None
     from transformers import BitsAndBytesConfig
 
     if config.method.quantization == "int8":
@@ -230,7 +232,9 @@ def _targets(base: Any, wanted: str | list[str]) -> str | list[str]:
 # to score
 
 
-def load_tuned(weights: Path, saved: Path, config: Config, encoder: PromptEncoder, dtype: torch.dtype, device: torch.device) -> RiskNetwork:
+def load_tuned(
+    weights: Path, saved: Path, config: Config, encoder: PromptEncoder, dtype: torch.dtype, device: torch.device
+) -> RiskNetwork:
     """The model that a run saved: an adapter on the base weights, or a whole model; with its trained head.
 
     Raises ModelError when what is saved does not fit exactly; a head is never made afresh.
@@ -257,7 +261,7 @@ def _with_adapter(base: Any, folder: Path) -> Any:
             # PEFT only warns when weights are missing, and goes on with untrained ones.
             warnings.filterwarnings("error", message=".*[Mm]issing.*keys.*")
             return PeftModel.from_pretrained(base, folder, is_trainable=False)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - damaged files fail in many ways, all mean the same
         raise ModelError(f"{folder}: does not fit this base model or is damaged ({_first_line(error)})") from None
 
 
@@ -268,5 +272,7 @@ def _load_head(network: ClassifierNetwork, folder: Path) -> None:
         raise ModelError(f"{folder}: {HEAD_FILE} is missing; a classifier without its trained head would guess")
     try:
         network.head.load_state_dict(load_file(folder / HEAD_FILE))
-    except Exception as error:
-        raise ModelError(f"{folder / HEAD_FILE}: does not fit this model or is damaged ({_first_line(error)})") from None
+    except Exception as error:  # noqa: BLE001 - as above
+        raise ModelError(
+            f"{folder / HEAD_FILE}: does not fit this model or is damaged ({_first_line(error)})"
+        ) from None

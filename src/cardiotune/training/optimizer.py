@@ -35,6 +35,8 @@ def build_optimizer(network: RiskNetwork, settings: TrainConfig, method: MethodC
         try:
             from bitsandbytes.optim import PagedAdamW32bit
         except ImportError:
-            raise ModelError("optimizer paged_adamw_32bit needs bitsandbytes: pip install 'cardiotune[qlora]'") from None
+            raise ModelError(
+                "optimizer paged_adamw_32bit needs bitsandbytes: pip install 'cardiotune[qlora]'"
+            ) from None
         return PagedAdamW32bit(groups, weight_decay=decay)  # type: ignore[no-any-return]
     return torch.optim.AdamW(groups, weight_decay=decay)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 Layout = Literal["padded", "tree"]
-Prompts = Sequence[Sequence[int]]
+Prompts = Sequence[list[int]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _tree(prompts: Prompts) -> Batch:
     path = np.empty(0, dtype=np.int64)  # places of the current prompt's tokens, root first
     spans: list[tuple[int, np.ndarray]] = []  # first new place, places of its ancestors
     read = np.empty(len(prompts), dtype=np.int64)
-    before: Sequence[int] = ()
+    before: list[int] = []
     for row in sorted(range(len(prompts)), key=lambda i: prompts[i]):
         prompt = prompts[row]
         shared = shared_length(before, prompt)

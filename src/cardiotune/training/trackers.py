@@ -54,7 +54,12 @@ def _mlflow(config: Config) -> Any:
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     mlflow.set_experiment("cardiotune")
     mlflow.start_run(run_name=config.name, log_system_metrics=False)
-    flat = {f"{s}.{k}": v for s, section in _settings(config).items() if isinstance(section, dict) for k, v in section.items()}
+    flat = {
+        f"{s}.{k}": v
+        for s, section in _settings(config).items()
+        if isinstance(section, dict)
+        for k, v in section.items()
+    }
     mlflow.log_params({key: str(value)[:250] for key, value in flat.items()})
     return mlflow
 

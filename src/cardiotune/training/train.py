@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from cardiotune.config import Config, TrainConfig
-from cardiotune.errors import Interrupted, ModelError, RunError
+from cardiotune.errors import InterruptedRunError, ModelError, RunError
 from cardiotune.runs import RunFolder, write_json
 from cardiotune.training import checkpoint
 from cardiotune.training.distributed import make_accelerator, merge, share, world
@@ -79,7 +79,7 @@ def train(
     """Fine-tune `network`; the best step's weights, by the validation metric, end in `run.tuned_folder(config)`.
 
     Returns a summary; the whole history is in `run.training` and, for TensorBoard, in `run.logs`. Raises RunError when
-    the loss is no longer finite, Interrupted after SIGTERM or Ctrl-C, when the step is finished and saved.
+    the loss is no longer finite, InterruptedRunError after SIGTERM or Ctrl-C, when the step is finished and saved.
     """
     settings = config.train
     rank, processes = world()
@@ -173,7 +173,7 @@ def train(
             if looked or due or asked:
                 _save(accelerator, network, spread, optimizer, progress, config, run)
             if asked:
-                raise Interrupted(
+                raise InterruptedRunError(
                     f"stopped by {signal.Signals(asked).name} after step {step}, which is saved; go on with "
                     f"`cardiotune train --resume {run.path}`",
                     asked,
@@ -256,7 +256,9 @@ class _Progress:
         better = not self.best or _key(look, settings.select_on) < _key(self.best, settings.select_on)
         self.best = look if better else self.best
         self.looks_without_better = 0 if better else self.looks_without_better + 1
-        self.stopped_early = bool(settings.early_stopping) and self.looks_without_better >= (settings.early_stopping or 0)
+        self.stopped_early = bool(settings.early_stopping) and self.looks_without_better >= (
+            settings.early_stopping or 0
+        )
         return better
 
     def as_json(self, config: Config) -> dict[str, Any]:
@@ -306,7 +308,7 @@ def _backward(accelerator: Any, loss: torch.Tensor, last_pass: bool) -> None:
         # The engine steps the optimizer itself in the step's last pass.
         accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=last_pass)
     else:
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _clip(accelerator: Any, spread: Any, weights: list[torch.nn.Parameter], limit: float) -> float:
@@ -330,7 +332,7 @@ def _agree(stop_signal: list[int], device: torch.device) -> int:
 def _signals() -> Iterator[list[int]]:
     """A list whose one element becomes the number of the first SIGTERM or SIGINT; a second one acts at once."""
     got = [0]
-    before = {}
+    before: dict[int, Any] = {}
 
     def note(number: int, _: Any) -> None:
         got[0] = number
@@ -358,7 +360,13 @@ def _step_folder(run: RunFolder, step: int) -> Path:
 
 
 def _save(
-    accelerator: Any, network: RiskNetwork, spread: Any, optimizer: Any, progress: _Progress, config: Config, run: RunFolder
+    accelerator: Any,
+    network: RiskNetwork,
+    spread: Any,
+    optimizer: Any,
+    progress: _Progress,
+    config: Config,
+    run: RunFolder,
 ) -> None:
     """Write a checkpoint, read its weights back, drop those that are no longer needed. A joint act of all processes."""
     state = checkpoint.trained_state(network)
@@ -411,7 +419,9 @@ def _resume(network: RiskNetwork, config: Config, run: RunFolder) -> _Progress:
     before, now = state.pop("config"), config.model_dump(mode="json")
     changed = [f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in now if before.get(k) != now.get(k)]
     if changed:
-        raise ModelError(f"{good[0]}: made with other settings ({'; '.join(changed)[:300]}); a resumed run keeps its own")
+        raise ModelError(
+            f"{good[0]}: made with other settings ({'; '.join(changed)[:300]}); a resumed run keeps its own"
+        )
     for name, value in state.items():
         setattr(progress, name, value)
     progress.folder = good[0]
