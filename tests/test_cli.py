@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from conftest import build_toy_table
 from typer.testing import CliRunner, Result
 
 from cardiotune.cli import app
+from conftest import build_toy_table
 
 CANARY = "ZZCANARY42"
 
@@ -37,7 +37,9 @@ def check_refusal(result: Result, code: int, said: str, problems: int = 1) -> No
 def refused(toy_experiment: Path) -> Callable[..., None]:
     """Run the toy experiment with overrides, or with another table in place of its own; nothing may be left behind."""
 
-    def check(code: int, said: str, *overrides: str, table: pl.DataFrame | bytes | None = None, problems: int = 1) -> None:
+    def check(
+        code: int, said: str, *overrides: str, table: pl.DataFrame | bytes | None = None, problems: int = 1
+    ) -> None:
         file = toy_experiment.parent / "table.csv"
         if isinstance(table, pl.DataFrame):
             table.write_csv(file)
@@ -64,12 +66,18 @@ HEADER, _, BODY = CSV.partition("\n")
         ("table.csv: the table has a header but no rows", HEADER.encode()),
         ("not in the table: disease; found:", build_toy_table().drop("disease").with_columns(x=pl.lit(CANARY))),
         ("not in the table: sbp (did you mean spb?)", build_toy_table().rename({"sbp": "spb"})),
-        ("expected 0 and 1, found 3 different values, 80 rows outside", with_column("disease", ["0", "1", CANARY] * 80)),
+        (
+            "expected 0 and 1, found 3 different values, 80 rows outside",
+            with_column("disease", ["0", "1", CANARY] * 80),
+        ),
         ("expected 0 and 1, found 3 different values", with_column("disease", [0, 1, 2] * 80)),
         ("all 240 rows have the same outcome (no event)", with_column("disease", [0] * 240)),
         ("no row is left after the exclusion: target missing", with_column("disease", [None] * 240)),
         ("no value in any of 240 rows for sbp", with_column("sbp", [None] * 240)),
-        ("120 rows repeat an id of column patient_id", with_column("patient_id", [f"{CANARY}{n // 2}" for n in range(240)])),
+        (
+            "120 rows repeat an id of column patient_id",
+            with_column("patient_id", [f"{CANARY}{n // 2}" for n in range(240)]),
+        ),
         ("240 rows have no patient_id", with_column("patient_id", [None] * 240)),
         ("1 column names stand twice in the header (age)", CSV.replace("sbp", "age", 1).encode()),
         ("age: integer (240 rows)", with_column("age", [CANARY] * 240)),
@@ -87,8 +95,8 @@ def test_bad_tables(refused: Callable[..., None], said: str, table: pl.DataFrame
     refused(3, said, table=table)
 
 
-def test_missing_table(refused: Callable[..., None]) -> None:
-    refused(3, "none.csv: no such file; tables in that folder: table.csv", "data.path=none.csv")  # beside the working folder
+def test_missing_table(refused: Callable[..., None], tmp_path: Path) -> None:
+    refused(3, "none.csv: no such file; tables in that folder: table.csv", f"data.path={tmp_path / 'none.csv'}")
 
 
 def test_wrong_separator(refused: Callable[..., None]) -> None:
@@ -106,7 +114,10 @@ def test_wrong_separator(refused: Callable[..., None]) -> None:
         ("not valid YAML", ["seed=!!python/object/apply:os.system [ls]"]),
         ("split.by: site needs a column with role site", ["split.by=site"]),
         ("expected key.sub=value", ["--", "nonsense"]),
-        ("serialize.template: not feature columns: agee (did you mean age?)", ["serialize.style=template", "serialize.template='{{ agee }}'"]),
+        (
+            "serialize.template: not feature columns: agee (did you mean age?)",
+            ["serialize.style=template", "serialize.template='{{ agee }}'"],
+        ),
     ],
 )
 def test_bad_settings(refused: Callable[..., None], said: str, overrides: list[str]) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import TOY_COLUMNS, build_toy_table
 from sklearn.model_selection import train_test_split
 
 from cardiotune.config import DataConfig, SplitConfig, read_yaml, shipped
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort, read_rows
 from cardiotune.data.split import split_cohort
 from cardiotune.errors import DataError
+from conftest import TOY_COLUMNS, build_toy_table
 
 CANARY = "ZZCANARY42"
 
@@ -148,7 +148,9 @@ def test_duplicate_rows_by_choice(tmp_path: Path) -> None:
 def test_empty_column_and_single_outcome(tmp_path: Path) -> None:
     frame = build_toy_table()
     empty = frame.with_columns(sbp=pl.lit(None, pl.String), smoker=pl.lit("NA"))
-    assert "no value in any of 240 rows for sbp, smoker; give them role ignore" in refusal(config(table(tmp_path, empty)))
+    assert "no value in any of 240 rows for sbp, smoker; give them role ignore" in refusal(
+        config(table(tmp_path, empty))
+    )
     assert "(no event)" in refusal(config(table(tmp_path, frame.with_columns(disease=pl.lit(0)))))
     assert "(an event)" in refusal(config(table(tmp_path, frame.with_columns(disease=pl.lit(1)))))
     assert "no row is left after the exclusion: target missing" in refusal(
@@ -209,9 +211,13 @@ def test_data_frames_and_files_give_one_cohort(tmp_path: Path) -> None:
     """CSV as pandas writes it, and Parquet: whole numbers as floats, truth as True, an index column."""
     frame = build_toy_table()
     expected = read_cohort(config(table(tmp_path, frame)), 0, keep_row_ids=True).frame
-    floats = frame.with_columns(pl.col("age", "sex", "sbp", "disease").cast(pl.Float64), pl.col("smoker").cast(pl.Boolean))
+    floats = frame.with_columns(
+        pl.col("age", "sex", "sbp", "disease").cast(pl.Float64), pl.col("smoker").cast(pl.Boolean)
+    )
     pd.DataFrame(floats.to_dict(as_series=False)).to_csv(tmp_path / "pandas.csv")
-    pd.DataFrame(floats.to_dict(as_series=False)).to_csv(tmp_path / "pandas.tsv.gz", sep="\t", index=False, na_rep="NaN")
+    pd.DataFrame(floats.to_dict(as_series=False)).to_csv(
+        tmp_path / "pandas.tsv.gz", sep="\t", index=False, na_rep="NaN"
+    )
     floats.write_parquet(tmp_path / "polars.parquet")
     for file in sorted(tmp_path.glob("p*")):
         assert read_cohort(config(file), 0, keep_row_ids=True).frame.equals(expected), file.name
@@ -336,7 +342,8 @@ def test_published_cardio_split(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hospital", "rows", "events"), [("cleveland", 303, 139), ("hungarian", 294, 106), ("switzerland", 123, 115), ("va", 200, 149)]
+    ("hospital", "rows", "events"),
+    [("cleveland", 303, 139), ("hungarian", 294, 106), ("switzerland", 123, 115), ("va", 200, 149)],
 )
 def test_hospital_files_without_a_header(shared_data: Path, hospital: str, rows: int, events: int) -> None:
     tree = read_yaml(shipped("datasets")["uci_heart"])["data"]
@@ -344,7 +351,12 @@ def test_hospital_files_without_a_header(shared_data: Path, hospital: str, rows:
     if hospital == "switzerland":
         tree["columns"]["chol"]["role"] = "ignore"
     data = DataConfig.model_validate(
-        {**tree, "path": str(shared_data / f"processed.{hospital}.data"), "column_names": names, "duplicate_rows": "keep"}
+        {
+            **tree,
+            "path": str(shared_data / f"processed.{hospital}.data"),
+            "column_names": names,
+            "duplicate_rows": "keep",
+        }
     )
     cohort = read_cohort(data.model_copy(update={"out_of_range": "missing"}), 0)
     assert cohort.frame.height == rows and int(cohort.events.sum()) == events

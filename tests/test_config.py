@@ -29,7 +29,9 @@ def test_later_wins(toy_experiment: Path, tmp_path: Path) -> None:
     tree = yaml.safe_load(toy_experiment.read_text())
     tree["use"] = {"method": "./method.yaml"}
     toy_experiment.write_text(yaml.safe_dump(tree))
-    config = load_config(toy_experiment, ["train.learning_rate=2e-4", "train.learning_rate=1e-3", "data.columns.age.unit=y"])
+    config = load_config(
+        toy_experiment, ["train.learning_rate=2e-4", "train.learning_rate=1e-3", "data.columns.age.unit=y"]
+    )
     assert config.method.r == 4
     assert config.train.epochs == 2, "the experiment's own key stands above its group file"
     assert config.train.warmup_share == 0.5
@@ -37,7 +39,9 @@ def test_later_wins(toy_experiment: Path, tmp_path: Path) -> None:
     assert config.data.columns["age"].unit == "y" and config.data.columns["age"].range == (18, 110)
 
 
-def test_relative_paths_belong_to_their_file(toy_experiment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_relative_paths_belong_to_their_file(
+    toy_experiment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -124,7 +128,7 @@ def test_all_problems_come_together(toy_experiment: Path) -> None:
 
 
 def test_all_problems_of_a_dictionary_come_together() -> None:
-    with pytest.raises(ValueError, match="data.columns") as caught:
+    with pytest.raises(ValueError, match=r"data\.columns") as caught:
         data(
             a={"codes": {"1": "one"}},
             b={"type": "text", "range": [0, 1]},
@@ -135,7 +139,9 @@ def test_all_problems_of_a_dictionary_come_together() -> None:
     assert "data.columns.a.codes: need type binary" in said, "codes would be ignored in a number column"
     assert "data.columns.b.range: needs type numeric" in said
     assert "data.columns.c.derive.inputs: nowhere is not in data.columns" in said
-    assert "data.columns.y.positive: missing" in said, "code 1 must not silently be the event when the codes are 1 and 2"
+    assert "data.columns.y.positive: missing" in said, (
+        "code 1 must not silently be the event when the codes are 1 and 2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +220,14 @@ def test_missing_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("role", "kind"),
-    [("feature", "numeric"), ("id", "text"), ("group", "text"), ("site", "text"), ("time", "date"), ("target", "binary")],
+    [
+        ("feature", "numeric"),
+        ("id", "text"),
+        ("group", "text"),
+        ("site", "text"),
+        ("time", "date"),
+        ("target", "binary"),
+    ],
 )
 def test_type_follows_the_role(role: str, kind: str) -> None:
     assert Column.model_validate({"role": role}).type == kind

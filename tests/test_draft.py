@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import build_toy_table
 
 from cardiotune.config import Config, load_config, read_yaml, shipped
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.draft import Draft, draft
 from cardiotune.data.split import split_cohort
 from cardiotune.errors import ConfigError, DataError
+from conftest import build_toy_table
 
 
 def drafted(folder: Path, frame: pl.DataFrame, target: str = "disease", **options: Any) -> tuple[Draft, Config]:
@@ -91,7 +91,12 @@ def test_guesses(tmp_path: Path) -> None:
     assert config.data.columns["icd"].codes == {"1E5": "1E5", "2E1": "2E1", "3C": "3C"}
     assert config.data.columns["code"].codes == {"010": "010", "10": "10"}
     notes = "\n".join(written.notes)
-    for said in ("visit_id: role ignore, another column has role id", "note: role feature, free text", "mrn_text", "empty"):
+    for said in (
+        "visit_id: role ignore, another column has role id",
+        "note: role feature, free text",
+        "mrn_text",
+        "empty",
+    ):
         assert said in notes
     assert "ZZCANARY42" not in written.dataset.read_text() + notes, "a rare code could tell of a single patient"
     assert "seen on day" not in written.dataset.read_text() + notes
@@ -108,7 +113,7 @@ def test_targets_that_tell_which_is_the_event(tmp_path: Path, words: tuple[str, 
 
 def test_target_needs_positive(tmp_path: Path) -> None:
     frame = build_toy_table().with_columns(disease=pl.col("disease") + 1)
-    with pytest.raises(DataError, match="2 different values, expected 0 and 1; say which .* --positive"):
+    with pytest.raises(DataError, match=r"2 different values, expected 0 and 1; say which .* --positive"):
         drafted(tmp_path, frame)
     assert not (tmp_path / "study").exists()
     _, config = drafted(tmp_path, frame, positive=["2"])
@@ -154,9 +159,16 @@ def test_cardio_file_as_it_is(tmp_path: Path, shared_data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("hospital", "rows", "events", "empty"),
-    [("cleveland", 303, 139, []), ("hungarian", 294, 106, []), ("switzerland", 123, 115, ["chol"]), ("va", 200, 149, [])],
+    [
+        ("cleveland", 303, 139, []),
+        ("hungarian", 294, 106, []),
+        ("switzerland", 123, 115, ["chol"]),
+        ("va", 200, 149, []),
+    ],
 )
-def test_hospital_files(tmp_path: Path, shared_data: Path, hospital: str, rows: int, events: int, empty: list[str]) -> None:
+def test_hospital_files(
+    tmp_path: Path, shared_data: Path, hospital: str, rows: int, events: int, empty: list[str]
+) -> None:
     names = [n for n, e in read_yaml(shipped("datasets")["uci_heart"])["data"]["columns"].items() if "derive" not in e]
     table = tmp_path / f"{hospital}.csv"
     table.write_text(",".join(names) + "\n" + (shared_data / f"processed.{hospital}.data").read_text())

@@ -29,7 +29,11 @@ def test_missing_marks() -> None:
 
 
 def test_a_named_code_is_not_missing() -> None:
-    assert parsed(["none", "NA", "?"], type="categorical", codes={"none": "no pain", "NA": "sodium"})[0] == ["none", "NA", None]
+    assert parsed(["none", "NA", "?"], type="categorical", codes={"none": "no pain", "NA": "sodium"})[0] == [
+        "none",
+        "NA",
+        None,
+    ]
 
 
 def test_missing_codes_as_a_data_frame_writes_them() -> None:
@@ -39,7 +43,10 @@ def test_missing_codes_as_a_data_frame_writes_them() -> None:
 
 
 def test_numbers() -> None:
-    assert parsed(["1.5", "1,5", "+2", "-3", ".5", "1e3", "120,0", "0,125"]) == ([1.5, 1.5, 2, -3, 0.5, 1000, 120, 0.125], 0)
+    assert parsed(["1.5", "1,5", "+2", "-3", ".5", "1e3", "120,0", "0,125"]) == (
+        [1.5, 1.5, 2, -3, 0.5, 1000, 120, 0.125],
+        0,
+    )
     assert parsed(["1e999", "inf", "-inf", "abc", "5 mmHg", "<5", "0x10"]) == ([None] * 7, 7)
 
 
@@ -52,7 +59,9 @@ def test_dates() -> None:
     assert parsed(cells, type="date") == ([date(2020, 1, 31)] * 4 + [None, None], 2)
 
 
-@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("True", "False"), ("true", "false"), ("YES", "no")])
+@pytest.mark.parametrize(
+    ("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("True", "False"), ("true", "false"), ("YES", "no")]
+)
 def test_binary_cells(yes: str, no: str) -> None:
     assert parsed([yes, no, None, "maybe"], type="binary") == (["1", "0", None, "maybe"], 0)
 
@@ -100,7 +109,10 @@ def derived(function: str, rows: list[tuple[float | None, ...]], **options: Any)
             },
         }
     )
-    frame = pl.DataFrame({name: [row[place] for row in rows] for place, name in enumerate(names)}, schema=dict.fromkeys(names, pl.Float64))
+    frame = pl.DataFrame(
+        {name: [row[place] for row in rows] for place, name in enumerate(names)},
+        schema=dict.fromkeys(names, pl.Float64),
+    )
     return schema.derive(frame, data)["new"].to_list()
 
 
@@ -126,7 +138,9 @@ NORMAL, ELEVATED, ONE, TWO = "normal", "elevated", "hypertension stage 1", "hype
         (120, None, None, None),
     ],
 )
-def test_bp_category(systolic: float | None, diastolic: float | None, guideline: str | None, published: str | None) -> None:
+def test_bp_category(
+    systolic: float | None, diastolic: float | None, guideline: str | None, published: str | None
+) -> None:
     assert derived("bp_category", [(systolic, diastolic)]) == [guideline]
     assert derived("bp_category", [(systolic, diastolic)], bp_rule="stage_1_first") == [published]
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import TOY_COLUMNS, build_toy_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from cardiotune.config import DataConfig, SerializeConfig, TaskConfig
 from cardiotune.data.cohort import read_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
 from cardiotune.errors import ConfigError
+from conftest import TOY_COLUMNS, build_toy_table
 
 COLUMNS = {
     "age_years": {"type": "integer", "unit": "years", "phrase": "age"},
@@ -159,6 +159,8 @@ def test_only_features_are_written(tmp_path: Path) -> None:
 
 
 def test_shared_pieces() -> None:
-    task = TaskConfig(outcome="gout", instruction="Of {outcome}: {json}", question="{positive}/{negative}?", negative_label="N")
+    task = TaskConfig(
+        outcome="gout", instruction="Of {outcome}: {json}", question="{positive}/{negative}?", negative_label="N"
+    )
     pieces = shared_pieces(task)
     assert (pieces.instruction, pieces.question) == ("Of gout: {json}", "Yes/N?")

@@ -19,7 +19,11 @@ from cardiotune.errors import DataError
 def cohort(events: Any, **columns: Any) -> tuple[Cohort, DataConfig]:
     """A cohort with one feature and extra columns given as (role, values)."""
     rows = len(events)
-    frame = {"x": np.arange(rows, dtype=float), EVENT: np.asarray(events, np.int8), ROW_ID: [f"r{row}" for row in range(rows)]}
+    frame = {
+        "x": np.arange(rows, dtype=float),
+        EVENT: np.asarray(events, np.int8),
+        ROW_ID: [f"r{row}" for row in range(rows)],
+    }
     entries: dict[str, Any] = {"x": {}, "y": {"role": "target"}}
     for name, (role, values) in columns.items():
         frame[name], entries[name] = values, {"role": role}
@@ -35,7 +39,7 @@ def draw_events(rows: int, seed: int = 0, rate: float = 0.4) -> np.ndarray:
 def test_random_split_is_the_well_known_one() -> None:
     events = draw_events(300)
     parts = split_cohort(*cohort(events), SplitConfig(test=0.3, validation=0.2), seed=42)
-    rest, test = train_test_split(np.arange(300), test_size=0.3, stratify=events, random_state=42)
+    _, test = train_test_split(np.arange(300), test_size=0.3, stratify=events, random_state=42)
     assert np.array_equal(np.flatnonzero(parts == "test"), np.sort(test))
     assert (parts == "validation").sum() == 60
     assert abs(events[parts == "train"].mean() - events.mean()) < 0.02
@@ -56,7 +60,9 @@ def test_parts_are_disjoint_and_complete(rows: int, test: float, validation: flo
         assert abs(number["test"]["n"] - test * rows) <= 1 and abs(number["validation"]["n"] - validation * rows) <= 2
     else:
         held = {part: set(people.frame["g"].filter(pl.Series(parts == part))) for part in PARTS}
-        assert not (held["train"] & held["test"] or held["train"] & held["validation"] or held["validation"] & held["test"])
+        assert not (
+            held["train"] & held["test"] or held["train"] & held["validation"] or held["validation"] & held["test"]
+        )
     assert np.array_equal(parts, split_cohort(people, data, SplitConfig(test=test, validation=validation), seed))
 
 
@@ -107,7 +113,7 @@ def test_named_sites_are_held_out() -> None:
     parts = split_cohort(people, data, SplitConfig(by="site", test_sites=["hospital 3"]), seed=0)
     assert set(people.frame["s"].filter(pl.Series(parts == "test"))) == {"hospital 3"}
     assert people.frame.with_columns(p=pl.Series(parts)).group_by("s").agg(pl.col("p").n_unique())["p"].max() == 1
-    with pytest.raises(DataError, match="split.test_sites: 1 of them are not in column s"):
+    with pytest.raises(DataError, match=r"split\.test_sites: 1 of them are not in column s"):
         split_cohort(people, data, SplitConfig(by="site", test_sites=["hospital 9"]), seed=0)
     drawn = split_cohort(people, data, SplitConfig(by="site"), seed=0)
     assert (drawn == "test").mean() == 0.4 and (drawn == "validation").mean() == 0.2
@@ -126,7 +132,9 @@ def test_parts_from_a_column() -> None:
 
 def test_a_patient_in_two_parts_is_refused() -> None:
     people, data = cohort(
-        [0, 1] * 30, g=("group", [f"p{row // 20}" for row in range(60)]), part=("split", ["train", "train", "test", "test", "val", "val"] * 10)
+        [0, 1] * 30,
+        g=("group", [f"p{row // 20}" for row in range(60)]),
+        part=("split", ["train", "train", "test", "test", "val", "val"] * 10),
     )
     with pytest.raises(DataError, match=r"column g \(role group\) has values in more than one part"):
         split_cohort(people, data, SplitConfig(by="column"), seed=0)
