@@ -95,10 +95,8 @@ def test_bad_tables(refused: Callable[..., None], said: str, table: pl.DataFrame
     refused(3, said, table=table)
 
 
-def test_missing_table(refused: Callable[..., None]) -> None:
-    refused(
-        3, "none.csv: no such file; tables in that folder: table.csv", "data.path=none.csv"
-    )  # beside the working folder
+def test_missing_table(refused: Callable[..., None], tmp_path: Path) -> None:
+    refused(3, "none.csv: no such file; tables in that folder: table.csv", f"data.path={tmp_path / 'none.csv'}")
 
 
 def test_wrong_separator(refused: Callable[..., None]) -> None:

@@ -128,7 +128,7 @@ def test_all_problems_come_together(toy_experiment: Path) -> None:
 
 
 def test_all_problems_of_a_dictionary_come_together() -> None:
-    with pytest.raises(ValueError, match="data.columns") as caught:
+    with pytest.raises(ValueError, match=r"data\.columns") as caught:
         data(
             a={"codes": {"1": "one"}},
             b={"type": "text", "range": [0, 1]},

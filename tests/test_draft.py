@@ -113,7 +113,7 @@ def test_targets_that_tell_which_is_the_event(tmp_path: Path, words: tuple[str, 
 
 def test_target_needs_positive(tmp_path: Path) -> None:
     frame = build_toy_table().with_columns(disease=pl.col("disease") + 1)
-    with pytest.raises(DataError, match="2 different values, expected 0 and 1; say which .* --positive"):
+    with pytest.raises(DataError, match=r"2 different values, expected 0 and 1; say which .* --positive"):
         drafted(tmp_path, frame)
     assert not (tmp_path / "study").exists()
     _, config = drafted(tmp_path, frame, positive=["2"])

@@ -39,7 +39,7 @@ def draw_events(rows: int, seed: int = 0, rate: float = 0.4) -> np.ndarray:
 def test_random_split_is_the_well_known_one() -> None:
     events = draw_events(300)
     parts = split_cohort(*cohort(events), SplitConfig(test=0.3, validation=0.2), seed=42)
-    rest, test = train_test_split(np.arange(300), test_size=0.3, stratify=events, random_state=42)
+    _, test = train_test_split(np.arange(300), test_size=0.3, stratify=events, random_state=42)
     assert np.array_equal(np.flatnonzero(parts == "test"), np.sort(test))
     assert (parts == "validation").sum() == 60
     assert abs(events[parts == "train"].mean() - events.mean()) < 0.02
@@ -113,7 +113,7 @@ def test_named_sites_are_held_out() -> None:
     parts = split_cohort(people, data, SplitConfig(by="site", test_sites=["hospital 3"]), seed=0)
     assert set(people.frame["s"].filter(pl.Series(parts == "test"))) == {"hospital 3"}
     assert people.frame.with_columns(p=pl.Series(parts)).group_by("s").agg(pl.col("p").n_unique())["p"].max() == 1
-    with pytest.raises(DataError, match="split.test_sites: 1 of them are not in column s"):
+    with pytest.raises(DataError, match=r"split\.test_sites: 1 of them are not in column s"):
         split_cohort(people, data, SplitConfig(by="site", test_sites=["hospital 9"]), seed=0)
     drawn = split_cohort(people, data, SplitConfig(by="site"), seed=0)
     assert (drawn == "test").mean() == 0.4 and (drawn == "validation").mean() == 0.2

@@ -58,6 +58,13 @@ def test_chosen_columns_keep_their_names(tmp_path: Path) -> None:
     assert set(read_cells(file, ["c", "a"]).row(0, named=True).items()) == {("a", "1"), ("c", "3")}
 
 
+def test_a_row_with_too_many_fields_is_refused_whatever_is_read(tmp_path: Path) -> None:
+    file = write(tmp_path, f"id,age,note\n1,2,x\n3,{CANARY},4,5\n")
+    for columns in (None, ["id"], ["note"], ["id", "note"]):
+        with pytest.raises(DataError, match=r"rows do not fit the header \(3 columns\)"):
+            read_cells(file, columns)
+
+
 def test_windows_1252_is_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = write(tmp_path, "id,ort\n1,Zürich\n2,Köln\n".encode("cp1252"))
     assert read_cells(file)["ort"].to_list() == ["Zürich", "Köln"]
@@ -85,7 +92,7 @@ def test_header_is_seen_although_names_are_given(tmp_path: Path) -> None:
 
 
 def test_given_names_must_fit(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="2 fields on the first line, but data.column_names has 3"):
+    with pytest.raises(DataError, match=r"2 fields on the first line, but data\.column_names has 3"):
         read_cells(write(tmp_path, "1,2\n3,4\n"), header=["a", "b", "c"])
 
 

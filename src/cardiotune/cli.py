@@ -232,7 +232,7 @@ def report(run: RunArgument) -> None:
 
 @app.command()
 def init(
-    table: Annotated[str, typer.Argument(help="CSV, TSV or Parquet, also gzipped.")],
+    table: Annotated[str, typer.Argument(help="CSV or TSV, also gzipped, or Parquet.")],
     target: Annotated[str, typer.Option(help="The column that holds the outcome.")],
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for dataset.yaml and experiment.yaml.")],
     positive: Annotated[str | None, typer.Option(help="Values of the target that count as an event: A,B.")] = None,

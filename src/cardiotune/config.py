@@ -156,7 +156,7 @@ class DataConfig(Settings):
     """The table and its data dictionary."""
 
     path: str
-    """CSV, TSV or Parquet, also gzipped; `builtin:NAME` for a table shipped with the package."""
+    """CSV or TSV, also gzipped, or Parquet; `builtin:NAME` for a table shipped with the package."""
     separator: str | None = Field(None, min_length=1, max_length=1)
     """Default: detected among comma, semicolon, tab and bar, and said."""
     encoding: str | None = None

@@ -137,14 +137,12 @@ def _parquet_errors(file: Path) -> Iterator[None]:
 def _read_text(file: Path, layout: Layout, columns: list[str] | None) -> pl.DataFrame:
     plain_utf8 = layout.encoding.startswith("UTF-8") and not _gzipped(file)
     source: Path | io.BytesIO = file if plain_utf8 else io.BytesIO(_decoded(file, layout.encoding))
-    places = [place for place, name in enumerate(layout.columns) if columns is None or name in columns]
     try:
         frame = pl.read_csv(
             source,
             separator=layout.separator,
             has_header=layout.has_header,
             skip_lines=layout.comment_lines,
-            columns=places,
             infer_schema=False,
             glob=False,
         )
@@ -154,8 +152,12 @@ def _read_text(file: Path, layout: Layout, columns: list[str] | None) -> pl.Data
             f"{file}: rows do not fit the header ({len(layout.columns)} columns); "
             "look for unquoted separators or an unclosed quote, or set data.separator"
         ) from None
-    # By place: the library gives a column without a name one of its own, and keeps blanks around names.
-    return frame.rename(dict(zip(frame.columns, [layout.columns[place] for place in places], strict=True)))
+    if frame.width != len(layout.columns):
+        raise DataError(f"{file}: {frame.width} fields a row, but {len(layout.columns)} columns in the header")
+    # All columns are read, for with fewer the library lets a row with too many fields pass, and its values shift.
+    # By place, for it gives a column without a name one of its own, and keeps blanks around names.
+    frame.columns = layout.columns
+    return frame if columns is None else frame.select(columns)
 
 
 def _gzipped(file: Path) -> bool:
