@@ -128,13 +128,13 @@ def shared_data() -> Path:
     return folder
 
 
-def toy_config(model: Path, **sections: Any) -> Config:
+def toy_config(folder: Path, **sections: Any) -> Config:
     """A checked config on the toy model; sections are merged into it."""
     tree: dict[str, Any] = {
         "name": "toy",
         "data": {"path": "table.csv", "columns": TOY_COLUMNS},
         "task": {"outcome": "heart disease"},
-        "model": {"name": "toy", "path": str(model), "dtype": "float32"},
+        "model": {"name": "toy", "path": str(folder), "dtype": "float32"},
         "method": {"r": 4, "alpha": 8},
         "train": {"epochs": 4, "batch_size": 8, "learning_rate": 0.01, "threads": 1},
         "evaluation": {"bootstrap": 100},

@@ -34,7 +34,7 @@ def predictions(
     return [
         row
         for name, risk in risks.items()
-        for row in prediction_rows(name, ids, [part] * len(ids), list(y_true), risk, threshold)
+        for row in prediction_rows(name, ids, [part] * len(ids), list(y_true), risk, risk, threshold)
     ]
 
 

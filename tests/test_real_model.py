@@ -54,7 +54,9 @@ def test_the_positive_label_is_the_positive_token(loaded: tuple[Path, LabelToken
     assert encoder.tokenizer.decode([model.labels.negative]).strip() == "No"
     question = Pieces("Is fire hot? Answer Yes or No.", "Answer:"), Pieces("Is ice hot? Answer Yes or No.", "Answer:")
     yes, no = (
-        score(model, PromptEncoder(encoder.tokenizer, p, encoder.prompt, 99).encode(["x"]), 0, 512, CPU, model.layout)[0]
+        score(model, PromptEncoder(encoder.tokenizer, p, encoder.prompt, 99).encode(["x"]), 0, 512, CPU, model.layout)[
+            0
+        ]
         for p in question
     )
     assert yes > no
@@ -76,7 +78,9 @@ def test_labels_of_several_tokens_are_refused(loaded: tuple[Path, LabelTokenNetw
         loaded[2].label_tokens("Yes", "Yes")
 
 
-def test_stock_peft_gives_the_same_logits(loaded: tuple[Path, LabelTokenNetwork, PromptEncoder], tmp_path: Path) -> None:
+def test_stock_peft_gives_the_same_logits(
+    loaded: tuple[Path, LabelTokenNetwork, PromptEncoder], tmp_path: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

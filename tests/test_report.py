@@ -110,10 +110,12 @@ def make_run(path: Path, models: tuple[str, ...] = ALL, n: int = 268, outcomes: 
     rows = [
         row
         for model, risk in risks(models, events).items()
-        for row in prediction_rows(model, ids[judged], parts[judged], events[judged].tolist(), risk[judged], 0.5)
+        for row in prediction_rows(
+            model, ids[judged], parts[judged], events[judged].tolist(), risk[judged], risk[judged], 0.5
+        )
     ]
     write_text(run.config, dump(settings(models)))
-    write_predictions(run, rows)
+    write_predictions(run.predictions, rows)
     write_json(run.metrics, evaluate_predictions(rows, 200, 0))
     write_json(run.cohort, cohort(events, parts))
     run.update_manifest(
@@ -255,7 +257,7 @@ def test_a_model_that_it_does_not_know_is_named_in_words(tmp_path: Path) -> None
     run = make_run(tmp_path / "run", ("logistic_regression", "tuned"))
     rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
     rows += [{**row, "model": "my_$stacked_model"} for row in rows if row["model"] == "tuned"]
-    write_predictions(run, rows)
+    write_predictions(run.predictions, rows)
     write_json(run.metrics, evaluate_predictions(rows, 200, 0))
     assert "My $stacked model" in texts(run)[0]
 

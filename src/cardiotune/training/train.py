@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -340,8 +341,8 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(known, handler)
 
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, note)
+        for wanted in (signal.SIGTERM, signal.SIGINT):
+            before[wanted] = signal.signal(wanted, note)
     except ValueError:  # not the main thread: signals are somebody else's
         pass
     try:
@@ -451,6 +452,7 @@ def _bar(visible: bool) -> Progress:
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:.1f} rows/s"),
         TimeRemainingColumn(),
-        console=Console(stderr=True, quiet=not visible),
+        console=Console(stderr=True, quiet=not visible, soft_wrap=True),
         transient=True,
+        disable=not sys.stderr.isatty(),
     )
