@@ -374,16 +374,24 @@ def test_the_order_of_the_rows_does_not_matter(seed: int) -> None:
 # bootstrap
 
 
-def counts(y_true: Array, replicates: int, seed: int) -> Array:
-    return np.vstack(list(bootstrap_counts(y_true, replicates, seed)))
+def counts(y_true: Array, replicates: int, seed: int, stratified: bool = False) -> Array:
+    return np.vstack(list(bootstrap_counts(y_true, replicates, seed, stratified)))
 
 
-def test_counts_are_whole_and_keep_the_events() -> None:
+@pytest.mark.parametrize("stratified", [False, True])
+def test_counts_are_whole_and_keep_the_rows(stratified: bool) -> None:
     y_true = random_rows(90, 0)[0]
-    drawn = counts(y_true, 40, 1)
+    drawn = counts(y_true, 40, 1, stratified)
     assert drawn.shape == (40, 90)
     np.testing.assert_array_equal(drawn, np.round(drawn))
     assert drawn.min() == 0
+    np.testing.assert_array_equal(drawn.sum(1), 90)
+    assert (np.ptp(drawn @ y_true) == 0) == stratified
+
+
+def test_a_stratified_draw_keeps_the_events() -> None:
+    y_true = random_rows(90, 0)[0]
+    drawn = counts(y_true, 40, 1, stratified=True)
     np.testing.assert_array_equal(drawn @ y_true, y_true.sum())
     np.testing.assert_array_equal(drawn @ (1 - y_true), (1 - y_true).sum())
 
@@ -401,11 +409,12 @@ def test_counts_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert chunks == [25]
 
 
-def test_counts_are_those_of_drawing_rows_with_replacement() -> None:
+@pytest.mark.parametrize("stratified", [False, True])
+def test_counts_are_those_of_drawing_rows_with_replacement(stratified: bool) -> None:
     y_true = np.array([0, 1, 0, 1, 1, 0, 0.0])
-    drawn = counts(y_true, 20_000, 0)
+    drawn = counts(y_true, 20_000, 0, stratified)
     for outcome in (0, 1):
-        rows = np.flatnonzero(y_true == outcome)
+        rows = np.flatnonzero(y_true == outcome) if stratified else np.arange(7)
         size = len(rows)
         np.testing.assert_allclose(drawn[:, rows].mean(0), 1, atol=0.03)
         np.testing.assert_allclose(drawn[:, rows].var(0), 1 - 1 / size, atol=0.04)  # binomial

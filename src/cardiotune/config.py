@@ -422,8 +422,10 @@ class TrainConfig(Settings):
 class EvaluationConfig(Settings):
     """How predictions are judged."""
 
+    bootstrap_method: Literal["ordinary", "stratified"] = "ordinary"
+    """`stratified` keeps the number of events fixed; intervals of calibration and precision are then too narrow."""
     bootstrap: int = Field(1000, ge=100)
-    """Stratified bootstrap replicates behind every interval."""
+    """Bootstrap replicates behind every interval."""
     parts: list[Literal["train", "validation", "test"]] = ["validation", "test"]
     """Parts that are scored and judged."""
     keep_row_ids: bool = False

@@ -255,7 +255,9 @@ def evaluate(folder: RunFolder) -> dict[str, Any]:
 
     config = _config(folder)
     with folder.stage("evaluate"):
-        result = evaluate_predictions(read_predictions(folder), config.evaluation.bootstrap, config.seed)
+        settings = config.evaluation
+        stratified = settings.bootstrap_method == "stratified"
+        result = evaluate_predictions(read_predictions(folder), settings.bootstrap, config.seed, stratified)
         runs.write_json(folder.metrics, result)
     folder.update_manifest(files={folder.metrics.name: runs.sha256(folder.metrics)})
     return result

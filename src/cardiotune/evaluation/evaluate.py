@@ -20,7 +20,9 @@ SCHEMA_VERSION = 1
 NO_INTERVAL = "undefined in more than 2.5 % of the bootstrap replicates, so no interval"
 
 
-def evaluate_predictions(rows: list[dict[str, Any]], replicates: int, seed: int) -> dict[str, Any]:
+def evaluate_predictions(
+    rows: list[dict[str, Any]], replicates: int, seed: int, stratified: bool = False
+) -> dict[str, Any]:
     """The content of `metrics.json`: a part's size, every model's metrics with 95 % intervals, differences, verdict."""
     parts: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -28,12 +30,12 @@ def evaluate_predictions(rows: list[dict[str, Any]], replicates: int, seed: int)
             parts[row["part"]][row["model"]].append(row)
     if not parts:
         raise DataError("no row with a known outcome to evaluate")
-    judged = {part: _judge_part(part, models, replicates, seed) for part, models in parts.items()}
+    judged = {part: _judge_part(part, models, replicates, seed, stratified) for part, models in parts.items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "interval": {
             "level": 0.95,
-            "method": "stratified bootstrap, percentile",
+            "method": f"{'stratified' if stratified else 'ordinary'} bootstrap, percentile",
             "replicates": replicates,
             "seed": seed,
         },
@@ -41,10 +43,12 @@ def evaluate_predictions(rows: list[dict[str, Any]], replicates: int, seed: int)
     }
 
 
-def _judge_part(part: str, models: dict[str, list[dict[str, Any]]], replicates: int, seed: int) -> dict[str, Any]:
+def _judge_part(
+    part: str, models: dict[str, list[dict[str, Any]]], replicates: int, seed: int, stratified: bool
+) -> dict[str, Any]:
     y_true, risks, thresholds = _check_rows(part, models)
     drawn: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: defaultdict(list) for name in models}
-    for counts in metrics.bootstrap_counts(y_true, replicates, seed):
+    for counts in metrics.bootstrap_counts(y_true, replicates, seed, stratified):
         for name, risk in risks.items():
             for metric, values in metrics.all_metrics(y_true, risk, counts, threshold=thresholds[name]).items():
                 drawn[name][metric].append(values)

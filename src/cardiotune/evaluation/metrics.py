@@ -16,6 +16,7 @@ Metric = Callable[..., Array]
 TAIL = 0.025
 """Share of the replicates below, and above, a 95 % interval."""
 EPSILON = float(np.finfo(np.float64).eps)
+MAX_STEP = 20.0
 NEWTON_STEPS = 100
 HALVINGS = 100
 CHUNK_CELLS = 2_000_000
@@ -137,8 +138,9 @@ def _newton(design: Array, offset: Array, y_true: Array, weight: Array, start: A
     for _ in range(NEWTON_STEPS):
         gradient = (weight * (y_true - risk)) @ design
         curve = ((weight * (risk * (1 - risk))) @ products).reshape(-1, columns, columns)
-        ridge = 1e-12 * np.trace(curve, axis1=1, axis2=2)[:, None, None] * np.eye(columns)  # only against singularity
-        step = np.linalg.solve(curve + ridge, gradient[:, :, None])[:, :, 0]
+        # Only against singularity: where all risks have rounded to 0 or 1 the curve is exactly flat.
+        ridge = np.maximum(1e-12 * np.trace(curve, axis1=1, axis2=2), 1e-30)[:, None, None] * np.eye(columns)
+        step = np.clip(np.linalg.solve(curve + ridge, gradient[:, :, None])[:, :, 0], -MAX_STEP, MAX_STEP)
         moving = np.abs(step).max(axis=1) > 1e-6
         if not moving.any():  # the error left is about the square of the step
             return coefficients + step
@@ -276,13 +278,14 @@ def all_metrics(
 # bootstrap
 
 
-def bootstrap_counts(y_true: Array, replicates: int, seed: int) -> Iterator[Array]:
-    """Stratified bootstrap as row counts, (some replicates, n) at a time: events and non-events are drawn apart.
+def bootstrap_counts(y_true: Array, replicates: int, seed: int, stratified: bool = False) -> Iterator[Array]:
+    """Bootstrap as row counts, (some replicates, n) at a time; `stratified` draws events and non-events apart.
 
     Efron & Tibshirani 1993, chapter 6. The same seed gives the same replicates, so models on the same rows are paired.
+    Stratified replicates all have the same prevalence, so intervals of what depends on it are too narrow.
     """
     draw = np.random.default_rng(seed)
-    strata = [np.flatnonzero(y_true == outcome) for outcome in (0, 1)]
+    strata = [np.flatnonzero(y_true == outcome) for outcome in (0, 1)] if stratified else [np.arange(len(y_true))]
     chunk = max(1, CHUNK_CELLS // max(1, len(y_true)))
     for first in range(0, replicates, chunk):
         counts = np.zeros((min(chunk, replicates - first), len(y_true)))
