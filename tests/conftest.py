@@ -42,8 +42,8 @@ def build_toy_model(folder: Path, family: str = "llama") -> Path:
     tokenizer.save_pretrained(folder)
     sizes = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": 64,  # the block of four-bit quantization
+        "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -55,14 +55,20 @@ def build_toy_model(folder: Path, family: str = "llama") -> Path:
     window = {"sliding_window": 16}
     extra = {
         "mistral": window,
-        "gemma2": {"head_dim": 8, **window, "query_pre_attn_scalar": 8},
-        "gemma3_text": {"head_dim": 8, **window, "query_pre_attn_scalar": 8},
-        "qwen3": {"head_dim": 8},
-        "gemma": {"head_dim": 8},
+        "gemma2": {"head_dim": 16, **window, "query_pre_attn_scalar": 16},
+        "gemma3_text": {"head_dim": 16, **window, "query_pre_attn_scalar": 16},
+        "qwen3": {"head_dim": 16},
+        "gemma": {"head_dim": 16},
     }
+    if family == "gemma3":  # the class of the MedGemma checkpoints: text beside a vision tower
+        text = {**sizes, "head_dim": 16, **window, "query_pre_attn_scalar": 16}
+        vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        vision |= {"image_size": 28, "patch_size": 14}
+        config = AutoConfig.for_model(family, text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    else:
+        config = AutoConfig.for_model(family, **sizes, **extra.get(family, {}))
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **extra.get(family, {})))
-    model.save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -142,3 +148,34 @@ def toy_config(folder: Path, **sections: Any) -> Config:
     for name, section in sections.items():
         tree[name] = {**tree.get(name, {}), **section} if isinstance(section, dict) else section
     return Config.model_validate(tree)
+
+
+def build_toy_encoder(folder: Path) -> Path:
+    """A two-layer BERT with random weights and a tokenizer that adds [CLS] and [SEP], saved to `folder`."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces.train_from_iterator(
+        [WORDS], trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials, show_progress=False)
+    )
+    pieces.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), specials, strict=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, **names)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder

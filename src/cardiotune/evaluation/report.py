@@ -254,15 +254,31 @@ def _language_model(config: Config, manifest: dict[str, Any]) -> dict[str, str]:
     method, style, summary = config.method, config.serialize, manifest.get("training")
     lines = {"Base model": f"{base['name']}{revision}; licence: {base['license']}"}
     if "tuned" in config.comparators:
-        kind = {"lora": "LoRA"}[method.kind]
-        lines["Method"] = f"{kind}, rank {method.r}, alpha {method.alpha:g}"
+        lines["Method"] = _method(config)
+        lines["Head"] = {"label_tokens": "the two answers' tokens", "classifier": "linear classifier"}[config.task.head]
     if summary:
+        if summary.get("odds_multiplier", 1) != 1:
+            lines["Class imbalance"] = (
+                f"weights and oversampling multiplied the odds by {summary['odds_multiplier']:.3g}; "
+                "this is taken out of the probabilities below"
+            )
         lines["Training"] = (
             f"{summary['steps']} of {summary['steps_planned']} planned steps in {summary['dtype']}; "
             f"step {summary['selected_step']} kept for its validation {summary['selected_on'].replace('_', '-')}"
         )
     lines["Prompt style"] = f"{style.style}, columns {ORDERS[style.order]}, as a {config.model.prompt} prompt"
     return lines
+
+
+def _method(config: Config) -> str:
+    method = config.method
+    if method.kind == "full":
+        return "full fine-tuning"
+    base = {"none": "", "nf4": ", base weights in 4 bits (NF4)", "int8": ", base weights in 8 bits"}
+    variants = [
+        name for name, on in (("DoRA", method.dora), ("rsLoRA", method.rslora), ("LoRA+", method.lora_plus)) if on
+    ]
+    return f"{' '.join(['LoRA', *variants])}, rank {method.r}, alpha {method.alpha:g}{base[method.quantization]}"
 
 
 def _events(size: dict[str, int]) -> str:

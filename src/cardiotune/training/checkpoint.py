@@ -5,6 +5,7 @@ the adapter or model (`weights/`), the optimizer, the random number generators a
 except what DeepSpeed writes of its own state.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -119,30 +120,33 @@ def load_weights(network: RiskNetwork, folder: Path) -> None:
         if found.unexpected_keys:
             raise ModelError(f"{folder}: holds weights that this model does not have")
     else:
-        for file in sorted(folder.glob("model*.safetensors")):
-            if model.load_state_dict(load_file(file), strict=False).unexpected_keys:
-                raise ModelError(f"{folder}: holds weights that this model does not have")
+        # Through transformers, which writes some families' weights under other names than it holds them.
+        saved = type(model).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        model.load_state_dict(saved.state_dict())
     if isinstance(network, ClassifierNetwork):
         network.head.load_state_dict(load_file(folder / HEAD_FILE))
 
 
 def check_same_weights(network: RiskNetwork, state: State, folder: Path) -> None:
-    """ModelError when what was saved differs, in a single bit, from what is in memory."""
-    saved: State = {}
-    for file in folder.glob("*.safetensors"):
-        saved |= load_file(file)
-    model: Any = network.model
+    """ModelError unless every weight in memory is found in the saved files, to the last bit.
+
+    By content and not by name: files use the field's names, which are not those in memory.
+    """
     held = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    model: Any = network.model
     if hasattr(model, "peft_config"):
         from peft import get_peft_model_state_dict
 
         held = get_peft_model_state_dict(model, state_dict=held, save_embedding_layers=False)
-    else:
-        # Tied weights are saved once, under either name.
-        held = {name: value for name, value in held.items() if name in saved or "lm_head" not in name}
-    held |= {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
-    if not all(name in saved and torch.equal(saved[name], value) for name, value in held.items()):
+    held |= {name: value for name, value in state.items() if name.startswith("head.")}
+    saved = {_digest(value) for file in folder.glob("*.safetensors") for value in load_file(file).values()}
+    if not all(_digest(value) in saved for value in held.values()):
         raise ModelError(f"{folder}: the saved weights are not those in memory")
+
+
+def _digest(value: torch.Tensor) -> bytes:
+    content = value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.ndim else value.numpy()
+    return hashlib.sha256(repr((value.dtype, value.shape)).encode() + content.tobytes()).digest()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

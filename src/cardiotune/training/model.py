@@ -116,6 +116,11 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded ({_first_line(error)})") from None
+    # bitsandbytes repacks 4-bit weights for inference the first time a CPU model is evaluated, and never back: training
+    # would go on after the first look at the validation part with a kernel that has no gradient.
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return (model if quantized else model.to(device)).eval()
 
 
