@@ -4,6 +4,7 @@ The one table behind the check of every config and behind `docs/compatibility.md
 prints it).
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -75,7 +76,9 @@ def family_of(name: str, kind: str) -> str:
         return "bert"
     if "gemma3-4b" in name or "gemma-3-4b" in name or ("medgemma" in name and "text" not in name and "27b" not in name):
         return "gemma3_vision"
-    known = {"gemma2": "gemma2", "gemma-2": "gemma2", "gemma": "gemma3", "qwen": "qwen", "mistral": "mistral"}
+    if re.search(r"\bgemma-?2-", name):
+        return "gemma2"
+    known = {"gemma": "gemma3", "qwen": "qwen", "mistral": "mistral"}
     known |= {"llama": "llama", "med42": "llama"}
     return next((family for mark, family in known.items() if mark in name), "other")
 

@@ -1,0 +1,65 @@
+"""The compatibility table: its document is fresh, and configs are refused or taken as it says."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from cardiotune.compatibility import DTYPES, FAMILIES, HEADS, METHODS, STAGES, Choice, family_of, refusals, table
+from cardiotune.config import load_config, load_model, shipped
+from cardiotune.errors import ConfigError
+from conftest import toy_config
+
+OFFLOAD = {"zero2": {"stage": 2}, "zero3": {"stage": 3}}
+
+
+def test_the_document_is_what_the_code_says() -> None:
+    document = Path(__file__).parents[1] / "docs" / "compatibility.md"
+    assert document.read_text() == table(), "run: python -m cardiotune.compatibility > docs/compatibility.md"
+
+
+def test_every_cell_is_in_the_document() -> None:
+    lines = [line for line in table().splitlines() if line.startswith("| ") and not line.startswith("| method")]
+    assert len(lines) == len(METHODS) * len(HEADS) * len(DTYPES) * len(FAMILIES)
+    refused = [c for c in map(lambda x: Choice(*x), product(METHODS, HEADS, STAGES, DTYPES, FAMILIES)) if refusals(c)]
+    assert sum(line.count("refused") for line in lines) == len(refused)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["use.method=qlora", "use.deepspeed=zero3"], "ZeRO-3 cuts weights"),
+        (["use.method=lora_8bit", "use.deepspeed=zero3_offload"], "ZeRO-3 cuts weights"),
+        (["model.dtype=float16"], "overflow float16"),
+        (["use.method=full", "method.quantization=nf4"], "cannot train quantized weights"),
+        (["use.method=full", "model.dtype=float16", "use.model=smollm2-135m"], "loss scaling"),
+        (["use.model=biobert"], "use task.head=classifier"),
+        (["use.model=biobert", "task.head=classifier", "models=[zero_shot]"], "is an encoder"),
+    ],
+)
+def test_what_does_not_work_is_refused_before_anything_is_read(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_config("statlog_heart", ["data.path=/nowhere.csv", *overrides])
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "lora_8bit"])
+@pytest.mark.parametrize("stage", [None, "zero2", "zero2_offload"])
+@pytest.mark.parametrize("head", HEADS)
+def test_what_works_is_taken(method: str, stage: str | None, head: str) -> None:
+    more = [f"use.deepspeed={stage}"] if stage else []
+    config = load_config("statlog_heart", [f"use.method={method}", f"task.head={head}", *more])
+    assert config.choice == Choice(method, head, stage or "none", "auto", "gemma3")
+
+
+def test_an_encoder_runs_without_prompted_models(tmp_path: Path) -> None:
+    config = toy_config(tmp_path, model={"family": "encoder"}, task={"head": "classifier"})
+    assert config.comparators == ["prevalence", "logistic_regression", "lightgbm", "tuned"]
+
+
+def test_every_shipped_model_has_a_family() -> None:
+    families = {n: family_of(f"{n} {load_model(p).hub_id}", load_model(p).family) for n, p in shipped("models").items()}
+    assert families.pop("smollm2-135m") == "other"  # a Llama by its config; no rule is about it
+    assert set(families.values()) <= set(FAMILIES)
+    assert families["medgemma-4b"] == "gemma3_vision"
+    assert families["medgemma-27b"] == "gemma3"
+    assert families["med42-8b"] == "llama"
