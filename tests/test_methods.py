@@ -1,5 +1,6 @@
 """Every method and head on every family: a tiny model is trained, saved, reloaded, and scores the same."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def run_toy(tmp_path: Path, folder: Path, family: str, method: str, head: str, *
         models=["tuned"],
         **more,
     )
-    return config, stages.run(config).path
+    folder, prepared = stages.prepare(config)
+    stages.train(folder, prepared)
+    stages.predict(folder, prepared)
+    return config, folder.path
 
 
 def losses(run: Path) -> list[float]:
@@ -66,14 +70,22 @@ def risks(run: Path) -> np.ndarray:
     return pl.read_ndjson(run / "predictions.jsonl")["y_prob"].to_numpy()
 
 
+QUICK = {
+    ("gemma3_text", "lora", "label_tokens"),
+    ("gemma3_text", "full", "classifier"),
+    ("gemma3", "lora", "label_tokens"),
+    ("llama", "qlora", "label_tokens"),
+    ("llama", "full", "label_tokens"),
+    ("llama", "lora_8bit", "classifier"),
+    ("qwen3", "lora", "classifier"),
+    ("mistral", "lora", "label_tokens"),
+    ("bert", "lora", "classifier"),
+    ("bert", "full", "classifier"),
+}
 CASES = [
-    (family, method, head)
-    for family in (*DECODERS, "bert")
-    for method in METHODS
-    for head in ("label_tokens", "classifier")
-    if not (family == "bert" and head == "label_tokens")
-    # Eight bits and the other heads are the same code for every family; one each is enough here.
-    if method in ("lora", "full") or family in ("gemma3_text", "llama", "bert")
+    pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow, id="-".join(case))
+    for case in product((*DECODERS, "bert"), METHODS, ("label_tokens", "classifier"))
+    if case[0] != "bert" or case[2] == "classifier"
 ]
 
 
@@ -96,9 +108,12 @@ def test_train_save_reload_predict(
     np.testing.assert_allclose(both["y_prob"], both["y_prob_again"], atol=1e-3 if method == "lora_8bit" else 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"dora": True}, {"rslora": True}, {"lora_plus": 16}])
-def test_variants_of_lora(more: dict[str, Any], folders: dict[str, Path], tmp_path: Path) -> None:
-    METHODS["variant"] = {"name": "lora", "r": 4, **more}
+def test_variants_of_lora(
+    more: dict[str, Any], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "variant", {"name": "lora", "r": 4, **more})
     _, run = run_toy(tmp_path, folders["llama"], "llama", "variant", "label_tokens")
     assert np.mean(losses(run)[-4:]) < np.mean(losses(run)[:4])
 

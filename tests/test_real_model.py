@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from cardiotune.config import load_config, load_model, shipped
-from cardiotune.data.serialize import Pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ConfigError, ModelError
 from cardiotune.training import model as building
@@ -42,7 +41,9 @@ def loaded(request: pytest.FixtureRequest) -> tuple[Path, LabelTokenNetwork, Pro
 def test_the_model_knows_language(loaded: tuple[Path, LabelTokenNetwork, PromptEncoder]) -> None:
     """A wrong conversion gives a model that loads and talks nonsense."""
     _, model, encoder = loaded
-    ids = encoder.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    ids = encoder.tokenizer("The heart pumps blood through the body. The capital of France is", return_tensors="pt")[
+        "input_ids"
+    ]
     with torch.no_grad():
         best = model.base(input_ids=ids).logits[0, -1].argmax()
     assert encoder.tokenizer.decode(best).strip() == "Paris"
@@ -52,13 +53,12 @@ def test_the_positive_label_is_the_positive_token(loaded: tuple[Path, LabelToken
     _, model, encoder = loaded
     assert encoder.tokenizer.decode([model.labels.positive]).strip() == "Yes"
     assert encoder.tokenizer.decode([model.labels.negative]).strip() == "No"
-    question = Pieces("Is fire hot? Answer Yes or No.", "Answer:"), Pieces("Is ice hot? Answer Yes or No.", "Answer:")
-    yes, no = (
-        score(model, PromptEncoder(encoder.tokenizer, p, encoder.prompt, 99).encode(["x"]), 0, 512, CPU, model.layout)[
-            0
-        ]
-        for p in question
-    )
+    # After three patients who were all answered Yes, Yes must be likelier than after three who were all answered No.
+    logits = []
+    for answer in ("Yes", "No"):
+        shown = encoder.with_examples([(f"age {age} years", answer) for age in (44, 57, 63)])
+        logits.append(score(model, shown.encode(["age 51 years"]), 0, 512, CPU, model.layout)[0])
+    yes, no = logits
     assert yes > no
 
 

@@ -89,7 +89,7 @@ def kill_and_resume(experiment: Path, whole: Path, name: str, seed: int) -> bool
     return inside
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_and_resumed_gives_the_same_bytes(experiment: Path, whole: Path, seed: int) -> None:
     kill_and_resume(experiment, whole, f"killed{seed}", seed)
 
@@ -100,7 +100,9 @@ def test_twenty_kills_some_inside_a_save(experiment: Path, whole: Path) -> None:
     assert any(inside)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_signals_finish_the_step_and_save(experiment: Path, whole: Path, number: int, code: int) -> None:
     run = prepared(experiment, f"signal{code}")
     process = start(run)

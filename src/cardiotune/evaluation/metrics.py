@@ -143,7 +143,7 @@ def _newton(design: Array, offset: Array, y_true: Array, weight: Array, start: A
         step = np.clip(np.linalg.solve(curve + ridge, gradient[:, :, None])[:, :, 0], -MAX_STEP, MAX_STEP)
         moving = np.abs(step).max(axis=1) > 1e-6
         if not moving.any():  # the error left is about the square of the step
-            return coefficients + step
+            return np.asarray(coefficients + step)
         for _ in range(HALVINGS):
             risk, tried = _risk_and_loss(coefficients + step, design, offset, y_true, weight)
             worse = ~(tried <= loss * (1 + 1e-11))

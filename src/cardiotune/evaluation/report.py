@@ -251,7 +251,7 @@ def _done(config: Config, manifest: dict[str, Any], interval: dict[str, Any]) ->
 def _language_model(config: Config, manifest: dict[str, Any]) -> dict[str, str]:
     base = {"name": config.model.name, "license": config.model.license} | (manifest.get("base_model") or {})
     revision = f", revision {base['revision']}" if base.get("revision") else ""
-    method, style, summary = config.method, config.serialize, manifest.get("training")
+    style, summary = config.serialize, manifest.get("training")
     lines = {"Base model": f"{base['name']}{revision}; licence: {base['license']}"}
     if "tuned" in config.comparators:
         lines["Method"] = _method(config)
