@@ -20,6 +20,7 @@ test: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 test-slow: setup
+	$(PIP) --constraint constraints.txt --editable '.[deepspeed]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
 lint: setup

@@ -302,7 +302,7 @@ def test_better() -> None:
     )
     assert judged["verdict"]["decision"] == "better"
     assert judged["verdict"]["against"] == "lightgbm"
-    assert judged["verdict"]["text"].startswith("The tuned language model beats lightgbm: AUROC +0.")
+    assert judged["verdict"]["text"].startswith("The tuned language model beats LightGBM: AUROC +0.")
     assert "(95 % CI +0." in judged["verdict"]["text"]
 
 
@@ -325,9 +325,9 @@ def test_no_difference() -> None:
     judged = judge(y_true, {"lightgbm": noisy(signal, 1, 2), "tuned": noisy(signal, 1, 3)})
     assert judged["verdict"]["decision"] == "no_difference_shown"
     assert (
-        "not shown to be worth it here: it does not differ clearly from lightgbm (AUROC " in judged["verdict"]["text"]
+        "not shown to be worth it here: it does not differ clearly from LightGBM (AUROC " in judged["verdict"]["text"]
     )
-    assert judged["verdict"]["text"].endswith("lightgbm is far cheaper to fit, run and explain.")
+    assert judged["verdict"]["text"].endswith("LightGBM is far cheaper to fit, run and explain.")
 
 
 def test_no_comparison() -> None:
@@ -440,7 +440,7 @@ def test_decisions(auroc: float, auroc_ci: Any, log_loss: float, log_loss_ci: An
     )
     assert found["decision"] == decision
     words = {
-        "better": "beats lightgbm",
+        "better": "beats LightGBM",
         "worse": "is not worth it here",
         "no_difference_shown": "is not shown to be worth it here",
     }
@@ -452,7 +452,7 @@ def test_a_contradiction_is_said() -> None:
     sharp = noisy(signal, 0, 0)
     judged = judge(y_true, {"lightgbm": noisy(0.5 * signal, 0.6, 1), "tuned": sharp**8})
     assert judged["verdict"]["decision"] == "no_difference_shown"
-    assert "its ranking and its probabilities point to different sides beside lightgbm" in judged["verdict"]["text"]
+    assert "its ranking and its probabilities point to different sides beside LightGBM" in judged["verdict"]["text"]
 
 
 @pytest.mark.slow

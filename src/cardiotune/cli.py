@@ -75,6 +75,11 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 @app.callback()
 def _start(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
     """Fine-tune language models on patients' table rows, and learn honestly whether it was worth it."""
+    configure_logging(debug)
+
+
+def configure_logging(debug: bool) -> None:
+    """Messages to standard error; of many processes, the first one's."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Plain())
     logger = logging.getLogger("cardiotune")
@@ -82,6 +87,7 @@ def _start(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
         warnings.simplefilter("ignore")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # announces itself whenever it is installed
     if "RANK" in os.environ:  # one of many processes: the one that started them does the talking
         out.quiet = True
         logger.setLevel(logging.INFO if os.environ["RANK"] == "0" else logging.ERROR)

@@ -28,6 +28,8 @@ INDEX_NAMES = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|index)?", re.I)
 MAX_CATEGORIES = 20
 MAX_INTEGER_CATEGORIES = 3
 """An integer column with at most this many values is taken as categories."""
+SMALL_TABLE = 1000
+"""Rows below which a draft trains three epochs; a larger table teaches as much in one."""
 MIN_ROWS_A_CATEGORY = 5
 """A rarer code is not written into a draft: it could tell of a single patient."""
 
@@ -59,7 +61,7 @@ def draft(table: str, target: str, out: Path, positive: list[str] | None = None,
     columns, notes = _from_known(known, cells) if known and not positive else _from_cells(cells, target, positive)
     _check_target(file, cells[target], target, columns[target])
     write_text(files["dataset"], _dataset_yaml(file, columns))
-    write_text(files["experiment"], _experiment_yaml(out, file, outcome or _outcome(known, target)))
+    write_text(files["experiment"], _experiment_yaml(out, file, outcome or _outcome(known, target), cells.height))
     return Draft(files["dataset"], files["experiment"], notes)
 
 
@@ -212,7 +214,7 @@ def _quoted(text: str) -> str:
     return to_yaml(text, width=10**6).removesuffix("...\n").strip()
 
 
-def _experiment_yaml(out: Path, file: Path, outcome: str) -> str:
+def _experiment_yaml(out: Path, file: Path, outcome: str, rows: int) -> str:
     stem = file.name.removesuffix(".gz").rsplit(".", 1)[0]
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-") or "experiment"
     return f"""\
@@ -222,5 +224,5 @@ name: {_quoted(name[:100])}
 use: {{model: gemma3-270m, dataset: ./dataset.yaml, method: lora}}
 task:
   outcome: {_quoted(outcome)}
-train: {{epochs: 3}}
+train: {{epochs: {3 if rows < SMALL_TABLE else 1}}}
 """

@@ -154,7 +154,7 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
     decisions = {name: _decide(**_key_differences(part, name)) for name in rivals}
     order = ("worse", "no_difference_shown", "better")
     rival = min(rivals, key=lambda name: (order.index(decisions[name]), -part["models"][name]["auroc"]["value"]))
-    decision, named = decisions[rival], rival.replace("_", " ")
+    decision, named = decisions[rival], {"lightgbm": "LightGBM"}.get(rival, rival.replace("_", " "))
     auroc, loss = _key_differences(part, rival).values()
     found = f"AUROC {auroc['value']:+.3f}{_span(auroc['ci'])}, log-loss {loss['value']:+.3f}{_span(loss['ci'])}"
     unclear = (

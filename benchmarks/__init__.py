@@ -1,0 +1,1 @@
+"""Measurements that ship, one command each."""
