@@ -147,6 +147,24 @@ def test_scoring_keeps_every_row_and_counts_what_is_missing(finished: Path, tmp_
     assert scored["y_prob"].is_between(0, 1).all()
 
 
+def test_a_checkpoint_is_judged_like_the_run(finished: Path) -> None:
+    folder = stages.open_run(finished)
+    step = json.loads(folder.manifest.read_text())["training"]["selected_step"]
+    target, result = stages.evaluate_checkpoint(folder, Path(f"checkpoints/step-{step:06d}"))
+    run = json.loads(folder.metrics.read_text())["parts"]["test"]["models"]["tuned"]
+    judged = result["parts"]["test"]["models"]["tuned"]
+    assert judged["auroc"] == run["auroc"]
+    assert judged["brier"]["value"] == pytest.approx(run["brier"]["value"], abs=1e-6)
+    table = finished.parents[1] / "table.csv"
+    _, on_table = stages.evaluate_checkpoint(folder, folder.path / f"checkpoints/step-{step:06d}", str(table))
+    assert on_table["parts"]["test"]["n"] == 240
+    with pytest.raises(ConfigError, match="not a checkpoint of this run; it keeps checkpoints/step-"):
+        stages.evaluate_checkpoint(folder, Path("checkpoints/step-999999"))
+    import shutil
+
+    shutil.rmtree(target.parent)
+
+
 def test_zero_shot_differs_from_tuned_and_needs_no_training(finished: Path, tmp_path: Path) -> None:
     frame = predictions(finished)
     tuned, zero = (frame.filter(model=name)["y_prob"].to_numpy() for name in ("tuned", "zero_shot"))

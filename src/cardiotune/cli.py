@@ -215,14 +215,27 @@ def predict(
 
 
 @app.command()
-def evaluate(run: RunArgument, as_json: AsJson = False) -> None:
-    """Judge a run's predictions again and write metrics.json.
+def evaluate(
+    run: RunArgument,
+    checkpoint: Annotated[Path | None, typer.Option(help="Judge this checkpoint of the run instead.")] = None,
+    table: Annotated[str | None, typer.Option(help="With --checkpoint: on this table, which has the outcome.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a run's predictions again and write metrics.json; or judge one of its checkpoints.
 
-    Example: cardiotune evaluate runs/statlog_heart --json
+    Example: cardiotune evaluate runs/statlog_heart --checkpoint checkpoints/step-000040
     """
     from cardiotune import stages
 
-    _show_metrics(stages.evaluate(stages.open_run(run)), as_json)
+    folder = stages.open_run(run)
+    if checkpoint is None:
+        if table:
+            raise ConfigError("--table goes with --checkpoint; to score a new table use `cardiotune predict RUN TABLE`")
+        _show_metrics(stages.evaluate(folder), as_json)
+        return
+    target, result = stages.evaluate_checkpoint(folder, checkpoint, table)
+    _show_metrics(result, as_json)
+    _say(f"written: {target}", as_json)
 
 
 @app.command()

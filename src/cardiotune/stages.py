@@ -18,7 +18,7 @@ import torch
 
 from cardiotune import runs
 from cardiotune.config import Config, dump, load_resolved
-from cardiotune.data.cohort import ROW_ID, Cohort, read_cohort, read_rows
+from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort, read_rows
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
 from cardiotune.data.split import PARTS, Parts, counts, overlap, split_cohort
@@ -261,6 +261,38 @@ def evaluate(folder: RunFolder) -> dict[str, Any]:
         runs.write_json(folder.metrics, result)
     folder.update_manifest(files={folder.metrics.name: runs.sha256(folder.metrics)})
     return result
+
+
+def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """Judge the weights of a checkpoint on the run's own parts, or on another table that has the outcome.
+
+    Leaves `predictions.jsonl` and `metrics.json` in `evaluations/<checkpoint>[-<table>]/`; returns that folder and the
+    metrics.
+    """
+    from cardiotune.evaluation import predict as scoring
+    from cardiotune.evaluation.evaluate import evaluate_predictions
+
+    config = _config(folder)
+    checkpoint = checkpoint if checkpoint.is_dir() else folder.path / checkpoint
+    if not (checkpoint / "weights").is_dir():
+        kept = ", ".join(sorted(f"checkpoints/{path.name}" for path in folder.checkpoints.glob("step-*")))
+        raise ConfigError(f"{checkpoint}: not a checkpoint of this run; it keeps {kept or 'none'}")
+    order = json.loads(folder.cohort.read_text())["column_order"]
+    if table is None:
+        _, prepared = _open(folder, None)
+        rows = np.concatenate([prepared.rows(part) for part in PARTS if part in config.evaluation.parts])
+        cohort, parts, texts = prepared.cohort.frame[rows], list(prepared.parts[rows]), prepared.texts_of(rows)
+    else:
+        cohort = read_rows(table, config.data, config.evaluation.keep_row_ids).frame
+        parts, texts = ["test"] * cohort.height, serialize_rows(cohort, order, config.data, config.serialize)
+    risks = _tuned_risks(folder, config, texts, order, checkpoint / "weights")
+    lines = scoring.prediction_rows("tuned", cohort[ROW_ID], parts, cohort[EVENT], *risks, config.task.threshold)
+    settings = config.evaluation
+    result = evaluate_predictions(lines, settings.bootstrap, config.seed, settings.bootstrap_method == "stratified")
+    target = folder.path / "evaluations" / (checkpoint.name + (f"-{Path(table).stem}" if table else ""))
+    scoring.write_predictions(target / folder.predictions.name, lines)
+    runs.write_json(target / folder.metrics.name, result)
+    return target, result
 
 
 def report(folder: RunFolder) -> Path:

@@ -67,7 +67,12 @@ def _publish(work: Path, folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """ModelError when a file of a saved folder is missing or differs from its recorded hash."""
+    """ModelError when a file of a saved folder is missing or differs from its recorded hash.
+
+    A checkpoint's `weights/` is vouched for by the checkpoint's own record.
+    """
+    if folder.name == "weights" and not (folder / HASHES).is_file():
+        folder = folder.parent
     if not (folder / HASHES).is_file():
         raise ModelError(f"{folder}: no {HASHES}; it is not whole, train the run first")
     try:
