@@ -29,4 +29,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv

@@ -438,9 +438,7 @@ class LaunchConfig(Settings):
     """Processes."""
 
     processes: int = Field(1, ge=1)
-    """Processes on this machine; with a hostfile, its slots count."""
-    hostfile: str | None = None
-    """DeepSpeed hostfile (`worker-1 slots=8` lines) to train on several machines."""
+    """Processes on this machine."""
 
 
 class Config(Settings):

@@ -67,7 +67,6 @@ def run(config: Config, overwrite: bool = False) -> RunFolder:
     except BaseException as error:
         folder.update_manifest(status="interrupted" if isinstance(error, InterruptedRunError) else "failed")
         raise
-    folder.update_manifest(status="finished")
     return folder
 
 
@@ -118,6 +117,10 @@ def _count_tokens(config: Config, prepared: Prepared, weights: Path) -> dict[str
     from cardiotune.training.model import build_encoder, load_tokenizer
 
     encoder = build_encoder(config, load_tokenizer(weights))
+    if {"zero_shot", "few_shot"} & set(config.comparators):
+        encoder.label_tokens(config.task.positive_label, config.task.negative_label)
+    if "few_shot" in config.comparators:
+        encoder.with_examples(_examples(config, prepared)).encode(prepared.texts[:1])
     lengths = [len(prompt) for prompt in encoder.encode(prepared.texts)]
     return {
         "shortest": min(lengths),
@@ -147,7 +150,7 @@ def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = Fa
         _train_here(folder, None, resume)
         return
     with folder.stage("train"):
-        if config.launch.processes > 1 or config.launch.hostfile or config.deepspeed:
+        if config.launch.processes > 1 or config.deepspeed:
             launch(config, ["train", str(folder.path), *(["--resume"] if resume else [])])
         else:
             _train_here(folder, prepared, resume)
@@ -192,11 +195,14 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     from cardiotune.evaluation import predict as scoring
     from cardiotune.evaluation.baselines import BASELINES
     from cardiotune.training.distributed import is_worker, join, launch, world
+    from cardiotune.training.model import set_up
 
     config = _config(folder)
     if config.needs_llm and config.launch.processes > 1 and not is_worker():
         launch(config, ["predict", str(folder.path)])
         return
+    if config.needs_llm:
+        set_up(config.train.threads)
     join(config)
     config, prepared = _open(folder, prepared)
     frame, events = prepared.cohort.frame, prepared.cohort.events
@@ -300,7 +306,9 @@ def report(folder: RunFolder) -> Path:
     from cardiotune.evaluation.report import write_report
 
     with folder.stage("report"):
-        return write_report(folder)
+        page = write_report(folder)
+    folder.update_manifest(status="finished")
+    return page
 
 
 def score_table(folder: RunFolder, table: str, keep_ids: bool, tuned: bool = True) -> pl.DataFrame:

@@ -58,9 +58,11 @@ def _publish(work: Path, folder: Path) -> None:
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
     work.chmod(0o755)
+    old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.replace(old)
     work.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
     parent = os.open(folder.parent, os.O_RDONLY)
     os.fsync(parent)
     os.close(parent)
@@ -90,8 +92,12 @@ def verify(folder: Path) -> None:
 
 
 def trained_state(network: RiskNetwork) -> State:
-    """Name -> value of every weight that trains, on the CPU; gathered when ZeRO-3 has cut it up."""
-    weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    """Name -> value of every weight that trains, on the CPU; gathered when ZeRO-3 has cut it up.
+
+    Without adapters, of every weight: a whole model is saved, and ZeRO-3 cuts up the frozen ones too.
+    """
+    whole = not hasattr(network.model, "peft_config")
+    weights = {name: weight for name, weight in network.named_parameters() if whole or weight.requires_grad}
     if not any(hasattr(weight, "ds_id") for weight in weights.values()):
         return {name: weight.detach().cpu().clone() for name, weight in weights.items()}
     import deepspeed
@@ -108,8 +114,7 @@ def save_weights(network: RiskNetwork, state: State, folder: Path) -> None:
         model.save_pretrained(folder, state_dict=inside, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # a form that nobody filled in
     else:
-        frozen = {n: w.detach().cpu() for n, w in model.named_parameters() if not w.requires_grad}
-        model.save_pretrained(folder, state_dict={**frozen, **dict(model.named_buffers()), **inside})
+        model.save_pretrained(folder, state_dict={**dict(model.named_buffers()), **inside})
     if isinstance(network, ClassifierNetwork):
         head = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
         save_file(head, folder / HEAD_FILE)
@@ -159,21 +164,27 @@ def _digest(value: torch.Tensor) -> bytes:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> State:
-    """The optimizer's state as named tensors: `<weight number>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{name}": torch.as_tensor(value).cpu()
-        for number, values in state.items()
-        for name, value in values.items()
-    }
+    """The optimizer's state as named tensors: `<weight number>.<name>`, or `<weight number>.<group>/<name>`."""
+    found: State = {}
+    for number, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            # bitsandbytes keeps its moments in a dictionary of their own.
+            inner = {f"{name}/{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+            found |= {f"{number}.{key}": torch.as_tensor(item).cpu() for key, item in inner.items()}
+    return found
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: State) -> None:
     """Undo `optimizer_tensors`."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
+        group, slash, inner = name.partition("/")
+        own = state.setdefault(int(number), {})
+        if slash:
+            own.setdefault(group, {})[inner] = value
+        else:
+            own[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -189,11 +200,16 @@ def good_checkpoints(run: RunFolder) -> list[Path]:
     return good
 
 
-def drop_old(run: RunFolder, keep: set[int], newest: int) -> None:
-    """Remove checkpoints but for those of the steps in `keep` and the `newest` last ones; and left-over fragments."""
-    folders = sorted(run.checkpoints.glob("step-*"))
-    for folder in folders[:-newest]:
-        if int(folder.name.removeprefix("step-")) not in keep:
+def drop_old(run: RunFolder, keep: set[int], newest: int, current: int) -> None:
+    """Remove checkpoints but for those of the steps in `keep` and the `newest` last ones; and left-over fragments.
+
+    What stands after the `current` step was passed over as damaged, or is of an earlier training, and goes first.
+    """
+    folders = {int(folder.name.removeprefix("step-")): folder for folder in run.checkpoints.glob("step-*")}
+    behind = sorted(step for step in folders if step <= current)
+    wanted = keep | set(behind[-newest:])
+    for step, folder in folders.items():
+        if step not in wanted:
             shutil.rmtree(folder)
     for fragment in run.checkpoints.glob(".step-*"):
         shutil.rmtree(fragment, ignore_errors=True)

@@ -40,24 +40,22 @@ def join(config: Config) -> None:
 
 
 def launch(config: Config, arguments: list[str]) -> None:
-    """Run `cardiotune ARGUMENTS` in `launch.processes` processes and wait for them.
+    """Run `cardiotune ARGUMENTS` in `launch.processes` processes, by torch's launcher, and wait for them.
 
-    One machine: torch's launcher, which stops the others when one dies. Several (`launch.hostfile`): DeepSpeed's.
-    Raises the error that stands for the processes' exit code.
+    It stops the others when one dies. Raises RunError when one failed, InterruptedRunError after a signal.
     """
-    command = ["-m", "cardiotune", *arguments]
-    if config.launch.hostfile:
-        starter = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", config.launch.hostfile, "--module"]
-        command = [*starter, "cardiotune", *arguments]
-    else:
-        count = f"--nproc-per-node={config.launch.processes}"
-        port = f"--rdzv-endpoint=127.0.0.1:{_free_port()}"
-        command = [sys.executable, "-m", "torch.distributed.run", count, "--rdzv-backend=c10d", port, *command]
+    count = f"--nproc-per-node={config.launch.processes}"
+    port = f"--rdzv-endpoint=127.0.0.1:{_free_port()}"
+    starter = [sys.executable, "-m", "torch.distributed.run", count, "--rdzv-backend=c10d", port]
+    command = [*starter, "-m", "cardiotune", *arguments]
     environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    with subprocess.Popen(command, env=environment) as launched:
+    # A session of its own: a terminal's Ctrl-C would reach the launcher and, through us, reach it again.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as launched:
         stopped_by = _wait(launched)
     if stopped_by:
-        raise InterruptedRunError("stopped; a step that was finished is saved, go on with --resume", stopped_by)
+        raise InterruptedRunError(
+            "stopped; go on from the newest checkpoint with `cardiotune train --resume RUN`", stopped_by
+        )
     if launched.returncode:
         raise RunError(
             f"{config.launch.processes} processes: one of them failed (exit code {launched.returncode}); "

@@ -36,7 +36,7 @@ class RiskNetwork(nn.Module):
         return "tree" if self.trunk.config.model_type in TREE_FAMILIES else "padded"
 
     def hidden(self, batch: Batch) -> torch.Tensor:
-        """(rows, width) hidden states at the positions where rows are read."""
+        """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's first."""
         trunk = self.trunk
         states = trunk(
             input_ids=batch.input_ids,
@@ -44,7 +44,8 @@ class RiskNetwork(nn.Module):
             position_ids=batch.position_ids,
             **({"use_cache": False} if trunk is not self.base else {}),
         ).last_hidden_state  # (sequences, tokens, width)
-        return states[batch.read_sequences, batch.read_tokens]  # type: ignore[no-any-return]
+        places = torch.zeros_like(batch.read_tokens) if trunk is self.base else batch.read_tokens
+        return states[batch.read_sequences, places]  # type: ignore[no-any-return]
 
 
 class LabelTokenNetwork(RiskNetwork):

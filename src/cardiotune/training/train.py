@@ -229,6 +229,8 @@ def publish_weights(run: RunFolder, step_folder: Path, config: Config) -> None:
     """Copy a checkpoint's weights to the run's `adapter/` or `model/`."""
     from shutil import copy2
 
+    checkpoint.verify(step_folder)
+
     def fill(work: Path) -> None:
         for file in (step_folder / "weights").iterdir():
             copy2(file, work / file.name)
@@ -392,7 +394,7 @@ def _save(
         checkpoint.write_folder(folder, fill)
         checkpoint.check_same_weights(network, state, folder / "weights")
         best = {int(progress.best["step"])} if progress.best else set()
-        checkpoint.drop_old(run, best, config.train.save_total_limit)
+        checkpoint.drop_old(run, best, config.train.save_total_limit, progress.step)
     accelerator.wait_for_everyone()
 
 
@@ -434,7 +436,7 @@ def _resume(network: RiskNetwork, config: Config, run: RunFolder) -> _Progress:
 def _restore(folder: Path, spread: Any, optimizer: Any, config: Config, rank: int) -> None:
     """Optimizer and random numbers, once the model is spread over the processes."""
     if config.deepspeed:
-        spread.load_checkpoint(str(folder), tag="engine", load_module_strict=False)
+        spread.load_checkpoint(str(folder / "engine"), tag="engine", load_module_strict=False)
     else:
         inner = getattr(optimizer, "optimizer", optimizer)
         checkpoint.restore_optimizer(inner, load_file(folder / "optimizer.safetensors"))

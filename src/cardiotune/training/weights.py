@@ -10,6 +10,7 @@ import os
 import shutil
 import sysconfig
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,5 @@ def _dequantize(packed: Path, folder: Path) -> None:
 def weights_hashes(folder: Path) -> dict[str, str]:
     """sha256 of the weights, config and tokenizer: what "the base model" was."""
     return {
-        name: digest
-        for name, digest in hash_files(folder).items()
-        if name.endswith((".safetensors", "config.json", "tokenizer.json", "vocab.txt"))
+        name: digest for name, digest in hash_files(folder).items() if any(fnmatch(name, wanted) for wanted in WANTED)
     }
