@@ -119,9 +119,9 @@ def _count_tokens(config: Config, prepared: Prepared, weights: Path) -> dict[str
     encoder = build_encoder(config, load_tokenizer(weights))
     if {"zero_shot", "few_shot"} & set(config.comparators):
         encoder.label_tokens(config.task.positive_label, config.task.negative_label)
+    lengths = [len(prompt) for prompt in encoder.encode(prepared.texts)]
     if "few_shot" in config.comparators:
         encoder.with_examples(_examples(config, prepared)).encode(prepared.texts[:1])
-    lengths = [len(prompt) for prompt in encoder.encode(prepared.texts)]
     return {
         "shortest": min(lengths),
         "median": int(np.median(lengths)),
