@@ -106,22 +106,27 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_toy_model(tmp_path_factory.mktemp("toy_model"))
 
 
-@pytest.fixture
-def toy_experiment(tmp_path: Path, toy_model: Path) -> Path:
+def write_toy_experiment(folder: Path, model: Path) -> Path:
     """An experiment YAML beside its table; runs in seconds on a CPU."""
-    build_toy_table().write_csv(tmp_path / "table.csv")
+    build_toy_table().write_csv(folder / "table.csv")
     experiment = {
         "name": "toy",
-        "runs_dir": str(tmp_path / "runs"),
+        "runs_dir": str(folder / "runs"),
         "data": {"path": "table.csv", "columns": TOY_COLUMNS},
         "task": {"outcome": "heart disease"},
-        "model": {"name": "toy", "path": str(toy_model), "dtype": "float32"},
+        "model": {"name": "toy", "path": str(model), "dtype": "float32"},
         "train": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "threads": 1},
         "evaluation": {"bootstrap": 100},
     }
-    file = tmp_path / "experiment.yaml"
+    file = folder / "experiment.yaml"
     file.write_text(yaml.safe_dump(experiment))
     return file
+
+
+@pytest.fixture
+def toy_experiment(tmp_path: Path, toy_model: Path) -> Path:
+    """The toy experiment in a folder of the test's own."""
+    return write_toy_experiment(tmp_path, toy_model)
 
 
 @pytest.fixture(scope="session")

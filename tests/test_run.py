@@ -13,7 +13,7 @@ import pytest
 from cardiotune import stages
 from cardiotune.config import COMPARATORS, load_config
 from cardiotune.errors import ConfigError, DataError, ModelError
-from conftest import build_toy_table
+from conftest import write_toy_experiment
 
 FILES = {"config.yaml", "manifest.json", "cohort.json", "split.parquet", "predictions.jsonl", "metrics.json"} | {
     "report.html",
@@ -25,23 +25,8 @@ FOLDERS = {"adapter", "checkpoints", "logs"}
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
     """One finished run, shared by the tests that only read it."""
-    import yaml
-
-    from conftest import TOY_COLUMNS
-
-    folder = tmp_path_factory.mktemp("run")
-    build_toy_table().write_csv(folder / "table.csv")
-    experiment = {
-        "name": "toy",
-        "runs_dir": str(folder / "runs"),
-        "data": {"path": "table.csv", "columns": TOY_COLUMNS},
-        "task": {"outcome": "heart disease"},
-        "model": {"name": "toy", "path": str(toy_model), "dtype": "float32"},
-        "train": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "threads": 1},
-        "evaluation": {"bootstrap": 100},
-    }
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-    return stages.run(load_config(folder / "experiment.yaml")).path
+    file = write_toy_experiment(tmp_path_factory.mktemp("run"), toy_model)
+    return stages.run(load_config(file)).path
 
 
 def predictions(run: Path) -> pl.DataFrame:
