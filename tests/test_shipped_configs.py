@@ -45,10 +45,11 @@ def test_a_group_file_composes(file: Path) -> None:
 def test_a_dataset_composes(file: Path, tmp_path: Path) -> None:
     experiment = tmp_path / "e.yaml"
     experiment.write_text(f"name: e\nuse: {{model: gemma3-270m, dataset: {file.stem}, method: lora}}\n")
-    needs_path = "path" not in read_yaml(file)["data"]
-    config = load_config(experiment, ["data.path=table.csv"] if needs_path else [])
+    given = {"data.path": "table.csv"} if "path" not in read_yaml(file)["data"] else {}
+    given |= {"task.outcome": "disease"} if "task" not in read_yaml(file) else {}
+    config = load_config(experiment, [f"{key}={value}" for key, value in given.items()])
     rows = synthetic_rows(config.data, 5, seed=0)
-    assert rows.columns == config.data.features
+    assert rows.columns == config.data.inputs
     assert all(serialize_rows(rows, config.data.features, config.data, config.serialize))
 
 

@@ -52,6 +52,48 @@ def test_layouts_read_alike(tmp_path: Path, content: bytes) -> None:
     assert cells.to_dict(as_series=False) == {"id": ["1", "2"], "age": ["63", None], "note": ["a", "b"]}
 
 
+OBJECTS = ['{"id": 1, "age": 63.0, "note": "a"}', '{"id": "2", "note": "b", "age": null}']
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\n".join(OBJECTS),
+        "\n".join(OBJECTS) + "\n\n",
+        f"[{','.join(OBJECTS)}]",
+        f" [\n{OBJECTS[0]},\n{OBJECTS[1]}]\n",
+        b"\xef\xbb\xbf" + "\r\n".join(OBJECTS).encode(),
+        gzip.compress("\n".join(OBJECTS).encode()),
+    ],
+)
+def test_json_and_jsonl_read_alike(tmp_path: Path, content: str | bytes) -> None:
+    file = write(tmp_path, content, "t.json")
+    cells = read_cells(file)
+    assert cells.to_dict(as_series=False) == {"id": ["1", "2"], "age": ["63.0", None], "note": ["a", "b"]}
+    assert column_names(file) == ["id", "age", "note"]
+    assert read_cells(file, ["note"]).columns == ["note"]
+
+
+def test_json_values_keep_their_writing(tmp_path: Path) -> None:
+    """A long number stays whole, a truth becomes a word, line ends and other alphabets stay."""
+    line = '{"a": 12345678901234567890, "b": true, "c": "x\\ny \\u00e9", "d": 1e-7}'
+    assert read_cells(write(tmp_path, line)).row(0) == ("12345678901234567890", "true", "x\ny \u00e9", "1e-7")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f'{{"a": 1}}\n{{"a": {CANARY}}}\n', "not valid JSON at object 2"),
+        (f'[{{"a": 1}},\n{{"a": "{CANARY}}}]', "not valid JSON at line 2"),
+        (f'["{CANARY}"]', "expected a list of JSON objects"),
+        (f'{{"a": ["{CANARY}"]}}', "lists or objects, not values: a"),
+        ("[]", "no rows"),
+    ],
+)
+def test_broken_json(tmp_path: Path, content: str, said: str) -> None:
+    assert said in refusal(write(tmp_path, content, "t.jsonl"))
+
+
 def test_chosen_columns_keep_their_names(tmp_path: Path) -> None:
     file = write(tmp_path, "a, b ,c\n1,2,3\n")
     assert read_cells(file, ["b"]).to_dict(as_series=False) == {"b": ["2"]}

@@ -76,7 +76,7 @@ CODED = ("binary", "categorical", "ordinal")
 NUMBERS = ("numeric", "integer")
 DERIVE_INPUTS = {"bmi": 2, "age_years_from_days": 1, "bp_category": 2, "pulse_pressure": 2}
 """How many input columns a derived column takes."""
-TYPE_OF_ROLE = {"id": "text", "group": "text", "site": "text", "split": "text", "time": "date", "target": "binary"}
+TYPE_OF_ROLE = {"time": "date", "target": "binary"} | dict.fromkeys(("id", "group", "site", "split", "text"), "text")
 """Type of a column that names a role but no type."""
 
 
@@ -93,9 +93,10 @@ class Derive(Settings):
 class Column(Settings):
     """One column of the data dictionary."""
 
-    role: Literal["id", "feature", "target", "group", "site", "time", "split", "ignore"] = "feature"
+    role: Literal["id", "feature", "text", "target", "group", "site", "time", "split", "ignore"] = "feature"
+    """`text` is the patient's text, ready made: nothing is serialized, and features serve the classical models only."""
     type: Literal["numeric", "integer", "binary", "categorical", "ordinal", "date", "text"] = "numeric"
-    """Default: numeric for a feature, binary for the target, date for a time, text for id, group, site and split."""
+    """Default: numeric for a feature, binary for the target, date for a time, text for id, group, site, split and text."""
     unit: str | None = None
     """Written after the value in the text, e.g. `mmHg`."""
     range: tuple[float, float] | None = None
@@ -137,6 +138,8 @@ class Column(Settings):
         if self.derive and len(self.derive.inputs) != DERIVE_INPUTS[self.derive.function]:
             count = DERIVE_INPUTS[self.derive.function]
             found.append(f"derive.inputs: {self.derive.function} takes {count}, found {len(self.derive.inputs)}")
+        if self.role == "text" and self.type != "text":
+            found.append(f"type: ready text is of type text, not {self.type}")
         if self.role == "time" and not (number or self.type == "date"):
             found.append(f"type: a time is date, integer or numeric, not {self.type}")
         return found + self._target_problems()
@@ -156,7 +159,11 @@ class DataConfig(Settings):
     """The table and its data dictionary."""
 
     path: str
-    """CSV or TSV, also gzipped, or Parquet; `builtin:NAME` for a table shipped with the package."""
+    """CSV, TSV, JSON or JSONL, also gzipped, or Parquet; `builtin:NAME` for a table shipped with the package."""
+    test_path: str | None = None
+    """A file of its own for the test part; `path` then holds the training rows."""
+    validation_path: str | None = None
+    """With `test_path`: the validation part. Default: the share `split.validation` of the rows of `path`."""
     separator: str | None = Field(None, min_length=1, max_length=1)
     """Default: detected among comma, semicolon, tab and bar, and said."""
     encoding: str | None = None
@@ -179,9 +186,11 @@ class DataConfig(Settings):
         problems = []
         if len(named("target")) != 1:
             problems.append(f"data.columns: expected one column with role target, found {len(named('target'))}")
-        if not named("feature"):
-            problems.append("data.columns: no column has role feature")
-        for role in ("id", "group", "site", "time", "split"):
+        if not named("feature") and not named("text"):
+            problems.append("data.columns: no column has role feature, and none role text")
+        if self.validation_path and not self.test_path:
+            problems.append("data.validation_path: goes with data.test_path; name the test file too")
+        for role in ("id", "group", "site", "time", "split", "text"):
             if len(named(role)) > 1:
                 problems.append(f"data.columns: role {role} is given to {named(role)}; at most one column may have it")
         for name, column in self.columns.items():
@@ -210,13 +219,25 @@ class DataConfig(Settings):
         """Names of the feature columns, in dictionary order."""
         return [name for name, column in self.columns.items() if column.role == "feature"]
 
+    @property
+    def inputs(self) -> list[str]:
+        """What a risk may be read from: the feature columns, and the ready text."""
+        return self.features + [name for name, column in self.columns.items() if column.role == "text"]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Path of each file; its key is the part that its rows are, and `train` where they are still to be parted."""
+        named = {"train": self.path, "validation": self.validation_path, "test": self.test_path}
+        return {part: path for part, path in named.items() if path}
+
 
 class SplitConfig(Settings):
     """How rows are parted. Shares are shares of all rows."""
 
-    by: Literal["random", "site", "time", "column"] = "random"
+    by: Literal["random", "site", "time", "column", "files"] = "random"
     """`random` is stratified by the target and keeps a group (or id) whole; `site` holds out whole sites; `time` holds
-    out the latest rows; `column` takes the parts from the column with role split."""
+    out the latest rows; `column` takes the parts from the column with role split; `files` from `data.test_path` (it is the
+    default when that is given), and shares are then shares of the rows of `data.path`."""
     validation: Share = 0.15
     test: Share = 0.25
     seed: int | None = None
@@ -467,6 +488,17 @@ class Config(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     launch: LaunchConfig = LaunchConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _files_are_parts(cls, tree: Any) -> Any:
+        """A test file says how rows are parted."""
+        try:
+            if tree["data"].get("test_path") and "by" not in (split := dict(tree.get("split") or {})):
+                return {**tree, "split": {**split, "by": "files"}}
+        except (AttributeError, KeyError, TypeError, ValueError):  # of the wrong kind, as the fields will tell
+            pass
+        return tree
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Config":
         by = self.split.by
@@ -474,6 +506,8 @@ class Config(Settings):
         problems = []
         if role and self.data.name_of(role) is None:
             problems.append(f"split.by: {by} needs a column with role {role} in data.columns")
+        if (by == "files") != (self.data.test_path is not None):
+            problems.append("split.by: files goes with data.test_path; give both or neither")
         if by != "column" and (column := self.data.name_of("split")):
             problems.append(f"split.by: {by}, but column {column} has role split; set split.by: column or role: ignore")
         if self.models == []:
@@ -632,7 +666,13 @@ def _find(name: str, group: str, beside: Path | None) -> Path:
     return files[name]
 
 
-_PATH_KEYS = (("data", "path"), ("model", "path"), ("serialize", "template_file"))
+_PATH_KEYS = (
+    ("data", "path"),
+    ("data", "test_path"),
+    ("data", "validation_path"),
+    ("model", "path"),
+    ("serialize", "template_file"),
+)
 
 
 def _anchor(tree: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import polars as pl
 import torch
 
 from cardiotune import runs
-from cardiotune.config import Config, dump, load_resolved
+from cardiotune.config import Config, DataConfig, dump, load_resolved
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort, read_rows
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
@@ -91,9 +91,8 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
                 "tokens": tokens,
             },
         )
-        table = locate(config.data.path)
         folder.update_manifest(
-            data={"file": table.name, "sha256": runs.sha256(table)},
+            data=_describe_files(config.data),
             files={path.name: runs.sha256(path) for path in (folder.config, folder.split, folder.cohort)},
         )
         if weights:
@@ -333,7 +332,7 @@ def score_table(folder: RunFolder, table: str, keep_ids: bool, tuned: bool = Tru
         risks = raw = scoring.probabilities(
             scoring.LanguageScorer(config, _same_weights(folder, config), None).logits(texts)
         )
-    blanked = cohort.frame.select(pl.sum_horizontal(pl.col(config.data.features).is_null())).to_series()
+    blanked = cohort.frame.select(pl.sum_horizontal(pl.col(config.data.inputs).is_null())).to_series()
     return pl.DataFrame(
         {
             "row": range(1, len(risks) + 1),
@@ -378,10 +377,10 @@ def _open(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepare
     config = _config(folder)
     if prepared is not None:
         return config, prepared
-    recorded = folder.read_manifest()["data"]["sha256"]
-    table = locate(config.data.path)
-    if runs.sha256(table) != recorded:
-        raise DataError(f"{table}: has changed since this run was prepared; restore it, or start a new run")
+    recorded = folder.read_manifest()["data"]
+    if _describe_files(config.data) != recorded:
+        files = ", ".join(config.data.files.values())
+        raise DataError(f"{files}: has changed since this run was prepared; restore it, or start a new run")
     prepared = read_prepared(config)
     saved = pl.read_parquet(folder.split)
     if saved["row_id"].to_list() != prepared.cohort.frame[ROW_ID].to_list() or list(saved["part"]) != list(
@@ -389,6 +388,13 @@ def _open(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepare
     ):
         raise DataError(f"{folder.split}: does not match the table; restore it, or start a new run")
     return config, prepared
+
+
+def _describe_files(data: DataConfig) -> dict[str, Any]:
+    """For the manifest: name and sha256 of the table, and below `test` and `validation` those of files of their own."""
+    files = {part: locate(path) for part, path in data.files.items()}
+    named: dict[str, Any] = {part: {"file": f.name, "sha256": runs.sha256(f)} for part, f in files.items()}
+    return {**named.pop("train"), **named}
 
 
 def _find_weights(config: Config) -> Path:

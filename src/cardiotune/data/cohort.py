@@ -21,14 +21,16 @@ log = logging.getLogger(__name__)
 ROW_ID = "__row_id__"
 EVENT = "__event__"
 LINE = "__line__"
+PART = "__part__"
 
 
 @dataclass(frozen=True)
 class Cohort:
     """Checked rows in the table's order.
 
-    `frame` holds the columns of the dictionary, typed, beside `ROW_ID` (String) and, when the table has the target,
-    `EVENT` (1 = the outcome happened, 0 = not, null = unknown). It lives in memory only: a run folder never holds it.
+    `frame` holds the columns of the dictionary, typed, beside `ROW_ID` (String), `EVENT` (1 = the outcome happened, 0 =
+    not, null = unknown) and, in a training table, `PART` (the key in `data.files` of the row's file). It lives
+    in memory only: a run folder never holds it.
     """
 
     frame: pl.DataFrame
@@ -44,15 +46,17 @@ class Cohort:
 
 
 def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Cohort:
-    """Read the training table: parse, check, exclude and count.
+    """Read the training table, and those of other parts if there are any: parse, check, exclude and count.
 
     Raises DataError when the table cannot give a cohort with both outcomes.
     """
     file = locate(data.path)
-    frame, ignored, blanked = _read_columns(file, data)
-    rows = _Exclusions(file, frame.with_columns(_events(frame, data), _row_ids(file, frame, data, keep_row_ids)))
+    frame, ignored, blanked = _read_files(data, keep_row_ids)
+    rows = _Exclusions(file, frame)
     notes: dict[str, Any] = {"columns_ignored": ignored}
     rows.exclude("target missing", rows.frame[EVENT].is_not_null())
+    if ready := data.name_of("text"):
+        rows.exclude("text missing", rows.frame[ready].is_not_null())
     if data.out_of_range == "exclude":
         for name, lines in blanked.items():
             rows.exclude(f"{name} out of range", ~rows.frame[LINE].is_in(list(lines)))
@@ -73,6 +77,26 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
     for step in rows.flow[1:]:
         log.info("excluded %d rows: %s", step["excluded"], step["step"])
     return Cohort(rows.frame.drop(LINE), rows.flow, notes)
+
+
+def _read_files(data: DataConfig, keep_row_ids: bool) -> tuple[pl.DataFrame, list[str], dict[str, set[int]]]:
+    """Rows of all files under each other, and the rest as `_read_columns` gives it."""
+    frames: list[pl.DataFrame] = []
+    ignored: set[str] = set()
+    blanked: dict[str, set[int]] = {}
+    lines = 0
+    for part, path in data.files.items():
+        file = locate(path)
+        frame, unused, outside = _read_columns(file, data, first_line=lines)
+        ids = _row_ids(file, frame, data, keep_row_ids)
+        if keep_row_ids and len(data.files) > 1 and data.name_of("id") is None:
+            ids = f"{part} line " + ids
+        frames.append(frame.with_columns(_events(frame, data), ids.alias(ROW_ID), pl.lit(part).alias(PART)))
+        ignored |= set(unused)
+        for name, numbers in outside.items():
+            blanked[name] = blanked.get(name, set()) | numbers
+        lines += frame.height
+    return pl.concat(frames), sorted(ignored), blanked
 
 
 class _Exclusions:
@@ -120,9 +144,10 @@ def needed_columns(data: DataConfig, target_needed: bool = True) -> list[str]:
 
 
 def _read_columns(
-    file: Path, data: DataConfig, target_needed: bool = True
+    file: Path, data: DataConfig, target_needed: bool = True, first_line: int = 0
 ) -> tuple[pl.DataFrame, list[str], dict[str, set[int]]]:
-    """Typed columns, names of columns that the dictionary does not use, and lines with values out of range.
+    """Typed columns with line numbers from `first_line`, names of columns that the dictionary does not use, and lines
+    with values out of range.
 
     With `out_of_range: missing` the values themselves are blanked.
     """
@@ -146,7 +171,7 @@ def _read_columns(
             f"{file}: cells that are not of the column's type: {_counts(unreadable)}; correct the type, add their code to "
             "data.columns.NAME.missing, or write numbers with a decimal point and no thousands mark"
         )
-    frame, outside = _blank(pl.DataFrame(typed).with_row_index(LINE), wanted, data)
+    frame, outside = _blank(pl.DataFrame(typed).with_row_index(LINE, first_line), wanted, data)
     # After its inputs: what is derived from a blanked value is missing too.
     frame = schema.derive(frame, data)
     frame, outside_derived = _blank(frame, [name for name, column in data.columns.items() if column.derive], data)
@@ -204,7 +229,7 @@ def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
 def _row_ids(file: Path, frame: pl.DataFrame, data: DataConfig, keep: bool) -> pl.Series:
     """The id column, or the line number where there is none; hashed with a key that only holders of the table have."""
     name = data.name_of("id")
-    lines = [str(line + 1) for line in frame[LINE]]
+    lines = [str(number) for number in range(1, frame.height + 1)]
     ids = lines
     if name is not None and name in frame.columns:
         ids = [i or f"line {line}" for i, line in zip(frame[name].cast(pl.String), lines, strict=True)]

@@ -68,7 +68,10 @@ def draft(table: str, target: str, out: Path, positive: list[str] | None = None,
 def _known_dictionary(names: list[str], target: str) -> str | None:
     """The shipped dictionary that describes exactly these columns, if one does."""
     for name, file in shipped("datasets").items():
-        columns = read_yaml(file)["data"]["columns"]
+        dictionary = read_yaml(file)
+        if "outcome" not in dictionary.get("task", {}):  # not of one table, but of a kind of tables
+            continue
+        columns = dictionary["data"]["columns"]
         stored = {column for column, entry in columns.items() if "derive" not in entry}
         if stored == set(names) and columns.get(target, {}).get("role") == "target":
             return name
@@ -101,7 +104,11 @@ def _from_cells(
             columns[name]["role"], why = "ignore", f"another column has role {role}"
         if why:
             notes.append(f"{name}: role {columns[name]['role']}, {why}")
-    if not any(entry["role"] == "feature" for entry in columns.values()):
+    features = [name for name, entry in columns.items() if entry["role"] == "feature"]
+    if [columns[name]["type"] for name in features] == ["text"]:
+        columns[features[0]] = {"role": "text"}
+        notes.append(f"{features[0]}: role text, the patient's text ready made, since nothing else is there to read")
+    if not features:
         raise DataError("no column could be taken as a feature: " + "; ".join(notes))
     return columns, notes
 
@@ -197,7 +204,7 @@ def _outcome(known: str | None, target: str) -> str:
 def _dataset_yaml(file: Path, columns: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Data dictionary. Check every line: role, type, unit, plausible range, what each code means.",
-        "# role: feature, target, id, group (patient with several rows), site, time, split, ignore",
+        "# role: feature, text (ready made), target, id, group (patient with several rows), site, time, split, ignore",
         "# type: numeric, integer, binary, categorical, ordinal, date, text",
         "# also: unit: mmHg, range: [60, 260], codes: {1: woman, 2: man}, missing: ['-9'], phrase: blood pressure",
         "data:",

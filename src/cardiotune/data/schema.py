@@ -32,6 +32,8 @@ def parse(cells: pl.Series, column: Column) -> tuple[pl.Series, int]:
     numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing `.0`).
     """
     text = cells.cast(pl.String).str.strip_chars()
+    if column.role == "text":
+        return text.set(text == "", None), 0
     if column.type != "text":
         text = text.str.replace(r"^([+-]?\d+)\.0+$", "$1")
     # A code that the dictionary names has a meaning, so it is not a missing one.
@@ -174,20 +176,22 @@ def words(value: object, column: Column) -> str:
 
 
 def synthetic_rows(data: DataConfig, rows: int, seed: int) -> pl.DataFrame:
-    """Rows drawn from the dictionary alone (ranges and codes): nothing of the table goes into them.
+    """Rows drawn from the dictionary alone (ranges and codes): nothing of the table goes into them. Features and text.
 
     Every seventh cell or so is missing, so that the text for a missing value is seen too.
     """
     draw = random.Random(seed)
     cells = {
-        name: [None if draw.random() < 0.15 else _synthetic(column, draw) for _ in range(rows)]
+        name: [
+            None if draw.random() < 0.15 and column.role != "text" else _synthetic(column, draw) for _ in range(rows)
+        ]
         for name, column in data.columns.items()
-        if not column.derive and (column.role == "feature" or _is_input(name, data))
+        if not column.derive and (column.role in ("feature", "text") or _is_input(name, data))
     }
     frame = pl.DataFrame(
         {name: parse(pl.Series(name, c, pl.String), data.columns[name])[0] for name, c in cells.items()}
     )
-    return derive(frame, data).select(data.features)
+    return derive(frame, data).select(data.inputs)
 
 
 def _is_input(name: str, data: DataConfig) -> bool:
@@ -198,7 +202,7 @@ def _synthetic(column: Column, draw: random.Random) -> str:
     if column.type in CODED:
         return draw.choice(list(codes_of(column)) or ["A", "B"])
     if column.type == "text":
-        return "example text"
+        return f"example text {draw.randrange(100)}" if column.role == "text" else "example text"
     if column.type == "date":
         return (date(2020, 1, 1) + timedelta(days=draw.randrange(365))).isoformat()
     low, high = column.range or (0, 100)

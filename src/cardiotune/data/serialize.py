@@ -48,7 +48,10 @@ def column_order(frame: pl.DataFrame, data: DataConfig, serialize: SerializeConf
 def serialize_rows(
     frame: pl.DataFrame, order: Sequence[str], data: DataConfig, serialize: SerializeConfig
 ) -> list[str]:
-    """The patient's text of every row. Equal values give equal text, whatever the other rows are."""
+    """The patient's text of every row, ready or made. Equal values give equal text, whatever the other rows are."""
+    ready = data.name_of("text")
+    if ready:
+        return frame[ready].fill_null(NOT_RECORDED).to_list()
     if serialize.style == "template":
         return _from_template(frame, order, data, serialize)
     say = serialize.missing == "say"

@@ -9,7 +9,7 @@ import polars as pl
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from cardiotune.config import DataConfig, SplitConfig
-from cardiotune.data.cohort import EVENT, ROW_ID, Cohort
+from cardiotune.data.cohort import EVENT, PART, ROW_ID, Cohort
 from cardiotune.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -30,7 +30,11 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
         parts = _by_site(cohort.frame[_named(data, "site")], split, seed)
     else:
         group = data.name_of("group")
-        parts = _random(cohort.events, cohort.frame[group].to_numpy() if group else None, split, seed)
+        groups = cohort.frame[group].to_numpy() if group else None
+        if split.by == "files":
+            parts = _by_file(cohort.frame[PART].to_numpy(), cohort.events, groups, split, seed)
+        else:
+            parts = _random(cohort.events, groups, split, seed)
     _check_outcomes(parts, cohort.events)
     _check_disjoint(parts, cohort, data)
     return parts
@@ -70,6 +74,15 @@ def _draw(
         raise DataError(
             f"split: {len(rows)} rows with {int(events[rows].sum())} events cannot be parted into the asked shares ({error})"
         ) from None
+
+
+def _by_file(files: np.ndarray, events: np.ndarray, groups: np.ndarray | None, split: SplitConfig, seed: int) -> Parts:
+    """The part that each row's file is; without a validation file, a stratified share of the training rows."""
+    parts = files.astype("<U10")
+    if "validation" not in parts:
+        _, validation = _draw(np.flatnonzero(parts == "train"), events, groups, split.validation, seed)
+        parts[validation] = "validation"
+    return parts
 
 
 def _by_time(times: pl.Series, split: SplitConfig) -> Parts:
@@ -156,10 +169,10 @@ def _check_disjoint(parts: Parts, cohort: Cohort, data: DataConfig) -> None:
 def overlap(cohort: Cohort, parts: Parts, texts: Sequence[str], data: DataConfig) -> dict[str, Any]:
     """What the parts share, counted. That they share no id and no group, `split_cohort` has checked.
 
-    Keys: `rows` (identical in every feature), `texts` (identical serialized text); each counts the test rows, and the
-    validation rows, that have a twin in training.
+    Keys: `rows` (identical in every feature and ready text), `texts` (identical serialized text); each
+    counts the test rows, and the validation rows, that have a twin in training.
     """
-    rows = cohort.frame.select(data.features).hash_rows(seed=0).to_list()
+    rows = cohort.frame.select(data.inputs).hash_rows(seed=0).to_list()
     return {"rows": _shared(rows, parts), "texts": _shared(list(texts), parts)}
 
 

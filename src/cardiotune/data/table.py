@@ -1,15 +1,16 @@
-"""A file on disk -> a table of text cells. Separator, encoding and compression are detected and said."""
+"""A file on disk -> a table of text cells. Format, separator, encoding and compression are detected and said."""
 
 import csv
 import gzip
 import io
+import json
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import polars as pl
 
@@ -47,9 +48,13 @@ def locate(path: str) -> Path:
         return builtin(path.removeprefix("builtin:"))
     file = Path(path).expanduser()
     if file.is_dir():
-        raise DataError(f"{path}: is a folder; expected a CSV, TSV or Parquet file")
+        raise DataError(f"{path}: is a folder; expected a CSV, TSV, Parquet, JSON or JSONL file")
     if not file.is_file():
-        near = sorted(p.name for p in file.parent.glob("*") if p.suffix in (".csv", ".tsv", ".parquet", ".gz", ".txt"))
+        near = sorted(
+            p.name
+            for p in file.parent.glob("*")
+            if p.suffix in (".csv", ".tsv", ".parquet", ".gz", ".txt", ".json", ".jsonl")
+        )
         hint = f"; tables in that folder: {', '.join(near[:5])}" if near else ""
         raise DataError(f"{path}: no such file{hint}")
     if file.stat().st_size == 0:
@@ -63,13 +68,21 @@ def is_parquet(file: Path) -> bool:
         return stream.read(4) == b"PAR1"
 
 
+def is_json(file: Path) -> bool:
+    """By content: a list of objects, or an object a line (JSONL)."""
+    with _open(file) as stream:
+        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+
+
 def column_names(
     file: Path, separator: str | None = None, encoding: str | None = None, header: list[str] | None = None
 ) -> list[str]:
-    """The columns of a table, without reading its rows."""
+    """The columns of a table; of CSV and Parquet, without reading its rows."""
     if is_parquet(file):
         with _parquet_errors(file):
             return pl.scan_parquet(file, glob=False).collect_schema().names()
+    if is_json(file):
+        return list(dict.fromkeys(name for row in _json_rows(file) for name in row))
     return sniff(file, separator, encoding, header).columns
 
 
@@ -102,6 +115,8 @@ def read_cells(
     """
     if is_parquet(file):
         frame = _read_parquet(file, columns)
+    elif is_json(file):
+        frame = _read_json(file, columns)
     else:
         layout = sniff(file, separator, encoding, header)
         log.info(
@@ -124,6 +139,40 @@ def _read_parquet(file: Path, columns: list[str] | None) -> pl.DataFrame:
     if nested:
         raise DataError(f"{file}: columns that hold lists or bytes, not values: {', '.join(nested)}; leave them out")
     return frame.select(pl.all().cast(pl.String, strict=False))
+
+
+def _read_json(file: Path, columns: list[str] | None) -> pl.DataFrame:
+    rows = _json_rows(file)
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
+    nested = [name for name in columns if any(isinstance(row.get(name), dict | list) for row in rows)]
+    if nested:
+        raise DataError(f"{file}: keys that hold lists or objects, not values: {', '.join(nested)}; flatten them")
+    cells = {name: [_json_cell(row.get(name)) for row in rows] for name in columns}
+    return pl.DataFrame(cells, schema=dict.fromkeys(columns, pl.String))
+
+
+def _json_cell(value: Any) -> str | None:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _json_rows(file: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON list or of JSONL; numbers stay text, as they were written."""
+    with _open(file) as stream:
+        text = _decode(file, stream.read(), "UTF-8").strip()
+    read = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str).decode
+    rows: list[Any] = []
+    try:
+        if text.startswith("["):
+            rows = read(text)
+        else:
+            rows += (read(line) for line in text.split("\n") if line.strip())
+    except json.JSONDecodeError as error:
+        # The library's own message is not passed on, for it quotes a wrong constant.
+        where = f"line {error.lineno}" if text.startswith("[") else f"object {len(rows) + 1}"
+        raise DataError(f"{file}: not valid JSON at {where}; expected a list of objects, or one a line") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{file}: expected a list of JSON objects, or one object a line, each a row")
+    return cast(list[dict[str, Any]], rows)
 
 
 @contextmanager

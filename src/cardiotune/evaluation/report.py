@@ -62,6 +62,7 @@ SPLITS = {
     "site": "whole sites held out",
     "time": "latest rows held out",
     "column": "given by a column of the table",
+    "files": "the test part is a file of its own",
 }
 
 STYLE: Any = {
@@ -240,7 +241,7 @@ def _done(config: Config, manifest: dict[str, Any], interval: dict[str, Any]) ->
         "Outcome": config.task.outcome,
         "Table": manifest.get("data", {}).get("file") or Path(config.data.path).name,
         **(_language_model(config, manifest) if config.needs_llm else {}),
-        "Split": SPLITS[split.by] + (shares if split.by != "column" else ""),
+        "Split": SPLITS[split.by] + ("" if split.by in ("column", "files") else shares),
         "Seeds": f"experiment {config.seed}, split {config.split_seed}",
         "Threshold": f"a row is flagged at a risk of {config.task.threshold} and above",
         "Intervals": f"{_percent(interval['level'])}, {interval['method']}, {interval['replicates']} replicates",
