@@ -1,17 +1,21 @@
 """Two real processes on a CPU (gloo): the losses and predictions of one process with the same global batch."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 import yaml
 
 from cardiotune import stages
 from cardiotune.config import load_config
-from cardiotune.errors import RunError
 from cardiotune.runs import RunFolder
 from conftest import TOY_COLUMNS, build_toy_table
 
@@ -72,9 +76,40 @@ def test_two_processes_train_and_predict_like_one(experiment: Path, one: dict[st
 
 def test_a_failure_in_a_process_ends_all_of_them_in_one_line(experiment: Path) -> None:
     folder, _ = stages.prepare(load_config(experiment, ["name=broken", "launch.processes=2"]))
-    folder.split.unlink()
-    with pytest.raises(RunError, match="2 processes: one of them failed"):
-        stages.train(folder)
+    folder.split.write_bytes(b"damaged")
+    folder.config.write_text(folder.config.read_text().replace("table.csv", "gone.csv"))
+    command = [sys.executable, "-m", "cardiotune", "train", str(folder.path)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 3
+    assert ended.stderr.count("error") == 1 and "gone.csv: no such file" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run(experiment: Path) -> None:
+    """As when the system is out of memory: no process can say why."""
+    folder, _ = stages.prepare(load_config(experiment, ["name=killed", "launch.processes=2", "train.max_steps=100000"]))
+    command = [sys.executable, "-m", "cardiotune", "train", str(folder.path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while not list(folder.checkpoints.glob("step-*")):
+            time.sleep(0.2)
+        workers = [p for p in psutil.Process(running.pid).children(recursive=True) if p.environ().get("RANK") == "1"]
+        workers[0].kill()
+        error = running.communicate(timeout=120)[1]
+    assert running.returncode == 5
+    assert "one of 2 processes was killed by SIGKILL" in error
+    assert error.count("error") == 1 and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_processes_started_by_another_launcher_do_the_same(experiment: Path, one: dict[str, RunFolder]) -> None:
+    """As on several machines: torchrun or DeepSpeed starts the processes, none of ours waits for them."""
+    overrides = ["name=by_torchrun", "method.r=4", "train.batch_size=4", "train.gradient_accumulation=2"]
+    folder, _ = stages.prepare(load_config(experiment, overrides))
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cardiotune"]
+    for command in ("train", "predict"):
+        subprocess.run([*starter, command, str(folder.path)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert_agree(folder, one["lora"])
 
 
 @pytest.mark.slow

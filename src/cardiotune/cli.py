@@ -53,8 +53,18 @@ class _Commands(typer.core.TyperGroup):
 def _fail(message: str, code: int, ctx: Any) -> None:
     if ctx.params.get("debug"):
         traceback.print_exc()
-    err.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    if not _tell_launcher(message.removeprefix("error: "), code):
+        err.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def _tell_launcher(message: str, code: int) -> bool:
+    """Of many processes, none prints its failure: the one that started them says it, once."""
+    if "RANK" not in os.environ:
+        return False
+    from cardiotune.training.distributed import tell_failure
+
+    return tell_failure(message, code)
 
 
 app = typer.Typer(

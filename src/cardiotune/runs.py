@@ -119,10 +119,14 @@ class RunFolder:
 
     @contextmanager
     def stage(self, name: str, start: float | None = None) -> Iterator[None]:
-        """Record seconds (from `start`, a `perf_counter`, or now) and the process's peak memory up to the stage's end."""
+        """Record seconds (from `start`, a `perf_counter`, or now) and the peak memory up to the stage's end.
+
+        Of many processes, it is the peak of the largest.
+        """
         start = time.perf_counter() if start is None else start
         yield
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        peak_mib = peak / (1024 if sys.platform != "darwin" else 1 << 20)
         seconds = round(time.perf_counter() - start, 2)
         self.update_manifest(stages={name: {"seconds": seconds, "peak_memory_mib": round(peak_mib)}})
 

@@ -140,13 +140,15 @@ def read_prepared(config: Config) -> Prepared:
 
 def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = False) -> None:
     """Fine-tune, in as many processes as asked; leaves `adapter/` or `model/`, `checkpoints/`, `logs/`."""
-    from cardiotune.training.distributed import is_worker, launch
+    from cardiotune.training.distributed import is_launched, is_worker, launch
 
     config = _config(folder)
     if "tuned" not in config.comparators:
         raise ConfigError(f"{folder.path}: models does not hold tuned, so there is nothing to train")
     if is_worker():
         _train_here(folder, None, resume)
+        if not is_launched():
+            _record_probe(folder, config)
         return
     with folder.stage("train"):
         if config.launch.processes > 1 or config.deepspeed:
@@ -434,11 +436,14 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     """Reload what was saved, as prediction will, and keep how it scores the synthetic sample."""
     from cardiotune.evaluation.predict import LanguageScorer
     from cardiotune.training.checkpoint import record_probe
+    from cardiotune.training.distributed import world
 
     saved = folder.tuned_folder(config.method.kind)
     scorer = LanguageScorer(config, _same_weights(folder, config), saved)
     order = json.loads(folder.cohort.read_text())["column_order"]
-    record_probe(saved, scorer.logits(probe_texts(config, order), what="checking"), scorer.dtype)
+    logits = scorer.logits(probe_texts(config, order), what="checking")
+    if world()[0] == 0:
+        record_probe(saved, logits, scorer.dtype)
 
 
 def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:

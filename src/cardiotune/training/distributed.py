@@ -1,10 +1,13 @@
 """One process or many: starting them, cutting work among them, and what DeepSpeed is told."""
 
+import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +15,10 @@ import torch
 from accelerate import Accelerator
 
 from cardiotune.config import Config, DeepSpeed
-from cardiotune.errors import InterruptedRunError, ModelError, RunError
+from cardiotune.errors import CardioTuneError, InterruptedRunError, ModelError, RunError
 
-WORKER = "CARDIOTUNE_WORKER"
-"""Environment variable that marks a process started by `launch`."""
+FAILURE_FILE = "CARDIOTUNE_FAILURE_FILE"
+"""Environment variable that `launch` gives its processes: the file in which a failing one says why."""
 
 
 def world() -> tuple[int, int]:
@@ -26,8 +29,13 @@ def world() -> tuple[int, int]:
 
 
 def is_worker() -> bool:
-    """Whether this process was started by `launch`."""
-    return WORKER in os.environ
+    """Whether this process is one of many: started by `launch`, or on several machines by torchrun or DeepSpeed."""
+    return is_launched() or ("MASTER_ADDR" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1)
+
+
+def is_launched() -> bool:
+    """Whether `launch` started this process and waits for it, to go on when all are done."""
+    return FAILURE_FILE in os.environ
 
 
 def join(config: Config) -> None:
@@ -42,25 +50,44 @@ def join(config: Config) -> None:
 def launch(config: Config, arguments: list[str]) -> None:
     """Run `cardiotune ARGUMENTS` in `launch.processes` processes, by torch's launcher, and wait for them.
 
-    It stops the others when one dies. Raises RunError when one failed, InterruptedRunError after a signal.
+    It stops the others when one dies. Raises the error of the first that failed, InterruptedRunError after a signal.
     """
-    count = f"--nproc-per-node={config.launch.processes}"
-    port = f"--rdzv-endpoint=127.0.0.1:{_free_port()}"
-    starter = [sys.executable, "-m", "torch.distributed.run", count, "--rdzv-backend=c10d", port]
-    command = [*starter, "-m", "cardiotune", *arguments]
-    environment = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    # A session of its own: a terminal's Ctrl-C would reach the launcher and, through us, reach it again.
-    with subprocess.Popen(command, env=environment, start_new_session=True) as launched:
-        stopped_by = _wait(launched)
-    if stopped_by:
-        raise InterruptedRunError(
-            "stopped; go on from the newest checkpoint with `cardiotune train --resume RUN`", stopped_by
-        )
-    if launched.returncode:
-        raise RunError(
-            f"{config.launch.processes} processes: one of them failed (exit code {launched.returncode}); "
-            "its message is above"
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        failure = Path(folder) / "failure.json"
+        command = [sys.executable, "-m", "cardiotune.training.launcher", str(config.launch.processes), *arguments]
+        environment = {**os.environ, FAILURE_FILE: str(failure), "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        # A session of its own: a terminal's Ctrl-C would reach the launcher and, through us, reach it again.
+        with subprocess.Popen(command, env=environment, start_new_session=True) as launched:
+            stopped_by = _wait(launched)
+        if stopped_by:
+            raise InterruptedRunError(
+                "stopped; go on from the newest checkpoint with `cardiotune train --resume RUN`", stopped_by
+            )
+        if launched.returncode > 1:
+            raise RunError(
+                f"one of {config.launch.processes} processes was killed by {signal.Signals(launched.returncode).name}; "
+                "is the machine out of memory?"
+            )
+        if failure.is_file():
+            raise failed_with(**json.loads(failure.read_text()))
+        if launched.returncode:
+            raise RunError(f"{config.launch.processes} processes: one of them failed without a word")
+
+
+def tell_failure(message: str, exit_code: int) -> bool:
+    """In a process that `launch` started: leave word for it, unless another was first. False in any other process."""
+    if not is_launched():
+        return False
+    with suppress(FileExistsError), open(os.environ[FAILURE_FILE], "x", encoding="utf-8") as file:
+        json.dump({"message": message, "exit_code": exit_code}, file)
+    return True
+
+
+def failed_with(message: str, exit_code: int) -> CardioTuneError:
+    """The error that ends with this exit code."""
+    error = CardioTuneError(message)
+    error.exit_code = exit_code
+    return error
 
 
 def _wait(launched: "subprocess.Popen[bytes]") -> int:
@@ -78,12 +105,6 @@ def _wait(launched: "subprocess.Popen[bytes]") -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return got[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
