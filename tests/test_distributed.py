@@ -124,6 +124,9 @@ def test_deepspeed_trains_and_predicts_like_one_process(
     experiment: Path, one: dict[str, RunFolder], method: str, stage: str
 ) -> None:
     many = run_in(experiment, f"{stage}_{method}", method, 2, f"use.deepspeed={stage}")
+    shards = [file.name for file in (many.checkpoints / "step-000006" / "engine" / "engine").iterdir()]
+    assert sum("optim_states" in name for name in shards) == 2, "each process keeps its own share of the optimizer"
+    assert sum("zero_pp" in name for name in shards) >= 2
     assert_agree(many, one[method])
     if method == "lora":
         from peft import PeftModel

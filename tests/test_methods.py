@@ -191,6 +191,25 @@ def test_only_the_text_path_of_a_vision_model_trains(folders: dict[str, Path]) -
         assert trunk_of(network.base).config.model_type == "gemma3_text"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it may run")
+def test_flash_attention_falls_back_and_says_so(
+    folders: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("cardiotune"), "propagate", True)
+    config = toy_config(folders["llama"], model={"attention": "flash_attention_2"})
+    base = load_base(folders["llama"], config, torch.float32, CPU)
+    assert base.config._attn_implementation == "sdpa"
+    assert "flash_attention_2 cannot run here (no GPU); sdpa is used" in caplog.text
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_by_name(attention: str, folders: dict[str, Path]) -> None:
+    config = toy_config(folders["llama"], model={"attention": attention})
+    assert load_base(folders["llama"], config, torch.float32, CPU).config._attn_implementation == attention
+
+
 def test_a_head_is_never_made_afresh(folders: dict[str, Path], tmp_path: Path) -> None:
     config, run = run_toy(tmp_path, folders["llama"], "llama", "lora", "classifier")
     (run / "adapter" / HEAD_FILE).unlink()

