@@ -1,12 +1,17 @@
 """Class imbalance: what is drawn and weighted, the odds multiplier, and that a probability stays one."""
 
+import json
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 
+from cardiotune import stages
 from cardiotune.config import Imbalance, Oversample
 from cardiotune.errors import DataError
 from cardiotune.training.loss import balance, corrected
-from conftest import toy_config
+from conftest import build_toy_table, toy_config
 
 EVENTS = np.array([1] * 15 + [0] * 85)
 
@@ -59,9 +64,38 @@ def test_the_correction_gives_the_true_risk_back() -> None:
     np.testing.assert_allclose(back, risk, atol=1e-12)
 
 
-def test_a_config_takes_the_documented_forms() -> None:
-    from pathlib import Path
+def test_trained_with_weights_and_oversampling_the_risks_are_right_on_the_whole(
+    tmp_path: Path, toy_model: Path
+) -> None:
+    """A 15 % outcome, and the published combination: far off as learned, right after the correction."""
+    table = build_toy_table(9000, seed=3)
+    rare = (table["disease"].to_numpy() == 0) | (np.random.default_rng(0).random(9000) < 0.184)
+    table.filter(pl.Series(rare)).write_csv(tmp_path / "table.csv")
+    config = toy_config(
+        toy_model,
+        runs_dir=str(tmp_path / "runs"),
+        data={"path": str(tmp_path / "table.csv")},
+        split={"validation": 0.1, "test": 0.5},
+        imbalance={"class_weights": [0.501, 1.525], "oversample": {"times": 4}},
+        train={"epochs": 3, "batch_size": 32, "learning_rate": 0.01, "early_stopping": None},
+        models=["logistic_regression", "tuned"],
+    )
+    run = stages.run(config)
+    part = json.loads(run.metrics.read_text())["parts"]["test"]
+    assert part["n_events"] / part["n"] == pytest.approx(0.15, abs=0.01)
+    assert json.loads(run.manifest.read_text())["training"]["odds_multiplier"] == pytest.approx(12.2, abs=0.05)
+    after, before = part["models"]["tuned"], part["raw"]["tuned"]
+    assert after["auroc"]["value"] > 0.65
+    assert abs(after["calibration_intercept"]["value"]) < 0.1
+    assert before["calibration_intercept"]["value"] < -2
+    assert after["log_loss"]["value"] < before["log_loss"]["value"]
+    for report in (run.report, run.report.with_suffix(".md")):
+        text = report.read_text()
+        assert "as the model gives them" in text and f"{before['calibration_intercept']['value']:.3f}" in text
+    assert set(part["raw"]) == {"tuned"}, "what nothing was done to is not shown twice"
 
+
+def test_a_config_takes_the_documented_forms() -> None:
     for imbalance in (
         {"class_weights": "balanced"},
         {"class_weights": [0.5, 1.5]},

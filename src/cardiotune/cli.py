@@ -318,14 +318,20 @@ def init(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine can run.
+def doctor(
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="Also: does this experiment work here, and does it fit?")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine can run; with a config, whether its parts go together and what memory training takes.
 
-    Example: cardiotune doctor
+    Example: cardiotune doctor statlog_heart use.method=qlora
     """
-    from cardiotune.doctor import examine
+    from cardiotune.doctor import examine, examine_experiment
 
-    facts = examine()
+    facts = examine_experiment(_load(config, overrides)) if config else examine()
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
         return

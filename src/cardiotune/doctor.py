@@ -1,12 +1,14 @@
-"""What this machine can run: processor, memory, GPU, number formats, optional libraries, weights."""
+"""What this machine can run: processor, memory, GPU, number formats, libraries, weights; and whether an experiment fits."""
 
 import importlib.util
 import os
 import shutil
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-from cardiotune.config import load_model, shipped
+from cardiotune.config import Config, load_model, shipped
+from cardiotune.errors import ModelError
 
 
 def examine() -> dict[str, Any]:
@@ -32,6 +34,47 @@ def examine() -> dict[str, Any]:
         "cache": str(cache_folder()),
         "hub_token": bool(os.environ.get("HF_TOKEN")),
     }
+
+
+def examine_experiment(config: Config) -> dict[str, Any]:
+    """Whether a (checked) config can train here: its combination, its libraries, and its memory beside what is free.
+
+    Memory in MiB, of each process; null with a reason where the weights are not on this machine.
+    """
+    import psutil
+    import torch
+
+    from cardiotune.training.memory import estimate
+    from cardiotune.training.weights import find_weights
+
+    choice = config.choice
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    needed = {"bitsandbytes": config.method.quantization != "none", "deepspeed": config.deepspeed is not None}
+    absent = [name for name, wanted in needed.items() if wanted and _version(name) is None]
+    found: dict[str, Any] = {
+        "combination": " x ".join((choice.method, choice.head, choice.stage, choice.dtype, choice.family)),
+        "verdict": f"missing: {', '.join(absent)}" if absent else "works",
+    }
+    try:
+        memory = estimate(config, find_weights(config.model), device)
+    except ModelError as error:
+        return {**found, "memory_mib": None, "reason": str(error)}
+    free = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available / config.launch.processes
+    parts = {name: round(value) for name, value in asdict(memory).items() if value}
+    fits = "fits" if memory.peak * 2**20 < free else "does not fit: " + _remedies(config)
+    found["memory_mib"] = {**parts, "peak": round(memory.peak), "free_for_each_process": round(free / 2**20)}
+    return {**found, "memory_verdict": fits}
+
+
+def _remedies(config: Config) -> str:
+    ways = {
+        "use.method=lora": config.method.kind == "full",
+        "use.method=qlora": config.method.kind == "lora" and config.method.quantization == "none",
+        "train.gradient_checkpointing=true": not config.train.gradient_checkpointing,
+        "a smaller train.batch_size with more train.gradient_accumulation": config.train.batch_size > 1,
+    }
+    return "try " + ", or ".join(way for way, helps in ways.items() if helps)
 
 
 def _version(package: str) -> str | None:

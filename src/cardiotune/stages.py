@@ -464,7 +464,9 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     from cardiotune.evaluation.predict import LanguageScorer
     from cardiotune.training.checkpoint import record_probe
     from cardiotune.training.distributed import world
+    from cardiotune.training.memory import release
 
+    release()  # the trained network would stand beside the reloaded one
     saved = folder.tuned_folder(config.method.kind)
     scorer = LanguageScorer(config, _same_weights(folder, config), saved)
     order = json.loads(folder.cohort.read_text())["column_order"]

@@ -17,6 +17,8 @@ NEGLIGIBLE = 0.0005
 FEW_ROWS = 100
 """Fewer events, or fewer non-events, judge a model poorly. Collins et al., Stat Med 2016;35:214."""
 SCHEMA_VERSION = 1
+RAW_REPLICATES = 200
+"""Bootstrap replicates behind the intervals of probabilities that are not the final ones."""
 NO_INTERVAL = "undefined in more than 2.5 % of the bootstrap replicates, so no interval"
 
 
@@ -47,6 +49,8 @@ def _judge_part(
     part: str, models: dict[str, list[dict[str, Any]]], replicates: int, seed: int, stratified: bool
 ) -> dict[str, Any]:
     y_true, risks, thresholds = _check_rows(part, models)
+    raw = {name: np.array([row["y_prob_raw"] for row in rows], float) for name, rows in models.items()}
+    raw = {name: risk for name, risk in raw.items() if not np.array_equal(risk, risks[name])}
     drawn: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: defaultdict(list) for name in models}
     for counts in metrics.bootstrap_counts(y_true, replicates, seed, stratified):
         for name, risk in risks.items():
@@ -62,6 +66,9 @@ def _judge_part(
             for name in models
         },
     }
+    if raw:
+        counts = np.concatenate(list(metrics.bootstrap_counts(y_true, RAW_REPLICATES, seed, stratified)))
+        judged["raw"] = {name: _judge_raw(y_true, risk, counts) for name, risk in raw.items()}
     if "tuned" in models:
         judged["differences"] = {
             other: {m: _difference(points, samples, other, m) for m in DIFFERENCES}
@@ -71,6 +78,14 @@ def _judge_part(
         if part == "test":  # the other parts had a hand in making the model
             judged["verdict"] = verdict(judged)
     return judged
+
+
+def _judge_raw(y_true: NDArray[np.float64], risk: NDArray[np.float64], counts: NDArray[np.float64]) -> dict[str, Any]:
+    """How good the probabilities were before anything was done to them (they rank the rows as the final ones do)."""
+    return {
+        name: _entry(name, float(metric(y_true, risk).item()), metric(y_true, risk, counts), y_true, risk)
+        for name, metric in metrics.PROBABILITY.items()
+    }
 
 
 def _check_rows(

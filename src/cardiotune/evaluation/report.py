@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from cardiotune.config import Config, load_resolved
 from cardiotune.errors import DataError
 from cardiotune.evaluation.evaluate import DIFFERENCES, LOWER_IS_BETTER
+from cardiotune.evaluation.metrics import PROBABILITY
 from cardiotune.evaluation.predict import read_predictions
 from cardiotune.runs import RunFolder, write_text
 
@@ -147,6 +148,16 @@ def _content(run: RunFolder) -> dict[str, Any]:
         "difference_metrics": [METRICS[metric] for metric in DIFFERENCES],
         "difference_rows": [
             _difference_row(model, differences[model], notes) for model in models if model in differences
+        ],
+        "raw_metrics": [METRICS[metric] for metric in PROBABILITY],
+        "raw_rows": [
+            {
+                "name": f"{_words(model)}, {when}",
+                "cells": [_cell(found[model][metric], notes) for metric in PROBABILITY],
+            }
+            for model in models
+            if model in part.get("raw", {})
+            for when, found in (("as the model gives them", part["raw"]), ("corrected", part["models"]))
         ],
         "notes": notes,
         "figures": _figures(part, scored, _read(run.training), config.task.threshold),

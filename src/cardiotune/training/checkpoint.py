@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cardiotune.errors import ModelError, RunError
@@ -92,14 +93,14 @@ def verify(folder: Path) -> None:
 
 
 def trained_state(network: RiskNetwork) -> State:
-    """Name -> value of every weight that trains, on the CPU; gathered when ZeRO-3 has cut it up.
+    """Name -> value of every weight that trains, on the CPU; gathered when ZeRO-3 has cut it up, else not copied there.
 
     Without adapters, of every weight: a whole model is saved, and ZeRO-3 cuts up the frozen ones too.
     """
     whole = not hasattr(network.model, "peft_config")
     weights = {name: weight for name, weight in network.named_parameters() if whole or weight.requires_grad}
     if not any(hasattr(weight, "ds_id") for weight in weights.values()):
-        return {name: weight.detach().cpu().clone() for name, weight in weights.items()}
+        return {name: weight.detach().cpu() for name, weight in weights.items()}
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(weights.values())):
@@ -149,7 +150,10 @@ def check_same_weights(network: RiskNetwork, state: State, folder: Path) -> None
 
         held = get_peft_model_state_dict(model, state_dict=held, save_embedding_layers=False)
     held |= {name: value for name, value in state.items() if name.startswith("head.")}
-    saved = {_digest(value) for file in folder.glob("*.safetensors") for value in load_file(file).values()}
+    saved: set[bytes] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:  # a tensor at a time: a whole model stands in memory already
+            saved |= {_digest(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     if not all(_digest(value) in saved for value in held.values()):
         raise ModelError(f"{folder}: the saved weights are not those in memory")
 
