@@ -7,8 +7,6 @@ rows are read afresh from the table by every stage that needs them, and are neve
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,11 @@ import torch
 
 from cardiotune import runs
 from cardiotune.config import Config, DataConfig, dump, load_resolved
-from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort, read_rows
+from cardiotune.data.cohort import EVENT, ROW_ID, read_rows
+from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
-from cardiotune.data.split import PARTS, Parts, counts, overlap, split_cohort
+from cardiotune.data.split import PARTS, counts, overlap
 from cardiotune.data.table import locate
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError
 from cardiotune.runs import RunFolder
@@ -30,25 +29,6 @@ log = logging.getLogger(__name__)
 
 PROBE_ROWS = 4
 PROBE_SEED = 7
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The cohort with its parts and texts, in memory."""
-
-    cohort: Cohort
-    parts: Parts
-    order: list[str]
-    """Feature columns in the order of the text."""
-    texts: list[str]
-
-    def rows(self, part: str) -> np.ndarray:
-        """Row numbers of a part."""
-        return np.flatnonzero(self.parts == part)
-
-    def texts_of(self, rows: Sequence[int] | np.ndarray) -> list[str]:
-        """Texts of the given row numbers."""
-        return [self.texts[row] for row in rows]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -128,14 +108,6 @@ def _count_tokens(config: Config, prepared: Prepared, weights: Path) -> dict[str
         "instruction_and_question": len(encoder.prefix) + len(encoder.suffix),
         "limit": config.serialize.max_tokens,
     }
-
-
-def read_prepared(config: Config) -> Prepared:
-    """Read, check, split and serialize the table. Deterministic: every stage gets the same."""
-    cohort = read_cohort(config.data, config.seed, config.evaluation.keep_row_ids)
-    parts = split_cohort(cohort, config.data, config.split, config.split_seed)
-    order = column_order(cohort.frame.filter(pl.Series(parts == "train")), config.data, config.serialize)
-    return Prepared(cohort, parts, order, serialize_rows(cohort.frame, order, config.data, config.serialize))
 
 
 def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = False) -> None:

@@ -1,0 +1,39 @@
+"""Table -> cohort, parts and texts, in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from cardiotune.config import Config
+from cardiotune.data.cohort import Cohort, read_cohort
+from cardiotune.data.serialize import column_order, serialize_rows
+from cardiotune.data.split import Parts, split_cohort
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The cohort with its parts and texts, in memory."""
+
+    cohort: Cohort
+    parts: Parts
+    order: list[str]
+    """Feature columns in the order of the text."""
+    texts: list[str]
+
+    def rows(self, part: str) -> np.ndarray:
+        """Row numbers of a part."""
+        return np.flatnonzero(self.parts == part)
+
+    def texts_of(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Texts of the given row numbers."""
+        return [self.texts[row] for row in rows]
+
+
+def read_prepared(config: Config) -> Prepared:
+    """Read, check, split and serialize the table. Deterministic: every stage gets the same."""
+    cohort = read_cohort(config.data, config.seed, config.evaluation.keep_row_ids)
+    parts = split_cohort(cohort, config.data, config.split, config.split_seed)
+    order = column_order(cohort.frame.filter(pl.Series(parts == "train")), config.data, config.serialize)
+    return Prepared(cohort, parts, order, serialize_rows(cohort.frame, order, config.data, config.serialize))

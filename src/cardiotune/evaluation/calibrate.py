@@ -1,0 +1,143 @@
+"""From a model's logits to probabilities that mean what they say.
+
+A calibrator is fitted on rows that the model was not trained on and that are not the test part, and is kept as JSON:
+numbers only, so that it can be read, checked and applied anywhere. It never changes how rows are ranked (isotonic may tie
+some).
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from cardiotune.errors import DataError
+
+Array = NDArray[np.float64]
+Method = Literal["none", "temperature", "platt", "isotonic", "beta"]
+Update = Literal["intercept", "logistic"]
+Calibrator = dict[str, Any]
+"""`{"method": ..., ...}` and the method's own numbers."""
+
+SLOPE_SD = 0.5
+"""Standard deviation of the normal prior on a slope, whose mean is 1: forty rows hardly move it, a thousand decide it."""
+MIN_OUTCOMES = 5
+"""Fewer events, or non-events, cannot calibrate anything."""
+
+
+def fit(logits: Array, y_true: Array, method: Method) -> Calibrator:
+    """Fit on held-out rows. logits: (rows,), not yet calibrated; y_true: (rows,) of 0 and 1.
+
+    temperature: one slope (Guo et al., ICML 2017). platt: intercept and slope on the logit (Platt 1999). beta: intercept
+    and a slope each for log p and log(1 - p) (Kull et al., AISTATS 2017). isotonic: a monotone step function, joined by
+    straight lines (Zadrozny & Elkan, KDD 2002); it wants many rows. Slopes have a prior around 1 (`SLOPE_SD`) and are at
+    least 0. Raises DataError with fewer than five events or non-events.
+    """
+    events = int(y_true.sum())
+    if method != "none" and min(events, len(y_true) - events) < MIN_OUTCOMES:
+        raise DataError(
+            f"calibration needs {MIN_OUTCOMES} events and {MIN_OUTCOMES} non-events in the validation part, found {events} "
+            f"and {len(y_true) - events}; use more rows, or evaluation.calibration=none"
+        )
+    if method == "none":
+        return {"method": method}
+    if method == "isotonic":
+        return _isotonic(logits, y_true)
+    if method == "temperature":
+        (slope,) = _maximum_a_posteriori(logits[:, None], y_true, intercept=False)
+        return {"method": method, "slope": slope}
+    if method == "platt":
+        intercept, slope = _maximum_a_posteriori(logits[:, None], y_true)
+        return {"method": method, "intercept": intercept, "slope": slope}
+    intercept, above, below = _maximum_a_posteriori(_beta_terms(logits), y_true)
+    return {"method": method, "intercept": intercept, "slope_log_p": above, "slope_log_1_p": below}
+
+
+def apply(calibrator: Calibrator, logits: Array) -> Array:
+    """(rows,) calibrated probabilities of logits (rows,). Raises DataError for a calibrator that is not ours."""
+    try:
+        match calibrator["method"]:
+            case "none":
+                return _sigmoid(logits)
+            case "temperature":
+                return _sigmoid(calibrator["slope"] * logits)
+            case "platt" | "intercept" | "logistic":
+                return _sigmoid(calibrator["intercept"] + calibrator["slope"] * logits)
+            case "beta":
+                slopes = np.array([calibrator["slope_log_p"], calibrator["slope_log_1_p"]])
+                return _sigmoid(calibrator["intercept"] + _beta_terms(logits) @ slopes)
+            case "isotonic":
+                return np.interp(logits, calibrator["logits"], calibrator["risks"])
+    except (KeyError, TypeError):
+        pass
+    raise DataError("calibration: not a calibrator of this program; restore calibration.json, or predict again")
+
+
+def update(logits: Array, y_true: Array, method: Update) -> Calibrator:
+    """Adapt calibrated risks to a new site. logits: (rows,) of the calibrated risks; y_true: (rows,) of that site.
+
+    intercept: shift only. logistic: intercept and slope. Maximum likelihood, no prior: a recalibration study says what
+    its rows say. Steyerberg 2019, Clinical Prediction Models, chapter 20. DataError with too few rows of an outcome.
+    """
+    events = int(y_true.sum())
+    if min(events, len(y_true) - events) < MIN_OUTCOMES:
+        raise DataError(
+            f"recalibration needs {MIN_OUTCOMES} events and {MIN_OUTCOMES} non-events, found {events} and "
+            f"{len(y_true) - events}"
+        )
+    if method == "intercept":
+        (intercept,) = _minimize(np.ones((len(logits), 1)), logits, y_true, np.zeros(1), np.zeros(1), [(None, None)])
+        return {"method": method, "intercept": intercept, "slope": 1.0}
+    intercept, slope = _maximum_a_posteriori(logits[:, None], y_true, prior=False)
+    return {"method": method, "intercept": intercept, "slope": slope}
+
+
+def logit(risks: Array) -> Array:
+    """(rows,) log-odds; risks of exactly 0 or 1 are moved in by the machine epsilon."""
+    inside = np.clip(risks, np.finfo(float).eps, 1 - np.finfo(float).eps)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def _sigmoid(logits: Array) -> Array:
+    small = np.exp(-np.abs(logits))
+    return np.asarray(np.where(logits >= 0, 1, small) / (1 + small))
+
+
+def _beta_terms(logits: Array) -> Array:
+    """(rows, 2): log p and -log(1 - p)."""
+    return np.column_stack([-np.logaddexp(0, -logits), np.logaddexp(0, logits)])
+
+
+def _maximum_a_posteriori(terms: Array, y_true: Array, intercept: bool = True, prior: bool = True) -> tuple[float, ...]:
+    """Intercept (flat prior) and one slope a term, at least 0."""
+    ones = [np.ones((len(terms), 1))] if intercept else []
+    precision = np.r_[[0.0] * intercept, [prior / SLOPE_SD**2] * terms.shape[1]]
+    start = np.r_[[0.0] * intercept, np.ones(terms.shape[1])]
+    bounds = [(None, None)] * intercept + [(0.0, None)] * terms.shape[1]
+    return _minimize(np.hstack([*ones, terms]), np.zeros(len(terms)), y_true, start, precision, bounds)
+
+
+def _minimize(
+    design: Array, offset: Array, y_true: Array, start: Array, precision: Array, bounds: list[Any]
+) -> tuple[float, ...]:
+    """Coefficients of the smallest sum of log-losses plus the prior's."""
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        log_odds = design @ weights + offset
+        value = np.logaddexp(0, log_odds) - y_true * log_odds
+        slope = design.T @ (_sigmoid(log_odds) - y_true)
+        away = weights - start
+        return float(value.sum() + 0.5 * (precision * away**2).sum()), slope + precision * away
+
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
+    return tuple(float(value) for value in found.x)
+
+
+def _isotonic(logits: Array, y_true: Array) -> Calibrator:
+    from sklearn.isotonic import IsotonicRegression
+
+    rising = IsotonicRegression(out_of_bounds="clip").fit(logits, y_true)
+    # Off 0 and 1: a group of rows without events does not prove that there never is one.
+    margin = 1 / (len(y_true) + 2)
+    risks = np.clip(rising.y_thresholds_, margin, 1 - margin)
+    return {"method": "isotonic", "logits": rising.X_thresholds_.tolist(), "risks": risks.tolist()}

@@ -1,0 +1,81 @@
+"""Who a risk is judged on: sex, age bands, site, any named column, and pairs of columns.
+
+Group labels come from the data dictionary's words and from bands of numbers; they live in memory only, and of each group
+only counts and metrics are written.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+
+from cardiotune.config import CODED, DataConfig, suggest
+from cardiotune.data import schema
+from cardiotune.data.cohort import ROW_ID
+from cardiotune.errors import ConfigError
+
+Labels = dict[str, str | None]
+"""row_id -> label of its group; None where the value is missing."""
+
+SEX = re.compile(r"^(sex|gender)$|^(sex|gender)[_ ]|[_ ](sex|gender)$", re.I)
+AGE = re.compile(r"^age$|^age[_ ](years?|at.*)$|[_ ]age$", re.I)
+MAX_GROUPS = 12
+"""A column of codes with more values is not split by unless it is named."""
+
+
+def subgroups(
+    frame: pl.DataFrame, data: DataConfig, named: Sequence[str] | None, age_bands: Sequence[float]
+) -> dict[str, Labels]:
+    """Title -> labels of the rows in `frame`.
+
+    `named`: columns, or pairs such as `sex x age`; None takes sex, age and site where the dictionary has them. Numbers
+    are cut into bands: age (in years) at `age_bands`, others at their quartiles. Raises ConfigError for unknown names.
+    """
+    ids = frame[ROW_ID].to_list()
+    columns = [name for name in data.columns if name in frame.columns]
+    wanted = _usual(data, columns) if named is None else list(named)
+    parts = [[part.strip() for part in re.split(r"\s+x\s+", name)] for name in wanted]
+    strange = sorted({part for pair in parts for part in pair} - set(columns))
+    if strange:
+        known = ", ".join(suggest(name, columns) for name in strange)
+        raise ConfigError(f"evaluation.subgroups: {', '.join(strange)}: no such column ({known})")
+    found: dict[str, Labels] = {}
+    for names in parts:
+        labels = [_labels(frame[name], name, data, age_bands) for name in names]
+        joined = [None if None in group else ", ".join(map(str, group)) for group in zip(*labels, strict=True)]
+        title = " x ".join(schema.label(name, data.columns[name]) for name in names)
+        found[title] = dict(zip(ids, joined, strict=True))
+    return found
+
+
+def _usual(data: DataConfig, columns: Sequence[str]) -> list[str]:
+    kinds = {name: data.columns[name] for name in columns}
+    sex = [name for name, column in kinds.items() if SEX.search(name) and column.type in CODED]
+    ages = [name for name, column in kinds.items() if AGE.search(name) and _in_years(name, data)]
+    site = [name for name, column in kinds.items() if column.role == "site"]
+    return sex[:1] + ages[:1] + site[:1]
+
+
+def _in_years(name: str, data: DataConfig) -> bool:
+    """Not in days: judged by the plausible range, the unit or how it is derived."""
+    column = data.columns[name]
+    if column.type not in ("numeric", "integer"):
+        return False
+    return "day" not in (column.unit or "") and (column.range is None or column.range[1] <= 150)
+
+
+def _labels(values: pl.Series, name: str, data: DataConfig, age_bands: Sequence[float]) -> list[str | None]:
+    column = data.columns[name]
+    if column.type not in ("numeric", "integer"):
+        return [None if value is None else schema.words(value, column) for value in values.to_list()]
+    edges = list(age_bands) if AGE.search(name) and _in_years(name, data) else _quartiles(values)
+    names = [f"under {edges[0]:g}", *(f"{a:g} to under {b:g}" for a, b in pairwise(edges))]
+    names.append(f"{edges[-1]:g} and above")
+    return [None if value is None else names[int(np.searchsorted(edges, value, side="right"))] for value in values]
+
+
+def _quartiles(values: pl.Series) -> list[float]:
+    present = values.drop_nulls().to_numpy()
+    return sorted({float(f"{edge:.3g}") for edge in np.quantile(present, [0.25, 0.5, 0.75])} if len(present) else {0.0})
