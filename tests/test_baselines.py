@@ -16,10 +16,11 @@ from sklearn.model_selection import train_test_split
 from cardiotune.config import DataConfig, SplitConfig, configs_folder
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.split import split_cohort
-from cardiotune.evaluation.baselines import BASELINES
+from cardiotune.evaluation.baselines import BASELINES, age_and_sex, knots_of
 from conftest import TOY_COLUMNS, build_toy_table
 
-FITTED = ("logistic_regression", "lightgbm")
+FITTED = ("logistic_regression", "spline_regression", "lightgbm")
+REGRESSIONS = ("age_sex_logistic_regression", "logistic_regression", "spline_regression")
 
 
 def mixed_table(rows: int = 240, seed: int = 0) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
@@ -121,10 +122,10 @@ def test_nothing_of_the_test_part_reaches_the_fit(name: str) -> None:
         assert not np.array_equal(after[test], before[test])
 
 
-def test_logistic_regression_and_prevalence_do_not_use_the_validation_part() -> None:
+def test_regressions_and_prevalence_do_not_use_the_validation_part() -> None:
     frame, events, parts = mixed_table()
     validation = parts == "validation"
-    for name in ("prevalence", "logistic_regression"):
+    for name in ("prevalence", *REGRESSIONS):
         after = fit(name, frame, np.where(validation, 1 - events, events), parts)
         np.testing.assert_array_equal(after, fit(name, frame, events, parts))
 
@@ -178,6 +179,18 @@ def test_columns_of_one_kind_alone(name: str, features: tuple[str, ...]) -> None
     assert np.ptp(fit(name, frame, events, parts, settings(*features))) > 0
 
 
+@pytest.mark.parametrize("name", [*FITTED, "age_sex_logistic_regression"])
+def test_columns_that_are_constant_in_training(name: str) -> None:
+    frame, events, parts = mixed_table()
+    train = pl.Series(parts == "train")
+    frame = frame.with_columns(
+        pl.when(train).then(pl.lit(value, frame[column].dtype)).otherwise(pl.col(column)).alias(column)
+        for column, value in {"age": 50.0, "seen": date(2020, 1, 1), "smoker": "1", "stage": "3", "ward": "A"}.items()
+    )
+    risks = fit(name, frame, events, parts)
+    np.testing.assert_allclose(risks[parts == "train"], events[parts == "train"].mean(), atol=0.01)
+
+
 def test_lightgbm_uses_a_column_of_many_categories_in_a_small_table() -> None:
     draw = np.random.default_rng(0)
     ward = draw.integers(0, 6, 300)
@@ -228,6 +241,192 @@ def test_nothing_is_printed() -> None:
     assert run.stdout + run.stderr == ""
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# splines
+
+
+def test_a_spline_follows_a_curve_that_a_line_cannot() -> None:
+    draw = np.random.default_rng(0)
+    age = draw.uniform(30, 85, 900)
+    events = (draw.random(900) < 1 / (1 + np.exp(4 - (age - 57) ** 2 / 50))).astype(int)  # risk is high at both ends
+    frame, parts = pl.DataFrame({"age": age}), np.array(["train", "validation", "test"])[np.arange(900) % 3]
+    test = parts == "test"
+    found = {
+        name: roc_auc_score(events[test], fit(name, frame, events, parts, settings("age"))[test]) for name in FITTED
+    }
+    assert found["logistic_regression"] < 0.65
+    assert found["spline_regression"] > 0.9
+
+
+def test_a_spline_is_a_line_beyond_its_outer_knots() -> None:
+    """On the log-odds: equal steps in age are equal steps in risk, however far away, and continue those inside."""
+    draw = np.random.default_rng(1)
+    age = draw.normal(60, 10, 500)
+    events = (draw.random(500) < 1 / (1 + np.exp((60 - age) / 8))).astype(int)
+    low, high = knots_of(age)[[0, -1]]
+    beyond = np.r_[low - np.arange(4) * 5, high + np.arange(4) * 5, high - 1e-4, high + 1e-4]
+    frame = pl.DataFrame({"age": np.r_[age, beyond]})
+    parts = np.r_[np.full(500, "train"), np.full(len(beyond), "test")]
+    risks = fit("spline_regression", frame, np.r_[events, np.zeros(len(beyond), int)], parts, settings("age"))[500:]
+    log_odds = np.log(risks / (1 - risks))
+    for four in (log_odds[:4], log_odds[4:8]):
+        steps = np.diff(four)
+        np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+        assert abs(steps[0]) > 0.05
+    inside, outside = log_odds[4] - log_odds[8], log_odds[9] - log_odds[4]
+    assert inside == pytest.approx(outside, rel=1e-3), "the slope does not jump at the last knot"
+
+
+def test_an_outlier_in_training_does_not_bend_the_curve() -> None:
+    draw = np.random.default_rng(2)
+    age = draw.uniform(30, 85, 600)
+    events = (draw.random(600) < np.where(abs(age - 57) > 15, 0.9, 0.1)).astype(int)
+    parts = np.repeat(["train", "validation", "test"], [300, 100, 200])
+    before = fit("spline_regression", pl.DataFrame({"age": age}), events, parts, settings("age"))
+    wild = age.copy()
+    wild[:2] = 16_020
+    after = fit("spline_regression", pl.DataFrame({"age": wild}), events, parts, settings("age"))
+    assert np.abs(after - before)[400:].max() < 0.1
+
+
+def test_knots() -> None:
+    values = np.arange(1.0, 200)
+    np.testing.assert_array_equal(knots_of(np.r_[values, np.nan]), [10, 55, 100, 145, 190])  # by hand
+    np.testing.assert_array_equal(knots_of(np.arange(1.0, 20)), [1, 7, 13, 19])
+    # Nine in ten have 0: the quantiles of the distinct values serve.
+    np.testing.assert_array_equal(knots_of(np.r_[np.zeros(1800), values[:-1]]), [9, 54, 99, 144, 189])
+    assert len(knots_of(np.array([0.0, 1.0] * 50))) == 2
+    assert len(knots_of(np.ones(50))) == 1
+    assert len(knots_of(np.full(5, np.nan))) == 0
+
+
+def test_a_missing_number_has_a_risk_of_its_own_in_a_spline() -> None:
+    frame, events, parts = mixed_table(600)
+    events = np.where(frame["age"].is_null().to_numpy(), 1, events)
+    risks = fit("spline_regression", frame, events, parts)
+    missing = frame["age"].is_null().to_numpy() & (parts == "test")
+    assert risks[missing].mean() > 0.8 > risks[(parts == "test") & ~missing].mean() + 0.2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# age and sex
+
+
+def dictionary(**columns: dict[str, Any]) -> DataConfig:
+    return DataConfig.model_validate(
+        {"path": "t.csv", "columns": {**columns, "y": {"role": "target", "type": "binary"}}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("age", {}),
+        ("AGE_YEARS", {}),
+        ("ageAtVisit", {"type": "integer"}),
+        ("p21022", {"phrase": "age at recruitment"}),
+        ("age_when_attended_assessment_centre_f21003_0_0", {}),
+        ("x1", {"phrase": "The patient is aged {value}."}),
+        ("age_band", {"type": "ordinal"}),
+    ],
+)
+def test_names_of_age(name: str, column: dict[str, Any]) -> None:
+    assert age_and_sex(dictionary(other={}, **{name: column})) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("sex", {"type": "binary"}),
+        ("Gender", {"type": "categorical"}),
+        ("is_male", {"type": "binary"}),
+        ("p31", {"type": "binary", "phrase": "sex"}),
+        ("sex_f31_0_0", {"type": "binary"}),
+        ("sex_at_birth", {"type": "categorical"}),
+    ],
+)
+def test_names_of_sex(name: str, column: dict[str, Any]) -> None:
+    assert age_and_sex(dictionary(other={}, **{name: column})) == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "age_at_menopause",
+        "fathers_age_at_death",
+        "stage",
+        "dosage",
+        "bone_age",
+        "phenotypic_age",
+        "age_started_smoking",
+        "age_first_had_sex",
+        "sexual_partners",
+        "pregnant_woman",
+        "gender_of_child",
+        "f",
+        "at_baseline",
+        "packages",
+    ],
+)
+def test_names_of_something_else(name: str) -> None:
+    assert age_and_sex(dictionary(**{name: {}})) == []
+
+
+def test_which_age_of_several() -> None:
+    days = {"type": "integer", "unit": "days"}
+    bands = {"type": "ordinal"}
+    years = {"type": "integer", "derive": {"function": "age_years_from_days", "inputs": ["age"]}}
+    sex = {"type": "binary"}
+    assert age_and_sex(dictionary(sex=sex, age_group=bands, age=days, time_lived=years)) == ["time_lived", "sex"]
+    assert age_and_sex(dictionary(sex=sex, age_group=bands, age=days)) == ["age", "sex"]
+    assert age_and_sex(dictionary(age_days={}, age={})) == ["age"]
+    assert age_and_sex(dictionary(age={}, age_at_visit={}, sex=sex, gender=sex)) == ["age", "sex"]
+
+
+def test_only_features_that_it_can_read_are_age_and_sex() -> None:
+    columns = {"age": {"role": "ignore"}, "sex": {"type": "text"}, "gender": {"role": "group"}, "bmi": {}}
+    assert age_and_sex(dictionary(**columns)) == []
+
+
+@pytest.mark.parametrize("name", ["cardio", "statlog_heart", "uci_heart"])
+def test_age_and_sex_of_the_shipped_dictionaries(name: str) -> None:
+    data = {"path": "t.csv"} | yaml.safe_load((configs_folder() / "datasets" / f"{name}.yaml").read_text())["data"]
+    expected = {"cardio": ["age_years", "gender"], "statlog_heart": ["age_years", "sex"], "uci_heart": ["age", "sex"]}
+    assert age_and_sex(DataConfig.model_validate(data)) == expected[name]
+
+
+def test_age_and_sex_are_all_that_it_reads() -> None:
+    draw = np.random.default_rng(0)
+    age, sex = draw.normal(60, 10, 1500), draw.integers(0, 2, 1500)
+    events = (draw.random(1500) < 1 / (1 + np.exp(-0.15 * (age - 60) - 2 * (sex - 0.5)))).astype(int)
+    parts = np.array(["train", "validation", "test"])[np.arange(1500) % 3]
+    data = dictionary(age={}, sex={"type": "binary"}, sbp={})
+    frame = pl.DataFrame({"age": age, "sex": [str(code) for code in sex], "sbp": draw.normal(size=1500)})
+    risks = fit("age_sex_logistic_regression", frame, events, parts, data)
+    test = parts == "test"
+    assert roc_auc_score(events[test], risks[test]) > 0.8
+    telling = frame.with_columns(sbp=pl.Series(events.astype(float)))
+    np.testing.assert_array_equal(fit("age_sex_logistic_regression", telling, events, parts, data), risks)
+    unknown = frame.with_columns(age=None, sex=pl.lit("9")).with_columns(pl.col("age").cast(pl.Float64))
+    after = fit("age_sex_logistic_regression", pl.concat([frame, unknown[:3]]), np.r_[events, 0, 0, 0],
+                np.r_[parts, ["test"] * 3], data)  # fmt: skip
+    np.testing.assert_array_equal(after[:-3], risks)
+
+
+def test_without_age_or_sex_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    frame, events, parts = mixed_table()
+    fit("age_sex_logistic_regression", frame, events, parts)
+    assert "of age and sex the dictionary names one alone, column age" in caplog.text
+    caplog.clear()
+    risks = fit("age_sex_logistic_regression", frame, events, parts, settings("ward", "stage"))
+    np.testing.assert_array_equal(risks, events[parts == "train"].mean())
+    assert "names neither age nor sex" in caplog.text and "phrase: age" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# figures
+
+
 def toy_risks(name: str, seed: int) -> float:
     """AUROC on a large test part, from 160 training rows of the toy table."""
     table = build_toy_table(1200, seed)
@@ -245,6 +444,7 @@ def toy_risks(name: str, seed: int) -> float:
 def test_160_rows_are_enough_to_learn_from() -> None:
     found = {name: np.mean([toy_risks(name, seed) for seed in range(5)]) for name in FITTED}
     assert found["logistic_regression"] > 0.83
+    assert found["spline_regression"] > 0.82
     assert found["lightgbm"] > 0.78
 
 
@@ -256,7 +456,7 @@ def shared_data(name: str) -> Path:
 
 
 def test_figures_of_the_published_cardio_table() -> None:
-    """Rows and split of the published experiment. Expected: measured apart from this package, to within 0.003."""
+    """Rows and split of the published experiment. Expected: measured apart from this package, to within 0.002."""
     file = shared_data("cardio_train.csv")
     columns = yaml.safe_load((configs_folder() / "datasets" / "cardio.yaml").read_text())["data"]["columns"]
     for name in ("age", "height", "weight"):
@@ -271,8 +471,12 @@ def test_figures_of_the_published_cardio_table() -> None:
     np.testing.assert_array_equal(
         test, np.sort(train_test_split(np.arange(68_205), test_size=0.5, stratify=events, random_state=42)[1])
     )
-    expected = {"logistic_regression": (0.726, 0.790), "lightgbm": (0.733, 0.7996)}
+    expected = {
+        "logistic_regression": (0.726, 0.790),
+        "lightgbm": (0.733, 0.7996),
+        "spline_regression": (0.7303, 0.7941),  # five-fold
+    }
     for name, (accuracy, auroc) in expected.items():
         risks = fit(name, cohort.frame, events, parts, data)[test]
-        assert accuracy_score(events[test], risks >= 0.5) == pytest.approx(accuracy, abs=0.003)
-        assert roc_auc_score(events[test], risks) == pytest.approx(auroc, abs=0.003)
+        assert accuracy_score(events[test], risks >= 0.5) == pytest.approx(accuracy, abs=0.002)
+        assert roc_auc_score(events[test], risks) == pytest.approx(auroc, abs=0.002)

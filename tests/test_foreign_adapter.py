@@ -49,7 +49,7 @@ def test_the_adapter_alone_scores_as_in_its_run(files: Path, toy_model: Path, he
         (run.adapter / ours).unlink()
     bare = Path(shutil.copytree(run.adapter, files / "bare"))
     (run.adapter / "sha256.json").write_text("{}")
-    expected = stages.score_table(run, str(files / "other.csv"), keep_ids=False)["y_prob"]
+    expected = stages.score_table(run, str(files / "other.csv"), keep_ids=False)["y_prob_raw"]
     np.testing.assert_allclose(evaluate(files, bare)["y_prob"], expected, atol=1e-6)
 
 

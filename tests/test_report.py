@@ -1,17 +1,23 @@
+import csv
+import io
 import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
 from cardiotune.config import Config, dump
 from cardiotune.errors import DataError
+from cardiotune.evaluation.curves import BAND_GRID, BAND_REPLICATES, calibration_points, roc, roc_band
 from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.intervals import bootstrap_counts
 from cardiotune.evaluation.predict import prediction_rows, write_predictions
-from cardiotune.evaluation.report import WORDS, _calibration_points, write_report
+from cardiotune.evaluation.report import write_report
+from cardiotune.evaluation.wording import MODELS
 from cardiotune.runs import RunFolder, write_json, write_text
 
 ALL = ("prevalence", "logistic_regression", "lightgbm", "zero_shot", "few_shot", "tuned")
@@ -116,7 +122,7 @@ def make_run(path: Path, models: tuple[str, ...] = ALL, n: int = 268, outcomes: 
     ]
     write_text(run.config, dump(settings(models)))
     write_predictions(run.predictions, rows)
-    write_json(run.metrics, evaluate_predictions(rows, 200, 0))
+    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
     write_json(run.cohort, cohort(events, parts))
     run.update_manifest(
         versions={"python": "3.12.1", "cardiotune": "0.1.0"},
@@ -136,6 +142,98 @@ def make_run(path: Path, models: tuple[str, ...] = ALL, n: int = 268, outcomes: 
     return run
 
 
+def add_everything(run: RunFolder) -> RunFolder:
+    """Every optional file and section, a leak among the findings, on a run that `make_run` left."""
+    rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
+    for row in rows:  # as if the tuned model's risks had been too extreme
+        if row["model"] == "tuned":
+            logit = np.log(row["y_prob"]) - np.log1p(-row["y_prob"])
+            row["y_prob_raw"] = float(1 / (1 + np.exp(-2 * logit - 1)))
+    rows += [
+        {**row, "model": name, "y_prob": row["y_prob"] ** power, "y_prob_raw": row["y_prob"] ** power}
+        for power, name in ((0.8, "stacked"), (0.9, "spline_regression"), (1.2, "tfidf"), (1.4, "embedding"))
+        for row in rows
+        if row["model"] == "lightgbm"
+    ]
+    write_predictions(run.predictions, rows)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    ids = list(dict.fromkeys(row["row_id"] for row in rows))
+    thresholds = {m: [{"name": "7.5 %", "value": 0.075}, {"name": "Youden", "value": 0.41}] for m in models}
+    bands = ("under 45", "45 to under 65", "65 and above")
+    groups = {
+        "sex": {row_id: ("woman", "man")[number // 2 % 2] for number, row_id in enumerate(ids)},
+        "age": {row_id: bands[number % 29 % 3] for number, row_id in enumerate(ids)},
+        "ward": {row_id: "small <ward>" if number < 12 else None for number, row_id in enumerate(ids)},
+    }
+    write_json(run.metrics, evaluate_predictions(rows, 100, 0, thresholds=thresholds, subgroups=groups))
+    for name, content in extras().items():
+        write_json(run.path / f"{name}.json", content)
+    seconds = {"tuned": {"rows": 200, "seconds": 14.0}, "logistic_regression": {"rows": 200, "seconds": 0.01}}
+    run.update_manifest(scoring=seconds)
+    return run
+
+
+def extras() -> dict[str, Any]:
+    """The optional files as the modules that make them document them."""
+    columns = ("name", "unit", "kind", "overall", "no_event", "event", "missing")
+    table1 = [
+        ("age", "years", "mean (SD)", "61.2 (9.1)", "58.0 (8.8)", "64.0 (8.4)", "<10"),
+        ("sex: woman", "", "n (%)", "120 (45)", "70 (54)", "50 (36)", "0 (0)"),
+    ]
+    findings = [
+        ("many_missing", "note", "Two columns are often missing."),
+        ("copies", "leak", "9 test rows are <copies> of training rows."),
+        ("ceiling", "warning", "The AUROC is near the ceiling."),
+    ]
+    probe = {"name": "field_order", "text": "columns in another order", "n": 50}
+    rule = {"column": "sbp_mmhg", "text": "a higher pressure, a higher risk", "n": 50, "share_wrong": 0.08}
+    importance = [
+        {"column": column, "value": value, "ci": [value - 0.02, value + 0.02], "model": model}
+        for model in ("tuned", "logistic_regression")
+        for column, value in (("age", 0.11), ("sbp_mmhg", 0.05), ("smoker", -0.001))
+    ]
+    by_age = {"tuned": [0.2, 0.3, 0.45, 0.6], "logistic_regression": [0.25, 0.35, 0.45, 0.55]}
+    by_sex = {"tuned": [0.35, 0.48], "logistic_regression": [0.37, 0.45]}
+    points = [
+        {
+            "model": model,
+            "size": size,
+            "seed": seed,
+            "auroc": start + 0.05 * np.log10(size) + 0.01 * seed,
+            "log_loss": 0.7 - 0.08 * np.log10(size) + 0.01 * seed,
+        }
+        for model, start in (("tuned", 0.7), ("logistic_regression", 0.72))
+        for size in (32, 64, 128)
+        for seed in (0, 1, 2)
+    ]
+    return {
+        "audit": {"findings": [{"check": c, "severity": s, "text": t, "numbers": {}} for c, s, t in findings]},
+        "calibration": {
+            "method": "platt",
+            "fitted_on": "validation",
+            "n": 67,
+            "n_events": 30,
+            "models": {"tuned": {"method": "platt", "intercept": -0.51, "slope": 0.52}},
+        },
+        "table1": {
+            "n": {"overall": 268, "no_event": 130, "event": 138},
+            "columns": [dict(zip(columns, row, strict=True)) for row in table1],
+        },
+        "probes": {
+            "probes": [{**probe, "mean_change": 0.012, "p95_change": 0.04, "max_change": 0.093}],
+            "monotonicity": [rule],
+        },
+        "explanations": {
+            "importance": importance,
+            "partial_dependence": [
+                {"column": "age", "unit": "years", "x": [40, 50, 60, 70], "models": by_age},
+                {"column": "sex", "unit": None, "x": ["woman", "man"], "models": by_sex},
+            ],
+        },
+        "learning_curve": {"points": points},
+    }
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     return make_run(tmp_path / "demo")
@@ -153,6 +251,13 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str, str]
     return run, *texts(run)
 
 
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str, str]:
+    """The same with ten models and every optional file."""
+    run = add_everything(make_run(tmp_path_factory.mktemp("runs") / "rich"))
+    return run, *texts(run)
+
+
 def test_says_the_verdict_the_models_and_the_numbers(full: tuple[RunFolder, str, str]) -> None:
     run, html, markdown = full
     test = json.loads(run.metrics.read_text())["parts"]["test"]
@@ -160,7 +265,7 @@ def test_says_the_verdict_the_models_and_the_numbers(full: tuple[RunFolder, str,
         assert test["verdict"]["text"] in text
         assert "Research use only, not for clinical use." in text
         for model in ALL:
-            assert WORDS[model] in text
+            assert MODELS[model] in text
             low, high = test["models"][model]["brier"]["ci"]
             assert f"{test['models'][model]['brier']['value']:.3f}" in text
             assert f"{low:.3f} to {high:.3f}" in text
@@ -170,8 +275,9 @@ def test_says_the_verdict_the_models_and_the_numbers(full: tuple[RunFolder, str,
     assert html.index("ROC curves") < html.index("What it cost") < html.index("All settings")
 
 
-def test_is_one_file_that_fetches_nothing(full: tuple[RunFolder, str, str]) -> None:
-    _, html, _ = full
+@pytest.mark.parametrize("made", ["full", "rich"])
+def test_is_one_file_that_fetches_nothing(made: str, request: pytest.FixtureRequest) -> None:
+    _, html, _ = request.getfixturevalue(made)
     assert "https://example.org/licence" in html  # settings are shown as text
     assert not FETCHES.findall(html)
     assert "<script" not in html
@@ -187,18 +293,20 @@ def test_is_the_same_bytes_each_time_and_does_not_depend_on_matplotlibrc(full: t
         assert matplotlib.rcParams["font.size"] == 20
 
 
-def test_holds_no_row(full: tuple[RunFolder, str, str]) -> None:
-    run, *written = full
+@pytest.mark.parametrize("made", ["full", "rich"])
+def test_holds_no_row(made: str, request: pytest.FixtureRequest) -> None:
+    run, *_ = request.getfixturevalue(made)
+    written = [file.read_text() for file in run.path.iterdir() if file.suffix in (".html", ".md")]
+    assert len(written) == 4
+    rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
     for text in written:
-        for line in run.predictions.read_text().splitlines():
-            row = json.loads(line)
-            assert row["row_id"] not in text
-            if row["model"] != "prevalence":
-                assert f"{row['y_prob']:.8f}" not in text
+        assert not any(row["row_id"] in text for row in rows)
+        assert not any(f"{row['y_prob']:.8f}" in text for row in rows if row["model"] != "prevalence")
 
 
-def test_is_sound_html(full: tuple[RunFolder, str, str]) -> None:
-    _, html, _ = full
+@pytest.mark.parametrize("made", ["full", "rich"])
+def test_is_sound_html(made: str, request: pytest.FixtureRequest) -> None:
+    _, html, _ = request.getfixturevalue(made)
     ids = re.findall(r'\sid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     known = set(ids)
@@ -210,9 +318,12 @@ def test_is_sound_html(full: tuple[RunFolder, str, str]) -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
-    assert html.count("<table") == html.count("<caption") == 4
-    assert html.count('role="img"') == html.count("<figcaption") == html.count("<figure") == 5
-    assert html.count("<svg") == 4 + 5  # calibration has a panel for each model whose risks differ
+    assert html.count("<table") == html.count("<caption") == html.count('role="region"') - 1  # the settings scroll too
+    figures = html.count("<figure")
+    assert figures == {"full": 7, "rich": 11}[made]
+    assert html.count('role="img"') == html.count("<figcaption") == html.count('download="demo-') == figures
+    panels = {"full": 5, "rich": 9}[made]  # calibration has one for each model whose risks differ
+    assert html.count("<svg") == figures - 1 + panels + (made == "rich") * 3  # forest, importance, dependence: two each
 
 
 def test_escapes_what_the_user_wrote(full: tuple[RunFolder, str, str]) -> None:
@@ -224,7 +335,7 @@ def test_escapes_what_the_user_wrote(full: tuple[RunFolder, str, str]) -> None:
 
 
 def test_null_is_a_dash_with_its_reason(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", outcomes=(0,))
+    run = make_run(tmp_path / "run", ("prevalence", "logistic_regression", "tuned"), outcomes=(0,))
     html, markdown = texts(run)
     for text in (html, markdown):
         assert "only one outcome in these rows" in text
@@ -258,7 +369,7 @@ def test_a_model_that_it_does_not_know_is_named_in_words(tmp_path: Path) -> None
     rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
     rows += [{**row, "model": "my_$stacked_model"} for row in rows if row["model"] == "tuned"]
     write_predictions(run.predictions, rows)
-    write_json(run.metrics, evaluate_predictions(rows, 200, 0))
+    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
     assert "My $stacked model" in texts(run)[0]
 
 
@@ -279,11 +390,173 @@ def test_metrics_of_other_predictions_are_refused(run: RunFolder) -> None:
         write_report(run)
 
 
+def test_ten_models_are_a_row_each_and_the_key_metrics_come_first(rich: tuple[RunFolder, str, str]) -> None:
+    run, html, _ = rich
+    judged = json.loads(run.metrics.read_text())["parts"]["test"]["models"]
+    table = html.split('id="metrics-caption"')[1].split("</table>")[0]
+    assert len(judged) == 10
+    assert table.count('<th scope="row">') == 10
+    assert [re.sub(r" *<.*", "", cell) for cell in re.findall(r'<th scope="col">(.*)</th>', table)] == [
+        "Model", "AUROC", "AUPRC", "Brier score", "Log-loss", "Calibration slope", "Calibration intercept", "O:E ratio", "ICI",
+    ]  # fmt: skip
+    for name in judged:
+        assert MODELS[name] in table
+    others = html.split("All other metrics")[1].split("</details>")[0]
+    for name in ("Emax", "NPV", "LR+", "Scaled Brier", "Weighted F1", "interval by DeLong"):
+        assert name in others
+
+
+@pytest.mark.parametrize("made", ["full", "rich"])
+def test_tables_of_the_text_twin_are_whole(made: str, request: pytest.FixtureRequest) -> None:
+    *_, markdown = request.getfixturevalue(made)
+    tables = re.findall(r"(?:^\|.*\n)+", markdown, re.M)
+    assert len(tables) >= {"full": 7, "rich": 15}[made]
+    for table in tables:
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1
+        assert len(table.splitlines()) >= 3
+    assert r"\|---" not in markdown
+
+
+def test_every_optional_file_is_shown(rich: tuple[RunFolder, str, str]) -> None:
+    run, html, markdown = rich
+    test = json.loads(run.metrics.read_text())["parts"]["test"]
+    threshold = test["thresholds"]["tuned"][1]
+    for text in (html, markdown):
+        for said in ("61.2 (9.1)", "near the ceiling", "0.093", "8 %", "platt, fitted on the validation part, 67 rows"):
+            assert said in text
+        assert "at 0.410" in text
+        assert f"{threshold['net_benefit']['value']:.3f}" in text
+        assert "sex: woman" in text
+        assert "Energy (Wh, estimate)" in text
+        assert "1.3" in text.split("Energy")[1]  # 14 s for 200 rows: 70 s for 1,000, at 65 W
+    p_value = test["differences"]["zero_shot"]["auroc"]["delong_p"]
+    assert ("&lt; 0.001" if p_value < 0.001 else f"{p_value:.3f}") in html.split("DeLong p")[1]
+    assert "platt (intercept -0.51, slope 0.52)" in html
+
+
+def test_leaks_come_right_after_the_verdict(rich: tuple[RunFolder, str, str], full: tuple[RunFolder, str, str]) -> None:
+    _, html, markdown = rich
+    for text, start in ((html, "<main>"), (markdown, "# demo")):
+        body = text[text.index(start) :]
+        leak = body.index("9 test rows are &lt;copies")
+        assert leak < body.index("What was done") < body.index("near the ceiling") < body.index("often missing")
+    assert "do not trust" not in full[1]
+
+
+def test_small_groups_stay_hidden(rich: tuple[RunFolder, str, str]) -> None:
+    run, html, _ = rich
+    groups = json.loads(run.metrics.read_text())["parts"]["test"]["subgroups"]
+    (small,) = [group for group in groups if group["group"] == "small <ward>"]
+    assert small["suppressed"]
+    assert small["n"] is None
+    row = html.split(f'<th scope="row">{small["column"]}: small &lt;ward&gt;</th>')[1].split("</tr>")[0]
+    assert row.count("few") == 2
+    assert row.count("<td>–") == 5
+
+
+def test_each_figure_carries_its_numbers(rich: tuple[RunFolder, str, str]) -> None:
+    run, html, _ = rich
+    links = re.findall(r'download="demo-([\w-]+)\.csv" href="data:text/csv;charset=utf-8,([^"]*)"', html)
+    files = {name: list(csv.DictReader(io.StringIO(unquote(content)))) for name, content in links}
+    assert files.keys() == {
+        "roc", "precision-recall", "calibration", "risks", "decision-curve", "training", "subgroups", "importance",
+        "partial-dependence", "learning-curve", "costs",
+    }  # fmt: skip
+    test = json.loads(run.metrics.read_text())["parts"]["test"]
+    tuned = [(float(r["1 - specificity"]), float(r["sensitivity"])) for r in files["roc"] if r["model"] == "tuned"]
+    area = np.trapezoid([y for _, y in tuned], [x for x, _ in tuned])
+    assert area == pytest.approx(test["models"]["tuned"]["auroc"]["value"], abs=2e-3)
+    assert sum(float(row["rows with the event"]) for row in files["risks"]) == test["n_events"]
+    assert {row["probabilities"] for row in files["calibration"] if row["model"] == "tuned"} == {"final", "before"}
+    curve = [row["net benefit"] for row in files["decision-curve"] if row["model"] == "lightgbm"]
+    expected = test["decision_curve"]["models"]["lightgbm"]["net_benefit"]
+    np.testing.assert_allclose(np.array(curve, float), expected, atol=1e-4)
+
+
+def test_a_report_without_optional_sections_names_none(full: tuple[RunFolder, str, str]) -> None:
+    for text in full[1:]:
+        for absent in (
+            "Table 1: who",
+            "How steady",
+            "## Audit",
+            'id="audit"',
+            "1,000 patients",
+            "In groups of patients",
+        ):
+            assert absent not in text
+
+
+def test_sections_that_an_older_evaluation_did_not_make_are_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("logistic_regression", "tuned"))
+    metrics = json.loads(run.metrics.read_text())
+    for part in metrics["parts"].values():
+        for section in ("thresholds", "decision_curve", "subgroups"):
+            del part[section]
+        for entries in part["models"].values():
+            for metric in ("observed_expected", "ici", "npv", "lr_positive"):
+                del entries[metric]
+            del entries["auroc"]["delong_ci"]
+        for entries in part["differences"].values():
+            del entries["auroc"]["delong_p"], entries["auroc"]["delong_ci"]
+    write_json(run.metrics, metrics)
+    html, _ = texts(run)
+    assert "Calibration slope" in html
+    for absent in ("Decision curve", "At decision thresholds", "DeLong", '<th scope="col">ICI'):
+        assert absent not in html
+
+
+def test_roc_band_holds_the_curve_and_narrows_with_more_rows() -> None:
+    draw = np.random.default_rng(0)
+    widths = []
+    for n in (100, 1600):
+        y_true = draw.integers(0, 2, n).astype(float)
+        risk = 1 / (1 + np.exp(-(2 * y_true - 1 + draw.normal(0, 1, n))))
+        low, high = roc_band(y_true, risk)
+        at = np.interp(BAND_GRID, *roc(y_true, risk))
+        inside = (low - 0.02 <= at) & (at <= high + 0.02)
+        assert inside.mean() > 0.95
+        widths.append((high - low).mean())
+    assert widths[1] < widths[0] / 3
+
+
+def test_roc_band_equals_one_replicate_at_a_time() -> None:
+    # The slow way: repeat rows as drawn and let scikit-learn draw the curve. Without ties, so that at each false alarm
+    # there is one point to interpolate to.
+    from sklearn.metrics import roc_curve
+
+    draw = np.random.default_rng(3)
+    y_true, risk = draw.integers(0, 2, 60).astype(float), draw.permutation(60) / 60
+    slow = []
+    for counts in np.concatenate(list(bootstrap_counts(y_true, BAND_REPLICATES, 5))):
+        rows = np.repeat(np.arange(60), counts.astype(int))
+        alarms, found, _ = roc_curve(y_true[rows], risk[rows], drop_intermediate=False)
+        slow.append([found[alarms <= x + 1e-12].max() for x in BAND_GRID])
+    low, high = roc_band(y_true, risk, seed=5)
+    # A step curve read from above; interpolation may differ by a part of one event's step.
+    np.testing.assert_allclose(low, np.quantile(slow, 0.025, axis=0), atol=0.05)
+    np.testing.assert_allclose(high, np.quantile(slow, 0.975, axis=0), atol=0.05)
+
+
+def test_risks_of_exactly_0_and_1_and_of_one_value_are_drawn(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("logistic_regression", "lightgbm", "tuned"), n=120)
+    rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
+    for row in rows:
+        if row["model"] == "tuned":
+            row["y_prob"] = row["y_prob_raw"] = 0.3
+        if row["model"] == "lightgbm":
+            row["y_prob"] = row["y_prob_raw"] = float(round(row["y_prob"]))
+    write_predictions(run.predictions, rows)
+    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
+    html, _ = texts(run)
+    assert "ROC curves on the test part: Logistic regression, LightGBM" in html
+
+
 def test_calibration_points_are_group_means_with_wilson_intervals() -> None:
     # By hand: two groups of 20; Wilson interval of 5 / 20 as in Newcombe, Stat Med 1998;17:857.
     risk = np.repeat([0.2, 0.8], 20)
     y_true = np.r_[np.ones(5), np.zeros(15), np.ones(16), np.zeros(4)]
-    mean, share, low, high = _calibration_points(y_true, risk)
+    mean, share, low, high = calibration_points(y_true, risk)
     np.testing.assert_allclose(mean, [0.2, 0.8])
     np.testing.assert_allclose(share, [0.25, 0.8])
     np.testing.assert_allclose((low[0], high[0]), (0.1119, 0.4687), atol=1e-4)
@@ -292,7 +565,7 @@ def test_calibration_points_are_group_means_with_wilson_intervals() -> None:
 @pytest.mark.parametrize(("rows", "groups"), [(20, 2), (68, 4), (1000, 10)])
 def test_few_rows_make_few_calibration_groups(rows: int, groups: int) -> None:
     draw = np.random.default_rng(0)
-    mean, share, low, high = _calibration_points(draw.integers(0, 2, rows).astype(float), draw.random(rows))
+    mean, share, low, high = calibration_points(draw.integers(0, 2, rows).astype(float), draw.random(rows))
     assert len(mean) == groups
     assert np.all(low <= share)
     assert np.all(share <= high)

@@ -15,9 +15,20 @@ from cardiotune.config import COMPARATORS, load_config
 from cardiotune.errors import ConfigError, DataError, ModelError
 from conftest import write_toy_experiment
 
-FILES = {"config.yaml", "manifest.json", "cohort.json", "split.parquet", "predictions.jsonl", "metrics.json"} | {
+FILES = {
+    "config.yaml",
+    "manifest.json",
+    "cohort.json",
+    "table1.json",
+    "split.parquet",
+    "audit.json",
+    "predictions.jsonl",
+    "calibration.json",
+    "metrics.json",
     "report.html",
     "report.md",
+    "checklists.md",
+    "model_card.md",
 }
 FOLDERS = {"adapter", "checkpoints", "logs"}
 

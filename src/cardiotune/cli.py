@@ -7,14 +7,14 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cardiotune.config import Config, compose, dump, load_config
-from cardiotune.errors import CardioTuneError, ConfigError
+from cardiotune.errors import CardioTuneError, ConfigError, DataError
 
 # Before any library that reads them: nothing leaves the machine unless it is asked for.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -202,6 +202,7 @@ def predict(
     ] = None,
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Write the table's own ids, not hashed ones.")] = False,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Score with the base model instead.")] = False,
+    site: Annotated[str | None, typer.Option(help="Use the recalibration of this name; see `recalibrate`.")] = None,
 ) -> None:
     """Score a table with a run's model; every row gets a probability, in the table's order.
 
@@ -216,7 +217,9 @@ def predict(
         return
     if output and output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--out {output}: expected a name ending in .csv or .parquet")
-    frame = stages.score_table(folder, table, keep_ids, tuned=not zero_shot)
+    if site and zero_shot:
+        raise ConfigError("--site is of the tuned model; it does not go with --zero-shot")
+    frame = stages.score_table(folder, table, keep_ids, tuned=not zero_shot, site=site)
     if output is None:
         sys.stdout.write(frame.write_csv())
         return
@@ -283,6 +286,161 @@ def _adapter_config(
     use = {"model": base, "dataset": dataset, **({"task": task} if task else {})}
     above = [*([f"data.path={table}"] if table else []), "models=[tuned]", *overrides]
     return compose({"name": "evaluation", "use": use}, above, "evaluate --base", Path())
+
+
+@app.command()
+def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Look for leaks and bad data, in an experiment's table or a run; exit code 3 when there is a leak.
+
+    Example: cardiotune audit statlog_heart
+    """
+    from cardiotune import stages
+    from cardiotune.data.prepare import read_prepared
+
+    if (Path(config) / "manifest.json").is_file():
+        folder = stages.open_run(config)
+        findings = stages.audit(folder)
+        if folder.metrics.is_file():
+            findings = stages.audit_results(folder)
+    else:
+        loaded = _load(config, overrides)
+        findings = stages.audit_prepared(loaded, read_prepared(loaded))
+    if as_json:
+        sys.stdout.write(json.dumps({"findings": findings}, indent=2) + "\n")
+    else:
+        table = Table("severity", "check", "finding")
+        for finding in findings:
+            table.add_row(finding["severity"], finding["check"].replace("_", " "), finding["text"])
+        out.print(table)
+    leaks = sum(finding["severity"] == "leak" for finding in findings)
+    if leaks:
+        raise DataError(f"{leaks} findings say that results are not to be believed before they are explained")
+
+
+@app.command()
+def probe(
+    run: RunArgument,
+    rows: Annotated[int, typer.Option(min=1, help="Test patients to probe with.")] = 50,
+) -> None:
+    """Try how far risks depend on how a patient is written, and whether they fall where a finding gets worse.
+
+    Example: cardiotune probe runs/statlog_heart --rows 20
+    """
+    from cardiotune import stages
+
+    folder = stages.open_run(run)
+    found = stages.probe(folder, rows)
+    table = Table("probe", "patients", "mean change", "95 % below", "largest")
+    for item in found["probes"]:
+        changes = (item[name] for name in ("mean_change", "p95_change", "max_change"))
+        table.add_row(item["name"], str(item["n"]), *(f"{change:.3f}" for change in changes))
+    out.print(table)
+    for item in found["monotonicity"]:
+        _say(f"{item['text']}: {item['share_wrong']:.0%} of {item['n']} patients the wrong way")
+    _say(found.get("note", f"written: {folder.probes}"))
+    _redraw(folder)
+
+
+@app.command()
+def explain(
+    run: RunArgument,
+    rows: Annotated[int, typer.Option(min=1, help="Test patients to explain on.")] = 100,
+) -> None:
+    """Find out which columns the tuned model and LightGBM rest on.
+
+    Example: cardiotune explain runs/statlog_heart --rows 50
+    """
+    from cardiotune import stages
+
+    folder = stages.open_run(run)
+    found = stages.explain(folder, rows)
+    table = Table("model", "column", "AUROC lost when permuted")
+    for item in found["importance"]:
+        table.add_row(item["model"], item["column"], "-" if item["value"] is None else f"{item['value']:.3f}")
+    out.print(table)
+    _say(found.get("note", f"written: {folder.explanations}"))
+    _redraw(folder)
+
+
+def _redraw(folder: Any) -> None:
+    """The report again, if there is one, with what is new."""
+    from cardiotune import stages
+
+    if folder.report.is_file():
+        _say(f"report: {stages.report(folder)}")
+
+
+@app.command("learn-curve")
+def learn_curve(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    sizes: Annotated[str, typer.Option(help="Training rows, and `all`.")] = "32,128,512,2048,all",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs at each size.")] = 3,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="Default: runs/NAME_learning_curve.")] = None,
+) -> None:
+    """Run an experiment at growing training sizes; interrupted, it goes on where it stopped.
+
+    Example: cardiotune learn-curve statlog_heart --sizes 32,64,all --seeds 3
+    """
+    from cardiotune import stages
+    from cardiotune.evaluation.learning_curve import to_markdown
+
+    loaded = _load(config, overrides)
+    wanted = [size.strip() for size in sizes.split(",")]
+    strange = [size for size in wanted if size != "all" and not size.isdigit()]
+    if strange:
+        raise ConfigError(f"--sizes: {', '.join(strange)}; expected whole numbers and `all`, such as 32,128,all")
+    folder = out_folder or Path(loaded.runs_dir) / f"{loaded.name}_learning_curve"
+    found = stages.learn_curve(loaded, [size if size == "all" else int(size) for size in wanted], seeds, folder)
+    _say(to_markdown(found))
+    _say(f"written: {folder / 'learning_curve.png'}")
+
+
+@app.command()
+def recalibrate(
+    run: RunArgument,
+    table: Annotated[str, typer.Argument(help="A table of the new site, with the outcome.")],
+    method: Annotated[
+        Literal["intercept", "logistic"], typer.Option(help="Shift all risks, or shift and stretch them.")
+    ] = "intercept",
+    as_json: AsJson = False,
+) -> None:
+    """Adapt a run's probabilities to a new site, and show them before and after.
+
+    Example: cardiotune recalibrate runs/statlog_heart other_hospital.csv --method logistic
+    """
+    from cardiotune import stages
+
+    file, judged = stages.recalibrate(stages.open_run(run), table, method)
+    if as_json:
+        sys.stdout.write(json.dumps(judged, indent=2) + "\n")
+    else:
+        shown = Table("", *(SHOWN.get(name, name.replace("_", " ")) for name in judged["before"]))
+        for when, values in judged.items():
+            shown.add_row(when, *("-" if value is None else f"{value:.3f}" for value in values.values()))
+        out.print(shown)
+    _say(f"written: {file}; use it with `cardiotune predict {run} TABLE --site {file.stem}`", as_json)
+
+
+@app.command()
+def compare(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two run folders or more.")],
+    all_models: Annotated[
+        bool, typer.Option("--all-models", help="Every model of each run, not its main one.")
+    ] = False,
+    common: Annotated[bool, typer.Option("--common", help="Use only the test rows that all of them have.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put runs side by side on the same test rows, with intervals of their differences to the first.
+
+    Example: cardiotune compare runs/lora runs/full
+    """
+    from cardiotune import stages
+    from cardiotune.evaluation.compare import as_text
+    from cardiotune.evaluation.compare import compare as side_by_side
+
+    found = side_by_side([stages.open_run(folder) for folder in run_folders], all_models, common)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found) + "\n")
 
 
 @app.command()
@@ -374,9 +532,11 @@ def _show_metrics(metrics: dict[str, Any], as_json: bool) -> None:
     table.add_column("model")
     for name in SHOWN.values():
         table.add_column(name, justify="right")
+    from cardiotune.evaluation.wording import model_words
+
     for model, values in test["models"].items():
         cells = [values[name]["value"] for name in SHOWN]
-        table.add_row(model, *("-" if cell is None else f"{cell:.3f}" for cell in cells))
+        table.add_row(model_words(model), *("-" if cell is None else f"{cell:.3f}" for cell in cells))
     out.print(table)
     if "verdict" in test:
         _say(test["verdict"]["text"])

@@ -254,6 +254,8 @@ class SplitConfig(Settings):
     test: Share = 0.25
     seed: int | None = None
     """Default: the experiment's seed."""
+    train_rows: int | None = Field(None, ge=4)
+    """Cut the training part to so many rows, stratified; the other parts stay as they are. Default: all."""
     test_sites: list[str] | None = None
     """Only for `by: site`. Default: sites drawn at random until the share is reached."""
 
@@ -588,13 +590,15 @@ class Config(Settings):
             problems.append(f"models: {', '.join(sorted(prompted))} needs a decoder; {self.model.name} is an encoder")
         if "tuned" in self.comparators:
             problems += refusals(self.choice)
+        elif "stacked" in self.comparators:
+            problems.append("models: stacked stands on the tuned model; add tuned")
         _raise_all(problems)
         return self
 
     @property
     def needs_llm(self) -> bool:
         """Whether any comparator uses the language model."""
-        return bool({"zero_shot", "few_shot", "tuned"} & set(self.comparators))
+        return bool({"zero_shot", "few_shot", "embedding", "tuned"} & set(self.comparators))
 
     @property
     def comparators(self) -> list[Comparator]:

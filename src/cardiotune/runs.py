@@ -84,6 +84,31 @@ class RunFolder:
         return self.path / "predictions.jsonl"
 
     @property
+    def calibration(self) -> Path:
+        """Calibrators and decision thresholds, and the part that they were fitted on."""
+        return self.path / "calibration.json"
+
+    @property
+    def audit(self) -> Path:
+        """Findings of the leak and quality audit."""
+        return self.path / "audit.json"
+
+    @property
+    def table1(self) -> Path:
+        """The cohort in a table, by outcome, small cells suppressed."""
+        return self.path / "table1.json"
+
+    @property
+    def probes(self) -> Path:
+        """How risks change when a text is written otherwise."""
+        return self.path / "probes.json"
+
+    @property
+    def explanations(self) -> Path:
+        """Which columns matter to the models."""
+        return self.path / "explanations.json"
+
+    @property
     def metrics(self) -> Path:
         """Metrics a part and model, with intervals."""
         return self.path / "metrics.json"

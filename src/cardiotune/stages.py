@@ -27,10 +27,6 @@ from cardiotune.runs import RunFolder
 
 log = logging.getLogger(__name__)
 
-PROBE_ROWS = 4
-PROBE_SEED = 7
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # the stages
 
@@ -39,10 +35,12 @@ def run(config: Config, overwrite: bool = False) -> RunFolder:
     """Every stage in order. The manifest says `finished` only when all of them did."""
     folder, prepared = prepare(config, overwrite)
     try:
+        audit(folder, prepared)
         if "tuned" in config.comparators:
             train(folder, prepared)
         predict(folder, prepared)
-        evaluate(folder)
+        evaluate(folder, prepared)
+        audit_results(folder)
         report(folder)
     except BaseException as error:
         folder.update_manifest(status="interrupted" if isinstance(error, InterruptedRunError) else "failed")
@@ -52,9 +50,12 @@ def run(config: Config, overwrite: bool = False) -> RunFolder:
 
 def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepared]:
     """Table -> cohort, parts and texts. Nothing is written before table, weights and prompts have been found good."""
+    from cardiotune.evaluation.table1 import table1
+    from cardiotune.training.weights import find_weights, weights_hashes
+
     start = time.perf_counter()
     prepared = read_prepared(config)
-    weights = _find_weights(config) if config.needs_llm else None
+    weights = find_weights(config.model) if config.needs_llm else None
     tokens = _count_tokens(config, prepared, weights) if weights else None
     folder = runs.create(config.run_path, dump(config), overwrite)
     with folder.stage("prepare", start):
@@ -71,13 +72,13 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
                 "tokens": tokens,
             },
         )
+        frame, events, parts = prepared.cohort.frame, prepared.cohort.events, prepared.parts
+        runs.write_json(folder.table1, table1(frame, events, parts, config.data))
         folder.update_manifest(
             data=_describe_files(config.data),
             files={path.name: runs.sha256(path) for path in (folder.config, folder.split, folder.cohort)},
         )
         if weights:
-            from cardiotune.training.weights import weights_hashes
-
             model = config.model
             named = {
                 "name": model.name,
@@ -93,6 +94,7 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
 
 def _count_tokens(config: Config, prepared: Prepared, weights: Path) -> dict[str, int]:
     """Tokens of the prompts; raises when one is over the limit or the labels do not fit the tokenizer."""
+    from cardiotune.evaluation.risks import examples
     from cardiotune.training.model import build_encoder, load_tokenizer
 
     encoder = build_encoder(config, load_tokenizer(weights))
@@ -100,7 +102,7 @@ def _count_tokens(config: Config, prepared: Prepared, weights: Path) -> dict[str
         encoder.label_tokens(config.task.positive_label, config.task.negative_label)
     lengths = [len(prompt) for prompt in encoder.encode(prepared.texts)]
     if "few_shot" in config.comparators:
-        encoder.with_examples(_examples(config, prepared)).encode(prepared.texts[:1])
+        encoder.with_examples(examples(config, prepared)).encode(prepared.texts[:1])
     return {
         "shortest": min(lengths),
         "median": int(np.median(lengths)),
@@ -136,9 +138,10 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     from cardiotune.training.loss import balance
     from cardiotune.training.train import Rows
     from cardiotune.training.train import train as fine_tune
+    from cardiotune.training.weights import same_weights
 
     config, prepared = _open(folder, prepared)
-    weights = _same_weights(folder, config)
+    weights = same_weights(folder, config.model)
     device = building.set_up(config.train.threads)
     join(config)
     dtype = building.train_dtype(config.model, device)
@@ -164,9 +167,9 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
 
 
 def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
-    """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl`."""
+    """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl` and `calibration.json`."""
     from cardiotune.evaluation import predict as scoring
-    from cardiotune.evaluation.baselines import BASELINES
+    from cardiotune.evaluation.risks import CohortRisks
     from cardiotune.training.distributed import is_worker, join, launch, world
     from cardiotune.training.model import set_up
 
@@ -178,73 +181,114 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
         set_up(config.train.threads)
     join(config)
     config, prepared = _open(folder, prepared)
+    cohort = CohortRisks(folder, config, prepared)
+    risks = cohort.all()
     frame, events = prepared.cohort.frame, prepared.cohort.events
     rows = np.concatenate([prepared.rows(part) for part in PARTS if part in config.evaluation.parts])
-    risks: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # calibrated, raw
-    with folder.stage("predict_baselines"):
-        for name in config.comparators:
-            if name in BASELINES:
-                risk = BASELINES[name](frame, events, prepared.parts, config.data, config.seed)[rows]
-                risks[name] = risk, risk
-    texts = prepared.texts_of(rows)
-    if untuned := [name for name in config.comparators if name in ("zero_shot", "few_shot")]:
-        scorer = scoring.LanguageScorer(config, _same_weights(folder, config), None)
-        for name in untuned:
-            with folder.stage(f"predict_{name}"):
-                shown = scorer.encoder.with_examples(_examples(config, prepared)) if name == "few_shot" else None
-                risk = scoring.probabilities(scorer.logits(texts, shown, what=f"scoring {name}"))
-                risks[name] = risk, risk
-        del scorer
-    if "tuned" in config.comparators:
-        with folder.stage("predict_tuned"):
-            risks["tuned"] = _tuned_risks(folder, config, texts, prepared.order)
     ids, parts = frame[ROW_ID].gather(rows).to_list(), list(prepared.parts[rows])
     lines = [
         line
         for name in config.comparators
-        for line in scoring.prediction_rows(name, ids, parts, events[rows], *risks[name], config.task.threshold)
+        for line in scoring.prediction_rows(
+            name, ids, parts, events[rows], risks[name].final[rows], risks[name].raw[rows], config.task.threshold
+        )
     ]
     if world()[0] == 0:
         scoring.write_predictions(folder.predictions, lines)
-        folder.update_manifest(files={folder.predictions.name: runs.sha256(folder.predictions)})
+        runs.write_json(folder.calibration, cohort.calibration())
+        written = (folder.predictions, folder.calibration)
+        folder.update_manifest(files={path.name: runs.sha256(path) for path in written})
 
 
-def _tuned_risks(
-    folder: RunFolder, config: Config, texts: list[str], order: list[str], weights_folder: Path | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated and raw risks of the run's model, or of the checkpoint weights in `weights_folder`.
-
-    What class weights and oversampling added to the odds is in the raw ones and taken out of the others.
-    """
-    from cardiotune.evaluation import predict as scoring
-    from cardiotune.training.loss import corrected
-
-    saved = weights_folder or folder.tuned_folder(config.method.kind)
-    scorer = scoring.LanguageScorer(config, _same_weights(folder, config), saved)
-    scorer.check(saved, probe_texts(config, order))
-    logits = scorer.logits(texts, what="scoring tuned")
-    multiplier = folder.read_manifest().get("training", {}).get("odds_multiplier", 1.0)
-    return scoring.probabilities(corrected(logits, multiplier)), scoring.probabilities(logits)
-
-
-def evaluate(folder: RunFolder) -> dict[str, Any]:
-    """`predictions.jsonl` -> `metrics.json`, and its content."""
+def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, Any]:
+    """`predictions.jsonl` -> `metrics.json`, and its content. Subgroups need the table; without it they are left out."""
+    config = _config(folder)
     with folder.stage("evaluate"):
-        result = _judge(_config(folder), folder)
+        try:
+            frame = _open(folder, prepared)[1].cohort.frame
+        except DataError as error:
+            log.warning("no subgroups and no resampling by patient: %s", error)
+            frame = None
+        fixed = json.loads(folder.calibration.read_text())["thresholds"] if folder.calibration.is_file() else None
+        result = _judge(config, folder, frame, fixed)
     folder.update_manifest(files={folder.metrics.name: runs.sha256(folder.metrics)})
     return result
 
 
-def _judge(config: Config, folder: RunFolder) -> dict[str, Any]:
-    """Metrics of the predictions in a folder, written beside them."""
+def _judge(
+    config: Config, folder: RunFolder, frame: pl.DataFrame | None = None, thresholds: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Metrics of the predictions in a folder, written beside them. `frame` tells the rows' subgroups and patients."""
     from cardiotune.evaluation.evaluate import evaluate_predictions
     from cardiotune.evaluation.predict import read_predictions
+    from cardiotune.evaluation.subgroups import subgroups
 
     settings = config.evaluation
-    stratified = settings.bootstrap_method == "stratified"
-    result = evaluate_predictions(read_predictions(folder), settings.bootstrap, config.seed, stratified)
+    groups = clusters = None
+    if frame is not None:
+        groups = subgroups(frame, config.data, settings.subgroups, settings.age_bands)
+        patient = config.data.name_of("group")
+        clusters = dict(zip(frame[ROW_ID], frame[patient].cast(pl.String), strict=True)) if patient else None
+    result = evaluate_predictions(
+        read_predictions(folder),
+        settings.bootstrap,
+        config.seed,
+        settings.bootstrap_method == "stratified",
+        thresholds=thresholds,
+        subgroups=groups,
+        clusters=clusters,
+    )
     runs.write_json(folder.metrics, result)
     return result
+
+
+def audit(folder: RunFolder, prepared: Prepared | None = None) -> list[dict[str, Any]]:
+    """Look for leaks in the table and its parts, before anything is trained -> `audit.json`, and its findings."""
+    config, prepared = _open(folder, prepared)
+    with folder.stage("audit"):
+        findings = audit_prepared(config, prepared)
+        runs.write_json(folder.audit, {"findings": findings})
+    _tell_leaks(findings)
+    return findings
+
+
+def audit_prepared(config: Config, prepared: Prepared) -> list[dict[str, Any]]:
+    """Findings of the audit of a table and its parts, the gravest first."""
+    from cardiotune.evaluation.audit import as_json, audit_raw, audit_table
+
+    frame, events = prepared.cohort.frame, prepared.cohort.events
+    inside = audit_table(frame, events, prepared.parts, prepared.texts, config.data, config.seed)
+    return as_json([*audit_raw(config.data), *inside])
+
+
+def audit_results(folder: RunFolder) -> list[dict[str, Any]]:
+    """Look for leaks in what a run has left, and add the findings to `audit.json`."""
+    from cardiotune.evaluation.audit import SEVERITIES, as_json, audit_predictions
+    from cardiotune.evaluation.predict import read_predictions
+
+    def read(file: Path) -> dict[str, Any]:
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    config = _config(folder)
+    found = audit_predictions(
+        read_predictions(folder),
+        read(folder.metrics),
+        config.data.columns,
+        calibration=read(folder.calibration),
+        tokens=read(folder.cohort).get("tokens"),
+    )
+    new = as_json(found)
+    known = [finding for finding in read(folder.audit).get("findings", []) if finding not in new]
+    findings = sorted([*known, *new], key=lambda finding: SEVERITIES.index(finding["severity"]))
+    runs.write_json(folder.audit, {"findings": findings})
+    _tell_leaks(new)
+    return findings
+
+
+def _tell_leaks(findings: list[dict[str, Any]]) -> None:
+    for finding in findings:
+        if finding["severity"] == "leak":
+            log.warning("LEAK: %s", finding["text"])
 
 
 def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None = None) -> tuple[Path, dict[str, Any]]:
@@ -253,7 +297,9 @@ def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None =
     Leaves `predictions.jsonl` and `metrics.json` in `evaluations/<checkpoint>[-<table>]/`; returns that folder and the
     metrics.
     """
+    from cardiotune.evaluation import calibrate
     from cardiotune.evaluation import predict as scoring
+    from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
 
     config = _config(folder)
     checkpoint = checkpoint if checkpoint.is_dir() else folder.path / checkpoint
@@ -263,16 +309,22 @@ def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None =
     made_with = json.loads((checkpoint / "state.json").read_text())["config"]
     if made_with != config.model_dump(mode="json"):
         raise ConfigError(f"{checkpoint}: a checkpoint of another run ({made_with.get('name')})")
-    order = json.loads(folder.cohort.read_text())["column_order"]
+    _, prepared = _open(folder, None)
+    held = prepared.rows("validation")  # its calibrator is this checkpoint's own
     if table is None:
-        _, prepared = _open(folder, None)
         rows = np.concatenate([prepared.rows(part) for part in PARTS if part in config.evaluation.parts])
         cohort, parts, texts = prepared.cohort.frame[rows], list(prepared.parts[rows]), prepared.texts_of(rows)
     else:
         cohort = read_rows(table, config.data, config.evaluation.keep_row_ids).frame
-        parts, texts = ["test"] * cohort.height, serialize_rows(cohort, order, config.data, config.serialize)
-    risks = _tuned_risks(folder, config, texts, order, checkpoint / "weights")
-    lines = scoring.prediction_rows("tuned", cohort[ROW_ID], parts, cohort[EVENT], *risks, config.task.threshold)
+        parts, texts = ["test"] * cohort.height, serialize_rows(cohort, prepared.order, config.data, config.serialize)
+    model = TunedModel(folder, config, prepared.order, checkpoint / "weights")
+    logits = model.logits(prepared.texts_of(held) + texts)
+    shifted = model.corrected(logits)
+    calibrator = fit_calibrator(config, shifted[: len(held)], prepared.cohort.events[held])
+    risks = calibrate.apply(calibrator, shifted[len(held) :])
+    raw = scoring.probabilities(logits[len(held) :])
+    threshold = config.task.threshold
+    lines = scoring.prediction_rows("tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, raw, threshold)
     target = RunFolder(folder.path / "evaluations" / (checkpoint.name + (f"-{Path(table).stem}" if table else "")))
     scoring.write_predictions(target.predictions, lines)
     return target.path, _judge(config, target)
@@ -286,11 +338,12 @@ def evaluate_adapter(adapter: Path, config: Config, out: Path) -> dict[str, Any]
     """
     from cardiotune.evaluation import predict as scoring
     from cardiotune.training.model import has_head
+    from cardiotune.training.weights import find_weights
 
     head = "classifier" if has_head(adapter) else "label_tokens"
     config = config.model_copy(update={"task": config.task.model_copy(update={"head": head})})
     cohort = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids).frame
-    scorer = scoring.LanguageScorer(config, _find_weights(config), adapter, foreign=True)
+    scorer = scoring.LanguageScorer(config, find_weights(config.model), adapter, foreign=True)
     order = column_order(cohort, config.data, config.serialize)
     texts = serialize_rows(cohort, order, config.data, config.serialize)
     risks = scoring.probabilities(scorer.logits(texts, what="scoring"))
@@ -299,6 +352,53 @@ def evaluate_adapter(adapter: Path, config: Config, out: Path) -> dict[str, Any]
     target = RunFolder(out)
     scoring.write_predictions(target.predictions, lines)
     return _judge(config, target)
+
+
+def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
+    """How the risks of `rows` test patients change when their text is written otherwise -> `probes.json`."""
+    from cardiotune.evaluation import probes
+    from cardiotune.evaluation.tuned import TunedModel
+
+    config, prepared = _open(folder, None)
+    with folder.stage("probe"):
+        model = TunedModel(folder, config, prepared.order)
+        frame = prepared.cohort.frame[prepared.rows("test")]
+        found = probes.probe(model.risks, frame, prepared.order, config.data, config.serialize, rows, seed=config.seed)
+        runs.write_json(folder.probes, found)
+    return found
+
+
+def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
+    """Which columns the tuned model and LightGBM use, on `rows` test patients -> `explanations.json`."""
+    from cardiotune.evaluation import explain as explaining
+    from cardiotune.evaluation.baselines import lightgbm
+    from cardiotune.evaluation.tuned import TunedModel
+
+    config, prepared = _open(folder, None)
+    frame, events, test = prepared.cohort.frame, prepared.cohort.events, prepared.rows("test")
+    with folder.stage("explain"):
+        model = TunedModel(folder, config, prepared.order)
+        models = {
+            "tuned": explaining.language_risk(model.risks, prepared.order, config.data, config.serialize),
+            "lightgbm": explaining.table_risk(lightgbm, frame, events, prepared.parts, config.data, config.seed),
+        }
+        training = frame[prepared.rows("train")]
+        found = explaining.explain(models, frame[test], events[test], training, config.data, rows, seed=config.seed)
+        runs.write_json(folder.explanations, found)
+    return found
+
+
+def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path) -> dict[str, Any]:
+    """The whole run at growing training sizes, several seeds each -> `learning_curve.json` and a figure in `out`."""
+    from cardiotune.evaluation import learning_curve as curve
+
+    def run_one(one: Config) -> RunFolder:
+        return run(one, overwrite=True)
+
+    found = curve.learning_curve(config, sizes, range(seeds), run_one, out)
+    curve.draw(found, out / "learning_curve.png")
+    runs.write_text(out / "learning_curve.md", curve.to_markdown(found))
+    return found
 
 
 def report(folder: RunFolder) -> Path:
@@ -311,13 +411,18 @@ def report(folder: RunFolder) -> Path:
     return page
 
 
-def score_table(folder: RunFolder, table: str, keep_ids: bool, tuned: bool = True) -> pl.DataFrame:
-    """Risks for a new table from the run folder alone, a row each, in the table's order.
+def score_table(
+    folder: RunFolder, table: str, keep_ids: bool, tuned: bool = True, site: str | None = None
+) -> pl.DataFrame:
+    """Risks for a new table from the run folder alone, a row each, in the table's order; `site` as `recalibrate` named it.
 
     Columns: row (1-based), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing (how many of the row's
     values were missing or out of range).
     """
+    from cardiotune.evaluation import calibrate
     from cardiotune.evaluation import predict as scoring
+    from cardiotune.evaluation.tuned import TunedModel, read_calibrator
+    from cardiotune.training.weights import same_weights
 
     config = _config(folder)
     if tuned and not folder.tuned_folder(config.method.kind).is_dir():
@@ -328,10 +433,14 @@ def score_table(folder: RunFolder, table: str, keep_ids: bool, tuned: bool = Tru
     order = json.loads(folder.cohort.read_text())["column_order"]
     texts = serialize_rows(cohort.frame, order, config.data, config.serialize)
     if tuned:
-        risks, raw = _tuned_risks(folder, config, texts, order)
+        model = TunedModel(folder, config, order)
+        logits = model.logits(texts)
+        risks, raw = calibrate.apply(read_calibrator(folder), model.corrected(logits)), scoring.probabilities(logits)
+        if site:
+            risks = calibrate.apply(_read_site(folder, site), calibrate.logit(risks))
     else:
         risks = raw = scoring.probabilities(
-            scoring.LanguageScorer(config, _same_weights(folder, config), None).logits(texts)
+            scoring.LanguageScorer(config, same_weights(folder, config.model), None).logits(texts)
         )
     blanked = cohort.frame.select(pl.sum_horizontal(pl.col(config.data.inputs).is_null())).to_series()
     return pl.DataFrame(
@@ -345,6 +454,51 @@ def score_table(folder: RunFolder, table: str, keep_ids: bool, tuned: bool = Tru
             "values_missing": blanked,
         }
     )
+
+
+def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[str, dict[str, float | None]]]:
+    """Adapt the run's calibrated risks to a new site, whose table has the outcome.
+
+    Leaves `sites/<table's name>.json`, which `score_table` applies. Returns that file, and log-loss, Brier score,
+    calibration intercept and slope before and after; after is cross-fitted in ten folds, so no row judges itself.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    from cardiotune.evaluation import calibrate, metrics
+
+    config = _config(folder)
+    scored = score_table(folder, table, keep_ids=False)
+    events = read_rows(table, config.data).frame[EVENT]
+    if events.null_count() == len(events):
+        raise DataError(f"{table}: no column {config.data.name_of('target')}; recalibration needs the outcome")
+    known = events.is_not_null().to_numpy()
+    y_true = events.to_numpy()[known].astype(float)
+    logits = calibrate.logit(scored["y_prob"].to_numpy()[known])
+    site = calibrate.update(logits, y_true, method)
+    after = np.empty_like(logits)
+    folds = StratifiedKFold(min(10, int(min(y_true.sum(), (1 - y_true).sum()))), shuffle=True, random_state=config.seed)
+    for train_rows, rows in folds.split(logits, y_true):
+        after[rows] = calibrate.apply(calibrate.update(logits[train_rows], y_true[train_rows], method), logits[rows])
+    judged = {
+        when: {name: float(np.asarray(metric(y_true, risks)).item()) for name, metric in metrics.PROBABILITY.items()}
+        for when, risks in (("before", scored["y_prob"].to_numpy()[known]), ("after", after))
+    }
+    file = folder.path / "sites" / f"{Path(table).name.split('.')[0]}.json"
+    counts_ = {"n": len(y_true), "n_events": int(y_true.sum())}
+    finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
+    runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table)), **counts_, **finite})
+    return file, finite
+
+
+def _read_site(folder: RunFolder, site: str) -> dict[str, Any]:
+    file = folder.path / "sites" / f"{site}.json"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in (folder.path / "sites").glob("*.json"))) or "none"
+        raise ConfigError(
+            f"--site {site}: this run has been recalibrated for {known}; see `cardiotune recalibrate --help`"
+        )
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -362,11 +516,6 @@ def prompt_text(config: Config, text: str) -> str:
     """A whole prompt in words, as the model reads it but for the chat template."""
     pieces = shared_pieces(config.task)
     return f"{pieces.instruction}\n\nPatient: {text}\n{pieces.question}"
-
-
-def probe_texts(config: Config, order: list[str]) -> list[str]:
-    """Texts of a fixed synthetic sample: the same for every process that opens the run."""
-    return serialize_rows(synthetic_rows(config.data, PROBE_ROWS, PROBE_SEED), order, config.data, config.serialize)
 
 
 def _config(folder: RunFolder) -> Config:
@@ -398,49 +547,18 @@ def _describe_files(data: DataConfig) -> dict[str, Any]:
     return {**named.pop("train"), **named}
 
 
-def _find_weights(config: Config) -> Path:
-    from cardiotune.training.weights import find_weights
-
-    return find_weights(config.model)
-
-
-def _same_weights(folder: RunFolder, config: Config) -> Path:
-    """The base weights, if they are still those that the run was prepared with."""
-    from cardiotune.errors import ModelError
-    from cardiotune.training.weights import weights_hashes
-
-    weights = _find_weights(config)
-    recorded = folder.read_manifest().get("base_model", {}).get("sha256")
-    present = weights_hashes(weights)
-    if recorded and recorded != present:
-        changed = sorted(name for name in recorded.keys() | present.keys() if recorded.get(name) != present.get(name))
-        raise ModelError(f"{weights}: not the base model of this run ({', '.join(changed)} differ)")
-    return weights
-
-
-def _examples(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
-    from cardiotune.evaluation.predict import choose_examples
-
-    rows = prepared.rows("train")
-    return choose_examples(
-        prepared.texts_of(rows),
-        prepared.cohort.events[rows],
-        config.task.few_shot_examples,
-        (config.task.negative_label, config.task.positive_label),
-        config.seed,
-    )
-
-
 def _record_probe(folder: RunFolder, config: Config) -> None:
     """Reload what was saved, as prediction will, and keep how it scores the synthetic sample."""
     from cardiotune.evaluation.predict import LanguageScorer
+    from cardiotune.evaluation.tuned import probe_texts
     from cardiotune.training.checkpoint import record_probe
     from cardiotune.training.distributed import world
     from cardiotune.training.memory import release
+    from cardiotune.training.weights import same_weights
 
     release()  # the trained network would stand beside the reloaded one
     saved = folder.tuned_folder(config.method.kind)
-    scorer = LanguageScorer(config, _same_weights(folder, config), saved)
+    scorer = LanguageScorer(config, same_weights(folder, config.model), saved)
     order = json.loads(folder.cohort.read_text())["column_order"]
     logits = scorer.logits(probe_texts(config, order), what="checking")
     if world()[0] == 0:

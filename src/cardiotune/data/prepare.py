@@ -10,6 +10,7 @@ from cardiotune.config import Config
 from cardiotune.data.cohort import Cohort, read_cohort
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.data.split import Parts, split_cohort
+from cardiotune.data.subsample import cut_training
 
 
 @dataclass(frozen=True)
@@ -35,5 +36,7 @@ def read_prepared(config: Config) -> Prepared:
     """Read, check, split and serialize the table. Deterministic: every stage gets the same."""
     cohort = read_cohort(config.data, config.seed, config.evaluation.keep_row_ids)
     parts = split_cohort(cohort, config.data, config.split, config.split_seed)
+    if config.split.train_rows:
+        parts = cut_training(parts, cohort.events, config.split.train_rows, config.split_seed)
     order = column_order(cohort.frame.filter(pl.Series(parts == "train")), config.data, config.serialize)
     return Prepared(cohort, parts, order, serialize_rows(cohort.frame, order, config.data, config.serialize))

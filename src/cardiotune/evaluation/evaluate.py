@@ -1,6 +1,9 @@
 """predictions.jsonl -> metrics.json. Every model is judged by the same code, on the same rows and resamples."""
 
 from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,10 @@ from numpy.typing import NDArray
 
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
+from cardiotune.evaluation.estimates import estimate, share, undefined, with_interval
+from cardiotune.evaluation.groups import judge_groups
+from cardiotune.evaluation.intervals import bootstrap_counts, delong_interval, delong_test, percentile_interval
+from cardiotune.evaluation.metrics import Array
 
 CLASSICAL = ("logistic_regression", "lightgbm")
 DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
@@ -19,25 +26,47 @@ FEW_ROWS = 100
 SCHEMA_VERSION = 1
 RAW_REPLICATES = 200
 """Bootstrap replicates behind the intervals of probabilities that are not the final ones."""
-NO_INTERVAL = "undefined in more than 2.5 % of the bootstrap replicates, so no interval"
+GROUP_REPLICATES = 500
+"""The most bootstrap replicates behind the intervals of subgroups, of which there are many."""
+CURVE_THRESHOLDS = np.arange(1, 100) / 100
+WORKERS = 2
+"""Threads; a constant, so that the last digits do not depend on the machine."""
 
 
 def evaluate_predictions(
-    rows: list[dict[str, Any]], replicates: int, seed: int, stratified: bool = False
+    rows: list[dict[str, Any]],
+    replicates: int,
+    seed: int,
+    stratified: bool = False,
+    thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    subgroups: Mapping[str, Mapping[str, str | None]] | None = None,
+    clusters: Mapping[str, Hashable] | None = None,
 ) -> dict[str, Any]:
-    """The content of `metrics.json`: a part's size, every model's metrics with 95 % intervals, differences, verdict."""
+    """The content of `metrics.json`, whose keys are described in `metrics.schema.json`.
+
+    `rows` of `predictions.jsonl`; `replicates` bootstrap replicates drawn from `seed`, `stratified` by the outcome.
+    `thresholds`: model -> `{"name", "value"}` of each threshold to describe, by default the rows' own as "decision".
+    `subgroups`: title -> row_id -> group, None for a row whose group is not known. `clusters`: row_id -> what its rows
+    belong to (a patient), None for a row by itself: clusters are then resampled whole, and intervals that take rows as
+    independent (DeLong, Wilson) are left out or replaced by the bootstrap's.
+    Raises DataError for rows that do not fit together, unknown rows and thresholds beyond 0 and 1.
+    """
     parts: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["y_true"] is not None:
             parts[row["part"]][row["model"]].append(row)
     if not parts:
         raise DataError("no row with a known outcome to evaluate")
-    judged = {part: _judge_part(part, models, replicates, seed, stratified) for part, models in parts.items()}
+    judged = {}
+    for name, models in parts.items():
+        part = _read_part(name, models, thresholds or {}, subgroups or {}, clusters)
+        judged[name] = _judge_part(part, _Bootstrap(replicates, seed, stratified))
+    kind = "cluster " if clusters is not None else "" if stratified else "ordinary "
     return {
         "schema_version": SCHEMA_VERSION,
         "interval": {
             "level": 0.95,
-            "method": f"{'stratified' if stratified else 'ordinary'} bootstrap, percentile",
+            "method": f"{'stratified ' if stratified else ''}{kind}bootstrap, percentile",
             "replicates": replicates,
             "seed": seed,
         },
@@ -45,52 +74,200 @@ def evaluate_predictions(
     }
 
 
-def _judge_part(
-    part: str, models: dict[str, list[dict[str, Any]]], replicates: int, seed: int, stratified: bool
-) -> dict[str, Any]:
-    y_true, risks, thresholds = _check_rows(part, models)
-    raw = {name: np.array([row["y_prob_raw"] for row in rows], float) for name, rows in models.items()}
-    raw = {name: risk for name, risk in raw.items() if not np.array_equal(risk, risks[name])}
-    drawn: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: defaultdict(list) for name in models}
-    for counts in metrics.bootstrap_counts(y_true, replicates, seed, stratified):
-        for name, risk in risks.items():
-            for metric, values in metrics.all_metrics(y_true, risk, counts, threshold=thresholds[name]).items():
-                drawn[name][metric].append(values)
-    samples = {name: {m: np.concatenate(v) for m, v in by_metric.items()} for name, by_metric in drawn.items()}
-    points = {n: metrics.all_metrics(y_true, risk, threshold=thresholds[n]) for n, risk in risks.items()}
+@dataclass(frozen=True)
+class _Bootstrap:
+    """How the rows of a part are resampled."""
+
+    replicates: int
+    seed: int
+    stratified: bool
+
+    def counts(self, part: "_Part", most: int | None = None) -> Iterator[Array]:
+        """Row counts, (some replicates, rows) at a time; `most` takes only the first replicates."""
+        replicates = self.replicates if most is None else min(most, self.replicates)
+        return bootstrap_counts(part.y_true, replicates, self.seed, self.stratified, part.clusters)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part's rows as arrays (rows,); every model has the same."""
+
+    name: str
+    y_true: Array
+    risks: dict[str, Array]
+    raw: dict[str, Array]
+    """Probabilities before class imbalance was corrected and they were calibrated, where that changed them."""
+    decision: dict[str, float]
+    """Each model's own threshold."""
+    named: dict[str, list[tuple[str, float]]]
+    """Each model's thresholds to describe."""
+    columns: dict[str, list[str | None]]
+    """Title -> label of each row's group."""
+    clusters: NDArray[np.int_] | None
+    """Number of each row's cluster; None when no two rows belong together."""
+
+
+def _read_part(
+    name: str,
+    models: dict[str, list[dict[str, Any]]],
+    thresholds: Mapping[str, Sequence[Mapping[str, Any]]],
+    subgroups: Mapping[str, Mapping[str, str | None]],
+    clusters: Mapping[str, Hashable] | None,
+) -> _Part:
+    y_true, risks, decision = _check_rows(name, models)
+    raw = {model: np.array([row["y_prob_raw"] for row in rows], float) for model, rows in models.items()}
+    ids = [row["row_id"] for row in next(iter(models.values()))]
+    if any(
+        row_id not in known
+        for known in (*subgroups.values(), *([] if clusters is None else [clusters]))
+        for row_id in ids
+    ):
+        raise DataError(
+            f"part {name}: some predicted rows are not in the table that tells their subgroups and clusters"
+        )
+    named = {
+        model: [(str(entry["name"]), float(entry["value"])) for entry in thresholds.get(model, ())]
+        or [("decision", value)]
+        for model, value in decision.items()
+    }
+    for model, entries in named.items():
+        if not all(0 <= value <= 1 for _, value in entries):
+            raise DataError(f"model {model}: a threshold is not from 0 to 1, as a probability is")
+    return _Part(
+        name,
+        y_true,
+        risks,
+        {model: risk for model, risk in raw.items() if not np.array_equal(risk, risks[model])},
+        decision,
+        named,
+        {title: [labels[row_id] for row_id in ids] for title, labels in subgroups.items()},
+        None if clusters is None else _numbers([clusters[row_id] for row_id in ids]),
+    )
+
+
+def _numbers(keys: list[Hashable]) -> NDArray[np.int_] | None:
+    """0, 1, 2... for the keys in their order; a number of its own for every None. None when no two rows share a key."""
+    numbers: dict[Hashable, int] = {}
+    own = [("row", place) if key is None else ("cluster", key) for place, key in enumerate(keys)]
+    numbered = [numbers.setdefault(key, len(numbers)) for key in own]
+    return np.array(numbered) if len(numbers) < len(keys) else None
+
+
+def _judge_part(part: _Part, bootstrap: _Bootstrap) -> dict[str, Any]:
+    y_true, risks = part.y_true, part.risks
+    samples = _resample(part, bootstrap)
+    points = {model: _quantities(part, model, None) for model in risks}
     judged: dict[str, Any] = {
         "n": len(y_true),
         "n_events": int(y_true.sum()),
-        "models": {
-            name: {m: _entry(m, float(points[name][m]), samples[name][m], y_true, risks[name]) for m in metrics.NAMES}
-            for name in models
+        "models": {model: _model(part, model, points[model], samples[model]) for model in risks},
+        "thresholds": {model: _thresholds(part, model, points[model], samples[model]) for model in risks},
+        "decision_curve": {
+            "thresholds": CURVE_THRESHOLDS.tolist(),
+            "treat_all": metrics.decision_curve(y_true, np.ones(len(y_true)), thresholds=CURVE_THRESHOLDS).tolist(),
+            "models": {
+                model: {
+                    "net_benefit": points[model]["decision_curve"].tolist(),
+                    "ci": np.quantile(samples[model]["decision_curve"], [0.025, 0.975], axis=0).T.tolist(),
+                }
+                for model in risks
+            },
         },
+        "subgroups": judge_groups(
+            y_true, risks, part.decision, part.columns, bootstrap.counts(part, GROUP_REPLICATES) if part.columns else ()
+        ),
     }
-    if raw:
-        counts = np.concatenate(list(metrics.bootstrap_counts(y_true, RAW_REPLICATES, seed, stratified)))
-        judged["raw"] = {name: _judge_raw(y_true, risk, counts) for name, risk in raw.items()}
-    if "tuned" in models:
+    if part.raw:
+        counts = np.concatenate(list(bootstrap.counts(part, RAW_REPLICATES)))
+        judged["raw"] = {model: _judge_raw(y_true, risk, counts) for model, risk in part.raw.items()}
+    if "tuned" in risks:
         judged["differences"] = {
             other: {m: _difference(points, samples, other, m) for m in DIFFERENCES}
-            for other in models
+            for other in risks
             if other != "tuned"
         }
-        if part == "test":  # the other parts had a hand in making the model
+        for other, entries in judged["differences"].items():
+            found = None if part.clusters is not None else delong_test(y_true, risks["tuned"], risks[other])
+            entries["auroc"] |= {"delong_p": found and found.p, "delong_ci": found and list(found.ci)}
+        if part.name == "test":  # the other parts had a hand in making the model
             judged["verdict"] = verdict(judged)
     return judged
 
 
-def _judge_raw(y_true: NDArray[np.float64], risk: NDArray[np.float64], counts: NDArray[np.float64]) -> dict[str, Any]:
+def _quantities(part: _Part, model: str, weight: Array | None) -> dict[str, Array]:
+    """All that is estimated of one model, by name; at the described thresholds `metric@place`."""
+    y_true, risk = part.y_true, part.risks[model]
+    values = metrics.all_metrics(y_true, risk, weight, threshold=part.decision[model])
+    values["decision_curve"] = metrics.decision_curve(y_true, risk, weight, thresholds=CURVE_THRESHOLDS)
+    for place, (_, threshold) in enumerate(part.named[model]):
+        cells = metrics.table(y_true, risk, weight, threshold=threshold)
+        values |= {f"{name}@{place}": metric.of(cells) for name, metric in metrics.AT_THRESHOLD.items()}
+        values[f"net_benefit@{place}"] = metrics.net_benefit(y_true, risk, weight, threshold=threshold)
+    return values
+
+
+def _resample(part: _Part, bootstrap: _Bootstrap) -> dict[str, dict[str, Array]]:
+    """Model -> quantity -> (replicates, ...); all models see the same replicates."""
+    drawn: dict[str, dict[str, list[Array]]] = {model: defaultdict(list) for model in part.risks}
+    with ThreadPoolExecutor(WORKERS) as pool:  # numpy works outside the lock
+        for counts in bootstrap.counts(part):
+            tasks = [(model, some) for model in part.risks for some in np.array_split(counts, WORKERS) if len(some)]
+            found = pool.map(lambda task: _quantities(part, *task), tasks)
+            for (model, _), quantities in zip(tasks, found, strict=True):
+                for name, values in quantities.items():
+                    drawn[model][name].append(values)
+    return {model: {name: np.concatenate(v) for name, v in by_name.items()} for model, by_name in drawn.items()}
+
+
+def _model(part: _Part, model: str, point: dict[str, Array], sample: dict[str, Array]) -> dict[str, Any]:
+    y_true, risk = part.y_true, part.risks[model]
+    entries = {name: estimate(name, point[name].item(), sample[name], y_true, risk) for name in metrics.NAMES}
+    ci = None if part.clusters is not None else delong_interval(y_true, risk)
+    entries["auroc"]["delong_ci"] = None if ci is None else list(ci)
+    return entries
+
+
+def _thresholds(part: _Part, model: str, point: dict[str, Array], sample: dict[str, Array]) -> list[dict[str, Any]]:
+    y_true, risk = part.y_true, part.risks[model]
+
+    def describe(place: int, name: str, threshold: float) -> dict[str, Any]:
+        def resampled(metric: str) -> dict[str, Any]:
+            key = f"{metric}@{place}"
+            return estimate(metric, point[key].item(), sample[key], y_true, risk)
+
+        tp, fp, fn, tn = metrics.table(y_true, risk, threshold=threshold)
+        shares = {
+            "sensitivity": ("recall", tp, tp + fn),
+            "specificity": ("specificity", tn, tn + fp),
+            "ppv": ("precision", tp, tp + fp),
+            "npv": ("npv", tn, tn + fn),
+            "flagged": ("flagged", tp + fp, tp + fp + fn + tn),
+        }
+        return {
+            "name": name,
+            "value": threshold,
+            **{
+                # Wilson's interval takes rows as independent, which those of one patient are not.
+                title: resampled(metric)
+                if part.clusters is not None
+                else share(metric, float(count), float(size), y_true, risk)
+                for title, (metric, count, size) in shares.items()
+            },
+            **{metric: resampled(metric) for metric in ("lr_positive", "lr_negative", "net_benefit")},
+        }
+
+    return [describe(place, *named) for place, named in enumerate(part.named[model])]
+
+
+def _judge_raw(y_true: Array, risk: Array, counts: Array) -> dict[str, Any]:
     """How good the probabilities were before anything was done to them (they rank the rows as the final ones do)."""
     return {
-        name: _entry(name, float(metric(y_true, risk).item()), metric(y_true, risk, counts), y_true, risk)
+        name: estimate(name, float(metric(y_true, risk).item()), metric(y_true, risk, counts), y_true, risk)
         for name, metric in metrics.PROBABILITY.items()
     }
 
 
-def _check_rows(
-    part: str, models: dict[str, list[dict[str, Any]]]
-) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]], dict[str, float]]:
+def _check_rows(part: str, models: dict[str, list[dict[str, Any]]]) -> tuple[Array, dict[str, Array], dict[str, float]]:
     """Outcomes (rows,), each model's risks (rows,) and threshold; DataError unless all models have the same rows."""
     keys = [(row["row_id"], row["y_true"]) for row in next(iter(models.values()))]
     if len({row_id for row_id, _ in keys}) < len(keys):
@@ -110,48 +287,14 @@ def _check_rows(
     return y_true, risks, {name: float(rows[0]["threshold"]) for name, rows in models.items()}
 
 
-def _entry(
-    metric: str,
-    value: float,
-    sample: NDArray[np.float64],
-    y_true: NDArray[np.float64],
-    risk: NDArray[np.float64],
-) -> dict[str, Any]:
-    """`{"value", "ci"}`; null with a reason where undefined."""
-    if not np.isfinite(value):
-        return {"value": None, "ci": None, "reason": _why_undefined(metric, y_true, risk)}
-    ci = metrics.interval(sample)
-    entry: dict[str, Any] = {"value": value, "ci": None if ci is None else list(ci)}
-    if ci is None:
-        entry["reason"] = NO_INTERVAL
-    return entry
-
-
-def _why_undefined(metric: str, y_true: NDArray[np.float64], risk: NDArray[np.float64]) -> str:
-    if metric == "precision":
-        return "no row is flagged at this threshold"
-    if y_true.min() == y_true.max():
-        return "only one outcome in these rows"
-    if metric == "calibration_slope":
-        constant = np.ptp(risk) == 0
-        return "the model gives every row the same risk" if constant else "the risks part the outcomes completely"
-    return "not defined for these rows"
-
-
 def _difference(
-    points: dict[str, dict[str, NDArray[np.float64]]],
-    samples: dict[str, dict[str, NDArray[np.float64]]],
-    other: str,
-    metric: str,
+    points: dict[str, dict[str, Array]], samples: dict[str, dict[str, Array]], other: str, metric: str
 ) -> dict[str, Any]:
     """Tuned minus other, with a paired bootstrap interval."""
     value = float(points["tuned"][metric] - points[other][metric])
     if not np.isfinite(value):
-        return {"value": None, "ci": None, "reason": "undefined for one of the two models"}
-    ci = metrics.interval(samples["tuned"][metric] - samples[other][metric])
-    if ci is None:
-        return {"value": value, "ci": None, "reason": NO_INTERVAL}
-    return {"value": value, "ci": list(ci)}
+        return undefined("undefined for one of the two models")
+    return with_interval(value, percentile_interval(samples["tuned"][metric] - samples[other][metric]))
 
 
 def verdict(part: dict[str, Any]) -> dict[str, Any]:

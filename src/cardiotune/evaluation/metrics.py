@@ -5,22 +5,21 @@ result is a float, or (replicates,) with one value for each row of weights: a bo
 metric is computed for all replicates at once. Undefined is NaN here, and null with a reason in `metrics.json`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cardiotune.evaluation import logistic
+
 Array = NDArray[np.float64]
 Metric = Callable[..., Array]
 
-TAIL = 0.025
-"""Share of the replicates below, and above, a 95 % interval."""
 EPSILON = float(np.finfo(np.float64).eps)
-MAX_STEP = 20.0
-NEWTON_STEPS = 100
-HALVINGS = 100
-CHUNK_CELLS = 2_000_000
-"""Rows times replicates that are held at a time."""
+RIDGE = 1e-8
+"""Penalty of the calibration curve as a share of all rows: none to speak of, unless a curve would run to infinity."""
 
 
 def _weights(y_true: Array, weight: Array | None) -> Array:
@@ -82,6 +81,16 @@ def brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
     return _ratio(weight @ (y_prob - y_true) ** 2, weight.sum(-1))
 
 
+def scaled_brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """1 - Brier score / Brier score of the prevalence: 1 best, 0 no better than the prevalence, below 0 worse.
+
+    Steyerberg et al., Epidemiology 2010;21:128. NaN with one outcome.
+    """
+    weight = _weights(y_true, weight)
+    events, others = weight @ y_true, weight @ (1 - y_true)
+    return 1 - brier(y_true, y_prob, weight) * _ratio((events + others) ** 2, events * others)
+
+
 def log_loss(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
     """Mean negative log-likelihood in nats, 0 (best) upwards; risks are kept off 0 and 1 by the machine epsilon."""
     weight = _weights(y_true, weight)
@@ -93,14 +102,23 @@ def log_loss(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array
 # calibration
 
 
+def observed_expected(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Events over the sum of the risks, 0 upwards. Best 1; below 1 the risks are too high on the whole.
+
+    Debray et al., BMJ 2017;356:i6460. NaN when all risks are 0.
+    """
+    weight = _weights(y_true, weight)
+    return _ratio(weight @ y_true, weight @ np.asarray(y_prob, np.float64))
+
+
 def calibration_intercept(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
     """Calibration-in-the-large: intercept of a logistic regression on logit(y_prob) with the slope fixed at 1.
 
     Best 0; below 0 the risks are too high on the whole. Van Calster et al., BMC Med 2019;17:230. NaN with one outcome.
     """
     weight = np.atleast_2d(_weights(y_true, weight))
-    defined = (weight @ y_true > 0) & (weight @ (1 - y_true) > 0)
-    return _fit(np.ones((len(y_true), 1)), _log_odds(y_prob), y_true, weight, defined)[:, 0]
+    design = np.ones((len(y_true), 1))
+    return logistic.fit(design, _log_odds(y_prob), y_true, weight, _both_outcomes(y_true, weight))[:, 0]
 
 
 def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
@@ -112,72 +130,60 @@ def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None)
     weight, log_odds = np.atleast_2d(_weights(y_true, weight)), _log_odds(y_prob)
     scale = log_odds.std() or 1.0
     design = np.column_stack([np.ones(len(y_true)), (log_odds - log_odds.mean()) / scale])
-    return _fit(design, np.zeros(len(y_true)), y_true, weight, _overlap(y_true, log_odds, weight))[:, 1] / scale
+    defined = logistic.overlap(y_true, log_odds, weight)
+    return logistic.fit(design, np.zeros(len(y_true)), y_true, weight, defined)[:, 1] / scale
 
 
-def _fit(design: Array, offset: Array, y_true: Array, weight: Array, defined: NDArray[np.bool_]) -> Array:
-    """(replicates, columns of the design) coefficients of a logistic regression; NaN where not `defined`.
+def calibration_errors(
+    y_true: Array, y_prob: Array, weight: Array | None = None, knots: Array | None = None
+) -> dict[str, Array]:
+    """`ici`, `e50`, `e90`, `emax`: mean, median, 90th percentile and maximum of |y_prob - its calibration curve|.
 
-    Every replicate starts from the fit to the unweighted rows, which is near.
+    Austin & Steyerberg, Stat Med 2019;38:4051; 0 (best) to 1. The curve is their logistic regression on a restricted
+    cubic spline of logit(y_prob), with 5 knots; 4, 3 or a straight line with fewer than 100, 50 or 20 rows of the rarer
+    outcome. `knots` (on the logit scale) are placed by the unweighted rows, so that all bootstrap replicates have the
+    same. Percentiles are the smallest error that this share of the rows does not exceed. NaN with one outcome.
     """
-    fitted = np.full((len(weight), design.shape[1]), np.nan)
-    if defined.any():
-        start = np.zeros((1, design.shape[1]))
-        if len(weight) > 1:
-            start = _newton(design, offset, y_true, np.ones((1, len(y_true))), start)
-        fitted[defined] = _newton(design, offset, y_true, weight[defined], start)
-    return fitted
+    weight, log_odds = np.atleast_2d(_weights(y_true, weight)), _log_odds(y_prob)
+    design = logistic.natural_spline(log_odds, logistic.knots(y_true, log_odds) if knots is None else knots)
+    defined = _both_outcomes(y_true, weight)
+    fitted = logistic.fit(design, np.zeros(len(y_true)), y_true, weight, defined, RIDGE)
+    error = np.abs(logistic.sigmoid(fitted @ design.T) - y_prob)
+    order = np.argsort(error, axis=-1)
+    error, sorted_weight = np.take_along_axis(error, order, -1), np.take_along_axis(weight, order, -1)
+    reached = np.cumsum(sorted_weight, axis=-1)
+
+    def percentile(share: float) -> Array:
+        # The last digits of the sum must not decide between two neighbours.
+        row = np.argmax(reached >= share * (1 - 1e-9) * reached[:, -1:], axis=-1)
+        return np.asarray(np.where(defined, np.take_along_axis(error, row[:, None], -1)[:, 0], np.nan))
+
+    mean = _ratio((sorted_weight * error).sum(-1), reached[:, -1])
+    return {"ici": mean, "e50": percentile(0.5), "e90": percentile(0.9), "emax": percentile(1.0)}
 
 
-def _newton(design: Array, offset: Array, y_true: Array, weight: Array, start: Array) -> Array:
-    """Maximum likelihood by Newton's method. A step that raises the loss is halved, without which it can cycle."""
-    columns = design.shape[1]
-    products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
-    coefficients = start  # (1, columns): one for all replicates until the first step
-    risk, loss = _risk_and_loss(coefficients, design, offset, y_true, weight)
-    for _ in range(NEWTON_STEPS):
-        gradient = (weight * (y_true - risk)) @ design
-        curve = ((weight * (risk * (1 - risk))) @ products).reshape(-1, columns, columns)
-        # Only against singularity: where all risks have rounded to 0 or 1 the curve is exactly flat.
-        ridge = np.maximum(1e-12 * np.trace(curve, axis1=1, axis2=2), 1e-30)[:, None, None] * np.eye(columns)
-        step = np.clip(np.linalg.solve(curve + ridge, gradient[:, :, None])[:, :, 0], -MAX_STEP, MAX_STEP)
-        moving = np.abs(step).max(axis=1) > 1e-6
-        if not moving.any():  # the error left is about the square of the step
-            return np.asarray(coefficients + step)
-        for _ in range(HALVINGS):
-            risk, tried = _risk_and_loss(coefficients + step, design, offset, y_true, weight)
-            worse = ~(tried <= loss * (1 + 1e-11))
-            if not worse.any():
-                break
-            step[worse] /= 2
-        coefficients, loss = coefficients + step, tried
-    return np.where(moving[:, None], np.nan, coefficients)
+def ici(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Integrated calibration index: mean distance of the risks from their calibration curve; `calibration_errors`."""
+    return calibration_errors(y_true, y_prob, weight)["ici"]
 
 
-def _risk_and_loss(
-    coefficients: Array, design: Array, offset: Array, y_true: Array, weight: Array
-) -> tuple[Array, Array]:
-    """Risks (replicates, n), or (1, n) where all coefficients are the same, and log-loss sums (replicates,)."""
-    log_odds = coefficients @ design.T + offset
-    small = np.exp(-np.abs(log_odds))
-    risk = np.where(log_odds >= 0, 1, small) / (1 + small)
-    return risk, (weight * (np.maximum(log_odds, 0) - y_true * log_odds + np.log1p(small))).sum(-1)
+def e50(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Median distance of the risks from their calibration curve; `calibration_errors`."""
+    return calibration_errors(y_true, y_prob, weight)["e50"]
 
 
-def _overlap(y_true: Array, y_prob: Array, weight: Array) -> NDArray[np.bool_]:
-    """(replicates,) False where no event has a lower risk than some non-event, or the reverse (or one is lacking).
+def e90(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """90th percentile of the distance of the risks from their calibration curve; `calibration_errors`."""
+    return calibration_errors(y_true, y_prob, weight)["e90"]
 
-    The maximum-likelihood slope is finite only with overlap. Albert & Anderson, Biometrika 1984;71:1.
-    """
 
-    def extremes(outcome: int) -> tuple[Array, Array]:
-        rows = y_true == outcome
-        present, risk = weight[:, rows] > 0, y_prob[rows]
-        lowest = np.where(present, risk, np.inf).min(-1, initial=np.inf)
-        return lowest, np.where(present, risk, -np.inf).max(-1, initial=-np.inf)
+def emax(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
+    """Largest distance of a risk from the calibration curve; `calibration_errors`."""
+    return calibration_errors(y_true, y_prob, weight)["emax"]
 
-    (low_0, high_0), (low_1, high_1) = extremes(0), extremes(1)
-    return np.asarray((high_0 > low_1) & (high_1 > low_0))
+
+def _both_outcomes(y_true: Array, weight: Array) -> NDArray[np.bool_]:
+    return np.asarray((weight @ y_true > 0) & (weight @ (1 - y_true) > 0))
 
 
 def _log_odds(y_prob: Array) -> Array:
@@ -194,56 +200,124 @@ def _off_0_and_1(y_prob: Array) -> Array:
 # at a threshold
 
 
-def _table(y_true: Array, y_prob: Array, weight: Array | None, threshold: float) -> tuple[Array, Array, Array, Array]:
-    """True positives, false positives, false negatives, true negatives (weights)."""
-    weight = _weights(y_true, weight)
-    flagged = y_prob >= threshold
-    cells = [
-        (y_true == 1) & flagged,
-        (y_true == 0) & flagged,
-        (y_true == 1) & ~flagged,
-        (y_true == 0) & ~flagged,
-    ]
-    tp, fp, fn, tn = (np.asarray(weight @ cell.astype(float)) for cell in cells)
-    return tp, fp, fn, tn
+class Table(NamedTuple):
+    """Weight of the true positives, false positives, false negatives and true negatives; each () or (replicates,)."""
+
+    tp: Array
+    fp: Array
+    fn: Array
+    tn: Array
 
 
-def accuracy(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+def table(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Table:
+    """Rows by outcome and by whether they are flagged, which is a risk of at least `threshold`."""
+    event, flagged = y_true == 1, y_prob >= threshold
+    cells = np.column_stack([event & flagged, ~event & flagged, event & ~flagged, ~event & ~flagged])
+    return Table(*np.moveaxis(_weights(y_true, weight) @ cells.astype(float), -1, 0))
+
+
+class AtThreshold:
+    """A metric of flagged and unflagged rows: of `y_true`, `y_prob`, `weight` and `threshold`, by way of its `Table`."""
+
+    def __init__(self, formula: Callable[[Table], Array]) -> None:
+        self.of = formula
+        update_wrapper(self, formula)
+
+    def __call__(self, y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+        """The metric at one threshold; a float, or (replicates,)."""
+        return self.of(table(y_true, y_prob, weight, threshold=threshold))
+
+
+@AtThreshold
+def accuracy(cells: Table) -> Array:
     """Share of rows that are flagged (risk >= threshold) and have the event, or neither."""
-    tp, fp, fn, tn = _table(y_true, y_prob, weight, threshold)
-    return _ratio(tp + tn, tp + fp + fn + tn)
+    return _ratio(cells.tp + cells.tn, cells.tp + cells.fp + cells.fn + cells.tn)
 
 
-def precision(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+@AtThreshold
+def precision(cells: Table) -> Array:
     """Positive predictive value: events among the flagged. NaN when none is flagged."""
-    tp, fp, _, _ = _table(y_true, y_prob, weight, threshold)
-    return _ratio(tp, tp + fp)
+    return _ratio(cells.tp, cells.tp + cells.fp)
 
 
-def recall(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+@AtThreshold
+def npv(cells: Table) -> Array:
+    """Negative predictive value: non-events among the unflagged. NaN when all are flagged."""
+    return _ratio(cells.tn, cells.tn + cells.fn)
+
+
+@AtThreshold
+def recall(cells: Table) -> Array:
     """Sensitivity: flagged among the events. NaN without events."""
-    tp, _, fn, _ = _table(y_true, y_prob, weight, threshold)
-    return _ratio(tp, tp + fn)
+    return _ratio(cells.tp, cells.tp + cells.fn)
 
 
-def specificity(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+@AtThreshold
+def specificity(cells: Table) -> Array:
     """Unflagged among the non-events. NaN without non-events."""
-    _, fp, _, tn = _table(y_true, y_prob, weight, threshold)
-    return _ratio(tn, tn + fp)
+    return _ratio(cells.tn, cells.tn + cells.fp)
 
 
-def f1(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+@AtThreshold
+def fnr(cells: Table) -> Array:
+    """False-negative rate: unflagged among the events, 1 - sensitivity. NaN without events."""
+    return _ratio(cells.fn, cells.tp + cells.fn)
+
+
+@AtThreshold
+def lr_positive(cells: Table) -> Array:
+    """Positive likelihood ratio, sensitivity / (1 - specificity): how much a flag raises the odds; 1 is no information.
+
+    Deeks & Altman, BMJ 2004;329:168. NaN with one outcome, and when no non-event is flagged (it has no bound then).
+    """
+    return _ratio(recall.of(cells), _ratio(cells.fp, cells.fp + cells.tn))
+
+
+@AtThreshold
+def lr_negative(cells: Table) -> Array:
+    """Negative likelihood ratio, (1 - sensitivity) / specificity: how much no flag lowers the odds; 1: no information.
+
+    Deeks & Altman, BMJ 2004;329:168. NaN with one outcome, and when every non-event is flagged.
+    """
+    return _ratio(fnr.of(cells), specificity.of(cells))
+
+
+@AtThreshold
+def flagged(cells: Table) -> Array:
+    """Share of rows whose risk reaches the threshold."""
+    return _ratio(cells.tp + cells.fp, cells.tp + cells.fp + cells.fn + cells.tn)
+
+
+@AtThreshold
+def f1(cells: Table) -> Array:
     """Harmonic mean of precision and recall of the event. NaN when there is neither an event nor a flag."""
-    tp, fp, fn, _ = _table(y_true, y_prob, weight, threshold)
-    return _ratio(2 * tp, 2 * tp + fp + fn)
+    return _ratio(2 * cells.tp, 2 * cells.tp + cells.fp + cells.fn)
 
 
-def f1_weighted(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+@AtThreshold
+def f1_weighted(cells: Table) -> Array:
     """F1 of the event and of the non-event, averaged by how many rows have each; an undefined F1 counts as 0."""
-    tp, fp, fn, tn = _table(y_true, y_prob, weight, threshold)
+    tp, fp, fn, tn = cells
     event = np.nan_to_num(_ratio(2 * tp, 2 * tp + fp + fn))
     other = np.nan_to_num(_ratio(2 * tn, 2 * tn + fp + fn))
     return _ratio((tp + fn) * event + (tn + fp) * other, tp + fp + fn + tn)
+
+
+def net_benefit(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
+    """True positives less false positives at the threshold's odds, per row; at most the prevalence, 0 flags nobody.
+
+    Vickers & Elkin, Med Decis Making 2006;26:565. NaN at a threshold of 1, where a false positive costs without bound.
+    """
+    return decision_curve(y_true, y_prob, weight, thresholds=np.array([threshold]))[..., 0]
+
+
+def decision_curve(y_true: Array, y_prob: Array, weight: Array | None = None, *, thresholds: Array) -> Array:
+    """Net benefit at each of `thresholds` (m,): shape (m,) or (replicates, m). Risks of 1 flag everybody."""
+    weight, below_1 = _weights(y_true, weight), np.asarray(thresholds) < 1
+    odds = np.divide(thresholds, 1 - thresholds, out=np.full(len(thresholds), np.nan), where=below_1)
+    worth = np.where(y_true[:, None] == 1, 1, -odds)  # (n, m), of a flag
+    total = weight @ np.where((y_prob[:, None] >= thresholds) | ~below_1, worth, 0)
+    return _ratio(total, np.broadcast_to(weight.sum(-1)[..., None], total.shape))
 
 
 RANKED: dict[str, Metric] = {"auroc": auroc, "auprc": auprc}
@@ -253,59 +327,31 @@ PROBABILITY: dict[str, Metric] = {
     "calibration_intercept": calibration_intercept,
     "calibration_slope": calibration_slope,
 }
-AT_THRESHOLD: dict[str, Metric] = {
+OVERALL: dict[str, Metric] = {"scaled_brier": scaled_brier, "observed_expected": observed_expected}
+CURVE: dict[str, Metric] = {"ici": ici, "e50": e50, "e90": e90, "emax": emax}
+AT_THRESHOLD: dict[str, AtThreshold] = {
     "accuracy": accuracy,
     "precision": precision,
+    "npv": npv,
     "recall": recall,
     "specificity": specificity,
+    "lr_positive": lr_positive,
+    "lr_negative": lr_negative,
+    "flagged": flagged,
     "f1": f1,
     "f1_weighted": f1_weighted,
 }
-NAMES = (*RANKED, *PROBABILITY, *AT_THRESHOLD)
+NAMES = (*RANKED, *PROBABILITY, *OVERALL, *CURVE, *AT_THRESHOLD)
 
 
 def all_metrics(
     y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5
 ) -> dict[str, Array]:
     """Every metric by name; shape () or (replicates,)."""
-    values = {name: metric(y_true, y_prob, weight) for name, metric in (RANKED | PROBABILITY).items()}
-    values |= {name: metric(y_true, y_prob, weight, threshold=threshold) for name, metric in AT_THRESHOLD.items()}
+    plain = RANKED | PROBABILITY | OVERALL
+    values = {name: metric(y_true, y_prob, weight) for name, metric in plain.items()}
+    values |= calibration_errors(y_true, y_prob, weight)
+    cells = table(y_true, y_prob, weight, threshold=threshold)
+    values |= {name: metric.of(cells) for name, metric in AT_THRESHOLD.items()}
     shape = () if weight is None or np.ndim(weight) == 1 else (len(weight),)
     return {name: np.reshape(value, shape) for name, value in values.items()}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# bootstrap
-
-
-def bootstrap_counts(y_true: Array, replicates: int, seed: int, stratified: bool = False) -> Iterator[Array]:
-    """Bootstrap as row counts, (some replicates, n) at a time; `stratified` draws events and non-events apart.
-
-    Efron & Tibshirani 1993, chapter 6. The same seed gives the same replicates, so models on the same rows are paired.
-    Stratified replicates all have the same prevalence, so intervals of what depends on it are too narrow.
-    """
-    draw = np.random.default_rng(seed)
-    strata = [np.flatnonzero(y_true == outcome) for outcome in (0, 1)] if stratified else [np.arange(len(y_true))]
-    chunk = max(1, CHUNK_CELLS // max(1, len(y_true)))
-    for first in range(0, replicates, chunk):
-        counts = np.zeros((min(chunk, replicates - first), len(y_true)))
-        for replicate in counts:  # one after the other, so that the draw does not depend on the chunks
-            for rows in strata:
-                if len(rows):
-                    drawn = draw.integers(len(rows), size=len(rows))
-                    replicate[rows] = np.bincount(drawn, minlength=len(rows))
-        yield counts
-
-
-def interval(values: Array) -> tuple[float, float] | None:
-    """Percentile interval, 95 %, wide enough whatever the undefined replicates might have been.
-
-    They may lie beyond either end, so the percentiles of the others move outwards. None when over 2.5 % are undefined.
-    """
-    known = values[np.isfinite(values)]
-    undefined = (len(values) - len(known)) / len(values)
-    if undefined > TAIL:
-        return None
-    tail = (TAIL - undefined) / (1 - undefined)
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return float(low), float(high)

@@ -47,8 +47,11 @@ class LanguageScorer:
         self.encoder: PromptEncoder = build_encoder(config, tokenizer)
         if tuned is None:
             base = load_base(weights, config, self.dtype, self.device)
+            if config.model.family == "encoder":  # only its hidden states can be read
+                self.network: RiskNetwork = RiskNetwork(base).eval()
+                return
             labels = self.encoder.label_tokens(config.task.positive_label, config.task.negative_label)
-            self.network: RiskNetwork = LabelTokenNetwork(base, labels).eval()
+            self.network = LabelTokenNetwork(base, labels).eval()
         else:
             if not foreign:
                 verify(tuned)
@@ -63,6 +66,15 @@ class LanguageScorer:
         layout = self.network.layout
         with progress(what, len(prompts)) as advance:
             return score(self.network, prompts, self.pad_id, budget, self.device, layout, torch.float32, advance)
+
+    def states(self, texts: Sequence[str], what: str = "reading") -> NDArray[np.float64]:
+        """(rows, width) hidden states where rows are read."""
+        prompts, budget = self.encoder.encode(texts), self.config.evaluation.score_batch_tokens
+        network = self.network
+        with progress(what, len(prompts)) as advance:
+            return score(
+                network.hidden, prompts, self.pad_id, budget, self.device, network.layout, torch.float32, advance
+            )
 
     def check(self, saved: Path, probe_texts: Sequence[str]) -> None:
         """ModelError unless the loaded model scores the recorded synthetic sample as it did when it was saved."""

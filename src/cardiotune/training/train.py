@@ -54,16 +54,19 @@ def score(
 ) -> np.ndarray:
     """(rows,) float64 logits, in the order of `prompts`. Used in training, prediction and serving alike.
 
-    In many processes each scores its share of the batches; all get every row's logit.
+    In many processes each scores its share of the batches; all get every row's logit. `network` may also give (rows,
+    width) of something else, such as hidden states.
     """
-    logits = np.full(len(prompts), np.nan)
+    found: np.ndarray | None = None
     for rows in share(list(by_token_budget(prompts, batch_tokens, layout))):
         batch = lay_out([prompts[row] for row in rows], pad_id, layout).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits[rows] = network(batch).double().cpu().numpy()
+            values = network(batch).double().cpu().numpy()
+        found = np.full((len(prompts), *values.shape[1:]), np.nan) if found is None else found
+        found[rows] = values
         if on_rows:
             on_rows(len(rows))
-    return merge(logits)
+    return merge(np.empty(0) if found is None else found)
 
 
 def train(

@@ -16,7 +16,7 @@ from typing import Any
 
 from cardiotune.config import Gguf, ModelConfig
 from cardiotune.errors import ModelError
-from cardiotune.runs import hash_files, sha256, write_json
+from cardiotune.runs import RunFolder, hash_files, sha256, write_json
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +196,17 @@ def _dequantize(packed: Path, folder: Path) -> None:
     plain.load_state_dict(loaded.state_dict())
     plain.tie_weights()
     plain.save_pretrained(folder)
+
+
+def same_weights(run: RunFolder, model: ModelConfig) -> Path:
+    """The base weights, if they are still those that the run was prepared with; else ModelError."""
+    weights = find_weights(model)
+    recorded = run.read_manifest().get("base_model", {}).get("sha256")
+    present = weights_hashes(weights)
+    if recorded and recorded != present:
+        changed = sorted(name for name in recorded.keys() | present.keys() if recorded.get(name) != present.get(name))
+        raise ModelError(f"{weights}: not the base model of this run ({', '.join(changed)} differ)")
+    return weights
 
 
 def weights_hashes(folder: Path) -> dict[str, str]:

@@ -1,0 +1,241 @@
+"""What a model's risk depends on, column by column, in the same way for a language model and a table model.
+
+Every function takes `risk_of`, typed columns -> risks, and asks it once, for all the changed rows together: a language
+model then shows one progress bar, and a table model is fitted once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cardiotune.config import NUMBERS, DataConfig, SerializeConfig
+from cardiotune.data import schema
+from cardiotune.data.serialize import serialize_rows
+from cardiotune.data.split import Parts
+from cardiotune.data.subsample import stratified_rows
+from cardiotune.errors import DataError
+from cardiotune.evaluation import metrics
+from cardiotune.evaluation.baselines import Baseline
+from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
+from cardiotune.evaluation.probes import Score, with_values
+
+Array = NDArray[np.float64]
+RiskOf = Callable[[pl.DataFrame], Array]
+"""Rows with the dictionary's columns, typed, n of them -> risks (n,), 0 to 1."""
+
+ROWS = 200
+"""Patients that an importance rests on by default: a language model on a processor scores about 15 a second."""
+CURVE_ROWS = 50
+"""Patients that a partial dependence is averaged over by default."""
+REPLICATES = 1000
+FEW = 10
+"""A category of fewer training patients, which no dictionary lists, is not named."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# two kinds of models behind one interface
+
+
+def language_risk(score: Score, order: Sequence[str], data: DataConfig, serialize: SerializeConfig) -> RiskOf:
+    """The risks of a language model, of which `score` takes texts. Equal texts are scored once."""
+
+    def risk_of(frame: pl.DataFrame) -> Array:
+        texts = serialize_rows(frame, order, data, serialize)
+        distinct = list(dict.fromkeys(texts))
+        risks = dict(zip(distinct, score(distinct), strict=True))
+        return np.array([risks[text] for text in texts])
+
+    return risk_of
+
+
+def table_risk(
+    baseline: Baseline, frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataConfig, seed: int
+) -> RiskOf:
+    """The risks of a comparator such as LightGBM, fitted on the training part of `frame` at every call.
+
+    The rows to be scored are laid below the others as rows of the test part. Comparators learn nothing from that part, so
+    it is the model of the report, and the outcomes written for these rows are never read.
+    """
+    known = frame.select(data.inputs)
+
+    def risk_of(rows: pl.DataFrame) -> Array:
+        below = rows.select(data.inputs)
+        both = pl.concat([known, below])
+        all_parts = np.concatenate([parts, np.full(below.height, "test", dtype=parts.dtype)])
+        all_events = np.concatenate([events, np.zeros(below.height, dtype=events.dtype)])
+        return np.asarray(baseline(both, all_events, all_parts, data, seed)[known.height :])
+
+    return risk_of
+
+
+def _ask(risk_of: RiskOf, frames: Sequence[pl.DataFrame]) -> list[Array]:
+    """The risks of every frame, from one call."""
+    risks = risk_of(pl.concat(frames))
+    return np.split(risks, np.cumsum([frame.height for frame in frames])[:-1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# explanations
+
+
+def explain(
+    models: Mapping[str, RiskOf],
+    frame: pl.DataFrame,
+    events: NDArray[Any],
+    training: pl.DataFrame,
+    data: DataConfig,
+    rows: int = ROWS,
+    repeats: int = 3,
+    curves: int = 5,
+    grid_points: int = 6,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`{"importance": [{column, value, ci, model, ...}], "partial_dependence": [{column, unit, x, models}]}`.
+
+    frame and events: the rows to explain on, mostly the test part; `training`: the training part, for the range of the
+    curves. Curves are drawn for the `curves` columns that matter most to the first model. A table of ready texts has no
+    columns that its language model reads; the result is then empty, with a `note`.
+    """
+    if data.name_of("text"):
+        note = "the patients' texts come ready made, so no column of theirs can be changed"
+        return {"importance": [], "partial_dependence": [], "note": note}
+    importance = [
+        {**entry, "model": name}
+        for name, risk_of in models.items()
+        for entry in permutation_importance(risk_of, frame, events, data, rows, repeats, seed)
+    ]
+    first = [entry for entry in importance if entry["model"] == next(iter(models))]
+    first.sort(key=lambda entry: -(entry["value"] if entry["value"] is not None else -np.inf))
+    grids = {entry["column"]: grid_of(training[entry["column"]], data, grid_points) for entry in first}
+    grids = dict([(name, grid) for name, grid in grids.items() if len(grid) > 1][:curves])
+    some = frame[stratified_rows(events, min(rows, CURVE_ROWS), seed)]
+    lines = {name: partial_dependence(risk_of, some, data, grids) for name, risk_of in models.items()}
+    drawn = [
+        {
+            "column": column,
+            "unit": data.columns[column].unit,
+            "x": _spoken(grid, column, data),
+            "models": {name: line[column] for name, line in lines.items()},
+        }
+        for column, grid in grids.items()
+    ]
+    return {"importance": importance, "partial_dependence": drawn}
+
+
+def permutation_importance(
+    risk_of: RiskOf,
+    frame: pl.DataFrame,
+    events: NDArray[Any],
+    data: DataConfig,
+    rows: int = ROWS,
+    repeats: int = 3,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> list[dict[str, Any]]:
+    """How much worse the model ranks and predicts when one column is shuffled among the patients.
+
+    Breiman, Mach Learn 2001;45:5, section 10. For each feature column `{column, value, ci, log_loss, log_loss_ci}`: `value`
+    is the fall of the AUROC, `log_loss` the rise of the log-loss, means over `repeats` shuffles. Intervals are 95 %
+    bootstraps over patients and shuffles. What is derived from a column is derived anew; a column that others
+    stand in for has a low importance. Texts scored: rows x (1 + columns x repeats). Null where `events`, (n,) of 0 and 1,
+    holds one outcome only.
+    """
+    chosen = stratified_rows(events, rows, seed)
+    frame, y_true = frame[chosen], np.asarray(events)[chosen].astype(float)
+    draw = np.random.default_rng(seed)
+    shuffled = [
+        with_values(frame, frame[name][draw.permutation(frame.height)], data)
+        for name in data.features
+        for _ in range(repeats)
+    ]
+    base, *others = _ask(risk_of, [frame, *shuffled])
+    counts = np.concatenate(list(bootstrap_counts(y_true, replicates, seed)))
+    return [
+        {"column": name, **_worse(y_true, base, others[place * repeats : (place + 1) * repeats], counts)}
+        for place, name in enumerate(data.features)
+    ]
+
+
+def _worse(y_true: Array, base: Array, shuffled: list[Array], counts: Array) -> dict[str, Any]:
+    """Each replicate of the bootstrap judges one of the shuffles, so the interval holds the spread of both."""
+    entry: dict[str, Any] = {}
+    for metric, sign, value, ci in (
+        (metrics.auroc, -1, "value", "ci"),
+        (metrics.log_loss, 1, "log_loss", "log_loss_ci"),
+    ):
+        mean = float(np.mean([sign * (metric(y_true, risk) - metric(y_true, base)) for risk in shuffled]))
+        drawn = [
+            sign * (metric(y_true, risk, some) - metric(y_true, base, some))
+            for risk, some in zip(
+                shuffled, (counts[first :: len(shuffled)] for first in range(len(shuffled))), strict=True
+            )
+        ]
+        interval = percentile_interval(np.concatenate(drawn))
+        entry |= {value: mean if np.isfinite(mean) else None, ci: None if interval is None else list(interval)}
+    return entry
+
+
+def leave_one_field_out(risk_of: RiskOf, row: pl.DataFrame, data: DataConfig) -> list[dict[str, Any]]:
+    """For one patient, `{column, change}`: risk without a field minus risk with it, the largest change first.
+
+    row: one row with the dictionary's columns, typed; DataError for another number of rows. A field that is not recorded
+    has no entry. A change above 0 means that the field lowers this patient's risk.
+    """
+    if row.height != 1:
+        raise DataError(f"leave_one_field_out: {row.height} rows came; it explains one patient's risk, so give one row")
+    recorded = [name for name in data.features if row[name][0] is not None]
+    if not recorded:
+        return []
+    blanks = [with_values(row, pl.Series(name, [None], dtype=row[name].dtype), data) for name in recorded]
+    base, *without = (float(risk[0]) for risk in _ask(risk_of, [row, *blanks]))
+    changes = [{"column": name, "change": risk - base} for name, risk in zip(recorded, without, strict=True)]
+    return sorted(changes, key=lambda entry: -abs(float(str(entry["change"]))))
+
+
+def partial_dependence(
+    risk_of: RiskOf, frame: pl.DataFrame, data: DataConfig, grids: Mapping[str, Sequence[Any]]
+) -> dict[str, list[float]]:
+    """Mean risk of the rows when all of them have the same value in a column, for each value of the column's grid.
+
+    Friedman, Ann Stat 2001;29:1189, section 8.2. It averages over patients who may not exist, such as a woman of 40 with
+    the cholesterol of another; the grids of `grid_of` keep each value at least inside what training saw.
+    """
+    places = [(name, value) for name, grid in grids.items() for value in grid]
+    if not places:
+        return {}
+    changed = [
+        with_values(frame, pl.Series(name, [value] * frame.height, dtype=frame[name].dtype), data)
+        for name, value in places
+    ]
+    means = iter([float(risks.mean()) for risks in _ask(risk_of, changed)])
+    return {name: [next(means) for _ in grid] for name, grid in grids.items()}
+
+
+def grid_of(training: pl.Series, data: DataConfig, points: int = 6) -> list[Any]:
+    """Values to draw a curve over, of one column's training rows; empty when it has no scale or categories.
+
+    Numbers: evenly spaced quantiles from 5 to 95 %, so that no extreme patient is shown. Coded columns: the codes that
+    training has, if the dictionary does not list them only those of ten patients.
+    """
+    column, known = data.columns[training.name], training.drop_nulls()
+    if known.is_empty():
+        return []
+    if column.type in NUMBERS:
+        decimals = 0 if column.type == "integer" else 2 if column.decimals is None else column.decimals
+        quantiles = [float(known.quantile(share, "linear") or 0.0) for share in np.linspace(0.05, 0.95, points)]
+        return sorted({round(value, decimals) for value in quantiles})
+    if codes := schema.codes_of(column):
+        return [code for code in codes if code in set(known)]
+    if column.type in ("categorical", "ordinal"):
+        frequent = known.value_counts(sort=True).filter(pl.col("count") >= FEW)[training.name]
+        return sorted(frequent.to_list()[: 2 * points])
+    return []
+
+
+def _spoken(grid: Sequence[Any], name: str, data: DataConfig) -> list[Any]:
+    """Numbers as they are, codes in words."""
+    codes = schema.codes_of(data.columns[name])
+    return [codes.get(value, value) for value in grid]

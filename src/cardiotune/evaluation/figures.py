@@ -1,0 +1,539 @@
+"""What is drawn. Nothing here judges: every metric comes from `metrics.json`, every curve and bin from `curves`."""
+
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from cardiotune.evaluation import curves
+from cardiotune.evaluation.drawing import (
+    REFERENCE,
+    Drawing,
+    height_with_legend,
+    legend,
+    look,
+    square,
+    svg,
+    table,
+)
+from cardiotune.evaluation.record import Array, Record, Scores
+from cardiotune.evaluation.wording import model_words
+
+BLUE, GREY, RED = "#0072b2", "#999", "#b00020"
+MOST_COLUMNS = 20
+"""Columns in a figure of importance, the most important ones."""
+BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
+EVENT: dict[str, Any] = {"fill": True, "facecolor": "white", "edgecolor": "#333", "linewidth": 0.8, "hatch": "/////"}
+NO_EVENT: dict[str, Any] = {"fill": True, "facecolor": "#c8d4dc", "edgecolor": "#333", "linewidth": 0.8}
+
+
+def performance(record: Record) -> list[Drawing]:
+    """How good the models are on the test part. Curves that are not defined there are left out."""
+    part = record.part
+    # The same risk for every row has no curve: it is the reference line.
+    scored = {model: found for model, found in record.scored.items() if np.ptp(found.y_prob) > 0}
+    drawings = []
+    if 0 < part["n_events"] < part["n"] and scored:
+        drawings += [_roc(record, scored), _precision_recall(part, scored)]
+    if scored:
+        drawings.append(_calibration(scored))
+    drawings.append(_risks(record.main, record.scored[record.main], record.config.task.threshold))
+    if decision := part.get("decision_curve"):
+        drawings.append(_decision(decision, list(scored), record.main))
+    if record.training:
+        drawings.append(_training(record.training))
+    return drawings
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# discrimination
+
+
+def _values(part: dict[str, Any], model: str, *metrics: str) -> list[Any]:
+    return [part["models"][model][metric]["value"] for metric in metrics]
+
+
+def _curve(axes: Axes, model: str, line: tuple[Array, Array], point: list[Any], area: float) -> None:
+    """One model's curve, with a marker at `point`, where the threshold puts it (not drawn when undefined)."""
+    style = look(model)
+    axes.plot([], [], label=f"{model_words(model)} ({area:.2f})", **style)
+    axes.plot(*line, **{**style, "marker": ""})
+    if None not in point:
+        axes.plot([point[0]], [point[1]], **style)
+
+
+def _roc(record: Record, scored: dict[str, Scores]) -> Drawing:
+    part, main = record.part, record.main
+    lines = {model: curves.roc(found.y_true, found.y_prob) for model, found in scored.items()}
+    band = curves.roc_band(scored[main].y_true, scored[main].y_prob, record.config.seed) if main in scored else None
+
+    def paint(figure: Figure) -> None:
+        axes = square(figure, "1 − specificity", "Sensitivity (recall)")
+        axes.plot([0, 1], [0, 1], **REFERENCE, label="Chance (0.50)")
+        if band:
+            axes.fill_between(curves.BAND_GRID, *band, color=look(main)["color"], **BAND)
+        for model, line in lines.items():
+            area, specificity, recall = _values(part, model, "auroc", "specificity", "recall")
+            point = [None if specificity is None else 1 - specificity, recall]
+            _curve(axes, model, line, point, area)
+        legend(figure)
+
+    rows: list[tuple[Any, ...]] = [
+        (model, x, y, None, None) for model, line in lines.items() for x, y in zip(*line, strict=True)
+    ]
+    if band:
+        rows += [
+            (f"{main} 95 % band", x, None, low, high) for x, low, high in zip(curves.BAND_GRID, *band, strict=True)
+        ]
+    return Drawing(
+        name="roc",
+        title="ROC curves",
+        label=f"ROC curves on the test part: {_listed(scored)}",
+        caption="Look for curves that rise steeply to the upper left, far from the dotted line of chance; in brackets "
+        "the AUROC, and a marker where the threshold puts each model."
+        + (f" Shaded: pointwise 95 % bootstrap band of {model_words(main)}." if band else ""),
+        svg=svg("roc", (4.2, height_with_legend(4.3, len(lines) + 1)), paint),
+        data=table(("model", "1 - specificity", "sensitivity", "low", "high"), rows),
+    )
+
+
+def _precision_recall(part: dict[str, Any], scored: dict[str, Scores]) -> Drawing:
+    share = part["n_events"] / part["n"]
+    lines = {model: curves.precision_recall(found.y_true, found.y_prob) for model, found in scored.items()}
+
+    def paint(figure: Figure) -> None:
+        axes = square(figure, "Recall (sensitivity)", "Precision (PPV)")
+        axes.axhline(share, **REFERENCE, label=f"Prevalence ({share:.2f})")
+        for model, line in lines.items():
+            area, *point = _values(part, model, "auprc", "recall", "precision")
+            _curve(axes, model, line, point, area)
+        legend(figure)
+
+    rows = [(model, x, y) for model, line in lines.items() for x, y in zip(*line, strict=True)]
+    return Drawing(
+        name="precision-recall",
+        title="Precision and recall",
+        label=f"Precision-recall curves on the test part: {_listed(scored)}; prevalence {share:.2f}",
+        caption="Look for curves that stay high to the right, well above the dotted line of the prevalence, which is "
+        "the precision of flagging everyone; in brackets the AUPRC.",
+        svg=svg("pr", (4.2, height_with_legend(4.3, len(lines) + 1)), paint),
+        data=table(("model", "recall", "precision"), rows),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# risks
+
+
+def _calibration(scored: dict[str, Scores]) -> Drawing:
+    before = [model for model, found in scored.items() if not np.array_equal(found.y_prob, found.y_prob_raw)]
+
+    def painter(model: str) -> Callable[[Figure], None]:
+        def paint(figure: Figure) -> None:
+            axes, bars = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+            axes.set_title(model_words(model), fontsize=11)
+            axes.set(ylabel="Observed share of events", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            axes.set(xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
+            axes.plot([0, 1], [0, 1], **REFERENCE)
+            found = scored[model]
+            if model in before:
+                mean, share, _, _ = curves.calibration_points(found.y_true, found.y_prob_raw)
+                axes.plot(mean, share, color="#555", linestyle=":", marker="o", mfc="white", label="before")
+            mean, share, low, high = curves.calibration_points(found.y_true, found.y_prob)
+            style = look(model) | ({"label": "after"} if model in before else {})
+            axes.errorbar(mean, share, yerr=(share - low, high - share), capsize=3, elinewidth=1, **style)
+            if model in before:
+                axes.legend(frameon=False, fontsize=8, loc="upper left")
+            _two_sided(bars, *curves.risk_counts(found.y_true, found.y_prob))
+
+        return paint
+
+    points = [
+        (model, when, *point)
+        for model, found in scored.items()
+        for when, risk in (("final", found.y_prob), ("before", found.y_prob_raw))
+        if when == "final" or model in before
+        for point in zip(*curves.calibration_points(found.y_true, risk), strict=True)
+    ]
+    margins = {"left": 0.18, "right": 0.97, "bottom": 0.12, "top": 0.93, "hspace": 0.1}
+    drawn = [svg(f"calibration{number}", (3.1, 3.8), painter(model), margins) for number, model in enumerate(scored)]
+    return Drawing(
+        name="calibration",
+        title="Calibration",
+        label=f"Calibration on the test part, one panel a model: {_listed(scored)}",
+        caption="Look for points on the dotted diagonal: below it the risks are too high, above it too low; each point "
+        "is a group of rows of similar risk (tenths, fewer with few rows), its bar the 95 % Wilson interval. Below, how "
+        "many rows have which risk: with the event upwards, without it downwards."
+        + (" Hollow: the probabilities before correction and calibration." if before else ""),
+        svg=Markup("\n").join(drawn),
+        data=table(("model", "probabilities", "mean risk", "share of events", "low", "high"), points),
+        panels="small",
+    )
+
+
+def _two_sided(axes: Axes, with_event: Array, without: Array) -> None:
+    axes.stairs(with_event, curves.RISK_BINS, **EVENT)
+    axes.stairs(-without, curves.RISK_BINS, **NO_EVENT)
+    axes.axhline(0, color="#333", linewidth=0.8)
+    axes.set(xlabel="Predicted risk", ylabel="Rows")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+
+
+def _risks(model: str, found: Scores, threshold: float) -> Drawing:
+    counts = curves.risk_counts(found.y_true, found.y_prob)
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(2, 1, sharex=True, sharey=True)
+        for axes, rows, name, style in zip(panels, counts, ("Event", "No event"), (EVENT, NO_EVENT), strict=True):
+            axes.stairs(rows, curves.RISK_BINS, **style)
+            axes.axvline(threshold, color=RED, linewidth=1.2, linestyle=(0, (4, 2)))
+            axes.set_title(f"{name} ({rows.sum():.0f} rows)", fontsize=10, loc="left")
+            axes.set_ylabel("Rows")
+            axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panels[1].set(xlabel="Predicted risk", xlim=(0, 1))
+
+    bins = zip(curves.RISK_BINS[:-1], curves.RISK_BINS[1:], *counts, strict=True)
+    return Drawing(
+        name="risks",
+        title=f"Risks by outcome: {model_words(model)}",
+        label=f"Histograms of the risks of {model_words(model)} on the test part, for rows with and without the event",
+        caption="Look for little overlap between the two histograms, with the events to the right; the dashed line is "
+        "the threshold.",
+        svg=svg("risks", (4.2, 4.1), paint),
+        data=table(("risk from", "risk to", "rows with the event", "rows without"), bins),
+    )
+
+
+def _decision(found: dict[str, Any], models: list[str], main: str) -> Drawing:
+    at = np.array(found["thresholds"], float)
+    treat_all = np.array(found["treat_all"], float)
+    judged = {model: found["models"][model] for model in models if model in found["models"]}
+    lines = {model: np.array(line["net_benefit"], float) for model, line in judged.items()}
+    bands = {
+        model: np.array([ci or (None, None) for ci in line.get("ci") or []], float) for model, line in judged.items()
+    }
+
+    useful = np.any([line > 0 for line in (treat_all, *lines.values())], axis=0)
+    last = float(at[useful].max()) if useful.any() else float(at.max())  # beyond it nothing is of use
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="Threshold", ylabel="Net benefit", xlim=(0, last))
+        axes.plot(at, treat_all, color="#777", linewidth=1.2, linestyle=(0, (1, 1)), label="Treat all")
+        axes.axhline(0, color="#333", linewidth=1, label="Treat none")
+        if len(bands.get(main, ())):
+            axes.fill_between(at, bands[main][:, 0], bands[main][:, 1], color=look(main)["color"], **BAND)
+        every = max(1, int((at <= last).sum()) // 6)
+        for number, (model, line) in enumerate(lines.items()):
+            axes.plot(at, line, label=model_words(model), markevery=(number % every, every), **look(model))
+        high = float(np.nanmax([*(np.nanmax(line) for line in lines.values()), np.nanmax(treat_all), 0.01]))
+        axes.set_ylim(-0.15 * high, 1.08 * high)
+        legend(figure)
+
+    rows: list[tuple[Any, ...]] = [("treat all", x, y, None, None) for x, y in zip(at, treat_all, strict=True)]
+    for model, line in lines.items():
+        limits = bands[model] if len(bands[model]) else np.full((len(at), 2), np.nan)
+        rows += [(model, x, y, low, high) for x, y, (low, high) in zip(at, line, limits, strict=True)]
+    return Drawing(
+        name="decision-curve",
+        title="Decision curve",
+        label=f"Net benefit over the threshold: treat all, treat none, {_listed(lines)}",
+        caption="Look for the highest line at the thresholds that matter in the clinic: a model is of use only where it "
+        "is above both treating all and treating none (net benefit 0)."
+        + (f" Shaded: the 95 % interval of {model_words(main)}." if len(bands.get(main, ())) else ""),
+        svg=svg("decision", (4.2, height_with_legend(3.6, len(lines) + 2)), paint),
+        data=table(("model", "threshold", "net benefit", "low", "high"), rows),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# subgroups
+
+
+def forest(record: Record) -> Drawing | None:
+    """AUROC and O:E of the main model in each subgroup; None when the run judged none."""
+    groups, main = record.part.get("subgroups") or [], record.main
+    if not groups:
+        return None
+    labels = [_group_label(group) for group in groups]
+
+    def painter(metric: str, name: str, best: float | None) -> Callable[[Figure], None]:
+        def paint(figure: Figure) -> None:
+            axes = figure.add_subplot(title=name)
+            if best is not None:
+                axes.axvline(best, **REFERENCE)
+            for y, group in enumerate(groups):
+                entry = (group.get("models") or {}).get(main, {}).get(metric) or {"value": None, "ci": None}
+                value, ci = entry["value"], entry.get("ci")
+                if value is None:
+                    text = "withheld" if group["suppressed"] else "not defined"
+                    axes.text(
+                        0.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#555"
+                    )
+                    continue
+                if ci:
+                    axes.plot(ci, [y, y], color="#333", linewidth=1.4)
+                axes.plot([value], [y], color=BLUE, marker="s", markersize=6, linestyle="")
+            axes.set_yticks(range(len(groups)), labels, fontsize=8.5)
+            axes.set_ylim(len(groups) - 0.5, -0.5)
+            if metric == "observed_expected":
+                _ratio_scale(axes)
+
+        return paint
+
+    overall = record.part["models"][main]["auroc"]["value"]
+    height = 0.9 + sum(0.24 * (label.count("\n") + 1) + 0.1 for label in labels)
+    drawn = [
+        svg("forest-auroc", (4.2, height), painter("auroc", "AUROC", overall)),
+        svg("forest-oe", (4.2, height), painter("observed_expected", "O:E ratio", 1.0)),
+    ]
+    rows = [
+        (
+            *(group[key] for key in ("column", "group", "n", "n_events")),
+            model,
+            metric,
+            entry["value"],
+            *(entry.get("ci") or (None, None)),
+        )
+        for group in groups
+        for model, entries in (group.get("models") or {}).items()
+        for metric, entry in entries.items()
+    ]
+    header = ("column", "group", "n", "events", "model", "metric", "value", "low", "high")
+    return Drawing(
+        name="subgroups",
+        title=f"Subgroups: {model_words(main)}",
+        label=f"Forest plot of AUROC and observed by expected events of {model_words(main)} in {len(groups)} subgroups",
+        caption="Look for intervals that all reach the dotted line: the AUROC of everyone, and as many events as expected "
+        "(O:E 1). Above 1 the risks of the group are too low. Many groups are looked at, so one that stands out may do "
+        "so by chance. Withheld: too few rows or events. The data hold every model.",
+        svg=Markup("\n").join(drawn),
+        data=table(header, rows),
+        panels="large",
+    )
+
+
+def _group_label(group: dict[str, Any]) -> str:
+    name = textwrap.fill(f"{group['column']}: {group['group']}", 24)
+    return f"{name}\n(n = {'few' if group['n'] is None else group['n']})"
+
+
+def _ratio_scale(axes: Axes) -> None:
+    """Logarithmic, with ticks that read as ratios."""
+    axes.set_xscale("log")
+    ticks = [
+        tick for tick in (0.1, 0.2, 0.5, 0.8, 1, 1.25, 2, 5, 10) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]
+    ]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# training
+
+
+def _training(training: dict[str, Any]) -> Drawing:
+    steps, looks = training["history"]["steps"], training["history"]["validation"]
+
+    def paint(figure: Figure) -> None:
+        losses, areas = figure.subplots(2, 1, sharex=True)
+        style = {"color": BLUE, "marker": "o", "markersize": 4.5}
+        losses.plot(*_series(steps, "loss"), color=GREY, linewidth=0.8, label="Training loss")
+        losses.plot(*_series(looks, "log_loss"), **style, label="Validation")
+        areas.plot(*_series(looks, "auroc"), **style)
+        losses.axvline(training["selected_step"], **REFERENCE, label="Step kept")
+        areas.axvline(training["selected_step"], **REFERENCE)
+        losses.set(ylabel="Log-loss")
+        areas.set(ylabel="AUROC", xlabel="Optimizer step")
+        legend(figure, columns=3)
+
+    rows: list[tuple[Any, ...]] = [("training", entry["step"], float(entry["loss"]), None) for entry in steps]
+    rows += [("validation", entry["step"], float(entry["log_loss"]), entry["auroc"]) for entry in looks]
+    return Drawing(
+        name="training",
+        title="Learning curves",
+        label="Training loss over the steps, and log-loss and AUROC on the validation part at each look",
+        caption="Look for a validation log-loss that falls with the training loss; where it rises again, the model "
+        "learns the training rows by heart.",
+        svg=svg("training", (4.2, 4.1), paint),
+        data=table(("part", "step", "log-loss", "AUROC"), rows),
+    )
+
+
+def _series(entries: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    return [entry["step"] for entry in entries], [entry[name] for entry in entries]
+
+
+def learning_curve(found: dict[str, Any]) -> Drawing | None:
+    """AUROC and log-loss by the number of training rows; None without points."""
+    points = found.get("points") or []
+    if not points:
+        return None
+    models = list(dict.fromkeys(point["model"] for point in points))
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(2, 1, sharex=True)
+        for axes, metric, name in zip(panels, ("auroc", "log_loss"), ("AUROC", "Log-loss"), strict=True):
+            for model in models:
+                sizes, middle, low, high = _spread(points, model, metric)
+                bars = (middle - low, high - middle)
+                label = model_words(model) if metric == "auroc" else None
+                axes.errorbar(sizes, middle, yerr=bars, capsize=3, elinewidth=1, label=label, **look(model))
+            axes.set_ylabel(name)
+        panels[1].set(xlabel="Training rows", xscale="log")
+        panels[1].xaxis.set_major_locator(FixedLocator(sorted({point["size"] for point in points})))
+        panels[1].xaxis.set_minor_locator(NullLocator())
+        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panels[1].tick_params(axis="x", labelrotation=45)
+        legend(figure)
+
+    rows = [(p["model"], p["size"], p["seed"], p["auroc"], p["log_loss"]) for p in points]
+    return Drawing(
+        name="learning-curve",
+        title="By the number of training rows",
+        label=f"AUROC and log-loss over the number of training rows: {_listed(models)}",
+        caption="Look for where the lines cross and whether they still climb at the right end, where more patients would "
+        "help. Points are means over the seeds, bars reach from the lowest to the highest seed.",
+        svg=svg("learning-curve", (4.2, height_with_legend(4.2, len(models))), paint),
+        data=table(("model", "training rows", "seed", "AUROC", "log-loss"), rows),
+    )
+
+
+def _spread(points: list[dict[str, Any]], model: str, metric: str) -> tuple[Array, Array, Array, Array]:
+    """Training sizes, and mean, lowest and highest value over the seeds, (sizes,) each; undefined ones are left out."""
+    own = [point for point in points if point["model"] == model and point[metric] is not None]
+    sizes = sorted({point["size"] for point in own})
+    values = [[point[metric] for point in own if point["size"] == size] for size in sizes]
+    shape = [np.array([summary(seeds) for seeds in values], float) for summary in (np.mean, np.min, np.max)]
+    return np.array(sizes, float), shape[0], shape[1], shape[2]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# explanations and costs
+
+
+def explanations(found: dict[str, Any]) -> list[Drawing]:
+    """Importance of the columns, and how the mean risk changes with each; what the run has of them."""
+    drawings = []
+    if found.get("importance"):
+        drawings.append(_importance(found["importance"]))
+    if found.get("partial_dependence"):
+        drawings.append(_partial_dependence(found["partial_dependence"]))
+    return drawings
+
+
+def _importance(entries: list[dict[str, Any]]) -> Drawing:
+    models = list(dict.fromkeys(entry["model"] for entry in entries))
+    known = [entry for entry in entries if entry["value"] is not None]
+
+    def painter(model: str) -> Callable[[Figure], None]:
+        own = sorted((e for e in known if e["model"] == model), key=lambda e: -e["value"])[:MOST_COLUMNS]
+
+        def paint(figure: Figure) -> None:
+            axes = figure.add_subplot(title=model_words(model), xlabel="Fall of the AUROC")
+            axes.axvline(0, **REFERENCE)
+            for y, entry in enumerate(own):
+                if entry.get("ci"):
+                    axes.plot(entry["ci"], [y, y], color="#333", linewidth=1.4)
+                axes.plot([entry["value"]], [y], color=look(model)["color"], marker=look(model)["marker"], linestyle="")
+            axes.set_yticks(range(len(own)), [textwrap.fill(_spoken(e["column"]), 22) for e in own], fontsize=8.5)
+            axes.set_ylim(len(own) - 0.5, -0.5)
+
+        return paint
+
+    most = min(MOST_COLUMNS, max((sum(e["model"] == model for e in known) for model in models), default=1))
+    drawn = [svg(f"importance{number}", (4.2, 1.1 + 0.3 * most), painter(model)) for number, model in enumerate(models)]
+    rows = [(e["model"], e["column"], e["value"], *(e.get("ci") or (None, None))) for e in entries]
+    return Drawing(
+        name="importance",
+        title="Which columns matter",
+        label=f"Importance of the columns, one panel a model: {_listed(models)}",
+        caption="Look for columns whose interval is right of 0: so much worse does the model rank when the column is "
+        "shuffled among the patients. It says what the model uses, not what causes the outcome; columns that stand in for "
+        "each other look less important than they are.",
+        svg=Markup("\n").join(drawn),
+        data=table(("model", "column", "importance", "low", "high"), rows),
+        panels="large",
+    )
+
+
+def _partial_dependence(entries: list[dict[str, Any]]) -> Drawing:
+    def painter(entry: dict[str, Any]) -> Callable[[Figure], None]:
+        words = any(isinstance(x, str) for x in entry["x"])
+        at = list(range(len(entry["x"]))) if words else entry["x"]
+
+        def paint(figure: Figure) -> None:
+            unit = f" ({entry['unit']})" if entry.get("unit") else ""
+            axes = figure.add_subplot(xlabel=_spoken(entry["column"]) + unit, ylabel="Mean risk")
+            for model, risks in entry["models"].items():
+                style = look(model) | ({"linestyle": ""} if words else {"markevery": max(1, len(at) // 5)})
+                axes.plot(at, np.array(risks, float), label=model_words(model), **style)
+            if words:
+                axes.set_xticks(at, [textwrap.fill(str(x), 12) for x in entry["x"]], fontsize=8.5)
+                axes.set_xlim(-0.5, len(at) - 0.5)
+            legend(figure, columns=1)
+
+        return paint
+
+    drawn = [
+        svg(f"dependence{number}", (3.1, 2.4 + 0.2 * len(entry["models"])), painter(entry))
+        for number, entry in enumerate(entries)
+    ]
+    rows = [
+        (entry["column"], x, model, risk)
+        for entry in entries
+        for model, risks in entry["models"].items()
+        for x, risk in zip(entry["x"], risks, strict=True)
+    ]
+    return Drawing(
+        name="partial-dependence",
+        title="How the risk changes with a column",
+        label="Mean risk when a column is set to each value for every row, one panel a column: "
+        + ", ".join(_spoken(entry["column"]) for entry in entries),
+        caption="Look for directions that medicine knows; the other columns stay as they are, so combinations may be "
+        "rare or impossible where columns go together.",
+        svg=Markup("\n").join(drawn),
+        data=table(("column", "value", "model", "mean risk"), rows),
+        panels="small",
+    )
+
+
+def costs(stages: dict[str, dict[str, Any]]) -> Drawing | None:
+    """Seconds a stage; None without stages."""
+    if not stages:
+        return None
+    names, seconds = list(stages), [float(cost["seconds"]) for cost in stages.values()]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot(xlabel="Seconds")
+        bars = axes.barh(range(len(names)), seconds, color="#c8d4dc", edgecolor="#333", linewidth=0.8)
+        axes.bar_label(bars, [f"{value:.3g}" for value in seconds], padding=3, fontsize=8.5)
+        axes.set_yticks(range(len(names)), [_spoken(name) for name in names], fontsize=9)
+        axes.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.18 * max([*seconds, 0.01])))
+
+    return Drawing(
+        name="costs",
+        title="Seconds a stage",
+        label="Bars of the seconds that each stage took: "
+        + ", ".join(f"{_spoken(name)} {value:.3g}" for name, value in zip(names, seconds, strict=True)),
+        caption="Look for the longest bar: it is what a faster machine, or fewer comparators, would shorten.",
+        svg=svg("costs", (4.2, 0.9 + 0.28 * len(names)), paint),
+        data=table(
+            ("stage", "seconds", "peak memory (MiB)"),
+            [(n, c["seconds"], c["peak_memory_mib"]) for n, c in stages.items()],
+        ),
+    )
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _listed(models: Any) -> str:
+    return ", ".join(model_words(model) for model in models)

@@ -1,0 +1,210 @@
+"""How much the models gain from more training patients: the same run on growing parts of the training rows.
+
+Every size and seed is a run folder of its own, so a curve that was interrupted goes on where it stopped. For one seed,
+validation and test rows are the same at all sizes, and the rows of a smaller size are among those of a larger one.
+"""
+
+import json
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from cardiotune.config import Config, read_yaml
+from cardiotune.errors import ConfigError, DataError
+from cardiotune.evaluation.drawing import LOOKS, STYLE, UNKNOWN_LOOK
+from cardiotune.evaluation.wording import MODELS
+from cardiotune.runs import RunFolder, atomic, write_json
+
+log = logging.getLogger(__name__)
+
+Size = int | Literal["all"]
+"""Training rows; `all` leaves the training part as it is."""
+MIN_ROWS = 4
+"""Two events and two non-events."""
+METRICS = {"auroc": "AUROC", "log_loss": "Log-loss"}
+FILE = "learning_curve.json"
+
+
+def learning_curve(
+    config: Config, sizes: Sequence[Size], seeds: Sequence[int], run_one: Callable[[Config], RunFolder], out: Path
+) -> dict[str, Any]:
+    """`{"points": [{model, size, train_rows, seed, auroc, log_loss}]}` on the test part; also `out/learning_curve.json`.
+
+    `run_one` makes a whole run and replaces an unfinished one; finished runs below `out` are read and not repeated. The
+    seed is that of split, model and order, unless `split.seed` fixes the split. Sizes go from small to large, and the file
+    is written after every run. Undefined metrics are null. Raises ConfigError, before any run, for sizes or seeds that
+    make no sense and when a run below `out` had other settings; DataError when the table changed between runs.
+    """
+    _check(sizes, seeds)
+    wanted = [(size, seed) for size in sorted(sizes, key=_place) for seed in seeds]
+    variants = {(size, seed): variant(config, size, seed, out) for size, seed in wanted}
+    for one in variants.values():
+        _check_settings(one)
+    points: list[dict[str, Any]] = []
+    table: Any = None
+    for (size, seed), one in variants.items():
+        run = RunFolder(one.run_path)
+        if _finished(run):
+            log.info("%s: finished before, so it is read", run.path)
+        else:
+            log.info("training rows: %s, seed %d", size, seed)
+            run = run_one(one)
+        data = run.read_manifest().get("data")
+        if points and data != table:
+            raise DataError(
+                f"{run.path}: made from another table than the runs beside it; restore it, or use another folder"
+            )
+        table = data
+        points += _points(run, size, seed)
+        write_json(out / FILE, {"points": points})
+    return {"points": points}
+
+
+def variant(config: Config, size: Size, seed: int, out: Path) -> Config:
+    """The experiment with another training size and seed, and a run folder of its own in `out`."""
+    tree = config.model_dump(mode="json")
+    tree |= {"name": f"{config.name[:70]}-rows-{size}-seed-{seed}", "runs_dir": str(out), "seed": seed}
+    tree["split"]["train_rows"] = None if size == "all" else size
+    return type(config).model_validate(tree)
+
+
+def _check(sizes: Sequence[Size], seeds: Sequence[int]) -> None:
+    if not sizes or not seeds or len(set(sizes)) < len(sizes) or len(set(seeds)) < len(seeds):
+        raise ConfigError("learning curve: give at least one size and one seed, each of them once")
+    small = [size for size in sizes if size != "all" and size < MIN_ROWS]
+    if small:
+        raise ConfigError(
+            f"learning curve: size {small[0]} is too small; expected {MIN_ROWS} training rows or more, or all"
+        )
+
+
+def _place(size: Size) -> float:
+    return float("inf") if size == "all" else size
+
+
+def _check_settings(config: Config) -> None:
+    """ConfigError naming what changed when the run's folder was made with other settings."""
+    saved = RunFolder(config.run_path).config
+    if not saved.is_file():
+        return
+    before, now = _flat(read_yaml(saved)), _flat(config.model_dump(mode="json"))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        raise ConfigError(
+            f"{config.run_path}: made with other settings ({', '.join(changed)}); set them back, or use another folder"
+        )
+
+
+def _flat(tree: Any, above: str = "") -> dict[str, Any]:
+    """`{"split.test": 0.25, ...}`. An empty mapping is a value."""
+    if not isinstance(tree, dict) or not tree:
+        return {above: tree}
+    return {
+        name: leaf
+        for key, value in tree.items()
+        for name, leaf in _flat(value, f"{above}.{key}" if above else str(key)).items()
+    }
+
+
+def _finished(run: RunFolder) -> bool:
+    return run.manifest.is_file() and run.read_manifest().get("status") == "finished" and run.metrics.is_file()
+
+
+def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
+    test = json.loads(run.metrics.read_text("utf-8"))["parts"]["test"]
+    rows = json.loads(run.cohort.read_text("utf-8"))["parts"]["train"]["n"]
+    return [
+        {
+            "model": model,
+            "size": size,
+            "train_rows": rows,
+            "seed": seed,
+            **{metric: judged[metric]["value"] for metric in METRICS},
+        }
+        for model, judged in test["models"].items()
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is shown
+
+
+def _lines(curve: dict[str, Any], metric: str) -> dict[str, dict[float, list[float]]]:
+    """Model -> training rows (the median of a size) -> the defined values of the seeds; rows ascending."""
+    rows: dict[Any, list[int]] = {}
+    for point in curve["points"]:
+        rows.setdefault(point["size"], []).append(point["train_rows"])
+    x = {size: statistics.median(counts) for size, counts in rows.items()}
+    lines: dict[str, dict[float, list[float]]] = {}
+    for point in sorted(curve["points"], key=lambda point: x[point["size"]]):
+        values = lines.setdefault(point["model"], {}).setdefault(x[point["size"]], [])
+        if point[metric] is not None:
+            values.append(point[metric])
+    return lines
+
+
+def to_markdown(curve: dict[str, Any]) -> str:
+    """A table a metric: a line a model, a column a size; the median over seeds, and the lowest to the highest."""
+    tables = []
+    for metric, name in METRICS.items():
+        lines = _lines(curve, metric)
+        sizes = sorted({rows for line in lines.values() for rows in line})
+        head = ["| " + " | ".join([f"{name}, by training rows", *(f"{rows:.0f}" for rows in sizes)]) + " |"]
+        rule = ["|---|" + "---|" * len(sizes)]
+        body = [
+            "| " + " | ".join([MODELS.get(model, model), *(_cell(line.get(rows, [])) for rows in sizes)]) + " |"
+            for model, line in lines.items()
+        ]
+        tables.append("\n".join([*head, *rule, *body]))
+    return "\n\n".join(tables) + "\n"
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    middle = f"{statistics.median(values):.3f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.3f} to {max(values):.3f})"
+
+
+def draw(curve: dict[str, Any], file: Path) -> Path:
+    """AUROC and log-loss over training rows (logarithmic), as PNG or SVG by the ending of `file`, which is returned.
+
+    Lines are medians over seeds, bars reach from the lowest to the highest; models differ in colour, dashes and marker.
+    """
+    kind = file.suffix.removeprefix(".").lower()
+    if kind not in ("png", "svg"):
+        raise ConfigError(f"{file}: a figure is written as .png or .svg")
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the figure
+        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": "learning_curve"})
+        figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+        for panel, (metric, name) in enumerate(METRICS.items()):
+            _panel(figure, panel, name, _lines(curve, metric))
+        with atomic(file) as temporary:
+            when = {"Date": None} if kind == "svg" else {}  # the same curve gives the same bytes
+            figure.savefig(temporary, format=kind, dpi=160, metadata=when)
+    return file
+
+
+def _panel(figure: Figure, panel: int, name: str, lines: dict[str, dict[float, list[float]]]) -> None:
+    axes = figure.add_subplot(1, 2, panel + 1, xlabel="Training rows", ylabel=f"{name} on the test part", xscale="log")
+    for model, line in lines.items():
+        seen = {rows: values for rows, values in line.items() if values}
+        middle = [statistics.median(values) for values in seen.values()]
+        below = [m - min(values) for m, values in zip(middle, seen.values(), strict=True)]
+        above = [max(values) - m for m, values in zip(middle, seen.values(), strict=True)]
+        look = {"linewidth": 1.5, "markersize": 5.5, **LOOKS.get(model, UNKNOWN_LOOK)}
+        axes.errorbar(
+            list(seen), middle, yerr=[below, above], capsize=3, elinewidth=1, label=MODELS.get(model, model), **look
+        )
+    sizes = sorted({rows for line in lines.values() for rows in line})
+    axes.set_xticks(sizes, [f"{rows:.0f}" for rows in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    if panel == 0:
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, handlelength=3.5, fontsize=9)

@@ -1,0 +1,128 @@
+"""The model card: `model_card.md` in the format of the Hugging Face hub, ready to lie beside the weights.
+
+Facts of the run only: counts and metrics, never a value of a patient. It says what the model is not for.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from cardiotune.config import ModelConfig
+from cardiotune.evaluation import checklists
+from cardiotune.evaluation.record import Record, read_record
+from cardiotune.evaluation.wording import KEY_METRICS, capitalized, estimate, events, metric_words, model_words, plain
+from cardiotune.runs import RunFolder, write_text
+
+HUB_LICENSES = {"Gemma Terms of Use": "gemma", "Apache-2.0": "apache-2.0", "MIT": "mit"}
+"""Our name of a licence -> its id on the hub. Any other is `other`, with its name and link."""
+HUB_METRICS = {"auroc": "roc_auc", "brier": "brier_score", "log_loss": "log_loss", "accuracy": "accuracy"}
+TERMS = {
+    "medgemma": "The base model is a MedGemma model. HAI-DEF is provided under and subject to the Health AI Developer "
+    "Foundations Terms of Use found at https://developers.google.com/health-ai-developer-foundations/terms. The terms "
+    "pass on to this model: whoever shares it, or offers it as a service, must pass them on too, and clinical use (in "
+    "diagnosis or treatment, a research study included) is bound to them and to the law of the place.",
+    "gemma": "The base model is a Gemma model. Gemma is provided under and subject to the Gemma Terms of Use found at "
+    "https://ai.google.dev/gemma/terms. The terms, and its prohibited uses, pass on to this model: whoever shares it, or "
+    "offers it as a service, must pass them on too.",
+}
+"""Part of a base model's name -> the notice that its terms ask for; the first that fits."""
+
+
+def write_model_card(run: RunFolder) -> Path:
+    """Write `model_card.md` into the run folder. Raises DataError when the run has no predictions or no metrics."""
+    file = run.path / "model_card.md"
+    write_text(file, render(read_record(run)))
+    return file
+
+
+def render(record: Record) -> str:
+    """YAML front matter that the hub accepts, and the card in Markdown."""
+    from huggingface_hub import ModelCard
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=False,
+        finalize=plain,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["capitalized"] = capitalized
+    body = environment.get_template("model_card.md.j2").render(_content(record))
+    return str(ModelCard(f"---\n{_front_matter(record)}\n---\n\n{body}"))
+
+
+def terms_notice(model: ModelConfig) -> str | None:
+    """What the terms of a base model ask to be said with what was made from it; None when we know of nothing."""
+    named = f"{model.name} {model.hub_id or ''}".lower()
+    return next((notice for part, notice in TERMS.items() if part in named), None)
+
+
+def _front_matter(record: Record) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    config, judged = record.config, record.part["models"][record.main]
+    tuned = record.main == "tuned"
+    results = [
+        EvalResult(
+            task_type="tabular-classification",
+            dataset_type="private",
+            dataset_name="test part of the run",
+            metric_type=name,
+            metric_name=metric_words(metric)[0],
+            metric_value=round(judged[metric]["value"], 4),
+        )
+        for metric, name in HUB_METRICS.items()
+        if judged.get(metric, {}).get("value") is not None
+    ]
+    about_base: dict[str, Any] = {}
+    if tuned:
+        adapter = config.method.kind == "lora"
+        about_base = {
+            "base_model": config.model.hub_id,
+            "base_model_relation": ("adapter" if adapter else "finetune") if config.model.hub_id else None,
+            "library_name": "peft" if adapter else "transformers",
+            **_license(config.model),
+        }
+    data = ModelCardData(
+        model_name=config.name,
+        language="en",
+        tags=["cardiotune", "clinical-prediction", "tabular-classification", "research-only"],
+        eval_results=results or None,
+        **{key: value for key, value in about_base.items() if value},
+    )
+    return data.to_yaml()
+
+
+def _license(model: ModelConfig) -> dict[str, str | None]:
+    known = HUB_LICENSES.get(model.license)
+    if known:
+        return {"license": known}
+    name = re.sub(r"[^a-z0-9.]+", "-", model.license.lower()).strip("-") or "unknown"
+    return {"license": "other", "license_name": name, "license_link": model.license_url}
+
+
+def _content(record: Record) -> dict[str, Any]:
+    config, part = record.config, record.part
+    judged = part["models"]
+    metrics = [metric for metric in KEY_METRICS if metric in judged[record.main]]
+    rivals = [model for model in record.models if model in (record.main, part.get("verdict", {}).get("against"))]
+    return {
+        "name": config.name,
+        "tuned": record.main == "tuned",
+        "main": model_words(record.main),
+        "outcome": config.task.outcome,
+        "terms": terms_notice(config.model) if config.needs_llm else None,
+        "facts": checklists.facts(record),
+        "n": part["n"],
+        "events": events(part["n"], part["n_events"]),
+        "columns": [model_words(model) for model in rivals],
+        "rows": [
+            [metric_words(metric)[0], *(estimate(judged[m].get(metric, {"value": None})) for m in rivals)]
+            for metric in metrics
+        ],
+        "threshold": config.task.threshold,
+    }

@@ -1,0 +1,313 @@
+"""Does the risk change when the patient does not? And does it rise where a finding gets worse?
+
+Each probe writes the same patients otherwise (order, style, rounding, units, names), or leaves one field out, and
+measures how far the risks move. Ribeiro et al., ACL 2020 (CheckList): invariance and directional expectation tests; the
+order and wording of a prompt are known to move a language model (Sclar et al., ICLR 2024). Only sums over patients leave.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cardiotune.config import NUMBERS, Column, DataConfig, SerializeConfig
+from cardiotune.data import schema
+from cardiotune.data.serialize import serialize_rows
+
+Array = NDArray[np.float64]
+Score = Callable[[list[str]], Array]
+"""Patients' texts, n of them -> risks (n,), 0 to 1."""
+
+READY_TEXT = "the patients' texts come ready made, so no other way to write them is known"
+TEMPLATE = "the text is written by the user's own template, so order, style and names cannot be changed"
+STYLES = ("sentence", "list", "compact")
+
+
+def probe(
+    score: Score,
+    frame: pl.DataFrame,
+    order: Sequence[str],
+    data: DataConfig,
+    serialize: SerializeConfig,
+    rows: int = 100,
+    orders: int = 3,
+    tolerance: float = 0.01,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`{"probes": [{name, text, n, mean_change, p95_change, max_change}], "monotonicity": [{column, text, n, share_wrong}]}`.
+
+    frame: patients to probe with, of which `rows` are drawn; `order`: feature columns as in the run's text; `orders`: how
+    many random column orders to try. Changes are absolute differences of the risk, n the number of patients behind them.
+    `share_wrong` is the share of patients whose risk falls by more than `tolerance` where a finding gets worse. Texts
+    scored: at most about rows x (orders + 10 + twice the columns), equal ones once. A table of ready texts, or a template
+    of the user's, has fewer probes or none, and a `note`.
+    """
+    if data.name_of("text"):
+        return {"probes": [], "monotonicity": [], "note": READY_TEXT}
+    if frame.height > rows:
+        frame = frame.sample(rows, seed=seed)
+    variants = list(_rewritten(frame, order, data, serialize, orders, seed)) + list(_without(frame, order, data))
+    rises = list(_raised(frame, order, data))
+    texts = [serialize_rows(frame, order, data, serialize)]
+    texts += [
+        serialize_rows(variant.frame, variant.order or order, variant.data, variant.serialize or serialize)
+        for variant in variants
+    ]
+    texts += [serialize_rows(step, order, data, serialize) for rise in rises for step in rise.steps]
+    risks = iter(_risks(score, texts))
+    base = next(risks)
+    changes = [np.abs(next(risks) - base) for _ in variants]
+    found: dict[str, Any] = {
+        "probes": _summaries(variants, changes),
+        "monotonicity": [
+            _monotone(rise, np.array([base, *(next(risks) for _ in rise.steps)]), tolerance) for rise in rises
+        ],
+    }
+    return {**found, "note": TEMPLATE} if serialize.style == "template" else found
+
+
+def _risks(score: Score, texts: list[list[str]]) -> list[Array]:
+    """Risks of every list of texts, from one call; a text that stands in several is scored once."""
+    distinct = list(dict.fromkeys(text for some in texts for text in some))
+    risk_of = dict(zip(distinct, score(distinct), strict=True))
+    return [np.array([risk_of[text] for text in some]) for some in texts]
+
+
+def with_values(frame: pl.DataFrame, values: pl.Series, data: DataConfig) -> pl.DataFrame:
+    """The rows with the values of one column replaced, and what is derived from it derived anew.
+
+    Without the latter, a patient could have a pressure of 190 and the category "normal".
+    """
+    frame = frame.with_columns(values.cast(frame[values.name].dtype))
+    following = {n: c for n, c in data.columns.items() if c.derive and values.name in c.derive.inputs and n in frame}
+    return schema.derive(frame, data.model_copy(update={"columns": following})) if following else frame
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the same patient, written otherwise
+
+
+class _Variant(NamedTuple):
+    """The same rows, written in another way. Variants of one name are reported together."""
+
+    name: str
+    text: str
+    frame: pl.DataFrame
+    data: DataConfig
+    order: Sequence[str] | None = None
+    serialize: SerializeConfig | None = None
+    rows: NDArray[np.bool_] | None = None
+    """Which rows it changes; None is all."""
+
+
+def _rewritten(
+    frame: pl.DataFrame, order: Sequence[str], data: DataConfig, serialize: SerializeConfig, orders: int, seed: int
+) -> Iterator[_Variant]:
+    if serialize.style != "template":
+        draw = np.random.default_rng(seed)
+        for _ in range(orders if len(order) > 1 else 0):
+            text = f"the columns in {orders} other random orders"
+            yield _Variant("order", text, frame, data, order=[order[place] for place in draw.permutation(len(order))])
+        for style in STYLES:
+            if style != serialize.style:
+                other = serialize.model_copy(update={"style": style})
+                yield _Variant(
+                    f"style: {style}", f"written as {style} in place of {serialize.style}", frame, data, None, other
+                )
+        if any(data.columns[name].phrase for name in order):
+            plain = {name: column.model_copy(update={"phrase": None}) for name, column in data.columns.items()}
+            text = "columns called by their names in the table in place of their phrases"
+            yield _Variant("names", text, frame, data.model_copy(update={"columns": plain}))
+    numbers = [name for name in order if data.columns[name].type in NUMBERS]
+    if numbers:
+        rounded = frame.with_columns(frame[name].round_sig_figs(2) for name in numbers)
+        yield _Variant("rounding", "numbers rounded to two significant digits", rounded, data)
+    yield from _other_units(frame, order, data)
+
+
+def _without(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Iterator[_Variant]:
+    """One field after the other not recorded, for the patients who have it."""
+    for name in order:
+        recorded = frame[name].is_not_null().to_numpy()
+        if recorded.any():
+            blank = with_values(frame, pl.Series(name, [None] * frame.height, dtype=frame[name].dtype), data)
+            yield _Variant(f"missing: {name}", f"{name} is not recorded", blank, data, rows=recorded)
+
+
+def _summaries(variants: list[_Variant], changes: list[Array]) -> list[dict[str, Any]]:
+    """One entry a name. A patient's change over several variants of a name counts once for each in mean and quantile."""
+    gathered: dict[str, tuple[_Variant, list[Array]]] = {}
+    for variant, change in zip(variants, changes, strict=True):
+        moved = change if variant.rows is None else change[variant.rows]
+        gathered.setdefault(variant.name, (variant, []))[1].append(moved)
+    return [
+        {
+            "name": name,
+            "text": variant.text,
+            "n": len(moved[0]),
+            "mean_change": float(np.mean(moved)),
+            "p95_change": float(np.quantile(moved, 0.95)),
+            "max_change": float(np.max(moved)),
+        }
+        for name, (variant, moved) in gathered.items()
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# units
+
+
+class _Conversion(NamedTuple):
+    """value in `unit` x factor = value in `other`, written with `decimals`."""
+
+    unit: str
+    other: str
+    factor: float
+    decimals: int
+    substance: str = ""
+    """Regular expression that the column's name must hold: between mass and amount, the factor depends on it."""
+
+
+CONVERSIONS = (
+    # 1 mmHg = 0.133322 kPa, 1 kg = 2.20462 lb (NIST SP 811, appendix B); molar masses 386.65, 180.16 and 113.12 g/mol.
+    _Conversion("mmHg", "kPa", 0.133322, 1),
+    _Conversion("kPa", "mmHg", 7.50062, 0),
+    _Conversion("cm", "m", 0.01, 2),
+    _Conversion("m", "cm", 100, 0),
+    _Conversion("kg", "lb", 2.20462, 0),
+    _Conversion("lb", "kg", 0.453592, 1),
+    _Conversion("mg/dL", "mmol/L", 0.0258632, 1, r"chol|hdl|ldl"),
+    _Conversion("mmol/L", "mg/dL", 38.665, 0, r"chol|hdl|ldl"),
+    _Conversion("mg/dL", "mmol/L", 0.0555062, 1, r"gluc|sugar"),
+    _Conversion("mmol/L", "mg/dL", 18.016, 0, r"gluc|sugar"),
+    _Conversion("mg/dL", "µmol/L", 88.402, 0, r"creat"),
+    _Conversion("µmol/L", "mg/dL", 0.0113120, 2, r"creat"),
+)
+
+
+def _other_units(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Iterator[_Variant]:
+    for name in order:
+        column = data.columns[name]
+        found = _conversion(name, column)
+        if found:
+            changes = {"unit": found.other, "type": "numeric", "decimals": found.decimals, "range": None}
+            columns = {**data.columns, name: column.model_copy(update=changes)}
+            other = data.model_copy(update={"columns": columns})
+            values = frame.with_columns(frame[name] * found.factor)
+            text = f"{name} in {found.other} in place of {column.unit}"
+            yield _Variant(f"unit: {name}", text, values, other, rows=frame[name].is_not_null().to_numpy())
+
+
+def _conversion(name: str, column: Column) -> _Conversion | None:
+    """The conversion of a column's unit, unless its name in the text holds the unit too and would contradict."""
+    unit, label = _plain(column.unit or ""), schema.label(name, column)
+    in_name = unit in _plain(label) if len(unit) > 2 else unit in label.lower().split()
+    if column.type not in NUMBERS or in_name:
+        return None
+    called = _called(name, column)
+    fitting = (c for c in CONVERSIONS if _plain(c.unit) == unit and re.search(c.substance, called))
+    return next(fitting, None)
+
+
+def _plain(words: str) -> str:
+    """Lower-case letters and digits alone: `mg/dL`, `mg_dl` and `MG/DL` are one unit."""
+    return re.sub(r"[^a-zµ0-9]", "", words.lower().replace("μ", "µ").replace("²", "2"))
+
+
+def _called(name: str, column: Column) -> str:
+    """All that a column is called, in words."""
+    return re.sub(r"[_\W]+", " ", f"{name} {column.phrase or ''}".lower())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# findings that get worse
+
+
+class _Finding(NamedTuple):
+    """A finding that, raised alone, does not lower the risk of cardiovascular disease."""
+
+    name: str
+    pattern: str
+    """Regular expression for what a column is called; `never` for what it must not be called."""
+    steps: dict[str, float]
+    """Unit -> a step that a clinician would call a change. The first unit is that of a column without one."""
+    never: str = r"\bage of|\bhdl\b|over|after|before|change|diff|categor|group|class|hist"
+
+
+FINDINGS = (
+    # Age, systolic pressure and cholesterol raise the risk in SCORE2 (Eur Heart J 2021;42:2439), body-mass index and
+    # diabetes, for which glucose stands here, in QRISK3 (BMJ 2017;357:j2099). The steps are our own choice.
+    _Finding(
+        "systolic blood pressure", r"\bsbp\b|systolic|\bap hi\b|(?<!diastolic )blood pressure", {"mmhg": 10, "kpa": 1.3}
+    ),
+    _Finding("age", r"\bage\b", {"years": 5, "year": 5, "y": 5, "days": 1826.25, "months": 60}),
+    _Finding("cholesterol", r"cholesterol|chol\b", {"mgdl": 40, "mmoll": 1}),
+    _Finding("glucose", r"glucose|\bgluc\b", {"mgdl": 36, "mmoll": 2}),
+    _Finding("body-mass index", r"\bbmi\b|body mass index", {"kgm2": 5}),
+    _Finding("weight at the same height", r"\bweight\b", {"kg": 10, "lb": 22}, r"birth|over|under|loss|change|gain"),
+)
+STEPS = 2
+"""How often a finding is raised, each time from the last value."""
+
+
+class _Rise(NamedTuple):
+    column: str
+    text: str
+    steps: list[pl.DataFrame]
+    applies: list[NDArray[np.bool_]]
+    """For each step, (rows,): the value is recorded and stays within the column's range."""
+
+
+def _raised(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Iterator[_Rise]:
+    for name in order:
+        column = data.columns[name]
+        derived_from = column.derive.inputs if column.derive else []
+        finding = _finding(name, column)
+        if finding is None or set(derived_from) & set(order):
+            continue  # raised alone, a derived column would contradict the columns that it comes from
+        if column.type in NUMBERS:
+            step = _step(finding, column)
+            highest = column.range[1] if column.range else frame[name].max()
+            raised = [frame[name] + step * times for times in range(1, STEPS + 1)]
+            applies = [(values <= highest).fill_null(False).to_numpy() for values in raised]
+            text = f"{finding.name} raised by {step:g} {column.unit or next(iter(finding.steps))}, {STEPS} times"
+        elif column.type == "ordinal" and len(codes := list(schema.codes_of(column))) > 1:
+            next_code = dict(zip(codes, [*codes[1:], None], strict=True))
+            raised, values = [], frame[name]
+            for _ in range(min(STEPS, len(codes) - 1)):
+                values = values.replace_strict(next_code, default=None, return_dtype=pl.String)
+                raised.append(values)
+            applies = [values.is_not_null().to_numpy() for values in raised]
+            text = f"{finding.name} raised to the next category"
+        else:
+            continue
+        if any(mask.any() for mask in applies):
+            yield _Rise(name, text, [with_values(frame, values, data) for values in raised], applies)
+
+
+def _finding(name: str, column: Column) -> _Finding | None:
+    """What a column measures, by what it is called, if its unit is one of the finding's."""
+    called = _called(name, column)
+    for finding in FINDINGS:
+        if re.search(finding.pattern, called) and not re.search(finding.never, called):
+            known = column.type == "ordinal" or _step(finding, column) > 0
+            return finding if known else None
+    return None
+
+
+def _step(finding: _Finding, column: Column) -> float:
+    """The step in the column's unit; 0 when the unit is none that the finding is measured in."""
+    if not column.unit:
+        return next(iter(finding.steps.values()))
+    return finding.steps.get(_plain(column.unit), 0)
+
+
+def _monotone(rise: _Rise, path: Array, tolerance: float) -> dict[str, Any]:
+    """path: (1 + steps, rows) risks from the patient's own value upwards. A patient counts once, wrong at any step."""
+    applies = np.array(rise.applies)
+    wrong = (np.diff(path, axis=0) < -tolerance) & applies
+    n = int(applies.any(axis=0).sum())
+    return {"column": rise.column, "text": rise.text, "n": n, "share_wrong": float(wrong.any(axis=0).sum() / n)}

@@ -1,0 +1,97 @@
+"""Everything that the files of a run folder say, read once for the report, the checklists and the model card."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cardiotune.config import Config, load_resolved
+from cardiotune.errors import DataError
+from cardiotune.evaluation.predict import read_predictions
+from cardiotune.evaluation.wording import in_order
+from cardiotune.runs import RunFolder
+
+Array = NDArray[np.float64]
+OPTIONAL = ("audit", "calibration", "table1", "probes", "explanations", "learning_curve")
+"""Files `<name>.json` of the run folder that are shown where they are."""
+
+
+class Scores(NamedTuple):
+    """One model on the test rows whose outcome is known; (rows,) each."""
+
+    y_true: Array
+    y_prob: Array
+    y_prob_raw: Array
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of a run folder. A file that the run has not is an empty dict."""
+
+    run: RunFolder
+    config: Config
+    manifest: dict[str, Any]
+    cohort: dict[str, Any]
+    training: dict[str, Any]
+    interval: dict[str, Any]
+    """How every interval in `metrics.json` was made."""
+    part: dict[str, Any]
+    """The test part of `metrics.json`."""
+    models: list[str]
+    scored: dict[str, Scores]
+    extras: dict[str, dict[str, Any]]
+    """Name in `OPTIONAL` -> content."""
+
+    @property
+    def main(self) -> str:
+        """The model that the report is about: the tuned one or, without it, the one with the highest AUROC."""
+        if "tuned" in self.models:
+            return "tuned"
+        return max(self.models, key=lambda model: self.part["models"][model]["auroc"]["value"] or 0)
+
+
+def read_record(run: RunFolder) -> Record:
+    """Read a run folder. Raises DataError when it has no predictions or no metrics of its test part."""
+    if not run.metrics.is_file():
+        raise DataError(f"{run.metrics}: no metrics yet; make them with `cardiotune evaluate {run.path}`")
+    rows = read_predictions(run)
+    metrics = read_json(run.metrics)
+    part = metrics["parts"].get("test")
+    if part is None:
+        raise DataError(f"{run.metrics}: no test part with known outcomes, so there is nothing to report")
+    models = in_order(list(part["models"]))
+    scored = scores(rows, models)
+    if any(len(found.y_true) != part["n"] for found in scored.values()):
+        raise DataError(f"{run.metrics}: made from other predictions; renew it with `cardiotune evaluate {run.path}`")
+    return Record(
+        run=run,
+        config=load_resolved(run.config),
+        manifest=run.read_manifest(),
+        cohort=read_json(run.cohort),
+        training=read_json(run.training),
+        interval=metrics["interval"],
+        part=part,
+        models=models,
+        scored=scored,
+        extras={name: read_json(run.path / f"{name}.json") for name in OPTIONAL},
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty when there is no such file."""
+    content: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return content
+
+
+def scores(rows: list[dict[str, Any]], models: list[str]) -> dict[str, Scores]:
+    """Outcomes and risks of each model on the test rows with a known outcome."""
+    judged = [row for row in rows if row["part"] == "test" and row["y_true"] is not None]
+    found = {}
+    for model in models:
+        own = [row for row in judged if row["model"] == model]
+        columns = ([row[name] for row in own] for name in ("y_true", "y_prob", "y_prob_raw"))
+        found[model] = Scores(*(np.array(column, float) for column in columns))
+    return found

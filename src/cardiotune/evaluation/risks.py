@@ -1,0 +1,151 @@
+"""Every comparator's risks for a run's cohort, each made once, in the order in which they need each other."""
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cardiotune.config import COMPARATORS, Config
+from cardiotune.data.prepare import Prepared
+from cardiotune.evaluation import calibrate, thresholds
+from cardiotune.evaluation.baselines import BASELINES
+from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities
+from cardiotune.evaluation.text_baselines import embedding, stacked, tfidf
+from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
+from cardiotune.runs import RunFolder
+from cardiotune.training.weights import same_weights
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+EMBEDDING_ROWS = 4000
+"""Training rows that the model on frozen hidden states is fitted on at most; each costs as much as scoring it."""
+CALIBRATED_ON = "validation"
+
+
+@dataclass(frozen=True)
+class Risks:
+    """Probabilities of one model, (rows of the cohort,); NaN where a row was not scored."""
+
+    final: Array
+    raw: Array
+    """As the model gives them, before class imbalance is taken out and they are calibrated."""
+
+
+class CohortRisks:
+    """The risks of one run's comparators on its own cohort."""
+
+    def __init__(self, run: RunFolder, config: Config, prepared: Prepared) -> None:
+        self.run = run
+        self.config = config
+        self.prepared = prepared
+        self.events = prepared.cohort.events
+        self.parts = prepared.parts
+        # The validation part is always scored: calibration, thresholds and stacking learn on it.
+        self.scored = np.flatnonzero(np.isin(prepared.parts, [*config.evaluation.parts, CALIBRATED_ON]))
+        self.calibrators: dict[str, calibrate.Calibrator] = {}
+        self.found: dict[str, Risks] = {}
+
+    def all(self) -> dict[str, Risks]:
+        """Model -> its risks, for every comparator of the experiment."""
+        wanted = [name for name in COMPARATORS if name in self.config.comparators]
+        for name in wanted:
+            start = time.perf_counter()
+            with self.run.stage(f"predict_{name}"):
+                self.found[name] = self._risks(name)
+            if name in ("few_shot", "tuned"):  # the last ones that use the base model, or another
+                self.__dict__.pop("base", None)
+            seconds = round(time.perf_counter() - start, 3)
+            self.run.update_manifest(scoring={name: {"rows": len(self.scored), "seconds": seconds}})
+        return self.found
+
+    def calibration(self) -> dict[str, Any]:
+        """The content of `calibration.json`: calibrators and thresholds, fixed on the validation part."""
+        held = np.flatnonzero(self.parts == CALIBRATED_ON)
+        y_true = self.events[held].astype(float)
+        rules = self.config.evaluation.thresholds
+        decision = {"name": "decision", "value": self.config.task.threshold}
+        return {
+            "method": self.config.evaluation.calibration,
+            "fitted_on": CALIBRATED_ON,
+            "n": len(held),
+            "n_events": int(y_true.sum()),
+            "models": self.calibrators,
+            "thresholds": {
+                name: [decision, *thresholds.fix(rules, y_true, risks.final[held])]
+                for name, risks in self.found.items()
+            },
+        }
+
+    def _risks(self, name: str) -> Risks:
+        frame, data, seed = self.prepared.cohort.frame, self.config.data, self.config.seed
+        if name in BASELINES:
+            return _same(BASELINES[name](frame, self.events, self.parts, data, seed))
+        if name == "tfidf":
+            return _same(tfidf(self.prepared.texts, self.events, self.parts, seed))
+        if name == "embedding":
+            return self._embedding()
+        if name == "stacked":
+            logits = calibrate.logit(self.found["tuned"].final)
+            return _same(stacked(frame, self.events, self.parts, data, logits, seed))
+        if name == "tuned":
+            return self._tuned()
+        shown = None
+        if name == "few_shot":
+            shown = self.base.encoder.with_examples(examples(self.config, self.prepared))
+        texts = self.prepared.texts_of(self.scored)
+        return _same(self._spread(probabilities(self.base.logits(texts, shown, what=f"scoring {name}"))))
+
+    @cached_property
+    def base(self) -> LanguageScorer:
+        """The base model; zero-shot, few-shot and embedding share it."""
+        return LanguageScorer(self.config, same_weights(self.run, self.config.model), None)
+
+    def _spread(self, values: Array) -> Array:
+        """Values of the scored rows, at their places among all."""
+        out = np.full((len(self.parts), *values.shape[1:]), np.nan)
+        out[self.scored] = values
+        return out
+
+    def _embedding(self) -> Risks:
+        """Logistic regression on the base model's hidden states, of a sample of the training rows where they are many."""
+        training = np.flatnonzero(self.parts == "train")
+        if len(training) > EMBEDDING_ROWS:
+            log.info("embedding: fitted on %d of %d training rows", EMBEDDING_ROWS, len(training))
+            draw = np.random.default_rng(self.config.seed)
+            training = np.sort(draw.choice(training, EMBEDDING_ROWS, replace=False))
+        rows = np.union1d(training, self.scored)
+        states = self.base.states(self.prepared.texts_of(rows), what="embedding")
+        risks = embedding(states, self.events[rows], self.parts[rows], self.config.seed)
+        out = np.full(len(self.parts), np.nan)
+        out[rows] = risks
+        return _same(out)
+
+    def _tuned(self) -> Risks:
+        model = TunedModel(self.run, self.config, self.prepared.order)
+        logits = model.logits(self.prepared.texts_of(self.scored))
+        held = self.parts[self.scored] == CALIBRATED_ON
+        shifted = model.corrected(logits)
+        calibrator = fit_calibrator(self.config, shifted[held], self.events[self.scored][held])
+        self.calibrators["tuned"] = calibrator
+        return Risks(self._spread(calibrate.apply(calibrator, shifted)), self._spread(probabilities(logits)))
+
+
+def _same(risks: Array) -> Risks:
+    return Risks(risks, risks)
+
+
+def examples(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
+    """Solved training patients for few-shot prompts: text and answer."""
+    rows = prepared.rows("train")
+    return choose_examples(
+        prepared.texts_of(rows),
+        prepared.cohort.events[rows],
+        config.task.few_shot_examples,
+        (config.task.negative_label, config.task.positive_label),
+        config.seed,
+    )

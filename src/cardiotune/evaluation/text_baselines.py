@@ -1,0 +1,168 @@
+"""What a tuned model must beat on the text that it reads itself, and what it adds to the columns.
+
+`tfidf` counts the words, `embedding` reads the untuned model's hidden states, `stacked` puts the tuned model's logit
+beside the columns.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from cardiotune.config import DataConfig
+from cardiotune.data.split import Parts
+from cardiotune.errors import ModelError
+from cardiotune.evaluation.baselines import BASELINES, logistic_regression, prevalence_because
+from cardiotune.evaluation.calibrate import logit
+
+Array = NDArray[np.float64]
+Events = NDArray[np.int_]
+
+NEEDS: dict[str, Literal["table", "texts", "states", "logits"]] = {
+    **dict.fromkeys(BASELINES, "table"),
+    "tfidf": "texts",
+    "embedding": "states",
+    "stacked": "logits",
+}
+"""What each comparator reads. `logits`, the tuned model's, stand beside the table."""
+
+TOKEN = r"(?<!\w)[-+]?\d+(?:[.,]\d+)*|\w+"
+"""A number, with its sign and its decimals, or a word of one letter or more."""
+MAX_TERMS = 100_000
+"""Bounds the memory that long notes take; a table's text has a few thousand."""
+TEXT_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+STATE_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Values of C (1 / penalty). States have hundreds of columns, often more than there are rows, so theirs are smaller."""
+WEIGHT_SD = 0.5
+"""Standard deviation of the prior on a weight of the stack: forty rows move it a little, a thousand decide it."""
+FOLDS = 5
+
+
+def tfidf(texts: Sequence[str], events: Events, parts: Parts, seed: int) -> Array:
+    """(rows,) risks: logistic regression on TF-IDF of words and pairs of words. Deterministic whatever the seed.
+
+    Terms of two training texts or more; term counts on a log scale. C is that of the least log-loss in the validation
+    part. Manning et al., Introduction to Information Retrieval 2008, sections 6.2 and 6.4.1.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    terms = TfidfVectorizer(
+        ngram_range=(1, 2), token_pattern=TOKEN, min_df=2, max_features=MAX_TERMS, sublinear_tf=True
+    )
+    training = [text for text, part in zip(texts, parts, strict=True) if part == "train"]
+    try:
+        terms.fit(training)
+    except ValueError:  # all it can say about texts: no term is left
+        return prevalence_because("tfidf: no term stands in two training texts", events, parts)
+    return _least_validation_loss(terms.transform(texts), events, parts, TEXT_PENALTIES)
+
+
+def embedding(states: NDArray[np.floating[Any]], events: Events, parts: Parts, seed: int) -> Array:
+    """(rows,) risks: logistic regression on frozen hidden states, a linear probe. Deterministic whatever the seed.
+
+    states: (rows, width), of any scale: standardized on the training part. C is that of the least log-loss in the
+    validation part. Alain & Bengio, arXiv 1610.01644. Raises ModelError for states that are not finite.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    if not np.isfinite(states).all():
+        raise ModelError("embedding: hidden states that are not finite; score with model.score_dtype=float32")
+    train = parts == "train"
+    scaled = np.array(states, np.float64)
+    StandardScaler(copy=False).fit(scaled[train]).transform(scaled)
+    return _least_validation_loss(scaled, events, parts, STATE_PENALTIES)
+
+
+def _least_validation_loss(matrix: Any, events: Events, parts: Parts, penalties: Sequence[float]) -> Array:
+    """(rows,) risks of the L2 logistic regression, fitted on training, whose C is the best; at a tie the smallest C."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    train, validation = parts == "train", parts == "validation"
+    known, outcomes = matrix[train], events[train]
+    model = LogisticRegression(max_iter=2000, warm_start=True)
+    found = []
+    for penalty in sorted(penalties):
+        model.set_params(C=penalty).fit(known, outcomes)
+        risks = model.predict_proba(matrix)[:, 1]
+        found.append((log_loss(events[validation], risks[validation], labels=[0, 1]), risks))
+    return np.asarray(min(found, key=lambda pair: pair[0])[1])
+
+
+def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig, logits: Array, seed: int) -> Array:
+    """(rows,) risks of the tuned model and the columns together: whether the one knows what the other does not.
+
+    logits: (rows,) of the tuned model, not calibrated; training rows may be NaN.
+
+    The log-odds are `a + b * logit of the tuned model + c * logit of logistic_regression`. Both models have seen the
+    training rows, where their logits are too good; so a, b, c are fitted on the validation part, which is also why the
+    columns come as one logit: forty rows cannot bear a coefficient for each column. b and c are not negative (Breiman,
+    Stacked regressions, Machine Learning 1996) and have a normal prior around 1/2: the average of the two logits, which
+    is hard to beat with few rows (Clemen, International Journal of Forecasting 1989), while many rows decide alone.
+    Without a readable column the prior is around the tuned logit itself. Rows of one outcome alone leave the average as
+    it is.
+
+    Validation rows get their risk from the other folds of five (the rows of a patient or group in one fold), test rows
+    from all validation rows. The checkpoint was chosen on the validation part, so its logits are a little too good
+    there; one choice among a few checkpoints costs less than taking rows away. Training rows get the model's value,
+    optimistic as that of every model on the rows it learned from, and NaN where their logit is.
+
+    Raises ModelError for logits of validation or test rows that are not finite.
+    """
+    if not np.isfinite(logits[parts != "train"]).all():
+        raise ModelError("stacked: logits of the tuned model that are not finite; score with model.score_dtype=float32")
+    columns = logit(logistic_regression(frame, events, parts, data, seed))
+    sources = np.column_stack([logits, columns] if np.ptp(columns) else [logits])
+    validation = np.flatnonzero(parts == "validation")
+    risks = _combine(sources, _weights(sources[validation], events[validation]))
+    for others, held in _folds(events[validation], _groups(frame, data, validation), seed):
+        fitted = _weights(sources[validation[others]], events[validation[others]])
+        risks[validation[held]] = _combine(sources[validation[held]], fitted)
+    return risks
+
+
+def _combine(sources: Array, weights: Array) -> Array:
+    return np.asarray(expit(weights[0] + sources @ weights[1:]))
+
+
+def _weights(sources: Array, events: Events) -> Array:
+    """(1 + sources,): intercept, with a flat prior, and weights, at least 0, of the greatest posterior density."""
+    count = sources.shape[1]
+    start: Array = np.r_[0.0, np.full(count, 1 / count)]
+    if len(np.unique(events)) < 2:
+        return start
+    design = np.column_stack([np.ones(len(events)), sources])
+    precision = np.r_[0.0, np.full(count, WEIGHT_SD**-2)]
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        log_odds, away = design @ weights, weights - start
+        value = np.logaddexp(0, log_odds).sum() - events @ log_odds + 0.5 * precision @ away**2
+        return float(value), (expit(log_odds) - events) @ design + precision * away
+
+    bounds = [(None, None), *[(0.0, None)] * count]
+    options = {"ftol": 1e-14, "gtol": 1e-9}
+    return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
+
+
+def _folds(events: Events, groups: Events | None, seed: int) -> list[tuple[Events, Events]]:
+    """(rows to fit on, rows held out) of each fold; each row is held out once, and a group in one fold."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    everything = np.arange(len(events))
+    most = min(FOLDS, events.sum(), (1 - events).sum(), len(events) if groups is None else len(np.unique(groups)))
+    if most < 2:
+        return [(everything[:0], everything)]
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    return list(kind(int(most), shuffle=True, random_state=seed).split(everything, events, groups))
+
+
+def _groups(frame: pl.DataFrame, data: DataConfig, rows: Events) -> Events | None:
+    """(rows,) numbers that rows of one group, else of one patient, share; None where every row stands alone."""
+    name = data.name_of("group") or data.name_of("id")
+    if name is None or frame[name].gather(rows).n_unique() == len(rows):
+        return None
+    return np.asarray(frame[name].gather(rows).rank("dense").fill_null(0).to_numpy().astype(int))

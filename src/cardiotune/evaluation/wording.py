@@ -1,0 +1,140 @@
+"""How models, metrics and numbers are named in everything that a person reads."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+MODELS = {
+    "tuned": "Tuned LLM",
+    "zero_shot": "Zero-shot LLM",
+    "few_shot": "Few-shot LLM",
+    "stacked": "Stacked",
+    "logistic_regression": "Logistic regression",
+    "lightgbm": "LightGBM",
+    "spline_regression": "Spline regression",
+    "age_sex_logistic_regression": "Age and sex only",
+    "tfidf": "TF-IDF of the text",
+    "embedding": "Frozen LLM embedding",
+    "prevalence": "Prevalence",
+}
+"""Model -> its name in words, in the order in which they are shown."""
+
+HIGHER, LOWER, ONE, ZERO, NEITHER = (
+    "higher is better",
+    "lower is better",
+    "1 is best",
+    "0 is best",
+    "neither end is better",
+)
+METRICS = {
+    "auroc": ("AUROC", HIGHER),
+    "auprc": ("AUPRC", HIGHER),
+    "brier": ("Brier score", LOWER),
+    "log_loss": ("Log-loss", LOWER),
+    "calibration_slope": ("Calibration slope", ONE),
+    "calibration_intercept": ("Calibration intercept", ZERO),
+    "observed_expected": ("O:E ratio", ONE),
+    "ici": ("ICI", LOWER),
+    "scaled_brier": ("Scaled Brier score", HIGHER),
+    "e50": ("E50", LOWER),
+    "e90": ("E90", LOWER),
+    "emax": ("Emax", LOWER),
+    "accuracy": ("Accuracy", HIGHER),
+    "recall": ("Sensitivity (recall)", HIGHER),
+    "sensitivity": ("Sensitivity", HIGHER),
+    "specificity": ("Specificity", HIGHER),
+    "precision": ("PPV (precision)", HIGHER),
+    "ppv": ("PPV", HIGHER),
+    "npv": ("NPV", HIGHER),
+    "fnr": ("Missed events (FNR)", LOWER),
+    "lr_positive": ("LR+", HIGHER),
+    "lr_negative": ("LR−", LOWER),
+    "flagged": ("Flagged", NEITHER),
+    "f1": ("F1", HIGHER),
+    "f1_weighted": ("Weighted F1", HIGHER),
+    "net_benefit": ("Net benefit", HIGHER),
+}
+"""Metric -> its name, and which way is better; in the order in which they are shown."""
+KEY_METRICS = (
+    "auroc",
+    "auprc",
+    "brier",
+    "log_loss",
+    "calibration_slope",
+    "calibration_intercept",
+    "observed_expected",
+    "ici",
+)
+"""What is read first; the others stand behind a click."""
+GLOSSARY = {
+    "O:E ratio": "observed events by expected events",
+    "ICI, E50, E90, Emax": "mean, median, 90th percentile and maximum of the distance between risk and smoothed observed "
+    "share (Austin & Steyerberg 2019)",
+    "LR+, LR−": "likelihood ratios of being flagged and of not being flagged",
+    "Net benefit": "true positives minus false positives weighted by the odds of the threshold, by all rows "
+    "(Vickers & Elkin 2006)",
+}
+
+
+def model_words(model: str) -> str:
+    """A model's name in words; one that is not known is spelt out."""
+    return MODELS.get(model, model.replace("_", " ").capitalize())
+
+
+def in_order(models: Sequence[str]) -> list[str]:
+    """Models in the order in which they are shown, unknown ones last."""
+    known = list(MODELS)
+    return sorted(models, key=lambda name: known.index(name) if name in known else len(known))
+
+
+def metric_words(metric: str) -> tuple[str, str]:
+    """A metric's name, and which way is better."""
+    return METRICS.get(metric, (metric.replace("_", " ").capitalize(), NEITHER))
+
+
+def percent(share: float) -> str:
+    """`54 %`."""
+    return f"{100 * share:.0f} %"
+
+
+def events(n: int, n_events: int) -> str:
+    """`36 events (54 %)`."""
+    return f"{n_events} events" + (f" ({percent(n_events / n)})" if n else "")
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Three decimals, or a dash for what is not defined."""
+    return "–" if value is None else format(value, f"{sign}z.3f")
+
+
+def span(ci: Sequence[float] | None, sign: str = "") -> str | None:
+    """`0.801 to 0.931`."""
+    return None if ci is None else f"{number(ci[0], sign)} to {number(ci[1], sign)}"
+
+
+def estimate(entry: dict[str, Any], sign: str = "") -> str:
+    """An entry of `metrics.json` as `0.870 (0.801 to 0.931)`."""
+    ci = span(entry.get("ci"), sign)
+    return number(entry["value"], sign) + (f" ({ci})" if ci else "")
+
+
+def reads(metric: str, ci: Sequence[float] | None, who: str = "tuned") -> str:
+    """A difference in words, first minus other: clear only when its interval leaves out 0."""
+    if ci is None or ci[0] <= 0 <= ci[1]:
+        return "not clear"
+    better = (ci[1] < 0) == (metric_words(metric)[1] == LOWER)
+    return f"{who} {'better' if better else 'worse'}".strip()
+
+
+def capitalized(text: str) -> str:
+    """The text with its first letter, and no other, made a capital."""
+    return text[:1].upper() + text[1:]
+
+
+def plain(value: Any) -> Any:
+    """A value that cannot end a table cell or open a tag in Markdown. `Markup` is a finished piece and stays."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return re.sub(r"\s*\n\s*", " ", value).replace("|", r"\|").replace("<", "&lt;")

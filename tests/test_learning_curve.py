@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cardiotune import runs
+from cardiotune.config import Config, dump
+from cardiotune.data.cohort import ROW_ID, read_cohort
+from cardiotune.data.split import counts, split_cohort
+from cardiotune.data.subsample import cut_training
+from cardiotune.errors import ConfigError, DataError
+from cardiotune.evaluation.baselines import BASELINES
+from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.learning_curve import draw, learning_curve, to_markdown
+from cardiotune.evaluation.predict import prediction_rows
+from cardiotune.runs import RunFolder
+from conftest import build_toy_table, toy_config
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the curve
+
+
+class Runs:
+    """Whole runs of the classical comparators; counts them."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.stop_before: str | None = None
+        self.test_rows: set[tuple[str, ...]] = set()
+
+    def __call__(self, config: Config) -> RunFolder:
+        if config.name == self.stop_before:
+            raise KeyboardInterrupt
+        self.done.append(config.name)
+        cohort = read_cohort(config.data, config.seed)
+        parts = split_cohort(cohort, config.data, config.split, config.split_seed)
+        if config.split.train_rows:
+            parts = cut_training(parts, cohort.events, config.split.train_rows, config.split_seed)
+        folder = runs.create(config.run_path, dump(config), overwrite=True)
+        runs.write_json(folder.cohort, {"parts": counts(parts, cohort.events)})
+        test = parts == "test"
+        ids = cohort.frame[ROW_ID].to_numpy()[test].tolist()
+        self.test_rows.add(tuple(ids))
+        lines = []
+        for name in config.comparators:
+            risks = BASELINES[name](cohort.frame, cohort.events, parts, config.data, config.seed)[test]
+            lines += prediction_rows(name, ids, ["test"] * len(ids), cohort.events[test], risks, risks, 0.5)
+        runs.write_json(folder.metrics, evaluate_predictions(lines, 100, config.seed))
+        folder.update_manifest(data=runs.sha256(Path(config.data.path)), status="finished")
+        return folder
+
+
+def experiment(folder: Path, **sections: Any) -> Config:
+    build_toy_table().write_csv(folder / "table.csv")
+    chosen: dict[str, Any] = {"models": ["prevalence", "logistic_regression"], **sections}
+    return toy_config(folder, data={"path": str(folder / "table.csv")}, **chosen)
+
+
+def test_a_curve_has_a_point_for_every_model_size_and_seed(tmp_path: Path) -> None:
+    config, run_one = experiment(tmp_path, split={"seed": 5}), Runs()
+    curve = learning_curve(config, ["all", 60, 20], [0, 1], run_one, tmp_path / "curve")
+    assert [name.split("-", 1)[1] for name in run_one.done[::2]] == [
+        "rows-20-seed-0",
+        "rows-60-seed-0",
+        "rows-all-seed-0",
+    ]
+    assert len(curve["points"]) == 3 * 2 * 2
+    assert {point["train_rows"] for point in curve["points"]} == {20, 60, 144}
+    assert len(run_one.test_rows) == 1, "all are judged on the same patients"
+    metrics = json.loads((tmp_path / "curve" / "toy-rows-20-seed-1" / "metrics.json").read_text())
+    expected = metrics["parts"]["test"]["models"]["logistic_regression"]
+    (point,) = [p for p in curve["points"] if (p["model"], p["size"], p["seed"]) == ("logistic_regression", 20, 1)]
+    assert point["auroc"] == expected["auroc"]["value"] and point["log_loss"] == expected["log_loss"]["value"]
+    assert json.loads((tmp_path / "curve" / "learning_curve.json").read_text()) == curve
+
+
+def test_an_interrupted_curve_goes_on_without_repeating(tmp_path: Path) -> None:
+    config, run_one, out = experiment(tmp_path), Runs(), tmp_path / "curve"
+    run_one.stop_before = "toy-rows-60-seed-0"
+    with pytest.raises(KeyboardInterrupt):
+        learning_curve(config, [20, 60], [0], run_one, out)
+    assert len(json.loads((out / "learning_curve.json").read_text())["points"]) == 2
+    run_one.stop_before = None
+    curve = learning_curve(config, [20, 60], [0], run_one, out)
+    assert run_one.done == ["toy-rows-20-seed-0", "toy-rows-60-seed-0"]
+    RunFolder(out / "toy-rows-60-seed-0").update_manifest(status="failed")
+    assert learning_curve(config, [20, 60], [0], run_one, out) == curve
+    assert run_one.done[2:] == ["toy-rows-60-seed-0"], "an unfinished run is made anew"
+
+
+def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
+    config, run_one, out = experiment(tmp_path), Runs(), tmp_path / "curve"
+    learning_curve(config, [20], [0], run_one, out)
+    other = experiment(tmp_path, train={"epochs": 9}, task={"threshold": 0.4})
+    with pytest.raises(ConfigError, match=r"other settings \(task\.threshold, train\.epochs\)"):
+        learning_curve(other, [10, 20], [0], run_one, out)
+    assert len(run_one.done) == 1, "nothing was run before the refusal"
+
+
+def test_another_table_is_refused(tmp_path: Path) -> None:
+    config, run_one, out = experiment(tmp_path), Runs(), tmp_path / "curve"
+    learning_curve(config, [20], [0], run_one, out)
+    build_toy_table(seed=1).write_csv(tmp_path / "table.csv")
+    with pytest.raises(DataError, match="another table"):
+        learning_curve(config, [20, 60], [0], run_one, out)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seeds", "match"),
+    [
+        ([], [0], "at least one"),
+        ([20, 20], [0], "once"),
+        ([20], [0, 0], "once"),
+        ([20], [], "at least"),
+        ([3], [0], "4"),
+    ],
+)
+def test_sizes_and_seeds_must_make_sense(tmp_path: Path, sizes: list[Any], seeds: list[int], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        learning_curve(experiment(tmp_path), sizes, seeds, Runs(), tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is shown
+
+
+def points() -> dict[str, Any]:
+    def point(model: str, size: Any, rows: int, seed: int, auroc: float | None) -> dict[str, Any]:
+        return {"model": model, "size": size, "train_rows": rows, "seed": seed, "auroc": auroc, "log_loss": 0.5}
+
+    tuned = [point("tuned", 20, 20, seed, value) for seed, value in enumerate((0.6, 0.7, 0.65))]
+    return {"points": [*tuned, point("tuned", "all", 150, 0, 0.8), point("lightgbm", 20, 20, 0, None)]}
+
+
+def test_the_table_shows_median_and_spread() -> None:
+    auroc, log_loss = to_markdown(points()).strip().split("\n\n")
+    assert auroc.splitlines() == [
+        "| AUROC, by training rows | 20 | 150 |",
+        "|---|---|---|",
+        "| Tuned LLM | 0.650 (0.600 to 0.700) | 0.800 |",
+        "| LightGBM | - | - |",
+    ]
+    assert log_loss.startswith("| Log-loss")
+
+
+@pytest.mark.parametrize(("name", "begins"), [("curve.png", b"\x89PNG"), ("curve.svg", b"<?xml")])
+def test_the_figure_is_written_the_same_every_time(tmp_path: Path, name: str, begins: bytes) -> None:
+    first = draw(points(), tmp_path / name).read_bytes()
+    assert first.startswith(begins) and draw(points(), tmp_path / name).read_bytes() == first
+    if name.endswith("svg"):
+        assert b"Tuned LLM" in first and b"Training rows" in first and first.count(b"stroke-dasharray") > 0
+
+
+def test_an_unknown_kind_of_figure_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.png or \.svg"):
+        draw(points(), tmp_path / "curve.pdf")

@@ -1,0 +1,97 @@
+"""Calibration inside a run, and recalibration to another site: what is written, and that it is applied."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from cardiotune import stages
+from cardiotune.cli import app
+from cardiotune.config import load_config
+from cardiotune.errors import ConfigError, DataError
+from cardiotune.evaluation import calibrate
+from cardiotune.runs import RunFolder
+from conftest import build_toy_table, write_toy_experiment
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> RunFolder:
+    file = write_toy_experiment(tmp_path_factory.mktemp("calibrated"), toy_model)
+    return stages.run(load_config(file, ["models=[logistic_regression,tuned]"]))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The same patients' kind at a site where most outcomes are events."""
+    table = build_toy_table(400, seed=9)
+    rare = np.random.default_rng(0).random(400) < 0.25
+    table.filter(pl.Series((table["disease"].to_numpy() == 1) | rare)).write_csv(tmp_path / "clinic_b.csv")
+    return tmp_path / "clinic_b.csv"
+
+
+def test_probabilities_are_calibrated_on_the_validation_part(run: RunFolder) -> None:
+    found = json.loads(run.calibration.read_text())
+    assert found["fitted_on"] == "validation" and found["method"] == "platt"
+    rows = pl.read_ndjson(run.predictions).filter(pl.col("model") == "tuned")
+    held = rows.filter(pl.col("part") == "validation")
+    assert found["n"] == held.height and found["n_events"] == held["y_true"].sum()
+    again = calibrate.fit(
+        calibrate.logit(held["y_prob_raw"].to_numpy()), held["y_true"].to_numpy().astype(float), "platt"
+    )
+    assert found["models"]["tuned"]["slope"] == pytest.approx(again["slope"], abs=1e-6)
+    final = calibrate.apply(found["models"]["tuned"], calibrate.logit(rows["y_prob_raw"].to_numpy()))
+    np.testing.assert_allclose(rows["y_prob"], final, atol=1e-9)
+    assert (rows["y_prob"] - rows["y_prob_raw"]).abs().max() > 1e-3
+
+
+def test_thresholds_are_fixed_on_the_validation_part_and_judged_on_test(run: RunFolder) -> None:
+    fixed = json.loads(run.calibration.read_text())["thresholds"]["tuned"]
+    assert [entry["name"] for entry in fixed] == ["decision", "7.5 %", "10 %", "Youden"]
+    judged = json.loads(run.metrics.read_text())["parts"]["test"]["thresholds"]["tuned"]
+    assert [(entry["name"], entry["value"]) for entry in judged] == [(e["name"], e["value"]) for e in fixed]
+
+
+def test_subgroups_are_judged(run: RunFolder) -> None:
+    groups = json.loads(run.metrics.read_text())["parts"]["test"]["subgroups"]
+    assert {group["column"] for group in groups} == {"sex", "age"}
+    assert {group["group"] for group in groups if group["column"] == "sex"} == {"woman", "man"}
+
+
+def test_a_new_table_is_scored_with_the_calibrator(run: RunFolder) -> None:
+    table = run.path.parents[1] / "table.csv"
+    scored = stages.score_table(run, str(table), keep_ids=False)
+    both = pl.read_ndjson(run.predictions).filter(pl.col("model") == "tuned").join(scored, on="row_id", suffix="_new")
+    np.testing.assert_allclose(both["y_prob"], both["y_prob_new"], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["intercept", "logistic"])
+def test_recalibration_mends_a_shifted_site(run: RunFolder, site: Path, method: str) -> None:
+    file, judged = stages.recalibrate(run, str(site), method)
+    assert file.name == "clinic_b.json"
+    assert judged["before"]["calibration_intercept"] > 0.5
+    assert abs(judged["after"]["calibration_intercept"]) < 0.15
+    assert judged["after"]["log_loss"] < judged["before"]["log_loss"]
+    plain = stages.score_table(run, str(site), keep_ids=False)["y_prob"]
+    adapted = stages.score_table(run, str(site), keep_ids=False, site="clinic_b")["y_prob"]
+    assert adapted.mean() > plain.mean()
+    np.testing.assert_array_equal(np.argsort(adapted), np.argsort(plain))
+    content = file.read_text()
+    assert not any(patient in content for patient in build_toy_table(400, seed=9)["patient_id"])
+
+
+def test_the_command_shows_before_and_after(run: RunFolder, site: Path) -> None:
+    result = CliRunner().invoke(app, ["recalibrate", str(run.path), str(site), "--method", "intercept"])
+    assert result.exit_code == 0, result.output
+    assert "before" in result.output and "after" in result.output and "--site clinic_b" in result.output
+
+
+def test_recalibration_needs_outcomes_and_a_known_site(run: RunFolder, site: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--site nowhere: this run has been recalibrated for"):
+        stages.score_table(run, str(site), keep_ids=False, site="nowhere")
+    blind = tmp_path / "blind.csv"
+    pl.read_csv(site).drop("disease").write_csv(blind)
+    with pytest.raises(DataError, match="recalibration needs the outcome"):
+        stages.recalibrate(run, str(blind), "intercept")
