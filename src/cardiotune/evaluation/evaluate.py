@@ -16,7 +16,14 @@ from cardiotune.evaluation.groups import judge_groups
 from cardiotune.evaluation.intervals import bootstrap_counts, delong_interval, delong_test, percentile_interval
 from cardiotune.evaluation.metrics import Array
 
-CLASSICAL = ("logistic_regression", "lightgbm")
+CLASSICAL = {
+    "age_sex_logistic_regression": "logistic regression on age and sex",
+    "logistic_regression": "logistic regression",
+    "spline_regression": "spline regression",
+    "lightgbm": "LightGBM",
+    "tfidf": "TF-IDF with logistic regression",
+}
+"""What a language model must beat: cheap to fit, run and explain."""
 DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
 LOWER_IS_BETTER = ("log_loss", "brier")
 NEGLIGIBLE = 0.0005
@@ -26,7 +33,7 @@ FEW_ROWS = 100
 SCHEMA_VERSION = 1
 RAW_REPLICATES = 200
 """Bootstrap replicates behind the intervals of probabilities that are not the final ones."""
-GROUP_REPLICATES = 500
+GROUP_REPLICATES = 200
 """The most bootstrap replicates behind the intervals of subgroups, of which there are many."""
 CURVE_THRESHOLDS = np.arange(1, 100) / 100
 WORKERS = 2
@@ -173,10 +180,10 @@ def _judge_part(part: _Part, bootstrap: _Bootstrap) -> dict[str, Any]:
                 for model in risks
             },
         },
-        "subgroups": judge_groups(
-            y_true, risks, part.decision, part.columns, bootstrap.counts(part, GROUP_REPLICATES) if part.columns else ()
-        ),
     }
+    if part.name == "test":
+        resamples = bootstrap.counts(part, GROUP_REPLICATES) if part.columns else ()
+        judged["subgroups"] = judge_groups(y_true, risks, part.decision, part.columns, resamples)
     if part.raw:
         counts = np.concatenate(list(bootstrap.counts(part, RAW_REPLICATES)))
         judged["raw"] = {model: _judge_raw(y_true, risk, counts) for model, risk in part.raw.items()}
@@ -312,7 +319,7 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
     decisions = {name: _decide(**_key_differences(part, name)) for name in rivals}
     order = ("worse", "no_difference_shown", "better")
     rival = min(rivals, key=lambda name: (order.index(decisions[name]), -part["models"][name]["auroc"]["value"]))
-    decision, named = decisions[rival], {"lightgbm": "LightGBM"}.get(rival, rival.replace("_", " "))
+    decision, named = decisions[rival], CLASSICAL[rival]
     auroc, loss = _key_differences(part, rival).values()
     found = f"AUROC {auroc['value']:+.3f}{_span(auroc['ci'])}, log-loss {loss['value']:+.3f}{_span(loss['ci'])}"
     unclear = (
