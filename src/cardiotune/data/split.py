@@ -65,7 +65,9 @@ def _draw(
             kept, drawn = train_test_split(rows, test_size=share, stratify=events[rows], random_state=seed)
             return np.sort(kept), np.sort(drawn)
         # The share as so many of so many folds, for groups cannot be drawn one row at a time.
-        fraction = Fraction(share).limit_denominator(10) or Fraction(1, round(1 / share))
+        most = int(min(10, len(np.unique(groups[rows])), np.bincount(events[rows], minlength=2).min()))
+        fraction = Fraction(share).limit_denominator(max(most, 2)) or Fraction(1, min(round(1 / share), max(most, 2)))
+        fraction = min(fraction, Fraction(max(most, 2) - 1, max(most, 2)))
         folds = StratifiedGroupKFold(fraction.denominator, shuffle=True, random_state=seed)
         parts = [fold for _, fold in folds.split(rows, events[rows], groups[rows])]
         drawn = np.sort(np.concatenate(parts[: fraction.numerator]))
