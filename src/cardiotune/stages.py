@@ -484,9 +484,9 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
         for when, risks in (("before", scored["y_prob"].to_numpy()[known]), ("after", after))
     }
     file = folder.path / "sites" / f"{Path(table).name.split('.')[0]}.json"
-    counts_ = {"n": len(y_true), "n_events": int(y_true.sum())}
+    size = {"n": len(y_true), "n_events": int(y_true.sum())}
     finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
-    runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table)), **counts_, **finite})
+    runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table)), **size, **finite})
     return file, finite
 
 
