@@ -20,10 +20,10 @@ from cardiotune.evaluation.intervals import (
     percentile_interval,
     wilson,
 )
+from cardiotune.evaluation.logistic import EPSILON
 from cardiotune.evaluation.metrics import (
     AT_THRESHOLD,
     CURVE,
-    EPSILON,
     NAMES,
     OVERALL,
     PROBABILITY,

@@ -13,6 +13,7 @@ from cardiotune.cli import app
 from cardiotune.config import load_config
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import calibrate
+from cardiotune.evaluation.logistic import logit
 from cardiotune.runs import RunFolder
 from conftest import build_toy_table, write_toy_experiment
 
@@ -38,11 +39,9 @@ def test_probabilities_are_calibrated_on_the_validation_part(run: RunFolder) -> 
     rows = pl.read_ndjson(run.predictions).filter(pl.col("model") == "tuned")
     held = rows.filter(pl.col("part") == "validation")
     assert found["n"] == held.height and found["n_events"] == held["y_true"].sum()
-    again = calibrate.fit(
-        calibrate.logit(held["y_prob_raw"].to_numpy()), held["y_true"].to_numpy().astype(float), "platt"
-    )
+    again = calibrate.fit(logit(held["y_prob_raw"].to_numpy()), held["y_true"].to_numpy().astype(float), "platt")
     assert found["models"]["tuned"]["slope"] == pytest.approx(again["slope"], abs=1e-6)
-    final = calibrate.apply(found["models"]["tuned"], calibrate.logit(rows["y_prob_raw"].to_numpy()))
+    final = calibrate.apply(found["models"]["tuned"], logit(rows["y_prob_raw"].to_numpy()))
     np.testing.assert_allclose(rows["y_prob"], final, atol=1e-9)
     assert (rows["y_prob"] - rows["y_prob_raw"]).abs().max() > 1e-3
 

@@ -421,6 +421,7 @@ def score_table(
     """
     from cardiotune.evaluation import calibrate
     from cardiotune.evaluation import predict as scoring
+    from cardiotune.evaluation.logistic import logit
     from cardiotune.evaluation.tuned import TunedModel, read_calibrator
     from cardiotune.training.weights import same_weights
 
@@ -437,7 +438,7 @@ def score_table(
         logits = model.logits(texts)
         risks, raw = calibrate.apply(read_calibrator(folder), model.corrected(logits)), scoring.probabilities(logits)
         if site:
-            risks = calibrate.apply(_read_site(folder, site), calibrate.logit(risks))
+            risks = calibrate.apply(_read_site(folder, site), logit(risks))
     else:
         risks = raw = scoring.probabilities(
             scoring.LanguageScorer(config, same_weights(folder, config.model), None).logits(texts)
@@ -465,6 +466,7 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
     from sklearn.model_selection import StratifiedKFold
 
     from cardiotune.evaluation import calibrate, metrics
+    from cardiotune.evaluation.logistic import logit
 
     config = _config(folder)
     scored = score_table(folder, table, keep_ids=False)
@@ -473,7 +475,7 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
         raise DataError(f"{table}: no column {config.data.name_of('target')}; recalibration needs the outcome")
     known = events.is_not_null().to_numpy()
     y_true = events.to_numpy()[known].astype(float)
-    logits = calibrate.logit(scored["y_prob"].to_numpy()[known])
+    logits = logit(scored["y_prob"].to_numpy()[known])
     site = calibrate.update(logits, y_true, method)
     after = np.empty_like(logits)
     folds = StratifiedKFold(min(10, int(min(y_true.sum(), (1 - y_true).sum()))), shuffle=True, random_state=config.seed)

@@ -160,10 +160,10 @@ def _check_disjoint(parts: Parts, cohort: Cohort, data: DataConfig) -> None:
     for role in ("id", "group"):
         name = data.name_of(role)
         if name:
-            shared = {key: count for key, count in _shared(cohort.frame[name].to_list(), parts).items() if count}
-            if shared:
+            found = {key: count for key, count in shared_between(cohort.frame[name].to_list(), parts).items() if count}
+            if found:
                 raise DataError(
-                    f"split: column {name} (role {role}) has values in more than one part (rows: {shared}); "
+                    f"split: column {name} (role {role}) has values in more than one part (rows: {found}); "
                     f"choose another split.by, or give {name} role ignore if rows of one {name} may be parted"
                 )
 
@@ -175,10 +175,10 @@ def overlap(cohort: Cohort, parts: Parts, texts: Sequence[str], data: DataConfig
     counts the test rows, and the validation rows, that have a twin in training.
     """
     rows = cohort.frame.select(data.inputs).hash_rows(seed=0).to_list()
-    return {"rows": _shared(rows, parts), "texts": _shared(list(texts), parts)}
+    return {"rows": shared_between(rows, parts), "texts": shared_between(list(texts), parts)}
 
 
-def _shared(keys: Sequence[Any], parts: Parts) -> dict[str, int]:
+def shared_between(keys: Sequence[Any] | np.ndarray, parts: Parts) -> dict[str, int]:
     """How many validation and test rows have a key that also stands in an earlier part."""
     held = {part: {key for key, p in zip(keys, parts, strict=True) if p == part} for part in PARTS}
     count = {part: [key for key, p in zip(keys, parts, strict=True) if p == part] for part in PARTS}
@@ -194,4 +194,4 @@ def counts(parts: Parts, events: np.ndarray) -> dict[str, dict[str, int]]:
     return {p: {"n": int((parts == p).sum()), "n_events": int(events[parts == p].sum())} for p in PARTS}
 
 
-__all__ = ["EVENT", "PARTS", "Parts", "counts", "overlap", "split_cohort"]
+__all__ = ["EVENT", "PARTS", "Parts", "counts", "overlap", "shared_between", "split_cohort"]

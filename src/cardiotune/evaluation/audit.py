@@ -21,7 +21,7 @@ from scipy import stats
 from cardiotune.config import NUMBERS, DataConfig
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID, needed_columns
-from cardiotune.data.split import PARTS, Parts
+from cardiotune.data.split import PARTS, Parts, shared_between
 from cardiotune.data.table import locate, read_cells
 from cardiotune.evaluation.baselines import BASELINES, Baseline
 from cardiotune.evaluation.metrics import auroc
@@ -215,10 +215,13 @@ def _shared_ids(frame: pl.DataFrame, parts: Parts, data: DataConfig) -> list[Fin
     """An id, or a group, in two parts."""
     found = []
     for name in (ROW_ID, data.name_of("id"), data.name_of("group")):
-        if name and name in frame.columns and any(shared := _shared(frame[name].hash().to_numpy(), parts).values()):
+        if name is None or name not in frame.columns:
+            continue
+        shared = shared_between(frame[name].hash().to_numpy(), parts)
+        if any(shared.values()):
             called = "the row id" if name == ROW_ID else f"column {name}"
-            text = f"{called} has values that stand in more than one part ({sum(shared)} rows)"
-            found.append(Finding("shared_ids", "leak", text, _shared(frame[name].hash().to_numpy(), parts)))
+            text = f"{called} has values that stand in more than one part ({sum(shared.values())} rows)"
+            found.append(Finding("shared_ids", "leak", text, shared))
     return found
 
 
@@ -229,7 +232,7 @@ def _twins(columns: list[Keys], events: Events, parts: Parts) -> tuple[bool, lis
     pairs of them `_expected_pairs` lets one expect.
     """
     keys = _total(columns)
-    shared = _shared(keys, parts)
+    shared = shared_between(keys, parts)
     pairs, expected = _pairs(keys), _expected_pairs(columns, events)
     copies = _exceeds(pairs, expected)
     if not any(shared.values()):
@@ -249,7 +252,7 @@ def _twins(columns: list[Keys], events: Events, parts: Parts) -> tuple[bool, lis
 
 def _same_texts(texts: Sequence[str], parts: Parts) -> list[Finding]:
     """Equal texts in two parts. A note: whether they are copies is told by the rows behind them."""
-    shared = _shared(_hash(texts), parts)
+    shared = shared_between(_hash(texts), parts)
     text = f"{shared['test_in_train']} test rows have a text that a training row has too"
     return [Finding("equal_texts", "note", text, shared)] if any(shared.values()) else []
 
@@ -267,7 +270,7 @@ def _oversampled(columns: list[Keys], events: Events, parts: Parts | None) -> li
         pairs, expected = _pairs(keys[own]), _expected_pairs([c[own] for c in columns], None)
         if not (_exceeds(pairs, expected) and repeated[outcome] > max(0.05, 3 * repeated[1 - outcome])):
             continue
-        shared = _shared(keys[own], parts[own]) if parts is not None else {}
+        shared = shared_between(keys[own], parts[own]) if parts is not None else {}
         numbers = {"repeated_among_events": repeated[1], "repeated_among_others": repeated[0], **shared}
         text = (
             f"{called} are repeated: {repeated[outcome]:.0%} of them repeat a row of all the same features and outcome, "
@@ -377,13 +380,6 @@ def _total(columns: list[Keys]) -> Keys:
 
 def _hash(texts: Sequence[str]) -> Keys:
     return pl.Series(texts, dtype=pl.String).hash().to_numpy()
-
-
-def _shared(keys: Keys, parts: Parts) -> dict[str, int]:
-    """How many rows of a later part have a key that an earlier part holds."""
-    held = {part: keys[parts == part] for part in PARTS}
-    pairs = (("validation", "train"), ("test", "train"), ("test", "validation"))
-    return {f"{later}_in_{earlier}": int(np.isin(held[later], held[earlier]).sum()) for later, earlier in pairs}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

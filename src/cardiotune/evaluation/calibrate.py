@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from cardiotune.errors import DataError
+from cardiotune.evaluation.logistic import most_probable, sigmoid
 
 Array = NDArray[np.float64]
 Method = Literal["none", "temperature", "platt", "isotonic", "beta"]
@@ -58,14 +58,14 @@ def apply(calibrator: Calibrator, logits: Array) -> Array:
     try:
         match calibrator["method"]:
             case "none":
-                return _sigmoid(logits)
+                return sigmoid(logits)
             case "temperature":
-                return _sigmoid(calibrator["slope"] * logits)
+                return sigmoid(calibrator["slope"] * logits)
             case "platt" | "intercept" | "logistic":
-                return _sigmoid(calibrator["intercept"] + calibrator["slope"] * logits)
+                return sigmoid(calibrator["intercept"] + calibrator["slope"] * logits)
             case "beta":
                 slopes = np.array([calibrator["slope_log_p"], calibrator["slope_log_1_p"]])
-                return _sigmoid(calibrator["intercept"] + _beta_terms(logits) @ slopes)
+                return sigmoid(calibrator["intercept"] + _beta_terms(logits) @ slopes)
             case "isotonic":
                 return np.interp(logits, calibrator["logits"], calibrator["risks"])
     except (KeyError, TypeError):
@@ -86,21 +86,11 @@ def update(logits: Array, y_true: Array, method: Update) -> Calibrator:
             f"{len(y_true) - events}"
         )
     if method == "intercept":
-        (intercept,) = _minimize(np.ones((len(logits), 1)), logits, y_true, np.zeros(1), np.zeros(1), [(None, None)])
-        return {"method": method, "intercept": intercept, "slope": 1.0}
+        ones = np.ones((len(logits), 1))
+        (shift,) = most_probable(ones, logits, y_true, np.zeros(1), np.zeros(1), [(None, None)])
+        return {"method": method, "intercept": float(shift), "slope": 1.0}
     intercept, slope = _maximum_a_posteriori(logits[:, None], y_true, prior=False)
     return {"method": method, "intercept": intercept, "slope": slope}
-
-
-def logit(risks: Array) -> Array:
-    """(rows,) log-odds; risks of exactly 0 or 1 are moved in by the machine epsilon."""
-    inside = np.clip(risks, np.finfo(float).eps, 1 - np.finfo(float).eps)
-    return np.asarray(np.log(inside) - np.log1p(-inside))
-
-
-def _sigmoid(logits: Array) -> Array:
-    small = np.exp(-np.abs(logits))
-    return np.asarray(np.where(logits >= 0, 1, small) / (1 + small))
 
 
 def _beta_terms(logits: Array) -> Array:
@@ -114,23 +104,8 @@ def _maximum_a_posteriori(terms: Array, y_true: Array, intercept: bool = True, p
     precision = np.r_[[0.0] * intercept, [prior / SLOPE_SD**2] * terms.shape[1]]
     start = np.r_[[0.0] * intercept, np.ones(terms.shape[1])]
     bounds = [(None, None)] * intercept + [(0.0, None)] * terms.shape[1]
-    return _minimize(np.hstack([*ones, terms]), np.zeros(len(terms)), y_true, start, precision, bounds)
-
-
-def _minimize(
-    design: Array, offset: Array, y_true: Array, start: Array, precision: Array, bounds: list[Any]
-) -> tuple[float, ...]:
-    """Coefficients of the smallest sum of log-losses plus the prior's."""
-
-    def loss(weights: Array) -> tuple[float, Array]:
-        log_odds = design @ weights + offset
-        value = np.logaddexp(0, log_odds) - y_true * log_odds
-        slope = design.T @ (_sigmoid(log_odds) - y_true)
-        away = weights - start
-        return float(value.sum() + 0.5 * (precision * away**2).sum()), slope + precision * away
-
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
-    return tuple(float(value) for value in found.x)
+    found = most_probable(np.hstack([*ones, terms]), np.zeros(len(terms)), y_true, start, precision, bounds)
+    return tuple(float(value) for value in found)
 
 
 def _isotonic(logits: Array, y_true: Array) -> Calibrator:

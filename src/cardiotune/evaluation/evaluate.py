@@ -25,7 +25,6 @@ CLASSICAL = {
 }
 """What a language model must beat: cheap to fit, run and explain."""
 DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
-LOWER_IS_BETTER = ("log_loss", "brier")
 NEGLIGIBLE = 0.0005
 """A smaller difference in AUROC or log-loss would be written as 0.000, and is no reason for a verdict."""
 FEW_ROWS = 100

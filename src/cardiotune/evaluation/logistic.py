@@ -1,11 +1,16 @@
 """Logistic regression of the outcome on one predictor, for many rows of weights at once: a line or a smooth curve."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
+from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
 
+EPSILON = float(np.finfo(np.float64).eps)
 MAX_STEP = 20.0
 NEWTON_STEPS = 100
 HALVINGS = 100
@@ -87,6 +92,37 @@ def sigmoid(log_odds: Array) -> Array:
     """1 / (1 + exp(-log_odds)), without overflow."""
     small = np.exp(-np.abs(log_odds))
     return np.asarray(np.where(log_odds >= 0, 1, small) / (1 + small))
+
+
+def off_0_and_1(risks: Array) -> Array:
+    """Risks moved in from exactly 0 and 1 by the machine epsilon."""
+    # In float32, 1 - EPSILON would be 1.
+    return np.clip(np.asarray(risks, np.float64), EPSILON, 1 - EPSILON)
+
+
+def logit(risks: Array) -> Array:
+    """Log-odds; risks of exactly 0 or 1 are moved in by the machine epsilon."""
+    inside = off_0_and_1(risks)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def most_probable(
+    design: Array, offset: Array, y_true: Array, prior_mean: Array, precision: Array, bounds: Sequence[Any]
+) -> Array:
+    """(columns,) coefficients of the greatest posterior density, within bounds.
+
+    design (n, columns), offset (n,), y_true (n,) of 0 and 1; the prior of each coefficient is normal with this mean and
+    precision (columns,), flat where the precision is 0. The search starts from the mean.
+    """
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        log_odds, away = design @ weights + offset, weights - prior_mean
+        value = np.logaddexp(0, log_odds) - y_true * log_odds
+        slope = design.T @ (sigmoid(log_odds) - y_true)
+        return float(value.sum() + 0.5 * (precision * away**2).sum()), slope + precision * away
+
+    options = {"ftol": 1e-14, "gtol": 1e-9}
+    return np.asarray(minimize(loss, prior_mean, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
 
 
 def overlap(y_true: Array, predictor: Array, weight: Array) -> NDArray[np.bool_]:

@@ -17,7 +17,6 @@ from cardiotune.evaluation import logistic
 Array = NDArray[np.float64]
 Metric = Callable[..., Array]
 
-EPSILON = float(np.finfo(np.float64).eps)
 RIDGE = 1e-8
 """Penalty of the calibration curve as a share of all rows: none to speak of, unless a curve would run to infinity."""
 
@@ -94,7 +93,7 @@ def scaled_brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> A
 def log_loss(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
     """Mean negative log-likelihood in nats, 0 (best) upwards; risks are kept off 0 and 1 by the machine epsilon."""
     weight = _weights(y_true, weight)
-    risk = _off_0_and_1(y_prob)
+    risk = logistic.off_0_and_1(y_prob)
     return _ratio(weight @ -(y_true * np.log(risk) + (1 - y_true) * np.log1p(-risk)), weight.sum(-1))
 
 
@@ -118,7 +117,7 @@ def calibration_intercept(y_true: Array, y_prob: Array, weight: Array | None = N
     """
     weight = np.atleast_2d(_weights(y_true, weight))
     design = np.ones((len(y_true), 1))
-    return logistic.fit(design, _log_odds(y_prob), y_true, weight, _both_outcomes(y_true, weight))[:, 0]
+    return logistic.fit(design, logistic.logit(y_prob), y_true, weight, _both_outcomes(y_true, weight))[:, 0]
 
 
 def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
@@ -127,7 +126,7 @@ def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None)
     Cox, Biometrika 1958;45:562. NaN with one outcome, with constant risks, or when the risks part the outcomes
     completely (the slope is then infinite).
     """
-    weight, log_odds = np.atleast_2d(_weights(y_true, weight)), _log_odds(y_prob)
+    weight, log_odds = np.atleast_2d(_weights(y_true, weight)), logistic.logit(y_prob)
     scale = log_odds.std() or 1.0
     design = np.column_stack([np.ones(len(y_true)), (log_odds - log_odds.mean()) / scale])
     defined = logistic.overlap(y_true, log_odds, weight)
@@ -144,7 +143,7 @@ def calibration_errors(
     outcome. `knots` (on the logit scale) are placed by the unweighted rows, so that all bootstrap replicates have the
     same. Percentiles are the smallest error that this share of the rows does not exceed. NaN with one outcome.
     """
-    weight, log_odds = np.atleast_2d(_weights(y_true, weight)), _log_odds(y_prob)
+    weight, log_odds = np.atleast_2d(_weights(y_true, weight)), logistic.logit(y_prob)
     design = logistic.natural_spline(log_odds, logistic.knots(y_true, log_odds) if knots is None else knots)
     defined = _both_outcomes(y_true, weight)
     fitted = logistic.fit(design, np.zeros(len(y_true)), y_true, weight, defined, RIDGE)
@@ -184,16 +183,6 @@ def emax(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
 
 def _both_outcomes(y_true: Array, weight: Array) -> NDArray[np.bool_]:
     return np.asarray((weight @ y_true > 0) & (weight @ (1 - y_true) > 0))
-
-
-def _log_odds(y_prob: Array) -> Array:
-    risk = _off_0_and_1(y_prob)
-    return np.asarray(np.log(risk) - np.log1p(-risk))
-
-
-def _off_0_and_1(y_prob: Array) -> Array:
-    # In float32, 1 - EPSILON would be 1.
-    return np.clip(np.asarray(y_prob, np.float64), EPSILON, 1 - EPSILON)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from cardiotune.config import COMPARATORS, Config
 from cardiotune.data.prepare import Prepared
 from cardiotune.evaluation import calibrate, thresholds
 from cardiotune.evaluation.baselines import BASELINES
+from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities
 from cardiotune.evaluation.text_baselines import embedding, stacked, tfidf
 from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
@@ -54,11 +55,11 @@ class CohortRisks:
         """Model -> its risks, for every comparator of the experiment."""
         wanted = [name for name in COMPARATORS if name in self.config.comparators]
         for name in wanted:
+            if name == "tuned":  # the base model would stand in memory beside it
+                self.__dict__.pop("base", None)
             start = time.perf_counter()
             with self.run.stage(f"predict_{name}"):
                 self.found[name] = self._risks(name)
-            if name in ("few_shot", "tuned"):  # the last ones that use the base model, or another
-                self.__dict__.pop("base", None)
             seconds = round(time.perf_counter() - start, 3)
             self.run.update_manifest(scoring={name: {"rows": len(self.scored), "seconds": seconds}})
         return self.found
@@ -90,7 +91,7 @@ class CohortRisks:
         if name == "embedding":
             return self._embedding()
         if name == "stacked":
-            logits = calibrate.logit(self.found["tuned"].final)
+            logits = logit(self.found["tuned"].final)
             return _same(stacked(frame, self.events, self.parts, data, logits, seed))
         if name == "tuned":
             return self._tuned()

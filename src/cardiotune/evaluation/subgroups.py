@@ -21,8 +21,6 @@ Labels = dict[str, str | None]
 
 SEX = re.compile(r"^(sex|gender)$|^(sex|gender)[_ ]|[_ ](sex|gender)$", re.I)
 AGE = re.compile(r"^age$|^age[_ ](years?|at.*)$|[_ ]age$", re.I)
-MAX_GROUPS = 12
-"""A column of codes with more values is not split by unless it is named."""
 
 
 def subgroups(

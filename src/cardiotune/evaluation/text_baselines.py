@@ -10,14 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from cardiotune.config import DataConfig
 from cardiotune.data.split import Parts
 from cardiotune.errors import ModelError
 from cardiotune.evaluation.baselines import BASELINES, logistic_regression, prevalence_because
-from cardiotune.evaluation.calibrate import logit
+from cardiotune.evaluation.logistic import logit, most_probable, sigmoid
 
 Array = NDArray[np.float64]
 Events = NDArray[np.int_]
@@ -126,7 +124,7 @@ def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig,
 
 
 def _combine(sources: Array, weights: Array) -> Array:
-    return np.asarray(expit(weights[0] + sources @ weights[1:]))
+    return sigmoid(weights[0] + sources @ weights[1:])
 
 
 def _weights(sources: Array, events: Events) -> Array:
@@ -138,14 +136,8 @@ def _weights(sources: Array, events: Events) -> Array:
     design = np.column_stack([np.ones(len(events)), sources])
     precision = np.r_[0.0, np.full(count, WEIGHT_SD**-2)]
 
-    def loss(weights: Array) -> tuple[float, Array]:
-        log_odds, away = design @ weights, weights - start
-        value = np.logaddexp(0, log_odds).sum() - events @ log_odds + 0.5 * precision @ away**2
-        return float(value), (expit(log_odds) - events) @ design + precision * away
-
     bounds = [(None, None), *[(0.0, None)] * count]
-    options = {"ftol": 1e-14, "gtol": 1e-9}
-    return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
+    return most_probable(design, np.zeros(len(events)), events.astype(float), start, precision, bounds)
 
 
 def _folds(events: Events, groups: Events | None, seed: int) -> list[tuple[Events, Events]]:
