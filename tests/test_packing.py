@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from cardiotune.data.tokens import LabelTokens
 from cardiotune.training.heads import TREE_FAMILIES, LabelTokenNetwork
 from cardiotune.training.model import load_base
-from cardiotune.training.packing import by_token_budget, lay_out, shared_length
+from cardiotune.training.packing import BLOCK, by_token_budget, lay_out, shared_length
 from conftest import build_toy_model, toy_config
 
-PROMPTS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=40), min_size=1, max_size=12)
+PROMPTS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=60), min_size=1, max_size=16)
+"""Few values, so that prompts share much; long enough for several blocks."""
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +75,15 @@ def test_a_sliding_window_counts_depth_in_the_tree(models: dict[str, LabelTokenN
 def test_a_tree_holds_every_distinct_prefix_once(prompts: list[list[int]]) -> None:
     prefixes = {tuple(prompt[: length + 1]) for prompt in prompts for length in range(len(prompt))}
     batch = lay_out(prompts, 0, "tree")
-    assert batch.input_ids.shape == (1, len(prefixes))
-    assert batch.attention.sum() == sum(len(prefix) for prefix in prefixes)  # a token sees its prefix and itself
+    spare = -len(prefixes) % BLOCK
+    assert batch.keys is not None and batch.keys.numel() == batch.attention[:, 0, 0].numel()
+    assert batch.input_ids.shape == (1, len(prefixes) + spare)
+    assert (
+        batch.attention.sum() == sum(len(prefix) for prefix in prefixes) + spare
+    )  # a token sees its prefix and itself
     for row, prompt in enumerate(prompts):
-        path = torch.nonzero(batch.attention[0, 0, batch.read_tokens[row]]).ravel()
+        block, place = divmod(int(batch.read_tokens[row]), BLOCK)
+        path = batch.keys[block][batch.attention[block, 0, place]]
         assert batch.input_ids[0, path].tolist() == prompt
         assert batch.position_ids[0, path].tolist() == list(range(len(prompt)))
 
@@ -89,7 +95,8 @@ def test_batches_hold_every_row_once_and_keep_to_the_budget(layout: str, prompts
     assert sorted(row for batch in batches for row in batch) == list(range(len(prompts)))
     for batch in batches:
         tokens = lay_out([prompts[row] for row in batch], 0, layout).input_ids.numel()
-        assert tokens <= budget or len(batch) == 1
+        filled = BLOCK - 1 if layout == "tree" else 0
+        assert tokens <= budget + filled or len(batch) == 1
 
 
 def test_shared_length() -> None:

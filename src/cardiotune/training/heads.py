@@ -7,6 +7,7 @@ from torch import nn
 
 from cardiotune.data.tokens import LabelTokens
 from cardiotune.training.packing import Batch, Layout
+from cardiotune.training.tree_attention import tree_masks, use_tree_attention
 
 TREE_FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 """Decoders that take a ready mask and rotary positions, so that the tree layout is exact for them (tested)."""
@@ -18,6 +19,8 @@ class RiskNetwork(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        if self.layout == "tree":
+            use_tree_attention(self.trunk.config)
 
     @property
     def base(self) -> Any:
@@ -35,17 +38,19 @@ class RiskNetwork(nn.Module):
         """The fastest layout that is exact for this model."""
         config = self.trunk.config
         # Flash attention takes no mask of its own.
-        ready_mask = config._attn_implementation in ("sdpa", "eager")
+        ready_mask = config._attn_implementation != "flash_attention_2"
         return "tree" if ready_mask and config.model_type in TREE_FAMILIES else "padded"
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's first."""
         trunk = self.trunk
+        tree = {} if batch.keys is None else {"tree_keys": batch.keys}
         states = trunk(
             input_ids=batch.input_ids,
-            attention_mask=attention_argument(batch, trunk.config, trunk.dtype),
+            attention_mask=batch.attention if batch.keys is None else tree_masks(batch, trunk.config),
             position_ids=batch.position_ids,
             **({"use_cache": False} if trunk is not self.base else {}),
+            **tree,
         ).last_hidden_state  # (sequences, tokens, width)
         places = torch.zeros_like(batch.read_tokens) if trunk is self.base else batch.read_tokens
         return states[batch.read_sequences, places]  # type: ignore[no-any-return]
@@ -105,24 +110,3 @@ class ClassifierNetwork(RiskNetwork):
 def trunk_of(base: Any) -> Any:
     """The decoder of a causal model, or the encoder itself."""
     return base.get_decoder() if base.get_output_embeddings() is not None else base
-
-
-def attention_argument(batch: Batch, config: Any, dtype: torch.dtype) -> Any:
-    """What a model of transformers takes as `attention_mask` for this batch.
-
-    A padded batch's (sequences, tokens) mask goes in as it is. A tree's mask is given ready, one for each kind of
-    attention layer; a sliding window counts depth, as it would in the row alone.
-    """
-    if batch.attention.ndim == 2:
-        return batch.attention
-    window = getattr(config, "sliding_window", None)
-    masks = {"full_attention": batch.attention}
-    if window:
-        depth = batch.position_ids[0]
-        masks["sliding_attention"] = batch.attention & (depth[:, None] - depth[None, :] < window)
-    if config._attn_implementation == "eager":
-        lowest = torch.finfo(dtype).min
-        masks = {kind: torch.zeros_like(m, dtype=dtype).masked_fill_(~m, lowest) for kind, m in masks.items()}
-    if getattr(config, "layer_types", None):
-        return masks
-    return masks.get("sliding_attention", masks["full_attention"])

