@@ -218,7 +218,23 @@ def test_init(toy_experiment: Path) -> None:
     assert not (folder / "b").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "prepare", "train", "predict", "evaluate", "report", "init", "doctor"])
+COMMANDS = [
+    "run",
+    "prepare",
+    "train",
+    "predict",
+    "evaluate",
+    "report",
+    "init",
+    "doctor",
+    "audit",
+    "compare",
+    "recalibrate",
+]
+COMMANDS += ["learn-curve", "probe", "explain"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command: str) -> None:
     result = call(command, "--help")
     assert result.exit_code == 0 and f"Example: cardiotune {command}" in " ".join(result.stdout.split())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from cardiotune.errors import ConfigError, DataError
+from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation.compare import as_text, compare
 from cardiotune.evaluation.predict import prediction_rows, write_predictions
 from cardiotune.runs import RunFolder
@@ -124,3 +124,16 @@ def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> 
     runs = [make(tmp_path / folder / "demo", {"tuned": risks(1, 1)}) for folder in ("x", "y")]
     names = [entry["run"] for entry in compare(runs, replicates=100)["entries"]]
     assert names == [str(run.path) for run in runs]
+
+
+def test_the_same_run_twice_is_no_comparison(pair: list[RunFolder]) -> None:
+    with pytest.raises(ConfigError, match="named twice"):
+        compare([*pair, RunFolder(pair[0].path / ".." / "a")])
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"part": "test", "y_true": 1}'])
+def test_damaged_predictions_are_refused_in_one_line(pair: list[RunFolder], line: str) -> None:
+    with pair[1].predictions.open("a") as file:
+        file.write(line)
+    with pytest.raises(ModelError, match=r"predictions\.jsonl: damaged; make the predictions anew"):
+        compare(pair)

@@ -94,10 +94,15 @@ def test_one_patients_fields() -> None:
         {"pain": pl.String}
     )
     found = leave_one_field_out(by_age, row, DATA)
-    assert [entry["column"] for entry in found] == ["age", "sex", "sbp", "smoker"], "what is missing cannot be left out"
-    assert found[0]["change"] == pytest.approx(0.5 - 1 / (1 + np.exp(-2)))
-    assert all(entry["change"] == 0 for entry in found[1:])
-    assert "78" not in json.dumps([entry["column"] for entry in found])
+    assert found["risk"] == pytest.approx(1 / (1 + np.exp(-2)))
+    age, *others = found["fields"]
+    assert [entry["column"] for entry in others] == ["sex", "sbp", "smoker"], "what is missing cannot be left out"
+    assert found["not_recorded"] == ["pain"]
+    assert age == {"column": "age", "risk": pytest.approx(0.5), "change": pytest.approx(0.5 - found["risk"])}
+    assert all((entry["risk"], entry["change"]) == (found["risk"], 0) for entry in others)
+    assert "78.0" not in json.dumps(found) and "150.0" not in json.dumps(found), "no value of the patient"
+    nothing = leave_one_field_out(by_age, row.clear(n=1), DATA)
+    assert nothing == {"risk": 0.5, "fields": [], "not_recorded": DATA.features}
     with pytest.raises(DataError, match="give one row"):
         leave_one_field_out(by_age, pl.concat([row, row]), DATA)
 

@@ -12,7 +12,16 @@ from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.baselines import BASELINES
 from cardiotune.evaluation.evaluate import evaluate_predictions
-from cardiotune.evaluation.learning_curve import draw, learning_curve, to_markdown
+from cardiotune.evaluation.learning_curve import (
+    FILE,
+    differences,
+    draw,
+    learning_curve,
+    parse_sizes,
+    to_markdown,
+    variant,
+    write,
+)
 from cardiotune.evaluation.predict import prediction_rows
 from cardiotune.runs import RunFolder
 from conftest import build_toy_table, toy_config
@@ -89,6 +98,21 @@ def test_an_interrupted_curve_goes_on_without_repeating(tmp_path: Path) -> None:
     assert run_one.done[2:] == ["toy-rows-60-seed-0"], "an unfinished run is made anew"
 
 
+def test_a_run_killed_while_its_folder_was_made_is_made_anew(tmp_path: Path) -> None:
+    config, run_one, out = experiment(tmp_path), Runs(), tmp_path / "curve"
+    fragment = RunFolder(out / "toy-rows-20-seed-0")
+    fragment.path.mkdir(parents=True)
+    fragment.config.write_text(dump(variant(config, 20, 0, out)))
+    (fragment.path / ".manifest.json.x1y2z3").touch()
+    assert len(learning_curve(config, [20], [0], run_one, out)["points"]) == 2
+    foreign = out / "toy-rows-60-seed-0"
+    foreign.mkdir()
+    (foreign / "mine.txt").write_text("keep")
+    with pytest.raises(ConfigError, match="is left alone"):
+        learning_curve(config, [20, 60], [0], run_one, out)
+    assert (foreign / "mine.txt").read_text() == "keep"
+
+
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     config, run_one, out = experiment(tmp_path), Runs(), tmp_path / "curve"
     learning_curve(config, [20], [0], run_one, out)
@@ -104,6 +128,45 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
     build_toy_table(seed=1).write_csv(tmp_path / "table.csv")
     with pytest.raises(DataError, match="another table"):
         learning_curve(config, [20, 60], [0], run_one, out)
+
+
+@pytest.mark.parametrize(("file", "content"), [("metrics.json", "{"), ("metrics.json", "{}"), ("cohort.json", "[]")])
+def test_a_damaged_result_is_named_and_may_be_deleted(tmp_path: Path, file: str, content: str) -> None:
+    config, run_one, out = experiment(tmp_path), Runs(), tmp_path / "curve"
+    curve = learning_curve(config, [20], [0], run_one, out)
+    damaged = out / "toy-rows-20-seed-0" / file
+    damaged.write_text(content)
+    with pytest.raises(DataError, match=r"toy-rows-20-seed-0: .* damaged; delete this folder"):
+        learning_curve(config, [20], [0], run_one, out)
+    damaged.unlink()
+    assert learning_curve(config, [20], [0], run_one, out) == curve and len(run_one.done) == 2
+
+
+def test_a_curve_has_few_models_unless_the_experiment_chooses(tmp_path: Path) -> None:
+    few = ["logistic_regression", "lightgbm", "zero_shot", "few_shot", "tuned"]
+    assert variant(experiment(tmp_path, models=None), 20, 0, tmp_path).models == few
+    encoder = experiment(tmp_path, models=None, model={"family": "encoder"}, task={"head": "classifier"})
+    assert variant(encoder, 20, 0, tmp_path).models == ["logistic_regression", "lightgbm", "tuned"]
+    assert variant(experiment(tmp_path, models=["tfidf"]), 20, 0, tmp_path).models == ["tfidf"]
+
+
+def test_a_curve_belongs_to_runs_of_the_same_settings_and_table(tmp_path: Path) -> None:
+    run_one = Runs()
+    config = experiment(tmp_path, runs_dir=str(tmp_path / "runs"))
+    own = run_one(config.model_copy(update={"models": ["prevalence"], "seed": 7}))
+    one = run_one(variant(config, 20, 0, tmp_path / "curve"))
+    assert differences(own, one) == [], "seed, training rows and models are what a curve may choose"
+    tuned = experiment(tmp_path, runs_dir=str(tmp_path / "runs"), train={"epochs": 9})
+    assert differences(run_one(tuned), one) == ["train.epochs"]
+    build_toy_table(seed=1).write_csv(tmp_path / "table.csv")
+    assert differences(run_one(config), one) == ["table"]
+
+
+def test_sizes_are_read_as_they_are_written() -> None:
+    assert parse_sizes("32, 128,all") == [32, 128, "all"]
+    for text, strange in {"": "''", "32,": "''", "1e3": "'1e3'", "-5,x": "'-5', 'x'", "²": "'²'", "٣": "'٣'"}.items():
+        with pytest.raises(ConfigError, match=rf"^--sizes: {strange}; expected whole numbers"):
+            parse_sizes(text)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +205,15 @@ def test_the_table_shows_median_and_spread() -> None:
         "| LightGBM | - | - |",
     ]
     assert log_loss.startswith("| Log-loss")
+
+
+def test_a_curve_is_written_as_data_figure_and_table(tmp_path: Path) -> None:
+    write(points(), tmp_path / "learning_curve")
+    written = {file.name: file.read_bytes() for file in (tmp_path / "learning_curve").iterdir()}
+    assert written.keys() == {FILE, "learning_curve.png", "learning_curve.md"}
+    assert json.loads(written[FILE]) == points()
+    assert written["learning_curve.png"].startswith(b"\x89PNG")
+    assert written["learning_curve.md"].decode() == to_markdown(points())
 
 
 @pytest.mark.parametrize(("name", "begins"), [("curve.png", b"\x89PNG"), ("curve.svg", b"<?xml")])

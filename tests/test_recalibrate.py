@@ -85,12 +85,32 @@ def test_the_command_shows_before_and_after(run: RunFolder, site: Path) -> None:
     result = CliRunner().invoke(app, ["recalibrate", str(run.path), str(site), "--method", "intercept"])
     assert result.exit_code == 0, result.output
     assert "before" in result.output and "after" in result.output and "--site clinic_b" in result.output
+    assert result.stderr.count("read clinic_b.csv") == 1, "the table is read once"
 
 
-def test_recalibration_needs_outcomes_and_a_known_site(run: RunFolder, site: Path, tmp_path: Path) -> None:
+def test_only_a_known_site_can_be_named(run: RunFolder, site: Path) -> None:
     with pytest.raises(ConfigError, match="--site nowhere: this run has been recalibrated for"):
         stages.score_table(run, str(site), keep_ids=False, site="nowhere")
-    blind = tmp_path / "blind.csv"
-    pl.read_csv(site).drop("disease").write_csv(blind)
-    with pytest.raises(DataError, match="recalibration needs the outcome"):
-        stages.recalibrate(run, str(blind), "intercept")
+
+
+@pytest.mark.parametrize(("events", "others"), [(0, 0), (5, 40), (40, 5)])
+def test_recalibration_needs_outcomes_of_both_kinds(run: RunFolder, tmp_path: Path, events: int, others: int) -> None:
+    table = build_toy_table(400, seed=9)
+    few = pl.concat([table.filter(disease=1)[:events], table.filter(disease=0)[:others]])
+    file = tmp_path / "few.csv"
+    (few if events else table.drop("disease")).write_csv(file)
+    said = rf"few\.csv: disease is known in {events + others} rows, {events} of them events; .* of 6 events and 6 non-events"
+    with pytest.raises(DataError, match=said):
+        stages.recalibrate(run, str(file), "intercept")
+    assert not (run.path / "sites" / "few.json").exists()
+
+
+def test_the_fewest_outcomes_that_suffice(run: RunFolder, tmp_path: Path) -> None:
+    """Rows without an outcome are left out; every fold still holds enough of both outcomes."""
+    table = build_toy_table(400, seed=9)
+    blind = table[:30].with_columns(disease=pl.lit(None, pl.Int64))
+    pl.concat([table.filter(disease=1)[:6], table.filter(disease=0)[:9], blind]).write_csv(tmp_path / "six.csv")
+    file, judged = stages.recalibrate(run, str(tmp_path / "six.csv"), "intercept")
+    assert (json.loads(file.read_text())["n"], json.loads(file.read_text())["n_events"]) == (15, 6)
+    assert judged["after"]["log_loss"] is not None
+    file.unlink()

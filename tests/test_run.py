@@ -48,8 +48,14 @@ def test_the_run_folder_holds_exactly_the_contract(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == FILES | FOLDERS
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["status"] == "finished"
-    assert {"train", "predict_tuned", "predict_zero_shot", "evaluate", "report"} <= manifest["stages"].keys()
+    assert manifest["stages"].keys() == {"prepare", "audit", "train", "predict", "evaluate", "report"}
     assert all(stage["peak_memory_mib"] > 0 for stage in manifest["stages"].values())
+    assert manifest["scoring"].keys() == set(COMPARATORS)
+    assert (
+        0
+        < sum(cost["seconds"] for cost in manifest["scoring"].values())
+        <= manifest["stages"]["predict"]["seconds"] + 0.1
+    )
     assert manifest["base_model"]["sha256"].keys() >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert manifest["versions"].keys() >= {"torch", "transformers", "peft", "cardiotune"}
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cardiotune.config import Config, compose, dump, load_config
+from cardiotune.config import Config, compose, dump, load_config, shipped
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
 
 # Before any library that reads them: nothing leaves the machine unless it is asked for.
@@ -110,10 +110,22 @@ class _Plain(logging.Formatter):
 
 
 def _load(config: str, overrides: list[str] | None) -> Config:
+    if _is_folder(config):
+        own = Path(config) / "config.yaml"
+        raise ConfigError(
+            f"{config}: is a folder; expected an experiment YAML{f', such as {own}' if own.is_file() else ''}"
+        )
     loaded = load_config(config, overrides)
     if loaded.model.allow_download:
         os.environ["HF_HUB_OFFLINE"] = "0"
     return loaded
+
+
+def _is_folder(config: str) -> bool:
+    return Path(config).is_dir() and config not in shipped("experiments")
+
+
+KEEPS_SETTINGS = "a run folder keeps the settings it was made with; give a config to change them"
 
 
 @app.command()
@@ -182,7 +194,7 @@ def train(
 
     if resume or (Path(config) / "manifest.json").is_file():
         if overrides:
-            raise ConfigError("a run folder keeps the settings it was made with; give a config to change them")
+            raise ConfigError(KEEPS_SETTINGS)
         folder, prepared = stages.open_run(config), None
     else:
         folder, prepared = stages.prepare(_load(config, overrides), overwrite)
@@ -297,7 +309,9 @@ def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson =
     from cardiotune import stages
     from cardiotune.data.prepare import read_prepared
 
-    if (Path(config) / "manifest.json").is_file():
+    if (Path(config) / "manifest.json").is_file() or _is_folder(config):
+        if overrides:
+            raise ConfigError(KEEPS_SETTINGS)
         folder = stages.open_run(config)
         findings = stages.audit(folder)
         if folder.metrics.is_file():
@@ -314,7 +328,7 @@ def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson =
         out.print(table)
     leaks = sum(finding["severity"] == "leak" for finding in findings)
     if leaks:
-        raise DataError(f"{leaks} findings say that results are not to be believed before they are explained")
+        raise DataError(f"leaks found: {leaks}; results are not to be believed before they are explained")
 
 
 @app.command()
@@ -345,21 +359,52 @@ def probe(
 def explain(
     run: RunArgument,
     rows: Annotated[int, typer.Option(min=1, help="Test patients to explain on.")] = 100,
+    row: Annotated[
+        str | None,
+        typer.Option(
+            help="Explain one patient: a row_id of predictions.jsonl, the table's own id, or a row of --table."
+        ),
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="With --row: a new table, whose row of this number is meant.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --row: print JSON to standard output.")] = False,
 ) -> None:
-    """Find out which columns the tuned model and LightGBM rest on.
+    """Find out which columns the tuned model and LightGBM rest on, or which fields one patient's risk rests on.
 
     Example: cardiotune explain runs/statlog_heart --rows 50
+
+    Example: cardiotune explain runs/statlog_heart --table new_patients.csv --row 1
     """
     from cardiotune import stages
 
     folder = stages.open_run(run)
+    if row is not None:
+        _show_row(stages.explain_row(folder, row, table), as_json)
+        return
+    if table or as_json:
+        raise ConfigError("--table and --json go with --row, which says the patient to explain")
     found = stages.explain(folder, rows)
-    table = Table("model", "column", "AUROC lost when permuted")
+    shown = Table("model", "column", "AUROC lost when permuted")
     for item in found["importance"]:
-        table.add_row(item["model"], item["column"], "-" if item["value"] is None else f"{item['value']:.3f}")
-    out.print(table)
+        shown.add_row(item["model"], item["column"], "-" if item["value"] is None else f"{item['value']:.3f}")
+    out.print(shown)
     _say(found.get("note", f"written: {folder.explanations}"))
     _redraw(folder)
+
+
+def _show_row(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    _say(f"risk of this patient: {found['risk']:.3f}")
+    table = Table("left out alone", "risk without it", "change")
+    for field in found["fields"]:
+        table.add_row(field["column"], f"{field['risk']:.3f}", f"{field['change']:+.3f}")
+    out.print(table)
+    if found["not_recorded"]:
+        _say(f"not recorded: {', '.join(found['not_recorded'])}")
+    _say("below 0: the field raises this patient's risk. It shows what the model rests on, not what causes disease.")
 
 
 def _redraw(folder: Any) -> None:
@@ -376,24 +421,26 @@ def learn_curve(
     overrides: Overrides = None,
     sizes: Annotated[str, typer.Option(help="Training rows, and `all`.")] = "32,128,512,2048,all",
     seeds: Annotated[int, typer.Option(min=1, help="Runs at each size.")] = 3,
-    out_folder: Annotated[Path | None, typer.Option("--out", help="Default: runs/NAME_learning_curve.")] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for these runs and the curve. Default: runs/NAME_learning_curve."),
+    ] = None,
 ) -> None:
     """Run an experiment at growing training sizes; interrupted, it goes on where it stopped.
+
+    The report of runs/NAME, if there is this run, shows the curve.
 
     Example: cardiotune learn-curve statlog_heart --sizes 32,64,all --seeds 3
     """
     from cardiotune import stages
-    from cardiotune.evaluation.learning_curve import to_markdown
+    from cardiotune.evaluation.learning_curve import parse_sizes, to_markdown
+    from cardiotune.runs import RunFolder
 
-    loaded = _load(config, overrides)
-    wanted = [size.strip() for size in sizes.split(",")]
-    strange = [size for size in wanted if size != "all" and not size.isdigit()]
-    if strange:
-        raise ConfigError(f"--sizes: {', '.join(strange)}; expected whole numbers and `all`, such as 32,128,all")
-    folder = out_folder or Path(loaded.runs_dir) / f"{loaded.name}_learning_curve"
-    found = stages.learn_curve(loaded, [size if size == "all" else int(size) for size in wanted], seeds, folder)
+    wanted = parse_sizes(sizes)
+    found, folder = stages.learn_curve(_load(config, overrides), wanted, seeds, out_folder)
     _say(to_markdown(found))
     _say(f"written: {folder / 'learning_curve.png'}")
+    _redraw(RunFolder(folder.parent))  # has a report when the curve was left in a run folder
 
 
 @app.command()

@@ -124,13 +124,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path}: not a run folder (no manifest.json); make one with `cardiotune run CONFIG`"
             )
-        try:
-            manifest = json.loads(self.manifest.read_text("utf-8"))
-        except ValueError:
-            manifest = None
-        if not isinstance(manifest, dict):
-            raise ModelError(f"{self.manifest}: damaged, so the run cannot be trusted; restore it, or start a new run")
-        return manifest
+        return read_json(self.manifest)
 
     def update_manifest(self, **entries: Any) -> None:
         """Merge `entries` into the manifest, one level deep. Of many processes the first keeps the books."""
@@ -160,9 +154,10 @@ def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
     """A fresh run folder. An existing one is only replaced when asked, and only if it is one of ours."""
     run = RunFolder(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not run.manifest.is_file():
+        fragment = _only_begun(run)
+        if not run.manifest.is_file() and not fragment:
             raise ConfigError(f"{path}: holds files but no manifest.json, so it is not a run folder and is left alone")
-        holds_nothing = run.read_manifest().get("status") == "failed" and not run.checkpoints.exists()
+        holds_nothing = fragment or (run.read_manifest().get("status") == "failed" and not run.checkpoints.exists())
         if not (overwrite or holds_nothing):
             raise ConfigError(f"{path}: exists already; choose another with name=NAME, or replace it with --overwrite")
         shutil.rmtree(path)
@@ -173,6 +168,12 @@ def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
     write_text(run.config, config_text)
     run.update_manifest(schema_version=1, status="running", **environment())
     return run
+
+
+def _only_begun(run: RunFolder) -> bool:
+    """Whether all that a folder holds is what `create` writes before the manifest: a run that was killed there."""
+    begun = (f".{run.config.name}.", f".{run.manifest.name}.")  # the temporary files of `atomic`
+    return all(file == run.config or file.name.startswith(begun) for file in run.path.iterdir())
 
 
 def environment() -> dict[str, Any]:
@@ -234,6 +235,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a whole text file or nothing."""
     with atomic(path) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of a run folder; empty when there is no such file. ModelError when it is damaged."""
+    try:
+        content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ModelError(f"{file}: damaged, so the run cannot be trusted; restore it, or start a new run")
+    return content
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,15 +4,15 @@ Each stage reads the run folder and leaves its files there, so each can be run a
 rows are read afresh from the table by every stage that needs them, and are never kept in the run folder.
 """
 
-import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from cardiotune import runs
 from cardiotune.config import Config, DataConfig, dump, load_resolved
@@ -22,10 +22,15 @@ from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
 from cardiotune.data.split import PARTS, counts, overlap
 from cardiotune.data.table import locate
-from cardiotune.errors import ConfigError, DataError, InterruptedRunError
+from cardiotune.errors import ConfigError, DataError, InterruptedRunError, ModelError
 from cardiotune.runs import RunFolder
 
+if TYPE_CHECKING:
+    from cardiotune.evaluation.tuned import TunedModel
+
 log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # the stages
@@ -182,7 +187,8 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     join(config)
     config, prepared = _open(folder, prepared)
     cohort = CohortRisks(folder, config, prepared)
-    risks = cohort.all()
+    with folder.stage("predict"):
+        risks = cohort.all()
     frame, events = prepared.cohort.frame, prepared.cohort.events
     rows = np.concatenate([prepared.rows(part) for part in PARTS if part in config.evaluation.parts])
     ids, parts = frame[ROW_ID].gather(rows).to_list(), list(prepared.parts[rows])
@@ -209,8 +215,7 @@ def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, A
         except DataError as error:
             log.warning("no subgroups and no resampling by patient: %s", error)
             frame = None
-        fixed = json.loads(folder.calibration.read_text())["thresholds"] if folder.calibration.is_file() else None
-        result = _judge(config, folder, frame, fixed)
+        result = _judge(config, folder, frame, runs.read_json(folder.calibration).get("thresholds"))
     folder.update_manifest(files={folder.metrics.name: runs.sha256(folder.metrics)})
     return result
 
@@ -266,19 +271,16 @@ def audit_results(folder: RunFolder) -> list[dict[str, Any]]:
     from cardiotune.evaluation.audit import SEVERITIES, as_json, audit_predictions
     from cardiotune.evaluation.predict import read_predictions
 
-    def read(file: Path) -> dict[str, Any]:
-        return json.loads(file.read_text()) if file.is_file() else {}
-
     config = _config(folder)
     found = audit_predictions(
         read_predictions(folder),
-        read(folder.metrics),
+        runs.read_json(folder.metrics),
         config.data.columns,
-        calibration=read(folder.calibration),
-        tokens=read(folder.cohort).get("tokens"),
+        calibration=runs.read_json(folder.calibration),
+        tokens=runs.read_json(folder.cohort).get("tokens"),
     )
     new = as_json(found)
-    known = [finding for finding in read(folder.audit).get("findings", []) if finding not in new]
+    known = [finding for finding in runs.read_json(folder.audit).get("findings", []) if finding not in new]
     findings = sorted([*known, *new], key=lambda finding: SEVERITIES.index(finding["severity"]))
     runs.write_json(folder.audit, {"findings": findings})
     _tell_leaks(new)
@@ -306,7 +308,7 @@ def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None =
     if not (checkpoint / "weights").is_dir():
         kept = ", ".join(sorted(f"checkpoints/{path.name}" for path in folder.checkpoints.glob("step-*")))
         raise ConfigError(f"{checkpoint}: not a checkpoint of this run; it keeps {kept or 'none'}")
-    made_with = json.loads((checkpoint / "state.json").read_text())["config"]
+    made_with = runs.read_json(checkpoint / "state.json").get("config", {})
     if made_with != config.model_dump(mode="json"):
         raise ConfigError(f"{checkpoint}: a checkpoint of another run ({made_with.get('name')})")
     _, prepared = _open(folder, None)
@@ -357,11 +359,11 @@ def evaluate_adapter(adapter: Path, config: Config, out: Path) -> dict[str, Any]
 def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
     """How the risks of `rows` test patients change when their text is written otherwise -> `probes.json`."""
     from cardiotune.evaluation import probes
-    from cardiotune.evaluation.tuned import TunedModel
 
+    _check_tuned(folder)
     config, prepared = _open(folder, None)
     with folder.stage("probe"):
-        model = TunedModel(folder, config, prepared.order)
+        model = _tuned_model(folder, config, prepared.order)
         frame = prepared.cohort.frame[prepared.rows("test")]
         found = probes.probe(model.risks, frame, prepared.order, config.data, config.serialize, rows, seed=config.seed)
         runs.write_json(folder.probes, found)
@@ -372,12 +374,12 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
     """Which columns the tuned model and LightGBM use, on `rows` test patients -> `explanations.json`."""
     from cardiotune.evaluation import explain as explaining
     from cardiotune.evaluation.baselines import lightgbm
-    from cardiotune.evaluation.tuned import TunedModel
 
+    _check_tuned(folder)
     config, prepared = _open(folder, None)
     frame, events, test = prepared.cohort.frame, prepared.cohort.events, prepared.rows("test")
     with folder.stage("explain"):
-        model = TunedModel(folder, config, prepared.order)
+        model = _tuned_model(folder, config, prepared.order)
         models = {
             "tuned": explaining.language_risk(model.risks, prepared.order, config.data, config.serialize),
             "lightgbm": explaining.table_risk(lightgbm, frame, events, prepared.parts, config.data, config.seed),
@@ -388,17 +390,85 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
     return found
 
 
-def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path) -> dict[str, Any]:
-    """The whole run at growing training sizes, several seeds each -> `learning_curve.json` and a figure in `out`."""
+def explain_row(folder: RunFolder, row: str, table: str | None = None) -> dict[str, Any]:
+    """One patient's risk by the tuned model and by it without each field, as `leave_one_field_out`. Nothing is written.
+
+    row: the id of one of the run's own patients, as in `predictions.jsonl` or in the table's id column; with a `table`, the
+    number of one of its rows from 1, as `score_table` counts them.
+    """
+    from cardiotune.evaluation.explain import language_risk, leave_one_field_out
+
+    config = _config(folder)
+    if config.data.name_of("text"):
+        raise ConfigError(f"{folder.path}: its patients' texts come ready made, so no field of theirs can be left out")
+    _check_tuned(folder)
+    if table is None:
+        _, prepared = _open(folder, None)
+        frame, order, place = prepared.cohort.frame, prepared.order, _place_of(prepared.cohort.frame, row, config.data)
+        if prepared.parts[place] == "train":
+            log.warning("--row: this patient is in the training part, so the model has learned from the outcome")
+    else:
+        frame, order = read_rows(table, config.data).frame, _column_order(folder)
+        place = int(row) - 1 if row.isascii() and row.isdigit() else -1
+        if not 0 <= place < frame.height:
+            raise ConfigError(f"--row: expected the number of a row of {table}, 1 to {frame.height}")
+    risk_of = language_risk(_tuned_model(folder, config, order).risks, order, config.data, config.serialize)
+    return leave_one_field_out(risk_of, frame[place : place + 1], config.data)
+
+
+def _place_of(frame: pl.DataFrame, row: str, data: DataConfig) -> int:
+    """The place of the row with this id. An error does not repeat what was typed, which may be a patient's id."""
+    own = data.name_of("id")
+    found = np.flatnonzero((frame[ROW_ID] == row) | (frame[own or ROW_ID].cast(pl.String) == row))
+    if len(found) != 1:
+        ids = f"a row_id of predictions.jsonl{f' or a value of column {own}' if own else ''}"
+        raise ConfigError(f"--row: {len(found)} of the run's {frame.height} rows have this id; expected {ids}")
+    return int(found[0])
+
+
+def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path | None = None) -> tuple[dict[str, Any], Path]:
+    """The whole run at growing training sizes, several seeds each. Returns the curve and the folder that shows it.
+
+    Its runs lie in `out`, by default in `<run folder>_learning_curve`, beside `learning_curve.json`, `.png` and `.md`. By
+    default these are also left in `learning_curve/` of the experiment's own run, where its report finds them.
+    """
     from cardiotune.evaluation import learning_curve as curve
 
     def run_one(one: Config) -> RunFolder:
         return run(one, overwrite=True)
 
-    found = curve.learning_curve(config, sizes, range(seeds), run_one, out)
-    curve.draw(found, out / "learning_curve.png")
-    runs.write_text(out / "learning_curve.md", curve.to_markdown(found))
-    return found
+    own = RunFolder(config.run_path)
+    place = out or own.path.with_name(f"{config.name}_learning_curve")
+    if place.is_file() or RunFolder(place).manifest.is_file():
+        what = "file" if place.is_file() else "run folder"
+        raise ConfigError(f"{place}: is a {what}; name a folder for the curve's own runs with --out")
+    curve.check(sizes, range(seeds))
+    sizes = _sizes_that_fit(config, sizes)
+    found = curve.learning_curve(config, sizes, range(seeds), run_one, place)
+    curve.write(found, place)
+    if out:
+        return found, place
+    if not own.manifest.is_file():
+        log.info("%s: no such run; once it is there, the same command puts the curve into its report", own.path)
+        return found, place
+    differ = curve.differences(own, RunFolder(curve.variant(config, sizes[0], 0, place).run_path))
+    if differ:
+        log.warning("%s: not given the curve, which is of another %s", own.path, ", ".join(differ))
+        return found, place
+    curve.write(found, own.path / curve.FOLDER)
+    return found, own.path / curve.FOLDER
+
+
+def _sizes_that_fit(config: Config, sizes: list[Any]) -> list[Any]:
+    """Without sizes above the training part, if `all` stands for them; else DataError, before hours of smaller ones."""
+    whole = config.model_copy(update={"split": config.split.model_copy(update={"train_rows": None})})
+    rows = len(read_prepared(whole).rows("train"))
+    large = [size for size in sizes if size != "all" and size > rows]
+    if large and "all" not in sizes:
+        raise DataError(f"--sizes: {large[0]}, but the training part has {rows} rows; ask for fewer, or for all")
+    if large:
+        log.info("sizes left out: %s, for all training rows are %d", ", ".join(map(str, large)), rows)
+    return [size for size in sizes if size not in large]
 
 
 def report(folder: RunFolder) -> Path:
@@ -419,30 +489,11 @@ def score_table(
     Columns: row (1-based), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing (how many of the row's
     values were missing or out of range).
     """
-    from cardiotune.evaluation import calibrate
-    from cardiotune.evaluation import predict as scoring
-    from cardiotune.evaluation.logistic import logit
-    from cardiotune.evaluation.tuned import TunedModel, read_calibrator
-    from cardiotune.training.weights import same_weights
-
     config = _config(folder)
-    if tuned and not folder.tuned_folder(config.method.kind).is_dir():
-        raise ConfigError(
-            f"{folder.path}: has no tuned model; train it, or ask for the zero-shot model with --zero-shot"
-        )
-    cohort = read_rows(table, config.data, keep_ids)
-    order = json.loads(folder.cohort.read_text())["column_order"]
-    texts = serialize_rows(cohort.frame, order, config.data, config.serialize)
     if tuned:
-        model = TunedModel(folder, config, order)
-        logits = model.logits(texts)
-        risks, raw = calibrate.apply(read_calibrator(folder), model.corrected(logits)), scoring.probabilities(logits)
-        if site:
-            risks = calibrate.apply(_read_site(folder, site), logit(risks))
-    else:
-        risks = raw = scoring.probabilities(
-            scoring.LanguageScorer(config, same_weights(folder, config.model), None).logits(texts)
-        )
+        _check_tuned(folder, ", or ask for the zero-shot model with --zero-shot")
+    cohort = read_rows(table, config.data, keep_ids)
+    risks, raw = _score(folder, config, cohort.frame, tuned, site)
     blanked = cohort.frame.select(pl.sum_horizontal(pl.col(config.data.inputs).is_null())).to_series()
     return pl.DataFrame(
         {
@@ -457,6 +508,28 @@ def score_table(
     )
 
 
+def _score(
+    folder: RunFolder, config: Config, frame: pl.DataFrame, tuned: bool = True, site: str | None = None
+) -> tuple[Array, Array]:
+    """Final and raw risks of rows that the run has not seen, (rows,) each."""
+    from cardiotune.evaluation import calibrate
+    from cardiotune.evaluation.logistic import logit
+    from cardiotune.evaluation.predict import LanguageScorer, probabilities
+    from cardiotune.evaluation.tuned import read_calibrator
+    from cardiotune.training.weights import same_weights
+
+    adapted = _read_site(folder, site) if site else None
+    order = _column_order(folder)
+    texts = serialize_rows(frame, order, config.data, config.serialize)
+    if not tuned:
+        raw = probabilities(LanguageScorer(config, same_weights(folder, config.model), None).logits(texts))
+        return raw, raw
+    model = _tuned_model(folder, config, order)
+    logits = model.logits(texts)
+    risks = calibrate.apply(read_calibrator(folder), model.corrected(logits))
+    return calibrate.apply(adapted, logit(risks)) if adapted else risks, probabilities(logits)
+
+
 def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[str, dict[str, float | None]]]:
     """Adapt the run's calibrated risks to a new site, whose table has the outcome.
 
@@ -468,22 +541,27 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
     from cardiotune.evaluation import calibrate, metrics
     from cardiotune.evaluation.logistic import logit
 
+    _check_tuned(folder)
     config = _config(folder)
-    scored = score_table(folder, table, keep_ids=False)
-    events = read_rows(table, config.data).frame[EVENT]
-    if events.null_count() == len(events):
-        raise DataError(f"{table}: no column {config.data.name_of('target')}; recalibration needs the outcome")
-    known = events.is_not_null().to_numpy()
-    y_true = events.to_numpy()[known].astype(float)
-    logits = logit(scored["y_prob"].to_numpy()[known])
+    frame = read_rows(table, config.data).frame.filter(pl.col(EVENT).is_not_null())
+    y_true = frame[EVENT].to_numpy().astype(float)
+    fewest = int(min(y_true.sum(), (1 - y_true).sum()))
+    needed = calibrate.MIN_OUTCOMES + 1  # a fold leaves one of them out
+    if fewest < needed:
+        raise DataError(
+            f"{table}: {config.data.name_of('target')} is known in {frame.height} rows, {int(y_true.sum())} of them events; "
+            f"recalibration needs the outcome, of {needed} events and {needed} non-events at least"
+        )
+    before, _ = _score(folder, config, frame)
+    logits = logit(before)
     site = calibrate.update(logits, y_true, method)
     after = np.empty_like(logits)
-    folds = StratifiedKFold(min(10, int(min(y_true.sum(), (1 - y_true).sum()))), shuffle=True, random_state=config.seed)
+    folds = StratifiedKFold(min(10, fewest), shuffle=True, random_state=config.seed)
     for train_rows, rows in folds.split(logits, y_true):
         after[rows] = calibrate.apply(calibrate.update(logits[train_rows], y_true[train_rows], method), logits[rows])
     judged = {
         when: {name: float(np.asarray(metric(y_true, risks)).item()) for name, metric in metrics.PROBABILITY.items()}
-        for when, risks in (("before", scored["y_prob"].to_numpy()[known]), ("after", after))
+        for when, risks in (("before", before), ("after", after))
     }
     file = folder.path / "sites" / f"{Path(table).name.split('.')[0]}.json"
     size = {"n": len(y_true), "n_events": int(y_true.sum())}
@@ -499,8 +577,7 @@ def _read_site(folder: RunFolder, site: str) -> dict[str, Any]:
         raise ConfigError(
             f"--site {site}: this run has been recalibrated for {known}; see `cardiotune recalibrate --help`"
         )
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    return runs.read_json(file)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -524,17 +601,50 @@ def _config(folder: RunFolder) -> Config:
     return load_resolved(folder.config)
 
 
+def _column_order(folder: RunFolder) -> list[str]:
+    """Feature columns in the order of the run's text."""
+    order: list[str] | None = runs.read_json(folder.cohort).get("column_order")
+    if order is None:
+        raise ModelError(f"{folder.cohort}: does not say the order of the columns; restore it, or start a new run")
+    return order
+
+
+def _check_tuned(folder: RunFolder, otherwise: str = "") -> None:
+    """ConfigError, before any table is read, when the run has no tuned model."""
+    config = _config(folder)
+    if folder.tuned_folder(config.method.kind).is_dir():
+        return
+    if "tuned" in config.comparators:
+        how = f"train it with `cardiotune train {folder.path}`"
+    else:
+        how = "its models do not hold tuned, so make another run"
+    raise ConfigError(f"{folder.path}: has no tuned model; {how}{otherwise}")
+
+
+def _tuned_model(folder: RunFolder, config: Config, order: list[str]) -> "TunedModel":
+    """The run's own model."""
+    from cardiotune.evaluation.tuned import TunedModel
+
+    runs.read_json(folder.calibration)  # applied to the model's risks: refused, if damaged, before hours of scoring
+    return TunedModel(folder, config, order)
+
+
 def _open(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepared]:
     """Config and cohort of a run; DataError when the table is no longer the one that was split."""
     config = _config(folder)
     if prepared is not None:
         return config, prepared
-    recorded = folder.read_manifest()["data"]
+    recorded = folder.read_manifest().get("data")
+    if recorded is None:
+        raise ModelError(f"{folder.path}: was stopped before its table was prepared; start it anew with --overwrite")
     if _describe_files(config.data) != recorded:
         files = ", ".join(config.data.files.values())
         raise DataError(f"{files}: has changed since this run was prepared; restore it, or start a new run")
     prepared = read_prepared(config)
-    saved = pl.read_parquet(folder.split)
+    try:
+        saved = pl.read_parquet(folder.split)
+    except (OSError, pl.exceptions.PolarsError):
+        raise ModelError(f"{folder.split}: damaged or not there; restore it, or start a new run") from None
     if saved["row_id"].to_list() != prepared.cohort.frame[ROW_ID].to_list() or list(saved["part"]) != list(
         prepared.parts
     ):
@@ -561,8 +671,7 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     release()  # the trained network would stand beside the reloaded one
     saved = folder.tuned_folder(config.method.kind)
     scorer = LanguageScorer(config, same_weights(folder, config.model), saved)
-    order = json.loads(folder.cohort.read_text())["column_order"]
-    logits = scorer.logits(probe_texts(config, order), what="checking")
+    logits = scorer.logits(probe_texts(config, _column_order(folder)), what="checking")
     if world()[0] == 0:
         record_probe(saved, logits, scorer.dtype)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.errors import ConfigError, DataError
+from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.estimates import undefined, with_interval
 from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
@@ -44,11 +44,13 @@ def compare(
     bootstrap replicates; the first entry has none. The main model is the tuned one or, without it, the one with the
     highest AUROC. Row ids agree between runs on the same file.
 
-    Raises ConfigError for fewer than two runs, DataError when the test rows differ (unless `common`, which takes those that
-    all share), when they share none, or when a row's outcome differs.
+    Raises ConfigError for fewer than two different runs, ModelError for predictions that are damaged, DataError when the test
+    rows differ (unless `common`, which takes those that all share), when they share none, or when a row's outcome differs.
     """
     if len(runs) < 2:
         raise ConfigError(f"compare: got {len(runs)} run, expected two or more; name their folders")
+    if len({run.path.resolve() for run in runs}) < len(runs):
+        raise ConfigError("compare: a run is named twice; name different run folders")
     names = _names(runs)
     read = [_read(run) for run in runs]
     ids = _shared(names, [outcomes for outcomes, _ in read], common)
@@ -79,10 +81,15 @@ def _read(run: RunFolder) -> tuple[dict[str, int], Risks]:
     """Outcomes by row id, and risks by model, of the test rows with a known outcome."""
     outcomes: dict[str, int] = {}
     risks: Risks = {}
-    for row in read_predictions(run):
-        if row["part"] == "test" and row["y_true"] is not None:
-            outcomes[row["row_id"]] = row["y_true"]
-            risks.setdefault(row["model"], {})[row["row_id"]] = row["y_prob"]
+    try:
+        for row in read_predictions(run):
+            if row["part"] == "test" and row["y_true"] is not None:
+                outcomes[row["row_id"]] = row["y_true"]
+                risks.setdefault(row["model"], {})[row["row_id"]] = row["y_prob"]
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(
+            f"{run.predictions}: damaged; make the predictions anew with `cardiotune predict {run.path}`"
+        ) from None
     if not outcomes:
         raise DataError(f"{run.predictions}: no test row with a known outcome, so there is nothing to compare")
     partial = [model for model, own in risks.items() if len(own) < len(outcomes)]

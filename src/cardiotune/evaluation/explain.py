@@ -178,21 +178,23 @@ def _worse(y_true: Array, base: Array, shuffled: list[Array], counts: Array) -> 
     return entry
 
 
-def leave_one_field_out(risk_of: RiskOf, row: pl.DataFrame, data: DataConfig) -> list[dict[str, Any]]:
-    """For one patient, `{column, change}`: risk without a field minus risk with it, the largest change first.
+def leave_one_field_out(risk_of: RiskOf, row: pl.DataFrame, data: DataConfig) -> dict[str, Any]:
+    """For one patient, `{"risk", "fields": [{column, risk, change}], "not_recorded": [column]}`, the largest change first.
 
-    row: one row with the dictionary's columns, typed; DataError for another number of rows. A field that is not recorded
-    has no entry. A change above 0 means that the field lowers this patient's risk.
+    row: one row with the dictionary's columns, typed; DataError for another number of rows. A field's `risk` is that without
+    it, its `change` this minus the patient's: above 0 where the field lowers the risk. No value of the patient is in it.
     """
     if row.height != 1:
         raise DataError(f"leave_one_field_out: {row.height} rows came; it explains one patient's risk, so give one row")
     recorded = [name for name in data.features if row[name][0] is not None]
-    if not recorded:
-        return []
     blanks = [with_values(row, pl.Series(name, [None], dtype=row[name].dtype), data) for name in recorded]
     base, *without = (float(risk[0]) for risk in _ask(risk_of, [row, *blanks]))
-    changes = [{"column": name, "change": risk - base} for name, risk in zip(recorded, without, strict=True)]
-    return sorted(changes, key=lambda entry: -abs(float(str(entry["change"]))))
+    changes = sorted(zip(recorded, without, strict=True), key=lambda entry: -abs(entry[1] - base))
+    return {
+        "risk": base,
+        "fields": [{"column": name, "risk": risk, "change": risk - base} for name, risk in changes],
+        "not_recorded": [name for name in data.features if name not in recorded],
+    }
 
 
 def partial_dependence(

@@ -15,11 +15,12 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from cardiotune.config import Config, read_yaml
+from cardiotune.config import Comparator, Config, read_yaml
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.evaluation.curves import by_training_rows
 from cardiotune.evaluation.drawing import LOOKS, STYLE, UNKNOWN_LOOK
 from cardiotune.evaluation.wording import MODELS
-from cardiotune.runs import RunFolder, atomic, write_json
+from cardiotune.runs import RunFolder, atomic, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,22 @@ Size = int | Literal["all"]
 MIN_ROWS = 4
 """Two events and two non-events."""
 METRICS = {"auroc": "AUROC", "log_loss": "Log-loss"}
+COMPARED: tuple[Comparator, ...] = ("logistic_regression", "lightgbm", "zero_shot", "few_shot", "tuned")
+"""The models of a curve whose experiment does not choose its models: all others would be made at every size too."""
+VARIED = ("name", "runs_dir", "seed", "split.train_rows", "models")
+"""Settings in which the runs of a curve may differ from the run whose report shows it."""
 FILE = "learning_curve.json"
+FOLDER = "learning_curve"
+"""Where a run folder keeps the curve of its experiment."""
+
+
+def parse_sizes(text: str) -> list[Size]:
+    """Sizes as they are written on the command line: `32,128,all`."""
+    words = [word.strip() for word in text.split(",")]
+    strange = [repr(word) for word in words if word != "all" and not (word.isascii() and word.isdigit())]
+    if strange:
+        raise ConfigError(f"--sizes: {', '.join(strange)}; expected whole numbers and all, such as 32,128,all")
+    return ["all" if word == "all" else int(word) for word in words]
 
 
 def learning_curve(
@@ -41,7 +57,7 @@ def learning_curve(
     is written after every run. Undefined metrics are null. Raises ConfigError, before any run, for sizes or seeds that
     make no sense and when a run below `out` had other settings; DataError when the table changed between runs.
     """
-    _check(sizes, seeds)
+    check(sizes, seeds)
     wanted = [(size, seed) for size in sorted(sizes, key=_place) for seed in seeds]
     variants = {(size, seed): variant(config, size, seed, out) for size, seed in wanted}
     for one in variants.values():
@@ -68,13 +84,20 @@ def learning_curve(
 
 def variant(config: Config, size: Size, seed: int, out: Path) -> Config:
     """The experiment with another training size and seed, and a run folder of its own in `out`."""
+    chosen = config.models or [name for name in COMPARED if name in config.comparators]
     tree = config.model_dump(mode="json")
-    tree |= {"name": f"{config.name[:70]}-rows-{size}-seed-{seed}", "runs_dir": str(out), "seed": seed}
+    tree |= {
+        "name": f"{config.name[:70]}-rows-{size}-seed-{seed}",
+        "runs_dir": str(out),
+        "seed": seed,
+        "models": chosen,
+    }
     tree["split"]["train_rows"] = None if size == "all" else size
     return type(config).model_validate(tree)
 
 
-def _check(sizes: Sequence[Size], seeds: Sequence[int]) -> None:
+def check(sizes: Sequence[Size], seeds: Sequence[int]) -> None:
+    """ConfigError for sizes or seeds that make no sense."""
     if not sizes or not seeds or len(set(sizes)) < len(sizes) or len(set(seeds)) < len(seeds):
         raise ConfigError("learning curve: give at least one size and one seed, each of them once")
     small = [size for size in sizes if size != "all" and size < MIN_ROWS]
@@ -93,12 +116,23 @@ def _check_settings(config: Config) -> None:
     saved = RunFolder(config.run_path).config
     if not saved.is_file():
         return
-    before, now = _flat(read_yaml(saved)), _flat(config.model_dump(mode="json"))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changed = _changed(read_yaml(saved), config.model_dump(mode="json"))
     if changed:
         raise ConfigError(
             f"{config.run_path}: made with other settings ({', '.join(changed)}); set them back, or use another folder"
         )
+
+
+def differences(run: RunFolder, one: RunFolder) -> list[str]:
+    """What keeps a curve, of which `one` is a run, out of the report of `run`: other settings, another table."""
+    settings = [key for key in _changed(read_yaml(run.config), read_yaml(one.config)) if key not in VARIED]
+    same_table = run.read_manifest().get("data") == one.read_manifest().get("data")
+    return settings + ([] if same_table else ["table"])
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    flat, other = _flat(before), _flat(now)
+    return sorted(key for key in flat.keys() | other.keys() if flat.get(key) != other.get(key))
 
 
 def _flat(tree: Any, above: str = "") -> dict[str, Any]:
@@ -113,12 +147,18 @@ def _flat(tree: Any, above: str = "") -> dict[str, Any]:
 
 
 def _finished(run: RunFolder) -> bool:
-    return run.manifest.is_file() and run.read_manifest().get("status") == "finished" and run.metrics.is_file()
+    whole = all(file.is_file() for file in (run.manifest, run.cohort, run.metrics))
+    return whole and run.read_manifest().get("status") == "finished"
 
 
 def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
-    test = json.loads(run.metrics.read_text("utf-8"))["parts"]["test"]
-    rows = json.loads(run.cohort.read_text("utf-8"))["parts"]["train"]["n"]
+    try:
+        test = json.loads(run.metrics.read_text("utf-8"))["parts"]["test"]
+        rows = json.loads(run.cohort.read_text("utf-8"))["parts"]["train"]["n"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{run.path}: its metrics or cohort are damaged; delete this folder, and it is made anew"
+        ) from None
     return [
         {
             "model": model,
@@ -135,25 +175,18 @@ def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
 # what is shown
 
 
-def _lines(curve: dict[str, Any], metric: str) -> dict[str, dict[float, list[float]]]:
-    """Model -> training rows (the median of a size) -> the defined values of the seeds; rows ascending."""
-    rows: dict[Any, list[int]] = {}
-    for point in curve["points"]:
-        rows.setdefault(point["size"], []).append(point["train_rows"])
-    x = {size: statistics.median(counts) for size, counts in rows.items()}
-    lines: dict[str, dict[float, list[float]]] = {}
-    for point in sorted(curve["points"], key=lambda point: x[point["size"]]):
-        values = lines.setdefault(point["model"], {}).setdefault(x[point["size"]], [])
-        if point[metric] is not None:
-            values.append(point[metric])
-    return lines
+def write(curve: dict[str, Any], folder: Path) -> None:
+    """`learning_curve.json`, and it as a figure and as a table beside it."""
+    write_json(folder / FILE, curve)
+    draw(curve, folder / "learning_curve.png")
+    write_text(folder / "learning_curve.md", to_markdown(curve))
 
 
 def to_markdown(curve: dict[str, Any]) -> str:
     """A table a metric: a line a model, a column a size; the median over seeds, and the lowest to the highest."""
     tables = []
     for metric, name in METRICS.items():
-        lines = _lines(curve, metric)
+        lines = by_training_rows(curve["points"], metric)
         sizes = sorted({rows for line in lines.values() for rows in line})
         head = ["| " + " | ".join([f"{name}, by training rows", *(f"{rows:.0f}" for rows in sizes)]) + " |"]
         rule = ["|---|" + "---|" * len(sizes)]
@@ -185,7 +218,7 @@ def draw(curve: dict[str, Any], file: Path) -> Path:
         matplotlib.rcParams.update({**STYLE, "svg.hashsalt": "learning_curve"})
         figure = Figure(figsize=(8.4, 4.2), layout="constrained")
         for panel, (metric, name) in enumerate(METRICS.items()):
-            _panel(figure, panel, name, _lines(curve, metric))
+            _panel(figure, panel, name, by_training_rows(curve["points"], metric))
         with atomic(file) as temporary:
             when = {"Date": None} if kind == "svg" else {}  # the same curve gives the same bytes
             figure.savefig(temporary, format=kind, dpi=160, metadata=when)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cardiotune.config import Config
 from cardiotune.data.tokens import PromptEncoder
-from cardiotune.errors import DataError
+from cardiotune.errors import DataError, ModelError
 from cardiotune.runs import RunFolder, atomic
 from cardiotune.training.checkpoint import check_probe, verify
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
@@ -160,5 +160,10 @@ def read_predictions(run: RunFolder) -> list[dict[str, Any]]:
     """The rows of `predictions.jsonl`; DataError when there is none."""
     if not run.predictions.is_file():
         raise DataError(f"{run.predictions}: no predictions yet; make them with `cardiotune predict {run.path}`")
-    with run.predictions.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    try:
+        with run.predictions.open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+    except ValueError:
+        raise ModelError(
+            f"{run.predictions}: damaged; make the predictions anew with `cardiotune predict {run.path}`"
+        ) from None

@@ -1,8 +1,6 @@
 """Everything that the files of a run folder say, read once for the report, the checklists and the model card."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +10,7 @@ from cardiotune.config import Config, load_resolved
 from cardiotune.errors import DataError
 from cardiotune.evaluation.predict import read_predictions
 from cardiotune.evaluation.wording import in_order
-from cardiotune.runs import RunFolder
+from cardiotune.runs import RunFolder, read_json
 
 Array = NDArray[np.float64]
 OPTIONAL = ("audit", "calibration", "table1", "probes", "explanations", "learning_curve")
@@ -78,12 +76,6 @@ def read_record(run: RunFolder) -> Record:
         scored=scored,
         extras={name: read_json(run.path / f"{name}.json") for name in OPTIONAL},
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty when there is no such file."""
-    content: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return content
 
 
 def scores(rows: list[dict[str, Any]], models: list[str]) -> dict[str, Scores]:

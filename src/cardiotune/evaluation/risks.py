@@ -58,8 +58,7 @@ class CohortRisks:
             if name == "tuned":  # the base model would stand in memory beside it
                 self.__dict__.pop("base", None)
             start = time.perf_counter()
-            with self.run.stage(f"predict_{name}"):
-                self.found[name] = self._risks(name)
+            self.found[name] = self._risks(name)
             seconds = round(time.perf_counter() - start, 3)
             self.run.update_manifest(scoring={name: {"rows": len(self.scored), "seconds": seconds}})
         return self.found
