@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup browser demo test test-slow lint clean
 
 setup: .venv/installed
 
@@ -16,7 +16,13 @@ setup: .venv/installed
 demo: setup
 	$(BIN)/cardiotune run statlog_heart --overwrite
 
-test: setup
+# The report is tested in a real browser, the distribution's own.
+browser:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then true; \
+	elif test "$$(id -u)" = 0 && command -v apt-get && apt-get update && apt-get install --yes chromium; then true; \
+	else echo "no Chromium, and none could be installed: the browser tests will be skipped" >&2; fi >/dev/null
+
+test: setup browser
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 test-slow: setup

@@ -12,13 +12,26 @@ import pytest
 
 from cardiotune.config import Config, dump
 from cardiotune.errors import DataError
-from cardiotune.evaluation.curves import BAND_GRID, BAND_REPLICATES, calibration_points, roc, roc_band
+from cardiotune.evaluation.curves import (
+    BAND_GRID,
+    BAND_REPLICATES,
+    axis_end,
+    calibration_band,
+    calibration_curve,
+    calibration_points,
+    curve_risks,
+    roc,
+    roc_band,
+)
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts
+from cardiotune.evaluation.learning_curve import learning_curve
+from cardiotune.evaluation.metrics import emax, ici
 from cardiotune.evaluation.predict import prediction_rows, write_predictions
 from cardiotune.evaluation.report import write_report
 from cardiotune.evaluation.wording import MODELS
 from cardiotune.runs import RunFolder, write_json, write_text
+from test_learning_curve import Runs, experiment
 
 ALL = ("prevalence", "logistic_regression", "lightgbm", "zero_shot", "few_shot", "tuned")
 # What makes a browser or a style sheet fetch something: attributes and CSS, not xmlns or plain text.
@@ -170,7 +183,16 @@ def add_everything(run: RunFolder) -> RunFolder:
         write_json(run.path / f"{name}.json", content)
     seconds = {"tuned": {"rows": 200, "seconds": 14.0}, "logistic_regression": {"rows": 200, "seconds": 0.01}}
     run.update_manifest(scoring=seconds)
+    add_learning_curve(run)
     return run
+
+
+def add_learning_curve(run: RunFolder) -> dict[str, Any]:
+    """The real curve of three classical models, where the command leaves it; returned."""
+    folder = run.path / "learning_curve"
+    folder.mkdir()
+    config = experiment(folder, models=["logistic_regression", "spline_regression", "lightgbm"])
+    return learning_curve(config, [20, 60, "all"], [0, 1], Runs(), folder)
 
 
 def extras() -> dict[str, Any]:
@@ -194,18 +216,6 @@ def extras() -> dict[str, Any]:
     ]
     by_age = {"tuned": [0.2, 0.3, 0.45, 0.6], "logistic_regression": [0.25, 0.35, 0.45, 0.55]}
     by_sex = {"tuned": [0.35, 0.48], "logistic_regression": [0.37, 0.45]}
-    points = [
-        {
-            "model": model,
-            "size": size,
-            "seed": seed,
-            "auroc": start + 0.05 * np.log10(size) + 0.01 * seed,
-            "log_loss": 0.7 - 0.08 * np.log10(size) + 0.01 * seed,
-        }
-        for model, start in (("tuned", 0.7), ("logistic_regression", 0.72))
-        for size in (32, 64, 128)
-        for seed in (0, 1, 2)
-    ]
     return {
         "audit": {"findings": [{"check": c, "severity": s, "text": t, "numbers": {}} for c, s, t in findings]},
         "calibration": {
@@ -230,7 +240,6 @@ def extras() -> dict[str, Any]:
                 {"column": "sex", "unit": None, "x": ["woman", "man"], "models": by_sex},
             ],
         },
-        "learning_curve": {"points": points},
     }
 
 
@@ -350,7 +359,7 @@ def test_a_run_without_a_language_model(tmp_path: Path) -> None:
     html, _ = texts(run)
     assert "no tuned language model" in html
     assert "Risks by outcome: Logistic regression" in html
-    for absent in ("Tuned LLM", "Learning curves", "Base model", "Prompt"):
+    for absent in ("Tuned LLM", "Loss during training", "Base model", "Prompt"):
         assert absent not in html
 
 
@@ -423,7 +432,13 @@ def test_every_optional_file_is_shown(rich: tuple[RunFolder, str, str]) -> None:
     test = json.loads(run.metrics.read_text())["parts"]["test"]
     threshold = test["thresholds"]["tuned"][1]
     for text in (html, markdown):
-        for said in ("61.2 (9.1)", "near the ceiling", "0.093", "8 %", "platt, fitted on the validation part, 67 rows"):
+        for said in (
+            "61.2 (9.1)",
+            "near the ceiling",
+            "0.093",
+            "8 %",
+            "Platt scaling, fitted on the validation part, 67 rows",
+        ):
             assert said in text
         assert "at 0.410" in text
         assert f"{threshold['net_benefit']['value']:.3f}" in text
@@ -432,7 +447,7 @@ def test_every_optional_file_is_shown(rich: tuple[RunFolder, str, str]) -> None:
         assert "1.3" in text.split("Energy")[1]  # 14 s for 200 rows: 70 s for 1,000, at 65 W
     p_value = test["differences"]["zero_shot"]["auroc"]["delong_p"]
     assert ("&lt; 0.001" if p_value < 0.001 else f"{p_value:.3f}") in html.split("DeLong p")[1]
-    assert "platt (intercept -0.51, slope 0.52)" in html
+    assert "Platt scaling (intercept -0.51, slope 0.52)" in html
 
 
 def test_leaks_come_right_after_the_verdict(rich: tuple[RunFolder, str, str], full: tuple[RunFolder, str, str]) -> None:
@@ -468,7 +483,13 @@ def test_each_figure_carries_its_numbers(rich: tuple[RunFolder, str, str]) -> No
     area = np.trapezoid([y for _, y in tuned], [x for x, _ in tuned])
     assert area == pytest.approx(test["models"]["tuned"]["auroc"]["value"], abs=2e-3)
     assert sum(float(row["rows with the event"]) for row in files["risks"]) == test["n_events"]
-    assert {row["probabilities"] for row in files["calibration"] if row["model"] == "tuned"} == {"final", "before"}
+    drawn = {(row["probabilities"], row["drawn as"]) for row in files["calibration"] if row["model"] == "tuned"}
+    assert drawn == {(when, how) for when in ("final", "before") for how in ("group", "curve")}
+    for row in files["calibration"]:
+        if (row["probabilities"], row["drawn as"]) == ("final", "curve"):
+            assert 0 <= float(row["low"]) <= float(row["high"]) <= 1
+    curve = [row for row in files["learning-curve"] if row["model"] == "lightgbm"]
+    assert {(row["size"], row["training rows"]) for row in curve} == {("20", "20"), ("60", "60"), ("all", "144")}
     curve = [row["net benefit"] for row in files["decision-curve"] if row["model"] == "lightgbm"]
     expected = test["decision_curve"]["models"]["lightgbm"]["net_benefit"]
     np.testing.assert_allclose(np.array(curve, float), expected, atol=1e-4)
@@ -560,6 +581,97 @@ def test_calibration_points_are_group_means_with_wilson_intervals() -> None:
     np.testing.assert_allclose(mean, [0.2, 0.8])
     np.testing.assert_allclose(share, [0.25, 0.8])
     np.testing.assert_allclose((low[0], high[0]), (0.1119, 0.4687), atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [30, 90, 1000])  # a straight line, three knots, five
+def test_the_ici_is_the_distance_of_the_risks_from_the_calibration_curve(rows: int) -> None:
+    draw = np.random.default_rng(rows)
+    y_true = draw.integers(0, 2, rows).astype(float)
+    risk = 1 / (1 + np.exp(-(2 * y_true - 1 + draw.normal(0, 1, rows))))
+    errors = np.abs(calibration_curve(y_true, risk, risk) - risk)
+    assert errors.mean() == pytest.approx(ici(y_true, risk), abs=1e-12)
+    assert errors.max() == pytest.approx(emax(y_true, risk), abs=1e-12)
+
+
+def test_the_calibration_band_covers_the_truth_as_often_as_it_says_and_narrows_with_more_rows() -> None:
+    draw = np.random.default_rng(0)
+    covered, widths = [], []
+    for n in [400] * 60 + [1600]:
+        risk = draw.random(n)
+        y_true = (draw.random(n) < risk).astype(float)  # perfectly calibrated: the truth is the diagonal
+        at = curve_risks(risk)
+        low, high = calibration_band(y_true, risk, at)
+        covered.append(((low <= at) & (at <= high)).mean())
+        widths.append((high - low).mean())
+    # 95 %, less what percentile intervals lose in samples of this size; the standard error of this mean is 2 %.
+    assert 0.88 < np.mean(covered[:60]) < 0.99
+    assert widths[-1] == pytest.approx(np.mean(widths[:60]) / 2, rel=0.2)
+
+
+def test_a_curve_is_drawn_where_the_bulk_of_the_risks_is() -> None:
+    risk = np.r_[0.001, np.linspace(0.2, 0.4, 500), 0.9]
+    at = curve_risks(risk)
+    assert 0.2 <= at[0] < 0.21 and 0.39 < at[-1] <= 0.4
+    assert not np.isin(at, risk).any()
+
+
+@pytest.mark.parametrize(("highest", "end"), [(0.04, 0.05), (0.12, 0.2), (0.45, 0.5), (0.55, 1.0)])
+def test_axes_of_rare_events_end_early(highest: float, end: float) -> None:
+    low = np.full(1000, highest / 2)
+    assert axis_end([low, np.full(1000, highest)]) == end
+    assert axis_end([np.r_[np.full(1000, highest), 0.99]]) == end, "one row does not stretch the axis"
+
+
+def test_a_rare_event_fills_the_calibration_figure(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("logistic_regression", "tuned"))
+    rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
+    for row in rows:
+        row["y_prob"] = row["y_prob_raw"] = 0.15 * row["y_prob"]
+    write_predictions(run.predictions, rows)
+    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
+    html, _ = texts(run)
+    assert "The axes end at 0.2, above which 1 % of the rows are at most." in html
+
+
+def test_the_learning_curve_of_the_run_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("logistic_regression", "tuned"))
+    curve = add_learning_curve(run)
+    shown = [p["auroc"] for p in curve["points"] if (p["model"], p["size"]) == ("lightgbm", 60)]
+    middle, low, high = (f"{value:.3f}" for value in (sum(shown) / 2, min(shown), max(shown)))
+    html, markdown = texts(run)
+    assert f"<td>{middle} <small>{low} to {high}</small>" in html.split("With fewer patients")[1]
+    assert f"{middle} ({low} to {high})" in markdown.split("With fewer patients")[1]
+    for text in (html, markdown):
+        assert "with 2 seeds each" in text
+        assert "144 rows" in text
+    assert 'aria-label="AUROC and log-loss on the test part over the number of training rows: Logistic' in html
+    assert html.count('href="#size"') == html.count('id="size"') == 1
+
+
+def test_a_learning_curve_of_one_seed_has_no_spread_and_undefined_points_are_dashes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("logistic_regression", "tuned"))
+    (run.path / "learning_curve").mkdir()
+    point = {"model": "tuned", "size": "all", "train_rows": 1234, "seed": 0, "auroc": None, "log_loss": 0.5}
+    write_json(run.path / "learning_curve" / "learning_curve.json", {"points": [point]})
+    _, markdown = texts(run)
+    section = markdown.split("With fewer patients")[1].split("## ")[0]
+    assert "seeds" not in section
+    assert "| Tuned LLM | – |" in section and "| Tuned LLM | 0.500 |" in section and "1,234 rows" in section
+
+
+def test_small_counts_of_values_are_written_as_table_1_does(run: RunFolder) -> None:
+    found = json.loads(run.cohort.read_text())
+    found["notes"] |= {"missing": {"age": 0, "sbp_mmhg": 9, "ldl": 10}, "values_out_of_range": {"sbp_mmhg": 3}}
+    write_json(run.cohort, found)
+    for text in texts(run):
+        assert "Missing values: sbp_mmhg (&lt;10), ldl (10)." in text
+        assert "taken as missing: sbp_mmhg (&lt;10)." in text
+    # Table 1 hides a larger count because it would give a small one away: it must not stand above the table.
+    hides = {**extras()["table1"]["columns"][0], "missing": "hidden"}
+    write_json(run.table1, {"n": extras()["table1"]["n"], "columns": [hides]})
+    for text in texts(run):
+        assert "ldl (hidden)." in text
+        assert "ldl (10)" not in text
 
 
 @pytest.mark.parametrize(("rows", "groups"), [(20, 2), (68, 4), (1000, 10)])

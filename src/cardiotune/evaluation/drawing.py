@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +36,12 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 UNKNOWN_LOOK = {"color": "#8a6d00", "linestyle": (0, (1, 3)), "marker": "x"}
 REFERENCE: dict[str, Any] = {"color": "#777", "linewidth": 1, "linestyle": (0, (2, 2))}
+WIDTH = 4.6
+"""Inches of a figure with a legend: two columns of it fit."""
+LONGEST = 34
+"""Characters of a name in the smallest figure before its line breaks."""
+LONGEST_BESIDE = 28
+"""Characters of a name in a legend that may have another beside it."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +117,18 @@ def square(figure: Figure, x: str, y: str) -> Axes:
 
 
 def legend(figure: Figure, columns: int = 2) -> None:
-    """A legend below everything."""
+    """A legend below everything; in one column when two would be cut off."""
+    found = [entry for axes in figure.axes for entry in zip(*axes.get_legend_handles_labels(), strict=True)]
     figure.legend(
-        loc="outside lower center", ncols=columns, frameon=False, handlelength=3, columnspacing=1.2, fontsize=8.5
+        [handle for handle, _ in found],
+        [textwrap.fill(name, LONGEST) for _, name in found],
+        loc="outside lower center",
+        ncols=1 if any(len(name) > LONGEST_BESIDE for _, name in found) else columns,
+        frameon=False,
+        handlelength=2.4,
+        borderaxespad=0,
+        columnspacing=0.8,
+        fontsize=8.5,
     )
 
 

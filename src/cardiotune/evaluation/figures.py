@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -12,7 +12,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from cardiotune.evaluation import curves
 from cardiotune.evaluation.drawing import (
+    LONGEST,
     REFERENCE,
+    WIDTH,
     Drawing,
     height_with_legend,
     legend,
@@ -21,14 +23,16 @@ from cardiotune.evaluation.drawing import (
     svg,
     table,
 )
+from cardiotune.evaluation.learning_curve import METRICS as LEARNED
 from cardiotune.evaluation.record import Array, Record, Scores
-from cardiotune.evaluation.wording import model_words
+from cardiotune.evaluation.wording import in_order, model_words
 
 BLUE, GREY, RED = "#0072b2", "#999", "#b00020"
 MOST_COLUMNS = 20
 """Columns in a figure of importance, the most important ones."""
 BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 EVENT: dict[str, Any] = {"fill": True, "facecolor": "white", "edgecolor": "#333", "linewidth": 0.8, "hatch": "/////"}
+BEFORE: dict[str, Any] = {"color": "#555", "linestyle": (0, (4, 2)), "linewidth": 1.2, "marker": "o", "mfc": "white"}
 NO_EVENT: dict[str, Any] = {"fill": True, "facecolor": "#c8d4dc", "edgecolor": "#333", "linewidth": 0.8}
 
 
@@ -41,7 +45,7 @@ def performance(record: Record) -> list[Drawing]:
     if 0 < part["n_events"] < part["n"] and scored:
         drawings += [_roc(record, scored), _precision_recall(part, scored)]
     if scored:
-        drawings.append(_calibration(scored))
+        drawings.append(_calibration(scored, record.config.seed))
     drawings.append(_risks(record.main, record.scored[record.main], record.config.task.threshold))
     if decision := part.get("decision_curve"):
         drawings.append(_decision(decision, list(scored), record.main))
@@ -97,7 +101,7 @@ def _roc(record: Record, scored: dict[str, Scores]) -> Drawing:
         caption="Look for curves that rise steeply to the upper left, far from the dotted line of chance; in brackets "
         "the AUROC, and a marker where the threshold puts each model."
         + (f" Shaded: pointwise 95 % bootstrap band of {model_words(main)}." if band else ""),
-        svg=svg("roc", (4.2, height_with_legend(4.3, len(lines) + 1)), paint),
+        svg=svg("roc", (WIDTH, height_with_legend(4.6, len(lines) + 1)), paint),
         data=table(("model", "1 - specificity", "sensitivity", "low", "high"), rows),
     )
 
@@ -121,7 +125,7 @@ def _precision_recall(part: dict[str, Any], scored: dict[str, Scores]) -> Drawin
         label=f"Precision-recall curves on the test part: {_listed(scored)}; prevalence {share:.2f}",
         caption="Look for curves that stay high to the right, well above the dotted line of the prevalence, which is "
         "the precision of flagging everyone; in brackets the AUPRC.",
-        svg=svg("pr", (4.2, height_with_legend(4.3, len(lines) + 1)), paint),
+        svg=svg("pr", (WIDTH, height_with_legend(4.6, len(lines) + 1)), paint),
         data=table(("model", "recall", "precision"), rows),
     )
 
@@ -130,55 +134,95 @@ def _precision_recall(part: dict[str, Any], scored: dict[str, Scores]) -> Drawin
 # risks
 
 
-def _calibration(scored: dict[str, Scores]) -> Drawing:
-    before = [model for model, found in scored.items() if not np.array_equal(found.y_prob, found.y_prob_raw)]
+def _calibration(scored: dict[str, Scores], seed: int) -> Drawing:
+    end = curves.axis_end(risk for found in scored.values() for risk in (found.y_prob, found.y_prob_raw))
+    panels = {model: _calibration_lines(found, seed) for model, found in scored.items()}
+    both = any(len(lines) > 1 for lines in panels.values())
 
     def painter(model: str) -> Callable[[Figure], None]:
         def paint(figure: Figure) -> None:
             axes, bars = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-            axes.set_title(model_words(model), fontsize=11)
-            axes.set(ylabel="Observed share of events", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-            axes.set(xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
+            axes.set_title(textwrap.shorten(model_words(model), 26, placeholder="…"), fontsize=11)
+            axes.set(ylabel="Observed share of events", xlim=(-0.02 * end, 1.02 * end), ylim=(-0.02 * end, 1.02 * end))
+            axes.set(xticks=np.linspace(0, end, 6), yticks=np.linspace(0, end, 6))
             axes.plot([0, 1], [0, 1], **REFERENCE)
-            found = scored[model]
-            if model in before:
-                mean, share, _, _ = curves.calibration_points(found.y_true, found.y_prob_raw)
-                axes.plot(mean, share, color="#555", linestyle=":", marker="o", mfc="white", label="before")
-            mean, share, low, high = curves.calibration_points(found.y_true, found.y_prob)
-            style = look(model) | ({"label": "after"} if model in before else {})
-            axes.errorbar(mean, share, yerr=(share - low, high - share), capsize=3, elinewidth=1, **style)
-            if model in before:
-                axes.legend(frameon=False, fontsize=8, loc="upper left")
-            _two_sided(bars, *curves.risk_counts(found.y_true, found.y_prob))
+            lines = panels[model]
+            if "before" in lines:
+                _calibration_line(axes, lines["before"], BEFORE, "before")
+            _calibration_line(axes, lines["final"], look(model) | {"linestyle": "-", "linewidth": 1.8}, "after")
+            if len(lines) > 1:
+                axes.legend(frameon=False, fontsize=8, loc="upper left", borderaxespad=0)
+            _two_sided(
+                bars, *curves.risk_counts(scored[model].y_true, scored[model].y_prob, end), curves.RISK_BINS * end
+            )
 
         return paint
 
-    points = [
-        (model, when, *point)
-        for model, found in scored.items()
-        for when, risk in (("final", found.y_prob), ("before", found.y_prob_raw))
-        if when == "final" or model in before
-        for point in zip(*curves.calibration_points(found.y_true, risk), strict=True)
+    rows = [
+        (model, when, drawn, *point)
+        for model, lines in panels.items()
+        for when, line in lines.items()
+        for drawn, points in line._asdict().items()
+        for point in zip(*points, strict=True)
     ]
-    margins = {"left": 0.18, "right": 0.97, "bottom": 0.12, "top": 0.93, "hspace": 0.1}
+    margins = {"left": 0.18, "right": 0.97, "bottom": 0.12, "top": 0.93, "hspace": 0.12}
     drawn = [svg(f"calibration{number}", (3.1, 3.8), painter(model), margins) for number, model in enumerate(scored)]
     return Drawing(
         name="calibration",
         title="Calibration",
         label=f"Calibration on the test part, one panel a model: {_listed(scored)}",
-        caption="Look for points on the dotted diagonal: below it the risks are too high, above it too low; each point "
-        "is a group of rows of similar risk (tenths, fewer with few rows), its bar the 95 % Wilson interval. Below, how "
-        "many rows have which risk: with the event upwards, without it downwards."
-        + (" Hollow: the probabilities before correction and calibration." if before else ""),
+        caption="Look for a line on the dotted diagonal: below it the risks are too high, above it too low. The line is the "
+        "smoothed share of events from which the ICI is computed, drawn where all but the outermost risks are, with its "
+        "pointwise 95 % bootstrap band; each point is a group of rows of similar risk (tenths, fewer with few rows), its "
+        "bar the 95 % Wilson interval. Below, how many rows have which risk: with the event upwards, without it "
+        "downwards."
+        + (" Dashed and hollow: the probabilities before correction and calibration." if both else "")
+        + (f" The axes end at {end:g}, above which 1 % of the rows are at most." if end < 1 else ""),
         svg=Markup("\n").join(drawn),
-        data=table(("model", "probabilities", "mean risk", "share of events", "low", "high"), points),
+        data=table(("model", "probabilities", "drawn as", "risk", "share of events", "low", "high"), rows),
         panels="small",
     )
 
 
-def _two_sided(axes: Axes, with_event: Array, without: Array) -> None:
-    axes.stairs(with_event, curves.RISK_BINS, **EVENT)
-    axes.stairs(-without, curves.RISK_BINS, **NO_EVENT)
+class Calibration(NamedTuple):
+    """What one panel shows of some risks; each (4, points): risk, share of events, and its interval's ends or NaN."""
+
+    group: Array
+    curve: Array
+
+
+def _calibration_lines(found: Scores, seed: int) -> dict[str, Calibration]:
+    """The final probabilities and, where they differ, those before correction and calibration, which have no band."""
+    lines = {}
+    for when, risk in (("final", found.y_prob), ("before", found.y_prob_raw)):
+        if when == "before" and np.array_equal(found.y_prob, found.y_prob_raw):
+            continue
+        curve = np.empty((4, 0))
+        if 0 < found.y_true.sum() < len(found.y_true):
+            at = curves.curve_risks(risk)
+            band = (
+                curves.calibration_band(found.y_true, risk, at, seed)
+                if when == "final"
+                else np.full((2, len(at)), np.nan)
+            )
+            curve = np.array([at, curves.calibration_curve(found.y_true, risk, at), *band])
+        lines[when] = Calibration(np.array(curves.calibration_points(found.y_true, risk)), curve)
+    return lines
+
+
+def _calibration_line(axes: Axes, line: Calibration, style: dict[str, Any], label: str) -> None:
+    mean, share, low, high = line.group
+    at, smooth, bottom, top = line.curve
+    axes.plot([], [], label=label, **style)
+    axes.plot(at, smooth, **{**style, "marker": ""})
+    axes.fill_between(at, bottom, top, color=style["color"], **BAND)
+    bars = (share - low, high - share) if label == "after" else None
+    axes.errorbar(mean, share, yerr=bars, capsize=3, elinewidth=1, **{**style, "linestyle": ""})
+
+
+def _two_sided(axes: Axes, with_event: Array, without: Array, bins: Array) -> None:
+    axes.stairs(with_event, bins, **EVENT)
+    axes.stairs(-without, bins, **NO_EVENT)
     axes.axhline(0, color="#333", linewidth=0.8)
     axes.set(xlabel="Predicted risk", ylabel="Rows")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
@@ -186,27 +230,33 @@ def _two_sided(axes: Axes, with_event: Array, without: Array) -> None:
 
 
 def _risks(model: str, found: Scores, threshold: float) -> Drawing:
-    counts = curves.risk_counts(found.y_true, found.y_prob)
+    end = curves.axis_end([found.y_prob, np.array([threshold])])
+    counts = curves.risk_counts(found.y_true, found.y_prob, end)
+    rows_of = {"Event": int(found.y_true.sum()), "No event": int((1 - found.y_true).sum())}
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
-        for axes, rows, name, style in zip(panels, counts, ("Event", "No event"), (EVENT, NO_EVENT), strict=True):
-            axes.stairs(rows, curves.RISK_BINS, **style)
+        for axes, counted, (name, rows), style in zip(panels, counts, rows_of.items(), (EVENT, NO_EVENT), strict=True):
+            axes.stairs(counted, bins, **style)
             axes.axvline(threshold, color=RED, linewidth=1.2, linestyle=(0, (4, 2)))
-            axes.set_title(f"{name} ({rows.sum():.0f} rows)", fontsize=10, loc="left")
+            axes.set_title(f"{name} ({rows} rows)", fontsize=10, loc="left")
             axes.set_ylabel("Rows")
             axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        panels[1].set(xlabel="Predicted risk", xlim=(0, 1))
+        panels[1].set(xlabel="Predicted risk", xlim=(0, end))
 
-    bins = zip(curves.RISK_BINS[:-1], curves.RISK_BINS[1:], *counts, strict=True)
+    bins = curves.RISK_BINS * end
     return Drawing(
         name="risks",
         title=f"Risks by outcome: {model_words(model)}",
         label=f"Histograms of the risks of {model_words(model)} on the test part, for rows with and without the event",
         caption="Look for little overlap between the two histograms, with the events to the right; the dashed line is "
-        "the threshold.",
-        svg=svg("risks", (4.2, 4.1), paint),
-        data=table(("risk from", "risk to", "rows with the event", "rows without"), bins),
+        f"the threshold of {threshold:g}."
+        + (f" The axis ends at {end:g}, above which 1 % of the rows are at most." if end < 1 else ""),
+        svg=svg("risks", (WIDTH, 4.1), paint),
+        data=table(
+            ("risk from", "risk to", "rows with the event", "rows without"),
+            zip(bins[:-1], bins[1:], *counts, strict=True),
+        ),
     )
 
 
@@ -246,7 +296,7 @@ def _decision(found: dict[str, Any], models: list[str], main: str) -> Drawing:
         caption="Look for the highest line at the thresholds that matter in the clinic: a model is of use only where it "
         "is above both treating all and treating none (net benefit 0)."
         + (f" Shaded: the 95 % interval of {model_words(main)}." if len(bands.get(main, ())) else ""),
-        svg=svg("decision", (4.2, height_with_legend(3.6, len(lines) + 2)), paint),
+        svg=svg("decision", (WIDTH, height_with_legend(3.6, len(lines) + 2)), paint),
         data=table(("model", "threshold", "net benefit", "low", "high"), rows),
     )
 
@@ -264,7 +314,8 @@ def forest(record: Record) -> Drawing | None:
 
     def painter(metric: str, name: str, best: float | None) -> Callable[[Figure], None]:
         def paint(figure: Figure) -> None:
-            axes = figure.add_subplot(title=name)
+            axes = figure.add_subplot()
+            axes.set_title(name, fontsize=11)
             if best is not None:
                 axes.axvline(best, **REFERENCE)
             for y, group in enumerate(groups):
@@ -289,8 +340,8 @@ def forest(record: Record) -> Drawing | None:
     overall = record.part["models"][main]["auroc"]["value"]
     height = 0.9 + sum(0.24 * (label.count("\n") + 1) + 0.1 for label in labels)
     drawn = [
-        svg("forest-auroc", (4.2, height), painter("auroc", "AUROC", overall)),
-        svg("forest-oe", (4.2, height), painter("observed_expected", "O:E ratio", 1.0)),
+        svg("forest-auroc", (WIDTH, height), painter("auroc", "AUROC", overall)),
+        svg("forest-oe", (WIDTH, height), painter("observed_expected", "O:E ratio", 1.0)),
     ]
     rows = [
         (
@@ -320,7 +371,7 @@ def forest(record: Record) -> Drawing | None:
 
 def _group_label(group: dict[str, Any]) -> str:
     name = textwrap.fill(f"{group['column']}: {group['group']}", 24)
-    return f"{name}\n(n = {'few' if group['n'] is None else group['n']})"
+    return f"{name}\n({'few rows' if group['n'] is None else 'n = ' + str(group['n'])})"
 
 
 def _ratio_scale(axes: Axes) -> None:
@@ -351,17 +402,18 @@ def _training(training: dict[str, Any]) -> Drawing:
         areas.axvline(training["selected_step"], **REFERENCE)
         losses.set(ylabel="Log-loss")
         areas.set(ylabel="AUROC", xlabel="Optimizer step")
+        areas.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         legend(figure, columns=3)
 
     rows: list[tuple[Any, ...]] = [("training", entry["step"], float(entry["loss"]), None) for entry in steps]
     rows += [("validation", entry["step"], float(entry["log_loss"]), entry["auroc"]) for entry in looks]
     return Drawing(
         name="training",
-        title="Learning curves",
+        title="Loss during training",
         label="Training loss over the steps, and log-loss and AUROC on the validation part at each look",
         caption="Look for a validation log-loss that falls with the training loss; where it rises again, the model "
         "learns the training rows by heart.",
-        svg=svg("training", (4.2, 4.1), paint),
+        svg=svg("training", (WIDTH, 4.1), paint),
         data=table(("part", "step", "log-loss", "AUROC"), rows),
     )
 
@@ -370,48 +422,40 @@ def _series(entries: list[dict[str, float]], name: str) -> tuple[list[float], li
     return [entry["step"] for entry in entries], [entry[name] for entry in entries]
 
 
-def learning_curve(found: dict[str, Any]) -> Drawing | None:
-    """AUROC and log-loss by the number of training rows; None without points."""
-    points = found.get("points") or []
-    if not points:
-        return None
-    models = list(dict.fromkeys(point["model"] for point in points))
+def learning_curve(points: list[dict[str, Any]]) -> Drawing:
+    """AUROC and log-loss by the number of training rows; points as `learning_curve.json` holds them, one at least."""
+    models = in_order({point["model"] for point in points})
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(2, 1, sharex=True)
-        for axes, metric, name in zip(panels, ("auroc", "log_loss"), ("AUROC", "Log-loss"), strict=True):
-            for model in models:
-                sizes, middle, low, high = _spread(points, model, metric)
+        for axes, (metric, name) in zip(panels, LEARNED.items(), strict=True):
+            lines = curves.by_training_rows(points, metric)
+            for number, model in enumerate(models):
+                line = {rows: values for rows, values in lines[model].items() if values}
+                # A little apart, so that bars of the same size do not cover each other.
+                at = np.array(list(line)) * 1.03 ** (number - (len(models) - 1) / 2)
+                middle = np.array([np.median(values) for values in line.values()])
+                low, high = (np.array([end(values) for values in line.values()]) for end in (min, max))
                 bars = (middle - low, high - middle)
-                label = model_words(model) if metric == "auroc" else None
-                axes.errorbar(sizes, middle, yerr=bars, capsize=3, elinewidth=1, label=label, **look(model))
+                label = model_words(model) if axes is panels[0] else None
+                axes.errorbar(at, middle, yerr=bars, capsize=3, elinewidth=1, label=label, **look(model))
             axes.set_ylabel(name)
+        sizes = sorted({rows for line in lines.values() for rows in line})
         panels[1].set(xlabel="Training rows", xscale="log")
-        panels[1].xaxis.set_major_locator(FixedLocator(sorted({point["size"] for point in points})))
         panels[1].xaxis.set_minor_locator(NullLocator())
-        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panels[1].tick_params(axis="x", labelrotation=45)
+        panels[1].set_xticks(sizes, [f"{rows:,.0f}" for rows in sizes], rotation=45)
         legend(figure)
 
-    rows = [(p["model"], p["size"], p["seed"], p["auroc"], p["log_loss"]) for p in points]
+    rows = [(p["model"], p["size"], p["train_rows"], p["seed"], *(p[metric] for metric in LEARNED)) for p in points]
     return Drawing(
         name="learning-curve",
         title="By the number of training rows",
-        label=f"AUROC and log-loss over the number of training rows: {_listed(models)}",
-        caption="Look for where the lines cross and whether they still climb at the right end, where more patients would "
-        "help. Points are means over the seeds, bars reach from the lowest to the highest seed.",
-        svg=svg("learning-curve", (4.2, height_with_legend(4.2, len(models))), paint),
-        data=table(("model", "training rows", "seed", "AUROC", "log-loss"), rows),
+        label=f"AUROC and log-loss on the test part over the number of training rows: {_listed(models)}",
+        caption="Look for where the lines cross and whether they still climb (AUROC) or fall (log-loss) at the right end, "
+        "where more patients would help. Points are medians over the seeds, bars reach from the lowest to the highest.",
+        svg=svg("learning-curve", (WIDTH, height_with_legend(WIDTH, len(models))), paint),
+        data=table(("model", "size", "training rows", "seed", *LEARNED.values()), rows),
     )
-
-
-def _spread(points: list[dict[str, Any]], model: str, metric: str) -> tuple[Array, Array, Array, Array]:
-    """Training sizes, and mean, lowest and highest value over the seeds, (sizes,) each; undefined ones are left out."""
-    own = [point for point in points if point["model"] == model and point[metric] is not None]
-    sizes = sorted({point["size"] for point in own})
-    values = [[point[metric] for point in own if point["size"] == size] for size in sizes]
-    shape = [np.array([summary(seeds) for seeds in values], float) for summary in (np.mean, np.min, np.max)]
-    return np.array(sizes, float), shape[0], shape[1], shape[2]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -436,7 +480,8 @@ def _importance(entries: list[dict[str, Any]]) -> Drawing:
         own = sorted((e for e in known if e["model"] == model), key=lambda e: -e["value"])[:MOST_COLUMNS]
 
         def paint(figure: Figure) -> None:
-            axes = figure.add_subplot(title=model_words(model), xlabel="Fall of the AUROC")
+            axes = figure.add_subplot(xlabel="Fall of the AUROC")
+            axes.set_title(textwrap.fill(model_words(model), LONGEST), fontsize=11)
             axes.axvline(0, **REFERENCE)
             for y, entry in enumerate(own):
                 if entry.get("ci"):
@@ -444,11 +489,14 @@ def _importance(entries: list[dict[str, Any]]) -> Drawing:
                 axes.plot([entry["value"]], [y], color=look(model)["color"], marker=look(model)["marker"], linestyle="")
             axes.set_yticks(range(len(own)), [textwrap.fill(_spoken(e["column"]), 22) for e in own], fontsize=8.5)
             axes.set_ylim(len(own) - 0.5, -0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
 
         return paint
 
     most = min(MOST_COLUMNS, max((sum(e["model"] == model for e in known) for model in models), default=1))
-    drawn = [svg(f"importance{number}", (4.2, 1.1 + 0.3 * most), painter(model)) for number, model in enumerate(models)]
+    drawn = [
+        svg(f"importance{number}", (WIDTH, 1.1 + 0.3 * most), painter(model)) for number, model in enumerate(models)
+    ]
     rows = [(e["model"], e["column"], e["value"], *(e.get("ci") or (None, None))) for e in entries]
     return Drawing(
         name="importance",
@@ -470,7 +518,8 @@ def _partial_dependence(entries: list[dict[str, Any]]) -> Drawing:
 
         def paint(figure: Figure) -> None:
             unit = f" ({entry['unit']})" if entry.get("unit") else ""
-            axes = figure.add_subplot(xlabel=_spoken(entry["column"]) + unit, ylabel="Mean risk")
+            name = textwrap.fill(_spoken(entry["column"]) + unit, LONGEST)
+            axes = figure.add_subplot(xlabel=name, ylabel="Mean risk")
             for model, risks in entry["models"].items():
                 style = look(model) | ({"linestyle": ""} if words else {"markevery": max(1, len(at) // 5)})
                 axes.plot(at, np.array(risks, float), label=model_words(model), **style)
@@ -523,7 +572,7 @@ def costs(stages: dict[str, dict[str, Any]]) -> Drawing | None:
         label="Bars of the seconds that each stage took: "
         + ", ".join(f"{_spoken(name)} {value:.3g}" for name, value in zip(names, seconds, strict=True)),
         caption="Look for the longest bar: it is what a faster machine, or fewer comparators, would shorten.",
-        svg=svg("costs", (4.2, 0.9 + 0.28 * len(names)), paint),
+        svg=svg("costs", (WIDTH, 0.9 + 0.28 * len(names)), paint),
         data=table(
             ("stage", "seconds", "peak memory (MiB)"),
             [(n, c["seconds"], c["peak_memory_mib"]) for n, c in stages.items()],

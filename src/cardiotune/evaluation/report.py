@@ -4,22 +4,25 @@ It says and draws, and computes no metric. Nothing of a single row is written: c
 folder does not hold is left out.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from cardiotune.config import Config
-from cardiotune.evaluation import checklists, figures, model_card
+from cardiotune.evaluation import checklists, curves, figures, learning_curve, metrics, model_card
 from cardiotune.evaluation.checklists import SPLITS
 from cardiotune.evaluation.record import Record, read_record
+from cardiotune.evaluation.table1 import FEW, HIDDEN, SMALL
 from cardiotune.evaluation.wording import (
     GLOSSARY,
     KEY_METRICS,
     METRICS,
     capitalized,
-    estimate,
     events,
+    in_order,
     metric_words,
     model_words,
     number,
@@ -28,7 +31,7 @@ from cardiotune.evaluation.wording import (
     reads,
     span,
 )
-from cardiotune.runs import RunFolder, write_text
+from cardiotune.runs import RunFolder, read_json, write_text
 
 DECISIONS = {
     "better": "Better than the best classical model",
@@ -38,11 +41,21 @@ DECISIONS = {
 }
 ORDERS = {"dictionary": "in dictionary order", "by_cardinality": "with few values first"}
 HEADS = {"label_tokens": "the two answers' tokens", "classifier": "linear classifier"}
+CALIBRATIONS = {
+    "none": "none",
+    "temperature": "temperature scaling",
+    "platt": "Platt scaling",
+    "isotonic": "isotonic regression",
+    "beta": "beta calibration",
+}
 SEVERITIES = ("leak", "warning", "note")
+VERDICT = ("auroc", "log_loss")
 DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
 RAW = ("brier", "log_loss", "calibration_intercept", "calibration_slope")
 AT_THRESHOLD = ("flagged", "sensitivity", "specificity", "ppv", "npv", "lr_positive", "lr_negative", "net_benefit")
 OF_SUBGROUP = ("auroc", "observed_expected", "calibration_slope", "sensitivity", "fnr")
+LEARNING_CURVE = Path(learning_curve.FOLDER, learning_curve.FILE)
+"""Where `cardiotune learn-curve` leaves the curve in the run folder."""
 WATTS = {"cpu": 65, "cuda": 300}
 """Assumed draw of a device that computes: a desktop processor, a data-centre GPU."""
 
@@ -82,17 +95,21 @@ def _content(record: Record) -> dict[str, Any]:
     notes = Notes()
     # Its own time is known only afterwards: what the manifest has is an earlier report's.
     stages = {name: cost for name, cost in manifest.get("stages", {}).items() if name != "report"}
+    more = [metric for metric in METRICS if metric not in KEY_METRICS]
     return {
         "name": record.config.name,
-        "verdict": _verdict(record),
+        "verdict": _verdict(record, notes),
         "audit": _audit(extras["audit"]),
         "done": _done(record),
-        "cohort": _cohort(record.cohort),
+        "cohort": _cohort(record.cohort, extras["table1"]),
         "table1": _table1(extras["table1"]),
         "n": part["n"],
         "events": events(part["n"], part["n_events"]),
-        "key": _comparison(record, [m for m in KEY_METRICS if _present(part, m)], notes),
-        "others": _comparison(record, [m for m in METRICS if m not in KEY_METRICS and _present(part, m)], notes),
+        "key": _comparison(record, record.models, KEY_METRICS, notes),
+        "others": _comparison(
+            record, record.models, [m for m in more if m not in metrics.AT_THRESHOLD], notes, delong=True
+        ),
+        "decided": _comparison(record, record.models, [m for m in more if m in metrics.AT_THRESHOLD], notes),
         "differences": _differences(record, notes),
         "raw": _raw(record, notes),
         "calibrators": _calibrators(extras["calibration"]),
@@ -104,7 +121,7 @@ def _content(record: Record) -> dict[str, Any]:
         "notes": notes.texts,
         "glossary": GLOSSARY,
         "figures": figures.performance(record),
-        "learning": figures.learning_curve(extras["learning_curve"]),
+        "learning": _learning(record),
         "explanations": figures.explanations(extras["explanations"]),
         "unexplained": extras["explanations"].get("note"),
         "probes": _probes(extras["probes"]),
@@ -145,21 +162,17 @@ def _cell(entry: dict[str, Any], notes: Notes, sign: str = "") -> dict[str, Any]
 # what was found
 
 
-def _verdict(record: Record) -> dict[str, Any]:
+def _verdict(record: Record, notes: Notes) -> dict[str, Any]:
     verdict = record.part.get("verdict") or {
         "decision": "no_comparison",
         "text": "This run has no tuned language model, so whether one is worth it is not shown.",
     }
     shown = [model for model in (record.main, verdict.get("against")) if model]
-    judged = record.part["models"]
     return {
         "decision": verdict["decision"],
         "title": DECISIONS[verdict["decision"]],
         "text": verdict["text"],
-        "numbers": [
-            f"{model_words(model)}: AUROC {estimate(judged[model]['auroc'])}, log-loss {estimate(judged[model]['log_loss'])}"
-            for model in shown
-        ],
+        "numbers": _comparison(record, shown, VERDICT, notes),
     }
 
 
@@ -171,30 +184,28 @@ def _audit(audit: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _present(part: dict[str, Any], metric: str) -> bool:
-    return any(metric in entries for entries in part["models"].values())
-
-
-def _comparison(record: Record, metrics: list[str], notes: Notes) -> dict[str, Any]:
-    """A table with a row a model and a column a metric."""
-    undefined = {"value": None, "ci": None}
+def _comparison(
+    record: Record, models: list[str], wanted: Sequence[str], notes: Notes, delong: bool = False
+) -> dict[str, Any]:
+    """A table with a row a model and a column a metric that the run has; `delong` adds the AUROC with that interval."""
     judged = record.part["models"]
-    delong = "auroc" not in metrics and any(judged[model]["auroc"].get("delong_ci") for model in record.models)
+    columns = [(metric_words(m), m, "ci") for m in wanted if any(m in entries for entries in judged.values())]
+    if delong and any(judged[model]["auroc"].get("delong_ci") for model in models):
+        columns.append((("AUROC", "interval by DeLong"), "auroc", "delong_ci"))
+
+    def cell(model: str, metric: str, interval: str) -> dict[str, Any]:
+        entry = judged[model].get(metric, {"value": None})
+        return _cell(entry | {"ci": entry.get(interval)}, notes)
+
     rows = [
         {
             "name": model_words(model),
             "main": model == record.main,
-            "cells": [_cell(judged[model].get(metric, undefined), notes) for metric in metrics]
-            + (
-                [_cell(judged[model]["auroc"] | {"ci": judged[model]["auroc"].get("delong_ci")}, notes)]
-                if delong
-                else []
-            ),
+            "cells": [cell(model, metric, interval) for _, metric, interval in columns],
         }
-        for model in record.models
+        for model in models
     ]
-    header = [metric_words(metric) for metric in metrics] + ([("AUROC", "interval by DeLong")] if delong else [])
-    return {"header": header, "rows": rows}
+    return {"header": [words for words, _, _ in columns], "rows": rows}
 
 
 def _differences(record: Record, notes: Notes) -> dict[str, Any]:
@@ -230,7 +241,7 @@ def _raw(record: Record, notes: Notes) -> dict[str, Any]:
         {"name": f"{model_words(model)}, {when}", "cells": [_cell(found[model][metric], notes) for metric in RAW]}
         for model in record.models
         if model in raw
-        for when, found in (("as the model gives them", raw), ("corrected", judged))
+        for when, found in (("as the model gives them", raw), ("as judged above", judged))
     ]
     return {"header": [metric_words(metric) for metric in RAW], "rows": rows}
 
@@ -240,7 +251,7 @@ def _calibrators(found: dict[str, Any]) -> list[str]:
     lines = []
     for model, calibrator in (found.get("models") or {}).items():
         numbers = {k: v for k, v in calibrator.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        method = calibrator.get("method", found.get("method"))
+        method = _calibration_words(calibrator.get("method", found.get("method")))
         described = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
         lines.append(f"{model_words(model)}: {method}" + (f" ({described})" if described else ""))
     return lines
@@ -284,6 +295,31 @@ def _subgroups(record: Record, notes: Notes) -> dict[str, Any]:
     return {"model": model_words(record.main), "header": [metric_words(m)[0] for m in OF_SUBGROUP], "rows": rows}
 
 
+def _learning(record: Record) -> dict[str, Any] | None:
+    """Figure and tables of the learning curve; None when none was made."""
+    points = read_json(record.run.path / LEARNING_CURVE).get("points")
+    if not points:
+        return None
+    models = in_order({point["model"] for point in points})
+    tables = []
+    for metric in learning_curve.METRICS:
+        lines = curves.by_training_rows(points, metric)
+        sizes = sorted({rows for line in lines.values() for rows in line})
+        rows = [
+            {"name": model_words(model), "cells": [_of_seeds(lines[model].get(size, [])) for size in sizes]}
+            for model in models
+        ]
+        tables.append({"metric": metric_words(metric), "header": [f"{size:,.0f} rows" for size in sizes], "rows": rows})
+    return {"figure": figures.learning_curve(points), "tables": tables, "seeds": len({p["seed"] for p in points})}
+
+
+def _of_seeds(values: list[float]) -> dict[str, Any]:
+    """The median as a cell, with the lowest and the highest of several in the place of the interval."""
+    spread = (min(values), max(values)) if len(values) > 1 else None
+    middle = float(np.median(values)) if values else None
+    return {"value": number(middle), "ci": span(spread), "note": None, "reason": None}
+
+
 def _probes(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "note": found.get("note"),
@@ -323,10 +359,18 @@ def _done(record: Record) -> dict[str, str]:
 
 
 def _calibration(found: dict[str, Any]) -> dict[str, str]:
-    if not found.get("method"):
+    method = found.get("method")
+    if not method:
         return {}
+    if method == "none":
+        return {"Calibration": "none"}
     size = f", {found['n']} rows, {events(found['n'], found['n_events'])}" if found.get("n") else ""
-    return {"Calibration": f"{found['method']}, fitted on the {found.get('fitted_on', 'validation')} part{size}"}
+    where = found.get("fitted_on", "validation")
+    return {"Calibration": f"{_calibration_words(method)}, fitted on the {where} part{size}"}
+
+
+def _calibration_words(method: str) -> str:
+    return CALIBRATIONS.get(method, method)
 
 
 def _language_model(config: Config, manifest: dict[str, Any]) -> dict[str, str]:
@@ -362,11 +406,20 @@ def _method(config: Config) -> str:
     return f"{' '.join(['LoRA', *variants])}, rank {method.r}, alpha {method.alpha:g}{base[method.quantization]}"
 
 
-def _cohort(found: dict[str, Any]) -> dict[str, Any]:
-    """What `cohort.json` says, ready for the templates; empty where it says nothing."""
+def _cohort(found: dict[str, Any], table1: dict[str, Any]) -> dict[str, Any]:
+    """What `cohort.json` says, ready for the templates; empty where it says nothing.
+
+    Counts of values are written by the rule of Table 1: where it hides one that would give a small count away, none of
+    the larger ones is written here either.
+    """
     notes = found.get("notes", {})
+    hidden = any(row["missing"] == HIDDEN for row in table1.get("columns", []))
     missing, outside = (
-        ", ".join(f"{name} ({count})" for name, count in notes.get(key, {}).items() if count)
+        ", ".join(
+            f"{name} ({SMALL if count < FEW else HIDDEN if hidden else count})"
+            for name, count in notes.get(key, {}).items()
+            if count
+        )
         for key in ("missing", "values_out_of_range")
     )
     lines = {

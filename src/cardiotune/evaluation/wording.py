@@ -1,7 +1,7 @@
 """How models, metrics and numbers are named in everything that a person reads."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -83,7 +83,7 @@ def model_words(model: str) -> str:
     return MODELS.get(model, model.replace("_", " ").capitalize())
 
 
-def in_order(models: Sequence[str]) -> list[str]:
+def in_order(models: Iterable[str]) -> list[str]:
     """Models in the order in which they are shown, unknown ones last."""
     known = list(MODELS)
     return sorted(models, key=lambda name: known.index(name) if name in known else len(known))
