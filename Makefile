@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup browser demo test test-slow lint clean
+.PHONY: setup browser oracles demo test test-slow lint clean
 
 setup: .venv/installed
 
@@ -25,7 +25,15 @@ browser:
 test: setup browser
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-test-slow: setup
+# Libraries that our metrics are tested against and that ask for older packages than the project's.
+oracles: .venv/oracles/installed
+
+.venv/oracles/installed: tests/oracles/requirements.txt | setup
+	$(PYTHON) -m venv .venv/oracles
+	.venv/oracles/bin/python -m pip --disable-pip-version-check install --quiet --requirement tests/oracles/requirements.txt
+	@touch $@
+
+test-slow: setup oracles
 	$(PIP) --constraint constraints.txt --editable '.[deepspeed,mlflow,wandb]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 

@@ -122,6 +122,16 @@ def smote(frame: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     return pl.concat([frame, pl.concat([kept, made], how="horizontal").select(frame.columns)])
 
 
+def jittered(frame: pl.DataFrame, rows: np.ndarray, noise: float, seed: int = 0) -> pl.DataFrame:
+    """Some rows once more, with noise of so many standard deviations in every number, in the column's own steps."""
+    draw = np.random.default_rng(seed)
+    changed = [
+        (frame[name][rows] + draw.normal(0, noise * float(frame[name].std()), len(rows))).round(name == "bmi")  # type: ignore[arg-type]
+        for name in NUMBERS
+    ]
+    return frame[rows].with_columns(changed)
+
+
 def forest_auroc(frame: pl.DataFrame) -> float:
     events, matrix = frame[EVENT].to_numpy(), frame.drop(EVENT).cast(pl.Float64).to_numpy()
     test = random_parts(events) == "test"
@@ -237,6 +247,39 @@ def test_fine_decimals_in_both_outcomes_are_none_of_it() -> None:
     frame = framingham(1000)
     noise = np.random.default_rng(0).random(1000)
     assert "made_up_rows" not in grave(run(frame.with_columns(pl.col("chol") + noise)))
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1, 0.2])
+def test_copies_with_changed_numbers_are_a_leak(noise: float) -> None:
+    """Of both outcomes, and of events only as oversamplers make them. No number equals the original's any more."""
+    frame = framingham(2500)
+    draw, events = np.random.default_rng(1), np.flatnonzero(frame[EVENT].to_numpy())
+    for rows in (draw.choice(2500, 300, replace=False), draw.choice(events, 500)):
+        found = run(pl.concat([frame, jittered(frame, rows, noise)]))
+        finding = one(found, "near_copies")
+        assert finding.severity == "leak"
+        assert "equal_rows" not in grave(found), "they are not found as exact copies"
+        if len(rows) == 300:  # of 600 rows in pairs, 0.4 x 0.6 are held out and have the other in training
+            assert finding.numbers["share_of_held_out"] == pytest.approx(600 * 0.24 / (0.4 * 2800), abs=0.06)
+
+
+def test_made_up_rows_in_whole_numbers_are_near_copies() -> None:
+    frame = framingham(2500)
+    made = smote(frame)[2500:]
+    rounded = made.with_columns(pl.col(name).round(name == "bmi") for name in NUMBERS)
+    findings = run(pl.concat([frame, rounded]))
+    assert "made_up_rows" not in grave(findings)
+    assert one(findings, "near_copies").severity == "leak"
+
+
+def test_made_up_rows_within_training_are_a_note() -> None:
+    frame = framingham(2500)
+    parts = random_parts(frame[EVENT].to_numpy())
+    train = frame.filter(pl.Series(parts == "train"))
+    made = smote(train)[train.height :].with_columns(pl.col(name).round(name == "bmi") for name in NUMBERS)
+    findings = run(pl.concat([frame, made]), parts=np.concatenate([parts, np.full(made.height, "train")]))
+    assert not grave(findings), findings
+    assert "nothing says that they lie across the parts" in one(findings, "near_copies").text
 
 
 def test_stored_table_shows_what_exclusions_hide(tmp_path: Path) -> None:
@@ -420,8 +463,15 @@ def test_public_tables_are_known_by_their_columns() -> None:
         ceiling = audit.ceiling_of(columns)
         assert ceiling is not None and title in ceiling.name
     assert audit.ceiling_of(TOY_COLUMNS) is None
-    frame = framingham(2000)
-    assert grave(run(frame, ceiling=0.5)) == {"above_ceiling": "leak"}
+
+
+def test_the_ceiling_of_the_config_is_documented_and_that_of_the_audit() -> None:
+    tree = read_yaml(shipped("datasets")["cardio"])
+    recognised = audit.ceiling_of(tree["data"]["columns"])
+    assert recognised is not None and recognised.auroc == tree["evaluation"]["known_ceiling"] == 0.81
+    findings = run(framingham(2000), ceiling=0.55)
+    assert grave(findings) == {"above_ceiling": "leak"}
+    assert "on this table (evaluation.known_ceiling)" in one(findings, "above_ceiling").text
 
 
 def test_rows_in_two_parts_and_a_test_part_that_is_known() -> None:

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard
 
 from cardiotune.config import dump
 from cardiotune.evaluation.checklists import FILE, NOT_PROVIDED, facts, fill, write_checklists
+from cardiotune.evaluation.disclosure import HIDDEN
 from cardiotune.evaluation.model_card import TERMS, write_model_card
 from cardiotune.evaluation.record import read_record
 from cardiotune.evaluation.report import write_report
@@ -49,11 +50,36 @@ def test_tripod_llm_has_its_19_items_in_order() -> None:
     assert [item["number"] for item in items("TRIPOD-LLM")] == published
 
 
-def test_what_is_not_numbered_as_published_says_so() -> None:
-    for entry in json.loads(FILE.read_text()):
-        numbered = all(item["number"] for item in entry["items"])
-        assert numbered == entry["numbering"].startswith("as published")
-        assert numbered != entry["numbering"].startswith("unverified")
+def test_probast_ai_has_its_16_and_18_questions_in_four_domains() -> None:
+    # Moons et al., BMJ 2025;388:e082505, abstract: the domains, and how many questions each part has.
+    domains = ("participants and data sources", "predictors", "outcome", "analysis")
+    published = [
+        (f"{number}.{question}", f"{part}: {domain}")
+        for part, sizes in (("Development", (3, 4, 4, 5)), ("Evaluation", (3, 4, 4, 7)))
+        for number, (domain, size) in enumerate(zip(domains, sizes, strict=True), 1)
+        for question in range(1, size + 1)
+    ]
+    assert [(item["number"], item["section"]) for item in items("PROBAST+AI")] == published
+    assert [sum(part in section for _, section in published) for part in ("Development", "Evaluation")] == [16, 18]
+
+
+def test_paraphrases_are_called_so(rich: RunFolder) -> None:
+    assert "paraphrased by us" in write_checklists(rich).read_text()
+    assert "the published tool decides" in write_checklists(rich).read_text()
+
+
+def test_the_sum_of_missing_values_is_not_told_beside_a_small_count(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("prevalence", "logistic_regression"))
+    found = json.loads(run.cohort.read_text())
+    for counts, said in (
+        ({"age": 20, "sbp_mmhg": 4}, "; values are missing in 2 of 2 columns"),
+        ({"age": 20, "sbp_mmhg": 14}, "; 34 values are missing in 2 of 2 columns"),
+    ):
+        found["notes"]["missing"] = counts
+        write_json(run.cohort, found)
+        assert facts(read_record(run))["missing"].endswith(said)
+    write_json(run.table1, {"n": {}, "columns": [{"missing": "20 (9.0 %)"}, {"missing": HIDDEN}]})
+    assert facts(read_record(run))["missing"].endswith("; values are missing in 2 of 2 columns")
 
 
 def test_every_fact_that_an_item_names_can_be_known(rich: RunFolder) -> None:

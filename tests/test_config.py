@@ -106,6 +106,8 @@ def test_nearest_name_is_suggested(toy_experiment: Path, override: str, said: st
         ("split.test=1.2", "split.test: input should be less than 1"),
         ("task.threshold=1", "task.threshold"),
         ("launch.processes=0", "launch.processes: input should be greater than or equal to 1"),
+        ("evaluation.known_ceiling=81", "evaluation.known_ceiling: input should be less than or equal to 1"),
+        ("evaluation.known_ceiling=0.5", "evaluation.known_ceiling: input should be greater than 0.5"),
         ("name=../escape", "name: string should match"),
         ("method.target_modules=some", "method.target_modules: input should be a valid list"),
         ("use=[gemma3-270m]", "expected `group: name` pairs"),
@@ -117,6 +119,15 @@ def test_nearest_name_is_suggested(toy_experiment: Path, override: str, said: st
 )
 def test_wrong_values(toy_experiment: Path, override: str, said: str) -> None:
     assert said in problems(toy_experiment, override)
+
+
+def test_a_data_set_brings_its_ceiling(toy_experiment: Path) -> None:
+    assert load_config(toy_experiment).evaluation.known_ceiling is None
+    config = load_config("cardio_published", ["data.path=t.csv"])
+    assert config.evaluation.known_ceiling == 0.81
+    for value, known in (("0.85", 0.85), ("null", None)):
+        config = load_config("cardio_published", ["data.path=t.csv", f"evaluation.known_ceiling={value}"])
+        assert config.evaluation.known_ceiling == known
 
 
 def test_all_problems_come_together(toy_experiment: Path) -> None:

@@ -511,7 +511,9 @@ class EvaluationConfig(Settings):
     """Columns, or pairs such as `sex x age`. Default: sex, age and site, where the dictionary has them."""
     age_bands: list[float] = [45, 55, 65, 75]
     """Years at which age is cut into bands."""
-
+    known_ceiling: float | None = Field(None, gt=0.5, le=1)
+    """The highest AUROC that is believable on this table; a result that is surely above it is reported as a leak. A data
+    set's file gives it with its source. Default: that of the public table with these columns, else 0.99."""
     bootstrap_method: Literal["ordinary", "stratified"] = "ordinary"
     """`stratified` keeps the number of events fixed; intervals of calibration and precision are then too narrow."""
     bootstrap: int = Field(1000, ge=100)

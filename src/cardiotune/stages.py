@@ -20,7 +20,7 @@ from cardiotune.data.cohort import EVENT, ROW_ID, read_rows
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
-from cardiotune.data.split import PARTS, counts, overlap
+from cardiotune.data.split import PARTS, Parts, counts, overlap
 from cardiotune.data.table import locate
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError, ModelError
 from cardiotune.runs import RunFolder
@@ -210,28 +210,40 @@ def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, A
     """`predictions.jsonl` -> `metrics.json`, and its content. Subgroups need the table; without it they are left out."""
     config = _config(folder)
     with folder.stage("evaluate"):
+        frame = parts = None
         try:
-            frame = _open(folder, prepared)[1].cohort.frame
+            prepared = _open(folder, prepared)[1]
+            frame, parts = prepared.cohort.frame, prepared.parts
         except DataError as error:
             log.warning("no subgroups and no resampling by patient: %s", error)
-            frame = None
-        result = _judge(config, folder, frame, runs.read_json(folder.calibration).get("thresholds"))
+        result = _judge(config, folder, frame, runs.read_json(folder.calibration).get("thresholds"), parts)
     folder.update_manifest(files={folder.metrics.name: runs.sha256(folder.metrics)})
     return result
 
 
 def _judge(
-    config: Config, folder: RunFolder, frame: pl.DataFrame | None = None, thresholds: dict[str, Any] | None = None
+    config: Config,
+    folder: RunFolder,
+    frame: pl.DataFrame | None = None,
+    thresholds: dict[str, Any] | None = None,
+    parts: Parts | None = None,
 ) -> dict[str, Any]:
-    """Metrics of the predictions in a folder, written beside them. `frame` tells the rows' subgroups and patients."""
+    """Metrics of the predictions in a folder, written beside them.
+
+    `frame` tells the rows' subgroups and patients; with its `parts`, subgroups are withheld with regard to Table 1 too.
+    """
     from cardiotune.evaluation.evaluate import evaluate_predictions
     from cardiotune.evaluation.predict import read_predictions
     from cardiotune.evaluation.subgroups import subgroups
+    from cardiotune.evaluation.table1 import told_beside
 
     settings = config.evaluation
     groups = clusters = None
+    told = []
     if frame is not None:
         groups = subgroups(frame, config.data, settings.subgroups, settings.age_bands)
+        if parts is not None:
+            told = told_beside(frame, frame[EVENT].to_numpy(), parts, config.data, settings.subgroups)
         patient = config.data.name_of("group")
         clusters = dict(zip(frame[ROW_ID], frame[patient].cast(pl.String), strict=True)) if patient else None
     result = evaluate_predictions(
@@ -242,6 +254,7 @@ def _judge(
         thresholds=thresholds,
         subgroups=groups,
         clusters=clusters,
+        told=told,
     )
     runs.write_json(folder.metrics, result)
     return result
@@ -262,7 +275,8 @@ def audit_prepared(config: Config, prepared: Prepared) -> list[dict[str, Any]]:
     from cardiotune.evaluation.audit import as_json, audit_raw, audit_table
 
     frame, events = prepared.cohort.frame, prepared.cohort.events
-    inside = audit_table(frame, events, prepared.parts, prepared.texts, config.data, config.seed)
+    ceiling = config.evaluation.known_ceiling
+    inside = audit_table(frame, events, prepared.parts, prepared.texts, config.data, config.seed, ceiling)
     return as_json([*audit_raw(config.data), *inside])
 
 
@@ -276,6 +290,7 @@ def audit_results(folder: RunFolder) -> list[dict[str, Any]]:
         read_predictions(folder),
         runs.read_json(folder.metrics),
         config.data.columns,
+        config.evaluation.known_ceiling,
         calibration=runs.read_json(folder.calibration),
         tokens=runs.read_json(folder.cohort).get("tokens"),
     )

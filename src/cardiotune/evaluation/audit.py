@@ -23,6 +23,7 @@ from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID, needed_columns
 from cardiotune.data.split import PARTS, Parts, shared_between
 from cardiotune.data.table import locate, read_cells
+from cardiotune.evaluation import near_copies
 from cardiotune.evaluation.baselines import BASELINES, Baseline
 from cardiotune.evaluation.metrics import auroc
 
@@ -61,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The best that honest models reach on a public table, recognised by columns that it is known for."""
+    """The highest AUROC that is believable on a table; a public one is recognised by columns that it is known for."""
 
     name: str
     columns: frozenset[str]
@@ -167,6 +168,7 @@ def audit_table(
         *_shared_ids(frame, parts, data),
         *twins,
         *_same_texts(texts, parts),
+        *_near_copies(frame, events, parts, data, _total(rows), seed),
         *_oversampled(rows, events, parts),
         *_made_up(numbers, events, parts),
         *_conflicts(texts, events),
@@ -189,8 +191,9 @@ def audit_predictions(
 ) -> list[Finding]:
     """Audit what a run left: rows of `predictions.jsonl`, content of `metrics.json`.
 
-    columns are those of the table, by which a public one is recognised; calibration is what the calibrator and the
-    threshold say of themselves (`audit_fitted_on`); tokens is that block of `cohort.json`.
+    columns are those of the table, by which a public one is recognised where `known_ceiling` (of the config) is null;
+    calibration is what the calibrator and the threshold say of themselves (`audit_fitted_on`); tokens is that block of
+    `cohort.json`.
     """
     ceiling = _ceiling(columns, known_ceiling)
     test = metrics["parts"].get("test", {"n": 0, "n_events": 0, "models": {}})
@@ -315,6 +318,35 @@ def _made_up(values: pl.DataFrame, events: Events, parts: Parts | None) -> list[
         f"look made up (SMOTE), and their decimals tell the outcome; {tested} are in the test part"
     )
     return [Finding("made_up_rows", "leak" if tested else "warning", text, numbers)]
+
+
+def _near_copies(
+    frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig, keys: Keys, seed: int
+) -> list[Finding]:
+    """Copies whose numbers were changed a little, as noise or SMOTE does: are there any, and do they lie across parts?
+
+    In the whole table a pair may be seen from both sides, so what is found there counts half.
+    """
+    train, held = np.flatnonzero(parts == "train"), np.flatnonzero(np.isin(parts, ("validation", "test")))
+    if not any(data.columns[name].type in NUMBERS for name in data.features):
+        return []
+    where = near_copies.places(frame, data)
+    everyone = np.arange(len(events))
+    anywhere = near_copies.agreement(where, events, keys, everyone, everyone, seed)
+    across = near_copies.agreement(where, events, keys, train, held, seed)
+    if anywhere.p_value(0.5) > 1e-4:
+        return []
+    share = across.copies / across.asked
+    numbers = {"in_table": asdict(anywhere), "held_out_to_training": asdict(across), "share_of_held_out": share}
+    text = (
+        f"{anywhere.near} of {anywhere.asked} rows lie so near to another, and have its outcome so often ({anywhere.differ} "
+        f"differ, {anywhere.expected:.0f} would by chance), that they look like copies with numbers changed a little, or "
+        "like the same patients again"
+    )
+    if across.p_value() > 1e-2:
+        return [Finding("near_copies", "note", f"{text}; nothing says that they lie across the parts", numbers)]
+    text += f"; about {share:.0%} of the validation and test rows have theirs in training"
+    return [Finding("near_copies", "leak" if share >= TWIN_SHARE else "warning", text, numbers)]
 
 
 def _expected_pairs(columns: list[Keys], events: Events | None) -> float:
@@ -676,7 +708,7 @@ def _shared_predictions(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
 
 def _ceiling(columns: Iterable[str], known: float | None) -> Ceiling:
     if known is not None:
-        return Ceiling("this table", frozenset(), known, "given by the user")
+        return Ceiling("this table", frozenset(), known, "evaluation.known_ceiling")
     return ceiling_of(columns) or Ceiling("any clinical table", frozenset(), PERFECT_AUROC, "a rule of thumb")
 
 

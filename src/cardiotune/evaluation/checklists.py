@@ -1,7 +1,7 @@
 """Reporting checklists, filled with what the run knows: TRIPOD+AI, TRIPOD-LLM and a PROBAST+AI sheet.
 
-Items stand in `checklists.json` in short words of our own, each with the names of the facts that answer it and with what
-only the authors can add. What the run does not know is "not provided": nothing is guessed.
+Items stand in `checklists.json` with their published numbers, in short words of our own, each with the names of the facts
+that answer it and with what only the authors can add. What the run does not know is "not provided": nothing is guessed.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cardiotune.config import Config
+from cardiotune.evaluation.disclosure import HIDDEN, is_small
 from cardiotune.evaluation.record import Record, read_record
 from cardiotune.evaluation.wording import capitalized, estimate, events, metric_words, model_words, percent, plain
 from cardiotune.runs import RunFolder, write_text
@@ -158,7 +159,7 @@ def _about_data(record: Record) -> dict[str, str]:
             f"{part}: {size['n']} rows, {events(size['n'], size['n_events'])}"
             for part, size in cohort.get("parts", {}).items()
         ),
-        "missing": _missing(config, notes.get("missing")),
+        "missing": _missing(config, notes.get("missing"), record.extras["table1"]),
         "split": f"{SPLITS[split.by]}{'' if split.by in ('column', 'files') else shares}"
         + (f"; rows of one {group} stay together" if group else ""),
         "seeds": f"seed {config.seed}, split seed {config.split_seed}",
@@ -168,14 +169,17 @@ def _about_data(record: Record) -> dict[str, str]:
     }
 
 
-def _missing(config: Config, counts: dict[str, int] | None) -> str:
+def _missing(config: Config, counts: dict[str, int] | None, table1: dict[str, Any]) -> str:
+    """Without the sum where Table 1 withholds a column's count: the sum less the others would tell it."""
     how = 'written as "not recorded" in the text' if config.serialize.missing == "say" else "left out of the text"
     text = (
         f"missing values are {how} for the language model; classical models learn how to fill them on the training part"
     )
     if counts is None:
         return text
-    return f"{text}; {sum(counts.values())} values are missing, in {sum(map(bool, counts.values()))} of {len(counts)} columns"
+    where = f"in {sum(map(bool, counts.values()))} of {len(counts)} columns"
+    withheld = any(map(is_small, counts.values())) or HIDDEN in [row["missing"] for row in table1.get("columns", [])]
+    return f"{text}; {'' if withheld else f'{sum(counts.values())} '}values are missing {where}"
 
 
 def _overlap(overlap: dict[str, dict[str, int]]) -> str:
@@ -227,6 +231,7 @@ def _about_models(record: Record) -> dict[str, str]:
         if stages
         else "",
         "untouched": "the checkpoint is chosen on validation rows only; the test part is scored afterwards",
+        "one_split": "does not apply: the test part is held out once; only its rows are resampled, for intervals",
         "calibration": _calibration(record),
         "artefacts": "the run folder: settings, weights of what was tuned, hashes of data and files",
     }

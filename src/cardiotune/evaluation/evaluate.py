@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
+from cardiotune.evaluation.disclosure import Told
 from cardiotune.evaluation.estimates import estimate, share, undefined, with_interval
 from cardiotune.evaluation.groups import judge_groups
 from cardiotune.evaluation.intervals import bootstrap_counts, delong_interval, delong_test, percentile_interval
@@ -47,6 +48,7 @@ def evaluate_predictions(
     thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     subgroups: Mapping[str, Mapping[str, str | None]] | None = None,
     clusters: Mapping[str, Hashable] | None = None,
+    told: Sequence[Told] = (),
 ) -> dict[str, Any]:
     """The content of `metrics.json`, whose keys are described in `metrics.schema.json`.
 
@@ -54,7 +56,8 @@ def evaluate_predictions(
     `thresholds`: model -> `{"name", "value"}` of each threshold to describe, by default the rows' own as "decision".
     `subgroups`: title -> row_id -> group, None for a row whose group is not known. `clusters`: row_id -> what its rows
     belong to (a patient), None for a row by itself: clusters are then resampled whole, and intervals that take rows as
-    independent (DeLong, Wilson) are left out or replaced by the bootstrap's.
+    independent (DeLong, Wilson) are left out or replaced by the bootstrap's. `told`: counts that Table 1 tells
+    (`told_beside`); subgroups are withheld until no small count follows from both.
     Raises DataError for rows that do not fit together, unknown rows and thresholds beyond 0 and 1.
     """
     parts: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
@@ -66,7 +69,7 @@ def evaluate_predictions(
     judged = {}
     for name, models in parts.items():
         part = _read_part(name, models, thresholds or {}, subgroups or {}, clusters)
-        judged[name] = _judge_part(part, _Bootstrap(replicates, seed, stratified))
+        judged[name] = _judge_part(part, _Bootstrap(replicates, seed, stratified), told)
     kind = "cluster " if clusters is not None else "" if stratified else "ordinary "
     return {
         "schema_version": SCHEMA_VERSION,
@@ -99,6 +102,7 @@ class _Part:
     """A part's rows as arrays (rows,); every model has the same."""
 
     name: str
+    ids: list[str]
     y_true: Array
     risks: dict[str, Array]
     raw: dict[str, Array]
@@ -141,6 +145,7 @@ def _read_part(
             raise DataError(f"model {model}: a threshold is not from 0 to 1, as a probability is")
     return _Part(
         name,
+        ids,
         y_true,
         risks,
         {model: risk for model, risk in raw.items() if not np.array_equal(risk, risks[model])},
@@ -159,7 +164,7 @@ def _numbers(keys: list[Hashable]) -> NDArray[np.int_] | None:
     return np.array(numbered) if len(numbers) < len(keys) else None
 
 
-def _judge_part(part: _Part, bootstrap: _Bootstrap) -> dict[str, Any]:
+def _judge_part(part: _Part, bootstrap: _Bootstrap, told: Sequence[Told]) -> dict[str, Any]:
     y_true, risks = part.y_true, part.risks
     samples = _resample(part, bootstrap)
     points = {model: _quantities(part, model, None) for model in risks}
@@ -182,7 +187,7 @@ def _judge_part(part: _Part, bootstrap: _Bootstrap) -> dict[str, Any]:
     }
     if part.name == "test":
         resamples = bootstrap.counts(part, GROUP_REPLICATES) if part.columns else ()
-        judged["subgroups"] = judge_groups(y_true, risks, part.decision, part.columns, resamples)
+        judged["subgroups"] = judge_groups(y_true, risks, part.decision, part.columns, resamples, part.ids, told)
     if part.raw:
         counts = np.concatenate(list(bootstrap.counts(part, RAW_REPLICATES)))
         judged["raw"] = {model: _judge_raw(y_true, risk, counts) for model, risk in part.raw.items()}

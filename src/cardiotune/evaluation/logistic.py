@@ -56,16 +56,18 @@ def _newton(design: Array, offset: Array, y_true: Array, weight: Array, start: A
         curve += ridge[:, None, None] * np.eye(columns)
         step = np.linalg.solve(curve, gradient[:, :, None])[:, :, 0]
         longest = np.abs(step).max(axis=1)
+        flat = (gradient * step).sum(-1) <= 1e-12 * total[left]  # no step can lower the loss any more
         there = longest <= 1e-6  # the error left is about the square of the step
         if penalty:  # the curve has converged where there are rows, which need not be at every knot
-            there |= (gradient * step).sum(-1) <= 1e-12 * total[left]
+            there |= flat
         step *= np.minimum(1, MAX_STEP / np.maximum(longest, 1e-6))[:, None]
         if there.any():
             found[left[there]] = (coefficients + step)[there]
             if there.all():
                 break
             go = ~there
-            left, weight, penalties, loss, step = left[go], weight[go], penalties[go], loss[go], step[go]
+            left, weight, penalties = left[go], weight[go], penalties[go]
+            loss, step, flat = loss[go], step[go], flat[go]
             coefficients = np.broadcast_to(coefficients, (len(go), columns))[go]
         for _ in range(HALVINGS):
             risk, tried = _risk_and_loss(coefficients + step, design, offset, y_true, weight, penalties)
@@ -74,6 +76,8 @@ def _newton(design: Array, offset: Array, y_true: Array, weight: Array, start: A
                 break
             step[worse] /= 2
         coefficients, loss = coefficients + step, tried
+    else:  # rounding can keep steps from getting small: any place where the loss is flat is a solution
+        found[left[flat]] = coefficients[flat]
     return found
 
 

@@ -32,20 +32,30 @@ def subgroups(
     are cut into bands: age (in years) at `age_bands`, others at their quartiles. Raises ConfigError for unknown names.
     """
     ids = frame[ROW_ID].to_list()
-    columns = [name for name in data.columns if name in frame.columns]
-    wanted = _usual(data, columns) if named is None else list(named)
-    parts = [[part.strip() for part in re.split(r"\s+x\s+", name)] for name in wanted]
-    strange = sorted({part for pair in parts for part in pair} - set(columns))
-    if strange:
-        known = ", ".join(suggest(name, columns) for name in strange)
-        raise ConfigError(f"evaluation.subgroups: {', '.join(strange)}: no such column ({known})")
     found: dict[str, Labels] = {}
-    for names in parts:
+    for names in _asked(frame, data, named):
         labels = [_labels(frame[name], name, data, age_bands) for name in names]
         joined = [None if None in group else ", ".join(map(str, group)) for group in zip(*labels, strict=True)]
         title = " x ".join(schema.label(name, data.columns[name]) for name in names)
         found[title] = dict(zip(ids, joined, strict=True))
     return found
+
+
+def columns_of(frame: pl.DataFrame, data: DataConfig, named: Sequence[str] | None) -> list[str]:
+    """The columns that `subgroups` takes apart, each once. Raises ConfigError for unknown names."""
+    return list(dict.fromkeys(name for names in _asked(frame, data, named) for name in names))
+
+
+def _asked(frame: pl.DataFrame, data: DataConfig, named: Sequence[str] | None) -> list[list[str]]:
+    """Single columns and pairs."""
+    columns = [name for name in data.columns if name in frame.columns]
+    wanted = _usual(data, columns) if named is None else list(named)
+    asked = [[part.strip() for part in re.split(r"\s+x\s+", name)] for name in wanted]
+    strange = sorted({part for pair in asked for part in pair} - set(columns))
+    if strange:
+        known = ", ".join(suggest(name, columns) for name in strange)
+        raise ConfigError(f"evaluation.subgroups: {', '.join(strange)}: no such column ({known})")
+    return asked
 
 
 def _usual(data: DataConfig, columns: Sequence[str]) -> list[str]:

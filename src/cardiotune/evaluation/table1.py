@@ -1,7 +1,8 @@
 """Table 1 of a study: who the patients are, overall and by outcome, without a count that could point at one of them.
 
-Counts of 1 to 9 are written "<10". A second cell is hidden wherever sums of what is shown would give the first away: the
-usual primary and complementary suppression (Hundepool et al., Statistical Disclosure Control, 2012, chapter 4).
+Counts of 1 to 9 are written "<10", and a second cell is "hidden" wherever sums of what is shown would give the first
+away, by the rule in `cardiotune.evaluation.disclosure`. `told_beside` hands what the table tells to the subgroups, which
+count some of the same patients.
 """
 
 import math
@@ -14,20 +15,15 @@ from numpy.typing import NDArray
 
 from cardiotune.config import CODED, Column, DataConfig
 from cardiotune.data import schema
+from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.split import PARTS, Parts
+from cardiotune.evaluation.disclosure import FEW, HIDDEN, SMALL, Counts, Told, is_small, suppress
+from cardiotune.evaluation.subgroups import columns_of
 
-FEW = 10
-"""A count below this, but not 0, is not shown."""
-SMALL = f"<{FEW}"
-HIDDEN = "hidden"
-"""A count of ten or more that is left out, because it would give a small one away."""
 NONE = "-"
 MOST_CATEGORIES = 20
 """Categories that the dictionary does not list are shown up to this many, the most frequent ones."""
 GROUPS = ("overall", "no_event", "event")
-
-Counts = NDArray[np.int64]
-"""(categories, 3): patients overall, without and with the event."""
 
 
 def table1(frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataConfig) -> dict[str, Any]:
@@ -38,12 +34,52 @@ def table1(frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataCo
     (name `sex: woman`); free text one for how many have it. Percentages are of all patients of the group, missing ones
     included. `missing` stands in a column's first row.
     """
-    used = np.isin(parts, PARTS)
-    frame, happened = frame.filter(pl.Series(used)), np.asarray(events)[used].astype(bool)
-    groups = [np.ones(len(happened), bool), ~happened, happened]
-    sizes = np.array([group.sum() for group in groups])
+    frame, groups, sizes = _used(frame, events, parts)
     rows = [row for name in data.features for row in _rows(frame[name], name, data.columns[name], groups, sizes)]
     return {"n": dict(zip(GROUPS, sizes.tolist(), strict=True)), "columns": rows}
+
+
+def told_beside(
+    frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataConfig, subgroups: Sequence[str] | None
+) -> list[Told]:
+    """What the table tells of the columns that are also judged as subgroups, and its sizes; arguments as in `table1`.
+
+    subgroups: columns and pairs as in `cardiotune.evaluation.subgroups.subgroups`.
+    """
+    frame, groups, sizes = _used(frame, events, parts)
+    ids = frame[ROW_ID].to_numpy()
+
+    def count(column: str, group: int, rows: NDArray[np.bool_], low: float, high: float) -> Told:
+        return Told(column, group > 0, frozenset(ids[rows]), low, high)
+
+    found = [count("", group, rows, size, size) for group, (rows, size) in enumerate(zip(groups, sizes, strict=True))]
+    for name in columns_of(frame, data, subgroups):
+        column, values = data.columns[name], frame[name]
+        title = schema.label(name, column)
+        if name not in data.features:
+            continue
+        if column.type not in CODED and column.type != "text":
+            missing = values.is_null().to_numpy()
+            few = is_small(missing.sum())
+            found.append(count(title, 0, missing, *((1, FEW - 1) if few else (missing.sum(), missing.sum()))))
+            continue
+        lines = _Lines(values, column, groups, sizes)
+        for mask, numbers, marks in zip(lines.masks, lines.counts, lines.marks, strict=True):
+            for group, (number, mark) in enumerate(zip(numbers, marks, strict=True)):
+                if group == 0 or mask is not lines.masks[-1]:  # how many lack a value is told overall only
+                    low, high = {SMALL: (1, FEW - 1), HIDDEN: (FEW, sizes[group])}.get(mark or "", (number, number))
+                    found.append(count(title, group, mask & groups[group], low, high))
+    return found
+
+
+def _used(
+    frame: pl.DataFrame, events: NDArray[Any], parts: Parts
+) -> tuple[pl.DataFrame, list[NDArray[np.bool_]], Counts]:
+    """The rows that stand in a part; which of them are counted in each of GROUPS, and how many."""
+    used = np.isin(parts, PARTS)
+    happened = np.asarray(events)[used].astype(bool)
+    groups = [np.ones(len(happened), bool), ~happened, happened]
+    return frame.filter(pl.Series(used)), groups, np.array([group.sum() for group in groups])
 
 
 def _rows(
@@ -71,7 +107,7 @@ def _number_rows(
     values: pl.Series, name: str, column: Column, groups: list[NDArray[np.bool_]], n: int
 ) -> list[dict[str, str]]:
     missing = values.null_count()
-    shown = _count(missing, n, SMALL if 0 < missing < FEW else None)
+    shown = _count(missing, n, SMALL if is_small(missing) else None)
     if column.type == "date":  # a day could point at a patient, a year hardly does
         years = values.dt.year().cast(pl.Float64)
         cells = _over_groups(years, groups, _median, decimals=0)
@@ -87,7 +123,7 @@ def _number_rows(
 def _over_groups(values: pl.Series, groups: list[NDArray[np.bool_]], write: Any, decimals: int) -> list[str]:
     """A summary of fewer than ten patients is nearly their values. Two of the three give the third, so both go."""
     recorded = [values.filter(pl.Series(group)).drop_nulls() for group in groups]
-    small = [0 < len(known) < FEW for known in recorded]
+    small = [is_small(len(known)) for known in recorded]
     cells = [
         SMALL if few else NONE if known.is_empty() else write(known, decimals)
         for known, few in zip(recorded, small, strict=True)
@@ -112,22 +148,30 @@ def _median(known: pl.Series, decimals: int) -> str:
 # categories
 
 
+class _Lines:
+    """The categories of a column, and last those whose value is missing: who they are, how many, and what hides them."""
+
+    def __init__(self, values: pl.Series, column: Column, groups: list[NDArray[np.bool_]], sizes: Counts) -> None:
+        categories = _categories(values, column)
+        self.names = list(categories)
+        self.masks = [values.is_in(codes).fill_null(False).to_numpy() for codes in categories.values()]
+        self.masks.append(values.is_null().to_numpy())
+        self.counts = np.array([[(mask & group).sum() for group in groups] for mask in self.masks])
+        self.marks = suppress(self.counts, sizes)
+
+
 def _category_rows(
     values: pl.Series, name: str, column: Column, groups: list[NDArray[np.bool_]], sizes: Counts
 ) -> list[dict[str, str]]:
-    categories = _categories(values, column)
-    masks = [values.is_in(codes).fill_null(False).to_numpy() for codes in categories.values()]
-    masks.append(values.is_null().to_numpy())
-    counts = np.array([[(mask & group).sum() for group in groups] for mask in masks])
-    marks = suppress(counts, sizes)
+    lines = _Lines(values, column, groups, sizes)
     cells = [
-        [_count(count, size, mark) for count, size, mark in zip(*line, strict=True)]
-        for line in zip(counts, np.broadcast_to(sizes, counts.shape), marks, strict=True)
+        [_count(count, size, mark) for count, size, mark in zip(counts, sizes, marks, strict=True)]
+        for counts, marks in zip(lines.counts, lines.marks, strict=True)
     ]
     missing, label, unit = cells.pop()[0], _named(name, column), column.unit or ""
     return [
         _row(f"{label}: {words}", unit, "n (%)", line, "" if number else missing)
-        for number, (words, line) in enumerate(zip(categories, cells, strict=True))
+        for number, (words, line) in enumerate(zip(lines.names, cells, strict=True))
     ]
 
 
@@ -149,58 +193,4 @@ def _count(count: int, size: int, mark: str | None) -> str:
     return f"{count} ({100 * count / size:.1f} %)" if size else NONE
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# suppression
-
-
-def suppress(counts: Counts, sizes: Counts) -> list[list[str | None]]:
-    """What stands in the place of each count: "<10", "hidden", or None where it may be shown.
-
-    counts: (lines, 3), the last line the missing ones, so that each column sums to `sizes` (3,), which all may know; the
-    second and third columns sum to the first. In the last line only the first column is shown, and only it is protected:
-    how many lack a value by outcome follows from the other lines anyway.
-    """
-    small = (counts > 0) & (counts < FEW)
-    small[-1, 1:] = False
-    hidden = small.copy()
-    hidden[-1, 1:] = True
-    while (exposed := _exposed(counts, sizes, small, hidden)) is not None:
-        hidden[exposed] = True
-    return [
-        [SMALL if few else HIDDEN if hide else None for few, hide in zip(*line, strict=True)]
-        for line in zip(small, hidden, strict=True)
-    ]
-
-
-def _exposed(
-    counts: Counts, sizes: Counts, small: NDArray[np.bool_], hidden: NDArray[np.bool_]
-) -> tuple[int, int] | None:
-    """The next cell to hide: the smallest shown one, not 0, if possible in line with a small count that sums give away."""
-    low, high = _bounds(counts, sizes, small, hidden)
-    given_away = np.argwhere(small & (low == high))
-    shown = [(int(line), int(column)) for line, column in np.argwhere(~hidden & (counts > 0))]
-    if not len(given_away) or not shown:
-        return None  # with nothing left to hide, it follows from the sizes of the groups alone
-    line, column = given_away[0]
-    return min(shown, key=lambda cell: (cell[0] != line and cell[1] != column, counts[cell]))
-
-
-def _bounds(
-    counts: Counts, sizes: Counts, small: NDArray[np.bool_], hidden: NDArray[np.bool_]
-) -> tuple[Counts, Counts]:
-    """Lowest and highest value that a reader can work out for every cell, by passing bounds along all sums."""
-    low = np.where(hidden, np.where(small, 1, FEW), counts)
-    high = np.where(hidden, np.where(small, FEW - 1, sizes), counts)
-    low[-1, 1:], high[-1, 1:] = 0, high[-1, 0]  # never shown, so nothing marks them as small or not
-    while True:
-        before = low.copy(), high.copy()
-        for column, size in enumerate(sizes):
-            rest_high, rest_low = high[:, column].sum() - high[:, column], low[:, column].sum() - low[:, column]
-            low[:, column] = np.maximum(low[:, column], size - rest_high)
-            high[:, column] = np.minimum(high[:, column], size - rest_low)
-        low[:, 0], high[:, 0] = np.maximum(low[:, 0], low[:, 1:].sum(1)), np.minimum(high[:, 0], high[:, 1:].sum(1))
-        for one, other in ((1, 2), (2, 1)):
-            low[:, one] = np.maximum(low[:, one], low[:, 0] - high[:, other])
-            high[:, one] = np.minimum(high[:, one], high[:, 0] - low[:, other])
-        if np.array_equal(low, before[0]) and np.array_equal(high, before[1]):
-            return low, high
+__all__ = ["FEW", "GROUPS", "HIDDEN", "SMALL", "table1", "told_beside"]

@@ -14,7 +14,6 @@ from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError
 from cardiotune.training.heads import ClassifierNetwork, LabelTokenNetwork, RiskNetwork, trunk_of
-from cardiotune.training.lean_lora import slim
 
 log = logging.getLogger(__name__)
 
@@ -226,8 +225,6 @@ def _adapt(base: Any, config: Config) -> Any:
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
-    if not config.deepspeed:  # ZeRO-3 gathers a layer's weights when that layer is called
-        slim(adapted)
     # Not the cache folder of this machine: an adapter travels.
     adapted.peft_config["default"].base_model_name_or_path = config.model.hub_id or config.model.name
     return adapted
