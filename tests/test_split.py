@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from cardiotune.config import DataConfig, SplitConfig
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort
-from cardiotune.data.split import PARTS, counts, overlap, split_cohort
+from cardiotune.data.split import PARTS, counts, group_folds, overlap, shared_between, split_cohort
 from cardiotune.errors import DataError
 
 
@@ -162,3 +162,36 @@ def test_twins_across_parts_are_counted() -> None:
         "rows": {"validation_in_train": 1, "test_in_train": 1, "test_in_validation": 0},
         "texts": {"validation_in_train": 1, "test_in_train": 2, "test_in_validation": 0},
     }
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(2, 10),
+    st.lists(st.tuples(st.integers(0, 40), st.booleans()), min_size=25, max_size=300),
+    st.integers(0, 2**32 - 1),
+)
+def test_group_folds_are_those_of_scikit_learn(count: int, rows: list[tuple[int, bool]], seed: int) -> None:
+    groups, events = np.array([f"p{g}" for g, _ in rows]), np.array([int(event) for _, event in rows])
+    assume(len(np.unique(groups)) >= count <= np.bincount(events, minlength=2).min())
+    theirs = np.empty(len(rows), int)
+    reference = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, events, groups)
+    for number, (_, fold) in enumerate(reference):
+        theirs[fold] = number
+    assert group_folds(events, groups, count, seed).tolist() == theirs.tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.none() | st.sampled_from("abcdef"), st.sampled_from([*PARTS, "unused"])), max_size=30),
+)
+def test_shared_keys_are_counted_row_by_row(rows: list[tuple[str | None, str]]) -> None:
+    parts = np.array([part for _, part in rows], dtype="<U10")
+    held = {part: {key for key, own in rows if own == part} for part in PARTS}
+    expected = {
+        f"{part}_in_{other}": sum(key in held[other] for key, own in rows if own == part)
+        for part, other in (("validation", "train"), ("test", "train"), ("test", "validation"))
+    }
+    keys = [key for key, _ in rows]
+    codes = np.array([0 if key is None else ord(key) for key in keys], dtype=np.uint64) + np.uint64(2**63)
+    for same in (keys, pl.Series(keys, dtype=pl.String), codes):
+        assert shared_between(same, parts) == expected

@@ -74,6 +74,11 @@ def test_json_and_jsonl_read_alike(tmp_path: Path, content: str | bytes) -> None
     assert read_cells(file, ["note"]).columns == ["note"]
 
 
+def test_keys_that_come_and_go(tmp_path: Path) -> None:
+    file = write(tmp_path, '\n{"a": 1}\n  \n{"b": 2, "a": null}\n{}\n', "t.jsonl")
+    assert read_cells(file).rows() == [("1", None), (None, "2"), (None, None)]
+
+
 def test_json_values_keep_their_writing(tmp_path: Path) -> None:
     """A long number stays whole, a truth becomes a word, line ends and other alphabets stay."""
     line = '{"a": 12345678901234567890, "b": true, "c": "x\\ny \\u00e9", "d": 1e-7}'
@@ -86,11 +91,14 @@ def test_json_values_keep_their_writing(tmp_path: Path) -> None:
         (f'{{"a": 1}}\n{{"a": {CANARY}}}\n', "not valid JSON at object 2"),
         (f'[{{"a": 1}},\n{{"a": "{CANARY}}}]', "not valid JSON at line 2"),
         (f'["{CANARY}"]', "expected a list of JSON objects"),
+        (f'{{"a": 1}}\n"{CANARY}"\n', "expected a list of JSON objects"),
+        (f'{{"a": "{CANARY}"}}\n'.encode() * 9000 + b'{"a": "\xe9"}', "is not UTF-8 text"),
+        (f'{{"b": ["{CANARY}"], "a": {{}}}}', "lists or objects, not values: b, a"),
         (f'{{"a": ["{CANARY}"]}}', "lists or objects, not values: a"),
         ("[]", "no rows"),
     ],
 )
-def test_broken_json(tmp_path: Path, content: str, said: str) -> None:
+def test_broken_json(tmp_path: Path, content: str | bytes, said: str) -> None:
     assert said in refusal(write(tmp_path, content, "t.jsonl"))
 
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -142,37 +143,41 @@ def _read_parquet(file: Path, columns: list[str] | None) -> pl.DataFrame:
 
 
 def _read_json(file: Path, columns: list[str] | None) -> pl.DataFrame:
-    rows = _json_rows(file)
-    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
-    nested = [name for name in columns if any(isinstance(row.get(name), dict | list) for row in rows)]
+    cells: dict[str, list[str | None]] = {name: [] for name in columns or column_names(file)}
+    nested: set[str] = set()
+    for row in _json_rows(file):
+        for name, column in cells.items():
+            value = row.get(name)
+            if isinstance(value, dict | list):
+                nested.add(name)
+            column.append(str(value).lower() if isinstance(value, bool) else value)
     if nested:
-        raise DataError(f"{file}: keys that hold lists or objects, not values: {', '.join(nested)}; flatten them")
-    cells = {name: [_json_cell(row.get(name)) for row in rows] for name in columns}
-    return pl.DataFrame(cells, schema=dict.fromkeys(columns, pl.String))
+        named = ", ".join(name for name in cells if name in nested)
+        raise DataError(f"{file}: keys that hold lists or objects, not values: {named}; flatten them")
+    return pl.DataFrame(cells, schema=dict.fromkeys(cells, pl.String))
 
 
-def _json_cell(value: Any) -> str | None:
-    return str(value).lower() if isinstance(value, bool) else value
-
-
-def _json_rows(file: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON list or of JSONL; numbers stay text, as they were written."""
-    with _open(file) as stream:
-        text = _decode(file, stream.read(), "UTF-8").strip()
+def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON list or, read line by line, of JSONL; numbers stay text, as they were written."""
     read = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str).decode
-    rows: list[Any] = []
+    listed, count = False, 0
     try:
-        if text.startswith("["):
-            rows = read(text)
-        else:
-            rows += (read(line) for line in text.split("\n") if line.strip())
+        with _open(file) as stream:
+            lines = io.TextIOWrapper(stream, "utf-8-sig", newline="\n")
+            first = next((line for line in lines if line.strip()), "")
+            listed = first.lstrip().startswith("[")
+            one_by_one = (read(line.strip()) for line in chain([first], lines) if line.strip())
+            for row in read((first + lines.read()).strip()) if listed else one_by_one:
+                if not isinstance(row, dict):
+                    raise DataError(f"{file}: expected a list of JSON objects, or one object a line, each a row")
+                count += 1
+                yield row
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: is not UTF-8 text; set data.encoding to the right one") from None
     except json.JSONDecodeError as error:
         # The library's own message is not passed on, for it quotes a wrong constant.
-        where = f"line {error.lineno}" if text.startswith("[") else f"object {len(rows) + 1}"
+        where = f"line {error.lineno}" if listed else f"object {count + 1}"
         raise DataError(f"{file}: not valid JSON at {where}; expected a list of objects, or one a line") from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{file}: expected a list of JSON objects, or one object a line, each a row")
-    return cast(list[dict[str, Any]], rows)
 
 
 @contextmanager
