@@ -3,8 +3,10 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cardiotune.data import tokens
 from cardiotune.data.serialize import Pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ConfigError, DataError, ModelError
@@ -31,6 +33,35 @@ def test_a_prompt_is_its_pieces(tokenizer) -> None:  # type: ignore[no-untyped-d
     assert tokenizer.decode(first) == "Judge from the patient's findings.\n\nPatient: age 61 years\nAnswer:"
     assert made.encode(["age 61 years"]) == [first], "the other rows do not matter"
     assert made.encode([]) == []
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 4096])
+def test_many_prompts_lie_in_one_array(tokenizer, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(tokens, "CHUNK", chunk)
+    made = encoder(tokenizer)
+    texts = [f"age {age} years" + ", sex man" * (age % 3) for age in range(40, 47)] + ["", "note <eos>"]
+    rows = made.prompts(texts)
+    one_by_one = [made.prefix + tokenizer(made.clean([t])[0])["input_ids"] + made.suffix for t in texts]
+    assert list(rows) == made.encode(texts) == one_by_one
+    assert rows.lengths.tolist() == [len(ids) for ids in one_by_one]
+    assert rows.tokens.dtype == np.int32
+    assert len(rows.tokens) == sum(len(ids) for ids in one_by_one) - len(texts) * len(made.prefix + made.suffix)
+    assert rows[-1] == one_by_one[-1] and list(rows[2:5]) == one_by_one[2:5]
+    assert list(rows.take([4, 0, 4])) == [one_by_one[row] for row in (4, 0, 4)]
+    assert list(rows.take(np.array([], dtype=int))) == list(made.prompts([])) == []
+    with pytest.raises(IndexError):
+        rows[len(texts)]
+
+
+def test_encoded_rows_get_the_prefix_and_limit_of_another_encoder(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    texts = ["age 61 years", "age 30 years, sex man"]
+    made = encoder(tokenizer)
+    rows = made.prompts(texts)
+    shown = made.with_examples([("age 30 years", "No")])
+    assert list(shown.prompts(rows)) == shown.encode(texts) != made.encode(texts)
+    assert list(made.prompts(shown.prompts(rows))) == made.encode(texts)
+    with pytest.raises(DataError, match="1 of 2 prompts are longer"):
+        encoder(tokenizer, limit=int(rows.lengths.max()) - 1).prompts(rows)
 
 
 def test_too_long_is_an_error_with_a_count(tokenizer) -> None:  # type: ignore[no-untyped-def]

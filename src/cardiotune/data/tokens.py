@@ -3,8 +3,12 @@
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cardiotune.data.serialize import Pieces
 from cardiotune.errors import ConfigError, DataError, ModelError
@@ -13,6 +17,8 @@ log = logging.getLogger(__name__)
 
 SLOT = "\u2063patient\u2063"
 """Stands for the patient's text while a chat template is rendered; invisible separators occur in no real template."""
+CHUNK = 4096
+"""Texts that the tokenizer gets at once: its own records of all rows of a large table would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,43 @@ class LabelTokens:
 
     positive: int
     negative: int
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows(Sequence[list[int]]):
+    """Prompts of many rows: to look at, a sequence of lists of token ids, each made when its row is asked for.
+
+    tokens: (tokens of all rows,) int32, what the rows have of their own, end to end; row i is `tokens[first[i] : last[i]]`
+    and stands between prefix and suffix, which all rows share. Lists of all rows would take ten times the memory.
+    """
+
+    tokens: NDArray[np.int32]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    prefix: Sequence[int] = ()
+    suffix: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @overload
+    def __getitem__(self, row: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, row: slice) -> "TokenRows": ...
+    def __getitem__(self, row: int | slice) -> "list[int] | TokenRows":
+        if isinstance(row, slice):
+            return replace(self, first=self.first[row], last=self.last[row])
+        return [*self.prefix, *self.tokens[self.first[row] : self.last[row]].tolist(), *self.suffix]
+
+    def take(self, rows: Sequence[int] | NDArray[Any]) -> "TokenRows":
+        """The prompts of the given row numbers; no token is copied."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        return replace(self, first=self.first[chosen], last=self.last[chosen])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(rows,) tokens of each prompt."""
+        return self.last - self.first + len(self.prefix) + len(self.suffix)
 
 
 class PromptEncoder:
@@ -90,17 +133,36 @@ class PromptEncoder:
         return cleaned
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every prompt. DataError, with a count, when one is longer than the limit: nothing is ever cut."""
-        texts = self.clean(texts)
-        bodies = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        prompts = [self.prefix + body + self.suffix for body in bodies]
-        too_long = [len(prompt) for prompt in prompts if len(prompt) > self.max_tokens]
-        if too_long:
+        """Ids of every prompt, as lists; for few rows. DataError as `prompts` raises it."""
+        return list(self.prompts(texts))
+
+    def prompts(self, rows: Sequence[str] | TokenRows) -> TokenRows:
+        """Prompts of texts, or of rows that were encoded before: those get the prefix and suffix of this encoder.
+
+        Raises DataError, with a count, when one is longer than the limit: nothing is ever cut.
+        """
+        bodies = rows if isinstance(rows, TokenRows) else self._bodies(rows)
+        framed = replace(bodies, prefix=self.prefix, suffix=self.suffix)
+        too_long = framed.lengths[framed.lengths > self.max_tokens]
+        if len(too_long):
             raise DataError(
-                f"{len(too_long)} of {len(prompts)} prompts are longer than serialize.max_tokens = {self.max_tokens} "
-                f"(longest {max(too_long)}); raise it, or choose a shorter serialize.style or fewer columns"
+                f"{len(too_long)} of {len(framed)} prompts are longer than serialize.max_tokens = {self.max_tokens} "
+                f"(longest {too_long.max()}); raise it, or choose a shorter serialize.style or fewer columns"
             )
-        return prompts
+        return framed
+
+    def _bodies(self, texts: Sequence[str]) -> TokenRows:
+        """The texts' own tokens."""
+        texts = self.clean(texts)
+        lengths: list[int] = []
+        tokens = [np.empty(0, np.int32)]
+        for start in range(0, len(texts), CHUNK):
+            chunk = texts[start : start + CHUNK]
+            ids = self.tokenizer(chunk, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            lengths += map(len, ids)
+            tokens.append(np.fromiter(chain.from_iterable(ids), np.int32))
+        ends = np.cumsum(lengths, dtype=np.int64)
+        return TokenRows(np.concatenate(tokens), ends - np.asarray(lengths, np.int64), ends)
 
     def with_examples(self, examples: Sequence[tuple[str, str]]) -> "PromptEncoder":
         """An encoder whose prefix also shows solved patients: pairs of patient's text and answer."""
