@@ -1,5 +1,6 @@
 """A row to text: pinned exactly, and the same alone as within its table."""
 
+import itertools
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cardiotune.config import DataConfig, SerializeConfig, TaskConfig
+from cardiotune.config import DataConfig, SerializeConfig, TaskConfig, load_config
+from cardiotune.data import schema
 from cardiotune.data.cohort import read_rows
+from cardiotune.data.prepare import read_prepared
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
 from cardiotune.errors import ConfigError
-from conftest import TOY_COLUMNS, build_toy_table
+from conftest import TOY_COLUMNS, build_toy_table, toy_config
 
 COLUMNS = {
     "age_years": {"type": "integer", "unit": "years", "phrase": "age"},
@@ -136,6 +139,38 @@ def test_a_row_reads_the_same_alone(rows: list[dict[str, Any]]) -> None:
         assert together == [text(frame[row : row + 1], **style)[0] for row in range(len(rows))]
 
 
+def written_row_by_row(row: dict[str, Any], style: str, missing: str) -> str:
+    """The slow way, without columns."""
+    pieces = []
+    for name in DATA.features:
+        if row[name] is None and missing == "omit":
+            continue
+        words = "not recorded" if row[name] is None else schema.words(row[name], DATA.columns[name])
+        label = schema.label(name, DATA.columns[name])
+        sentence = f"The {label} is {words}."
+        if name == "chol":  # its phrase is a sentence
+            label, sentence = "The cholesterol was at the visit.", f"The cholesterol was {words} at the visit."
+        pieces.append({"sentence": sentence, "list": f"- {label}: {words}", "compact": f"{label} {words}"}[style])
+    return {"sentence": " ", "list": "\n", "compact": ", "}[style].join(pieces)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(VALUES, min_size=1, max_size=6))
+def test_columns_write_what_rows_would(rows: list[dict[str, Any]]) -> None:
+    frame = pl.DataFrame(rows, schema=ROWS.schema)
+    for style, missing in itertools.product(("sentence", "list", "compact"), ("say", "omit")):
+        expected = [written_row_by_row(row, style, missing) for row in rows]
+        assert text(frame, style=style, missing=missing) == expected
+    source = "{{ sex }}/{{ chol }}{% if note == 'a' %}!{% endif %} "
+    for missing, gap in (("say", "not recorded"), ("omit", "")):
+        words = [
+            {name: gap if row[name] is None else schema.words(row[name], DATA.columns[name]) for name in row}
+            for row in rows
+        ]
+        expected = [f"{row['sex']}/{row['chol']}{'!' if row['note'] == 'a' else ''}".strip() for row in words]
+        assert text(frame, style="template", template=source, missing=missing) == expected
+
+
 def test_order_by_cardinality() -> None:
     frame = pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": ["x", "x", "x"], "c": ["x", "y", "x"]})
     data = DataConfig.model_validate(
@@ -143,6 +178,31 @@ def test_order_by_cardinality() -> None:
     )
     assert column_order(frame, data, SerializeConfig(order="by_cardinality")) == ["b", "c", "a"]
     assert column_order(frame, data, SerializeConfig()) == ["a", "b", "c"]
+
+
+def test_the_order_is_that_of_the_training_rows(tmp_path: Path) -> None:
+    """Validation and test rows hold more values of `a`, so all rows together would say b, a. Ties stay as they stood."""
+    parts = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4
+    table = pl.DataFrame(
+        {
+            "same": [str(row % 3) for row in range(20)],
+            "b": [str(row % 3) for row in range(20)],
+            "a": [str(row % 2) if part == "train" else f"new {row}" for row, part in enumerate(parts)],
+            "part": parts,
+            "y": [row // 2 % 2 for row in range(20)],
+        }
+    )
+    columns = {"b": {"type": "text"}, "same": {"type": "text"}, "a": {"type": "text"}}
+    columns |= {"part": {"role": "split"}, "y": {"role": "target"}}
+    file = tmp_path / "t.csv"
+    settings = {"split": {"by": "column"}, "serialize": {"order": "by_cardinality"}}
+    config = toy_config(tmp_path, data={"path": str(file), "columns": columns, "duplicate_rows": "keep"}, **settings)
+    for rows in (table, table.reverse()):
+        rows.write_csv(file)
+        prepared = read_prepared(config)
+        assert prepared.order == ["a", "b", "same"]
+        assert prepared.texts[0].startswith("a ")
+        assert column_order(prepared.cohort.frame, config.data, config.serialize) == ["b", "same", "a"]
 
 
 def test_only_features_are_written(tmp_path: Path) -> None:
@@ -156,6 +216,44 @@ def test_only_features_are_written(tmp_path: Path) -> None:
         f"age {first['age']} years, sex {['woman', 'man'][first['sex']]}, systolic pressure {first['sbp']} mmHg, "
         f"smoker {['no', 'yes'][first['smoker']]}, chest pain {first['pain'] or 'not recorded'}"
     )
+
+
+CHECK_UP = {"id": "7", "gender": "2", "cholesterol": "3", "gluc": "1", "smoke": "0", "alco": "0", "active": "1"}
+CHECK_UP |= {"age": "18393", "ap_hi": "150", "ap_lo": "85", "height": "168", "weight": "62.0", "cardio": "0"}
+
+
+def cardio_text(tmp_path: Path, *overrides: str) -> tuple[str, str]:
+    """Patient's text and question of a made-up check-up."""
+    pl.DataFrame([CHECK_UP]).write_csv(tmp_path / "t.csv", separator=";")
+    config = load_config("cardio_medgemma_4b", ["data.path=t.csv", *overrides])
+    rows = read_rows(str(tmp_path / "t.csv"), config.data).frame
+    pieces = shared_pieces(config.task)
+    return serialize_rows(rows, config.data.features, config.data, config.serialize)[0], pieces.question
+
+
+def test_published_prompt(tmp_path: Path) -> None:
+    text, question = cardio_text(tmp_path)
+    assert text == (
+        "50 years of age, gender 2, 168 cm tall, weighs 62.0 kg (BMI 22.0).\n"
+        "Blood pressure 150/85 mmHg, in the category Hypertension Stage 1.\n"
+        "Cholesterol level 3, glucose level 1.\n"
+        "Lifestyle: smoking = 0, alcohol = 0, physical activity = 1."
+    )
+    assert question == (
+        "Does this patient run a risk of cardiovascular disease? Reply with one of these options in full and nothing "
+        "else:\n0: No risk\n1: Risk of cardiovascular disease\n"
+    )
+    guideline, _ = cardio_text(tmp_path, "data.columns.bp_category.derive.bp_rule=acc_aha_2017")
+    assert guideline == text.replace("Stage 1", "Stage 2")
+
+
+def test_short_prompt(tmp_path: Path) -> None:
+    text, question = cardio_text(tmp_path, "use.task=cardio_short_prompt")
+    assert text == (
+        "man, smoker no, alcohol no, active yes, cholesterol well above normal, glucose normal, age 50 years, "
+        "blood pressure 150/85, BMI 22.0"
+    )
+    assert question == "Answer:"
 
 
 def test_shared_pieces() -> None:

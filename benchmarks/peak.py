@@ -1,0 +1,46 @@
+"""What the processor can do at best, and how much of it a model needs: the two sides of a share of the peak."""
+
+import time
+from pathlib import Path
+
+import torch
+
+SIZES = (1024, 2048, 4096)
+"""Rows and columns of the square matrices."""
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def multiplication_peak(sizes: tuple[int, ...] = SIZES, repeats: int = 3) -> dict[str, float]:
+    """Type -> the highest GFLOP/s of x @ w.T as a linear layer does it, over square `sizes`; n^3 products are 2 n^3 FLOP."""
+    return {name: max(_rate(size, dtype, repeats) for size in sizes) for name, dtype in TYPES.items()}
+
+
+def _rate(size: int, dtype: torch.dtype, repeats: int) -> float:
+    x, w = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+    torch.nn.functional.linear(x, w)  # the first call chooses and prepares a kernel
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.nn.functional.linear(x, w)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def weights_multiplied(folder: Path) -> int:
+    """Weights that every token is multiplied with: those of the model without embeddings and output matrix."""
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        trunk = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    total = sum(weight.numel() for weight in trunk.parameters())
+    return int(total - trunk.get_input_embeddings().weight.numel())
+
+
+def flop_per_token(weights: int, training: bool) -> int:
+    """FLOP that one token needs: 2 a weight to score; 4 to train adapters, whose frozen base weights take part in the
+    forward pass and in the way of the gradient back through the activations, but get no gradient of their own.
+
+    Left out, for all contenders alike: attention scores, adapters (a few percent) and the output matrix, which one logit a
+    row does not need. So a share of the peak that is computed from it is a little too low.
+    """
+    return (4 if training else 2) * weights

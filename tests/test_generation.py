@@ -1,0 +1,214 @@
+"""Free generation: parsing, greedy writing, and what failures do to the figures."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cardiotune.config import load_config, load_model, shipped
+from cardiotune.errors import ModelError
+from cardiotune.evaluation.generation import (
+    UNPARSABLE,
+    Generator,
+    judge,
+    option_parser,
+    risks,
+    word_parser,
+)
+from cardiotune.training import model as building
+from cardiotune.training.heads import LabelTokenNetwork
+from cardiotune.training.train import score
+from cardiotune.training.weights import find_weights
+from conftest import toy_config
+
+CPU = torch.device("cpu")
+NO, YES = "0: No risk", "1: Risk of cardiovascular disease"
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("Yes", 1),
+        (" no.", 0),
+        ("\n\n**YES**\nNo", 1),
+        ("The answer is No, as the pressure is normal.", 0),
+        ("No\n\nPatient: age 61 years\nAnswer: Yes", 0),
+        ("Yes or No", UNPARSABLE),
+        ("Nothing can be said. Yesterday", UNPARSABLE),
+        ("I cannot tell.\nYes", UNPARSABLE),
+        ("   \n", UNPARSABLE),
+        ("", UNPARSABLE),
+    ],
+)
+def test_a_word_is_read_in_the_first_line(text: str, parsed: int) -> None:
+    assert word_parser("No", "Yes")(text) == parsed
+    assert word_parser("Yes", "No")(text) == {1: 0, 0: 1}.get(parsed, UNPARSABLE)
+
+
+def test_a_word_may_be_any_text() -> None:
+    parse = word_parser("(-)", "(+)")
+    assert [parse(text) for text in ("(+)", "result: (-)", "+")] == [1, 0, UNPARSABLE]
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("1: Risk of cardiovascular disease", 1),
+        ("Based on the findings:\n0: No risk", 0),
+        ("(1) Risk of cardiovascular disease", 1),
+        ("The answer is (0) No risk.", 0),
+        (f"{YES}\n{NO}", 0),
+        ("1", UNPARSABLE),
+        ("Risk of cardiovascular disease", UNPARSABLE),
+        ("0: no risk", UNPARSABLE),
+        ("**0:** No risk", UNPARSABLE),
+        ("", UNPARSABLE),
+    ],
+)
+def test_an_option_is_read_as_published(text: str, parsed: int) -> None:
+    assert option_parser(NO, YES)(text) == parsed
+
+
+def test_a_failure_counts_as_wrong_and_is_counted() -> None:
+    parsed, y_true = np.array([1, 0, UNPARSABLE, 1]), np.array([1, 1, 0, 1])
+    found = judge(parsed, y_true)
+    assert (found["n"], found["n_unparsable"], found["share_unparsable"]) == (4, 1, 0.25)
+    assert found["accuracy"] == 0.5
+    assert found["accuracy_parsed"] == pytest.approx(2 / 3)
+    # No event: none of the one row found. Event: both answers right, two of three found.
+    assert found["precision_weighted"] == pytest.approx(0.75)
+    assert found["f1_weighted"] == pytest.approx(0.75 * 0.8)
+    assert risks(parsed, 0.3).tolist() == [1, 0, 0.3, 1]
+
+
+def test_no_answer_at_all() -> None:
+    found = judge(np.full(3, UNPARSABLE), np.array([0, 1, 1]))
+    assert found["accuracy"] == found["precision_weighted"] == found["f1_weighted"] == 0
+    assert found["accuracy_parsed"] is None
+
+
+def test_the_published_artefact() -> None:
+    """The published zero-shot figures to their last digit, and the only counts that give them.
+
+    Of 34,103 test rows 19,062 had no answer that could be parsed; of the others 62 % were right, not 27 %.
+    """
+    right, wrong, failed = {0: 4996, 1: 4351}, {0: 3924, 1: 1770}, {0: 8347, 1: 10715}
+    y_true = np.repeat([0, 1], [17267, 16836])
+    parsed = np.concatenate(
+        [np.repeat([event, 1 - event, UNPARSABLE], [right[event], wrong[event], failed[event]]) for event in (0, 1)]
+    )
+    found = judge(parsed, y_true)
+    assert found["accuracy"] == pytest.approx(0.27408145910916926, abs=1e-15)
+    assert found["precision_weighted"] == pytest.approx(0.6334426596971561, abs=1e-15)
+    assert found["f1_weighted"] == pytest.approx(0.38158891819823754, abs=1e-15)
+    assert found["share_unparsable"] == pytest.approx(0.5590, abs=5e-5)
+    assert found["accuracy_parsed"] == pytest.approx(0.6214, abs=5e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# writing
+
+
+@pytest.fixture(scope="module")
+def toy(toy_model: Path) -> tuple[Any, Any]:
+    """The toy model, far enough from constant that answers differ, and its tokenizer."""
+    base = building.load_base(toy_model, toy_config(toy_model), torch.float32, CPU)
+    torch.manual_seed(1)
+    for weight in base.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.3)
+    return base, building.load_tokenizer(toy_model)
+
+
+def prompts_of(tokenizer: Any) -> list[list[int]]:
+    texts = ["age 61 years, sex man", "age 40 years", "sex woman, systolic pressure 145 mmHg, smoker no", "smoker yes"]
+    return [tokenizer(text)["input_ids"] for text in texts]
+
+
+def greedy(model: Any, prompt: list[int], tokens: int) -> list[int]:
+    """One token at a time, without padding and cache."""
+    ids = list(prompt)
+    for _ in range(tokens):
+        with torch.no_grad():
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] == model.generation_config.eos_token_id:
+            break
+    return ids[len(prompt) :]
+
+
+def test_writing_is_greedy_and_the_same_in_any_batch(toy: tuple[Any, Any]) -> None:
+    model, tokenizer = toy
+    prompts = prompts_of(tokenizer)
+    expected = [tokenizer.decode(greedy(model, prompt, 7), skip_special_tokens=True) for prompt in prompts]
+    assert len(set(expected)) > 1
+    generator = Generator(model, tokenizer, pad_id=0, max_new_tokens=7)
+    assert generator.write(prompts) == expected
+    assert [text for prompt in prompts for text in generator.write([prompt])] == expected
+
+
+def test_a_checkpoint_that_asks_for_sampling_is_still_read_greedily(
+    toy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = toy
+    prompts = prompts_of(tokenizer)
+    expected = Generator(model, tokenizer, pad_id=0, max_new_tokens=7).write(prompts)
+    for name, value in {"do_sample": True, "temperature": 5.0, "top_k": 64, "top_p": 0.95}.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    assert Generator(model, tokenizer, pad_id=0, max_new_tokens=7).write(prompts) == expected
+
+
+def test_rows_keep_their_order_and_are_counted(toy: tuple[Any, Any]) -> None:
+    model, tokenizer = toy
+    prompts = prompts_of(tokenizer)
+    texts = Generator(model, tokenizer, pad_id=0, max_new_tokens=7).write(prompts)
+    letter = next(c for c in "".join(texts) if 0 < sum(c in text for text in texts) < len(texts))
+    counted: list[int] = []
+    generator = Generator(model, tokenizer, pad_id=0, max_new_tokens=7, batch_rows=3)
+    parsed = generator.parsed(prompts, lambda text: int(letter in text), counted.append)
+    assert parsed.tolist() == [int(letter in text) for text in texts]
+    assert counted == [3, 1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a real model
+
+
+@pytest.fixture(scope="module")
+def gemma() -> tuple[LabelTokenNetwork, Any]:
+    try:
+        folder = find_weights(load_model(shipped("models")["gemma3-270m"]))
+    except ModelError as error:
+        pytest.skip(str(error))
+    config = load_config("statlog_heart")
+    encoder = building.build_encoder(config, building.load_tokenizer(folder))
+    base = building.load_base(folder, config, torch.float32, CPU)
+    return LabelTokenNetwork(base, encoder.label_tokens("Yes", "No")).eval(), encoder
+
+
+@pytest.mark.real_model
+def test_the_written_answer_is_the_likelier_label(gemma: tuple[LabelTokenNetwork, Any]) -> None:
+    network, encoder = gemma
+    generator = Generator(network.base, encoder.tokenizer, pad_id=0, max_new_tokens=2)
+    answers = []
+    for answer in ("Yes", "No"):  # after three patients with this answer
+        shown = encoder.with_examples([(f"age {age} years", answer) for age in (44, 57, 63)])
+        prompts = shown.encode(["age 51 years", "age 70 years, sex man, chest pain typical"])
+        logits = score(network, prompts, 0, 512, CPU, network.layout)
+        parsed = generator.parsed(prompts, word_parser("No", "Yes"))
+        assert parsed.tolist() == (logits > 0).astype(int).tolist()
+        answers += parsed.tolist()
+    assert set(answers) == {0, 1}
+
+
+@pytest.mark.real_model
+def test_a_listed_option_is_hardly_ever_written_by_a_small_base_model(gemma: tuple[LabelTokenNetwork, Any]) -> None:
+    """What the published artefact is made of: the answer is there in the logits, and nothing in the text."""
+    network, encoder = gemma
+    generator = Generator(network.base, encoder.tokenizer, pad_id=0, max_new_tokens=12)
+    prompts = encoder.encode([f"age {age} years, sex man\nOptions:\n{NO}\n{YES}" for age in (45, 66)])
+    parsed = generator.parsed(prompts, option_parser(NO, YES))
+    found = judge(parsed, np.array([0, 1]))
+    assert found["share_unparsable"] == 1 and found["accuracy"] == 0
+    assert np.isfinite(score(network, prompts, 0, 512, CPU, network.layout)).all()
