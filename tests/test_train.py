@@ -17,8 +17,8 @@ from cardiotune.training.checkpoint import check_probe, check_same_weights, reco
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import balance, mean_log_loss
 from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer, load_tuned
-from cardiotune.training.packing import lay_out
-from cardiotune.training.train import Rows, learning_rate_factor, score, train
+from cardiotune.training.packing import Rows, lay_out
+from cardiotune.training.train import learning_rate_factor, score, train
 from conftest import toy_config
 
 CPU = torch.device("cpu")

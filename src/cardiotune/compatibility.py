@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
-METHODS = ("full", "lora", "qlora", "lora_8bit")
+METHODS = ("full", "lora", "lora_top", "qlora", "lora_8bit")
 HEADS = ("label_tokens", "classifier")
 STAGES = ("none", "zero2", "zero2_offload", "zero3", "zero3_offload")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -47,6 +47,14 @@ RULES = (
     Rule(
         lambda c: c.family == "bert" and c.head == "label_tokens",
         "an encoder has no next-token logits to read labels from; use task.head=classifier",
+    ),
+    Rule(
+        lambda c: c.family == "bert" and c.method == "lora_top",
+        "an encoder's layers all see the whole row, and so share nothing between rows; use lora",
+    ),
+    Rule(
+        lambda c: c.method == "lora_top" and c.stage != "none",
+        "DeepSpeed spreads weights of which lora_top trains few; use plain data parallelism",
     ),
     Rule(
         lambda c: c.dtype == "float16" and c.family.startswith("gemma"),

@@ -385,6 +385,8 @@ class MethodConfig(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before the adapters. Off: it makes a step on a CPU a quarter slower, and few steps hardly overfit."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    top_layers: int | None = Field(None, ge=1)
+    """Adapters on so many of the last layers only. The layers below are computed once, not in every epoch. Default: all."""
     dora: bool = False
     """Weight-decomposed LoRA (Liu et al. 2024)."""
     rslora: bool = False
@@ -398,6 +400,8 @@ class MethodConfig(Settings):
             raise ValueError(
                 "method: full fine-tuning cannot train quantized weights; use kind lora or quantization none"
             )
+        if self.kind == "full" and self.top_layers:
+            raise ValueError("method: top_layers is where adapters go; full fine-tuning has none, use kind lora")
         return self
 
 
@@ -614,6 +618,7 @@ class Config(Settings):
     def choice(self) -> Choice:
         """Where this experiment stands in the compatibility table."""
         method = {"none": self.method.kind, "nf4": "qlora", "int8": "lora_8bit"}[self.method.quantization]
+        method = "lora_top" if self.method.top_layers else method
         stage = "none"
         if self.deepspeed:
             stage = f"zero{self.deepspeed.stage}" + ("_offload" if self.deepspeed.offload_optimizer else "")

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from cardiotune import runs
 from cardiotune.config import Config, DataConfig, dump, load_resolved
+from cardiotune.data.cache import keep_tokens, run_tokens
 from cardiotune.data.cohort import EVENT, ROW_ID, read_rows
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
 from cardiotune.data.split import PARTS, Parts, counts, overlap
 from cardiotune.data.table import locate
+from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError, ModelError
 from cardiotune.runs import RunFolder
 
@@ -61,9 +63,11 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
     start = time.perf_counter()
     prepared = read_prepared(config)
     weights = find_weights(config.model) if config.needs_llm else None
-    tokens = _count_tokens(config, prepared, weights) if weights else None
+    tokens, encoded = _encode(config, prepared, weights) if weights else (None, None)
     folder = runs.create(config.run_path, dump(config), overwrite)
     with folder.stage("prepare", start):
+        if weights and encoded is not None:
+            keep_tokens(folder, prepared.texts, encoded, weights)
         frame = prepared.cohort.frame
         pl.DataFrame({"row_id": frame[ROW_ID], "part": prepared.parts}).write_parquet(folder.split)
         runs.write_json(
@@ -97,24 +101,25 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
     return folder, prepared
 
 
-def _count_tokens(config: Config, prepared: Prepared, weights: Path) -> dict[str, int]:
-    """Tokens of the prompts; raises when one is over the limit or the labels do not fit the tokenizer."""
+def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str, int], TokenRows]:
+    """How long the prompts are, and they; raises when one is over the limit or the labels do not fit the tokenizer."""
     from cardiotune.evaluation.risks import examples
     from cardiotune.training.model import build_encoder, load_tokenizer
 
     encoder = build_encoder(config, load_tokenizer(weights))
     if {"zero_shot", "few_shot"} & set(config.comparators):
         encoder.label_tokens(config.task.positive_label, config.task.negative_label)
-    lengths = [len(prompt) for prompt in encoder.encode(prepared.texts)]
+    rows = encoder.prompts(prepared.texts)
     if "few_shot" in config.comparators:
-        encoder.with_examples(examples(config, prepared)).encode(prepared.texts[:1])
-    return {
-        "shortest": min(lengths),
-        "median": int(np.median(lengths)),
-        "longest": max(lengths),
+        encoder.with_examples(examples(config, prepared)).prompts(rows[:1])
+    facts = {
+        "shortest": int(rows.lengths.min()),
+        "median": int(np.median(rows.lengths)),
+        "longest": int(rows.lengths.max()),
         "instruction_and_question": len(encoder.prefix) + len(encoder.suffix),
         "limit": config.serialize.max_tokens,
     }
+    return facts, rows
 
 
 def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = False) -> None:
@@ -141,8 +146,9 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     from cardiotune.training import model as building
     from cardiotune.training.distributed import join
     from cardiotune.training.loss import balance
-    from cardiotune.training.train import Rows
+    from cardiotune.training.packing import Rows
     from cardiotune.training.train import train as fine_tune
+    from cardiotune.training.trunk import frozen_trunk
     from cardiotune.training.weights import same_weights
 
     config, prepared = _open(folder, prepared)
@@ -153,7 +159,8 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     tokenizer = building.load_tokenizer(weights)
     encoder = building.build_encoder(config, tokenizer)
     rows = {part: prepared.rows(part) for part in ("train", "validation")}
-    encoded = {p: Rows(encoder.encode(prepared.texts_of(r)), prepared.cohort.events[r]) for p, r in rows.items()}
+    tokens = run_tokens(folder, prepared.texts, encoder, weights)
+    encoded = {part: Rows(tokens.take(r), prepared.cohort.events[r]) for part, r in rows.items()}
     balanced = balance(encoded["train"].events, config.imbalance, config.seed)
     if balanced.odds_multiplier != 1:
         both = config.imbalance.oversample and config.imbalance.class_weights != "none"
@@ -165,9 +172,10 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     network = building.build(building.load_base(weights, config, kept, device), config, encoder)
     log.info("training on %s in %s", device, str(dtype).removeprefix("torch."))
     pad_id = building.pad_id_of(tokenizer)
-    summary = fine_tune(
-        network, encoded["train"], encoded["validation"], balanced, config, folder, pad_id, dtype, resume
-    )
+    with frozen_trunk(network, encoded, config, folder, pad_id, dtype) as known:
+        summary = fine_tune(
+            network, known["train"], known["validation"], balanced, config, folder, pad_id, dtype, resume
+        )
     folder.update_manifest(training=summary, device=str(device))
 
 

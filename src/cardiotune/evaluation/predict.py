@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cardiotune.config import Config
-from cardiotune.data.tokens import PromptEncoder
+from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import DataError, ModelError
 from cardiotune.runs import RunFolder, atomic
 from cardiotune.training.checkpoint import check_probe, verify
@@ -58,23 +58,19 @@ class LanguageScorer:
             self.network = load_tuned(weights, tuned, config, self.encoder, self.dtype, self.device)
 
     def logits(
-        self, texts: Sequence[str], encoder: PromptEncoder | None = None, what: str = "scoring"
+        self, texts: Sequence[str] | TokenRows, encoder: PromptEncoder | None = None, what: str = "scoring"
     ) -> NDArray[np.float64]:
-        """(rows,) logits; with another encoder, of prompts that show solved examples first."""
-        prompts = (encoder or self.encoder).encode(texts)
-        budget = self.config.evaluation.score_batch_tokens
-        layout = self.network.layout
-        with progress(what, len(prompts)) as advance:
-            return score(self.network, prompts, self.pad_id, budget, self.device, layout, torch.float32, advance)
+        """(rows,) logits of texts, or of rows encoded before; with another encoder, of prompts with solved examples first."""
+        return self._score(self.network, (encoder or self.encoder).prompts(texts), what)
 
-    def states(self, texts: Sequence[str], what: str = "reading") -> NDArray[np.float64]:
+    def states(self, texts: Sequence[str] | TokenRows, what: str = "reading") -> NDArray[np.float64]:
         """(rows, width) hidden states where rows are read."""
-        prompts, budget = self.encoder.encode(texts), self.config.evaluation.score_batch_tokens
-        network = self.network
+        return self._score(self.network.hidden, self.encoder.prompts(texts), what)
+
+    def _score(self, network: Any, prompts: TokenRows, what: str) -> NDArray[np.float64]:
+        budget, layout = self.config.evaluation.score_batch_tokens, self.network.layout
         with progress(what, len(prompts)) as advance:
-            return score(
-                network.hidden, prompts, self.pad_id, budget, self.device, network.layout, torch.float32, advance
-            )
+            return score(network, prompts, self.pad_id, budget, self.device, layout, torch.float32, advance)
 
     def check(self, saved: Path, probe_texts: Sequence[str]) -> None:
         """ModelError unless the loaded model scores the recorded synthetic sample as it did when it was saved."""

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cardiotune.config import COMPARATORS, Config
+from cardiotune.data.cache import run_tokens
 from cardiotune.data.prepare import Prepared
+from cardiotune.data.tokens import TokenRows
 from cardiotune.evaluation import calibrate, thresholds
 from cardiotune.evaluation.baselines import BASELINES
 from cardiotune.evaluation.logistic import logit
@@ -97,13 +99,17 @@ class CohortRisks:
         shown = None
         if name == "few_shot":
             shown = self.base.encoder.with_examples(examples(self.config, self.prepared))
-        texts = self.prepared.texts_of(self.scored)
-        return _same(self._spread(probabilities(self.base.logits(texts, shown, what=f"scoring {name}"))))
+        rows = self._tokens(self.base).take(self.scored)
+        return _same(self._spread(probabilities(self.base.logits(rows, shown, what=f"scoring {name}"))))
 
     @cached_property
     def base(self) -> LanguageScorer:
         """The base model; zero-shot, few-shot and embedding share it."""
         return LanguageScorer(self.config, same_weights(self.run, self.config.model), None)
+
+    def _tokens(self, scorer: LanguageScorer) -> TokenRows:
+        """All rows of the cohort, encoded once for every model and stage."""
+        return run_tokens(self.run, self.prepared.texts, scorer.encoder, same_weights(self.run, self.config.model))
 
     def _spread(self, values: Array) -> Array:
         """Values of the scored rows, at their places among all."""
@@ -119,7 +125,7 @@ class CohortRisks:
             draw = np.random.default_rng(self.config.seed)
             training = np.sort(draw.choice(training, EMBEDDING_ROWS, replace=False))
         rows = np.union1d(training, self.scored)
-        states = self.base.states(self.prepared.texts_of(rows), what="embedding")
+        states = self.base.states(self._tokens(self.base).take(rows), what="embedding")
         risks = embedding(states, self.events[rows], self.parts[rows], self.config.seed)
         out = np.full(len(self.parts), np.nan)
         out[rows] = risks
@@ -127,7 +133,7 @@ class CohortRisks:
 
     def _tuned(self) -> Risks:
         model = TunedModel(self.run, self.config, self.prepared.order)
-        logits = model.logits(self.prepared.texts_of(self.scored))
+        logits = model.logits(self._tokens(model.scorer).take(self.scored))
         held = self.parts[self.scored] == CALIBRATED_ON
         shifted = model.corrected(logits)
         calibrator = fit_calibrator(self.config, shifted[held], self.events[self.scored][held])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cardiotune.config import Config
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
+from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import DataError
 from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.predict import LanguageScorer
@@ -35,7 +36,7 @@ class TunedModel:
         self.scorer.check(saved, probe_texts(config, order))
         self.odds_multiplier = float(run.read_manifest().get("training", {}).get("odds_multiplier", 1.0))
 
-    def logits(self, texts: list[str]) -> Array:
+    def logits(self, texts: list[str] | TokenRows) -> Array:
         """(rows,) logits as the model gives them."""
         return self.scorer.logits(texts, what="scoring tuned")
 

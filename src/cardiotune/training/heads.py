@@ -45,8 +45,9 @@ class RiskNetwork(nn.Module):
         """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's first."""
         trunk = self.trunk
         tree = {} if batch.keys is None else {"tree_keys": batch.keys}
+        inputs = {"input_ids": batch.input_ids} if batch.states is None else {"inputs_embeds": batch.states}
         states = trunk(
-            input_ids=batch.input_ids,
+            **inputs,
             attention_mask=batch.attention if batch.keys is None else tree_masks(batch, trunk.config),
             position_ids=batch.position_ids,
             **({"use_cache": False} if trunk is not self.base else {}),

@@ -14,6 +14,8 @@ from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError
 from cardiotune.training.heads import ClassifierNetwork, LabelTokenNetwork, RiskNetwork, trunk_of
+from cardiotune.training.lean import slim
+from cardiotune.training.trunk import check_layers
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +186,8 @@ def build(base: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
         network.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.method.kind == "lora":
             network.base.enable_input_require_grads()
+    if not config.deepspeed:  # ZeRO-3 gathers a layer's weights when that layer is called
+        slim(network)
     trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
     total = sum(p.numel() for p in network.parameters())
     log.info("%s: %.2f M of %.0f M weights train", config.method.name, trainable / 1e6, total / 1e6)
@@ -210,7 +214,7 @@ def _adapt(base: Any, config: Config) -> Any:
         lora_dropout=method.dropout,
         use_dora=method.dora,
         use_rslora=method.rslora,
-        target_modules=_targets(base, method.target_modules),
+        target_modules=_targets(base, method.target_modules, method.top_layers),
         task_type=TaskType.CAUSAL_LM if config.model.family == "decoder" else TaskType.FEATURE_EXTRACTION,
         revision=config.model.revision,
     )
@@ -237,15 +241,20 @@ def _linear_layers(base: Any) -> list[str]:
     return sorted(found)
 
 
-def _targets(base: Any, wanted: str | list[str]) -> str | list[str]:
+def _targets(base: Any, wanted: str | list[str], top_layers: int | None) -> str | list[str]:
     """`all-linear` means the text path: a pattern, where the model has a vision tower or a pooler beside it."""
     trunk = trunk_of(base)
-    if wanted != "all-linear" or (trunk is not base and not hasattr(base.config, "vision_config")):
+    if top_layers:
+        check_layers(trunk, top_layers)
+    elif wanted != "all-linear" or (trunk is not base and not hasattr(base.config, "vision_config")):
         return wanted
     prefix = next((name + "." for name, module in base.named_modules() if module is trunk and name), "")
-    names = [n for n, m in trunk.named_modules() if isinstance(m, torch.nn.Linear) and not n.startswith("pooler")]
-    layers = sorted({name.rsplit(".", 1)[-1] for name in names})
-    return rf"{prefix.replace('.', chr(92) + '.')}(?!pooler).*\.({'|'.join(layers)})"
+    layers = _linear_layers(base) if wanted == "all-linear" else wanted
+    places = ".*"
+    if top_layers:
+        number = len(trunk.layers)
+        places = rf"layers\.({'|'.join(map(str, range(number - top_layers, number)))})\..*"
+    return rf"{prefix.replace('.', chr(92) + '.')}(?!pooler){places}\.({'|'.join(layers)})"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

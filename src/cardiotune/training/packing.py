@@ -15,10 +15,11 @@ keys than the path to its first token and its own tokens: attention costs tokens
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 Layout = Literal["padded", "tree"]
 Prompts = Sequence[list[int]]
@@ -33,8 +34,10 @@ class Batch:
 
     input_ids, position_ids: (sequences, tokens) int64; a tree's tokens are filled up to whole blocks. attention: when
     padded (sequences, tokens) int64, 1 for a real token; for a tree (blocks, 1, BLOCK, keys) bool, True where a token
-    may attend. read_sequences, read_tokens: (rows,) int64, the place of every row's last token. keys, for a tree:
-    (blocks, keys) int64, the places of the tokens that a block's tokens may attend to.
+    may attend. read_sequences, read_tokens: (rows,) int64, the place of every row's last token. owners: (sequences, tokens)
+    int64, a row that the token belongs to, at the depth that position_ids say. keys, for a tree: (blocks, keys) int64, the
+    places of the tokens that a block's tokens may attend to. states: (sequences, tokens, width), what the lower layers made
+    of the tokens, where that is known.
     """
 
     input_ids: torch.Tensor
@@ -42,7 +45,9 @@ class Batch:
     attention: torch.Tensor
     read_sequences: torch.Tensor
     read_tokens: torch.Tensor
+    owners: torch.Tensor
     keys: torch.Tensor | None = None
+    states: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -50,9 +55,36 @@ class Batch:
         return Batch(**tensors)
 
 
+class KnownStates(Protocol):
+    """What frozen lower layers make of the tokens of some rows."""
+
+    def onto(self, batch: Batch, rows: Sequence[int]) -> Batch:
+        """A batch that was laid out from these rows, with its tokens' states."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows of one part: prompts as token ids, and events (rows,) of 0 and 1.
+
+    states: what stands for the lower layers, where these are not computed again.
+    """
+
+    prompts: Prompts
+    events: NDArray[np.int_]
+    states: KnownStates | None = None
+
+
 def lay_out(prompts: Prompts, pad_id: int, layout: Layout) -> Batch:
     """One batch of prompts; none may be empty."""
     return _tree(prompts) if layout == "tree" else _padded(prompts, pad_id)
+
+
+def lay_out_rows(
+    rows: Sequence[int], prompts: Prompts, pad_id: int, layout: Layout, states: KnownStates | None = None
+) -> Batch:
+    """One batch of the rows with these numbers, with their tokens' states where these are known."""
+    batch = lay_out([prompts[row] for row in rows], pad_id, layout)
+    return states.onto(batch, rows) if states else batch
 
 
 def _padded(prompts: Prompts, pad_id: int) -> Batch:
@@ -63,13 +95,15 @@ def _padded(prompts: Prompts, pad_id: int) -> Batch:
         input_ids[row, : len(prompt)] = torch.tensor(prompt)
     positions = torch.arange(width).expand(len(prompts), width)
     real = (positions < lengths[:, None]).long()
-    return Batch(input_ids, positions * real, real, torch.arange(len(prompts)), lengths - 1)
+    rows = torch.arange(len(prompts))
+    return Batch(input_ids, positions * real, real, rows, lengths - 1, rows[:, None].expand_as(positions))
 
 
 def _tree(prompts: Prompts) -> Batch:
     """In sorted order a prompt's tokens that are new follow those that it shares with the prompt before it."""
     tokens: list[int] = []
     depths: list[int] = []
+    owners: list[int] = []
     last = np.empty(sum(map(len, prompts)) + BLOCK, dtype=np.int64)  # place of a token's last descendant
     read = np.empty(len(prompts), dtype=np.int64)
     path: list[int] = []  # places of the current prompt's tokens, root first
@@ -82,6 +116,7 @@ def _tree(prompts: Prompts) -> Batch:
         last[path[shared:]] = first - 1  # these have seen their last descendant
         tokens.extend(prompt[shared:])
         depths.extend(range(shared, len(prompt)))
+        owners.extend([row] * (len(prompt) - shared))
         path = path[:shared] + list(range(first, len(tokens)))
         for start in range(len(paths) * BLOCK, len(tokens), BLOCK):
             paths.append(path[: depths[start]])
@@ -101,12 +136,14 @@ def _tree(prompts: Prompts) -> Batch:
     places = keys[:, None, width:].transpose(0, 2, 1)  # (blocks, BLOCK, 1)
     candidates = keys[:, None, :]  # (blocks, 1, keys)
     may_attend = (candidates >= 0) & (candidates <= places) & (places <= last[candidates])
+    filled = [torch.tensor([*values, *[0] * len(spare)])[None] for values in (tokens, depths, owners)]
     return Batch(
-        torch.tensor([*tokens, *[0] * len(spare)])[None],
-        torch.tensor([*depths, *[0] * len(spare)])[None],
+        filled[0],
+        filled[1],
         torch.from_numpy(may_attend)[:, None],
         torch.zeros(len(prompts), dtype=torch.long),
         torch.from_numpy(read),
+        filled[2],
         torch.from_numpy(keys.clip(0)),
     )
 
@@ -117,24 +154,30 @@ def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
     return next((place for place in range(length) if first[place] != second[place]), length)
 
 
+def _key(prompt: Sequence[int]) -> bytes:
+    """Sorts as the token ids do, in a tenth of a list's memory."""
+    return np.asarray(prompt, dtype=">i4").tobytes()
+
+
 def by_token_budget(prompts: Prompts, budget: int, layout: Layout) -> Iterator[list[int]]:
     """Row numbers in batches whose layout holds at most `budget` tokens (a single longer row is a batch of its own).
 
     Padded: rows of like length come together. Tree: rows that share most come together.
     """
-    key = (lambda i: (len(prompts[i]), i)) if layout == "padded" else (lambda i: (prompts[i], i))
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) if layout == "padded" else _key(prompts[row]))
     batch: list[int] = []
+    before: list[int] = []
     tokens = 0
-    for row in sorted(range(len(prompts)), key=key):
-        length = len(prompts[row])
+    for row in order:
+        prompt = prompts[row]
         if layout == "padded":
-            grown = (len(batch) + 1) * length  # lengths rise, so this row's is the batch's width
+            grown = (len(batch) + 1) * len(prompt)  # lengths rise, so this row's is the batch's width
         else:
-            grown = tokens + length - (shared_length(prompts[batch[-1]], prompts[row]) if batch else 0)
+            grown = tokens + len(prompt) - (shared_length(before, prompt) if batch else 0)
         if batch and grown > budget:
             yield batch
-            batch, grown = [], length
+            batch, grown = [], len(prompt)
         batch.append(row)
-        tokens = grown
+        tokens, before = grown, prompt
     if batch:
         yield batch

@@ -6,9 +6,8 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +26,23 @@ from cardiotune.training.distributed import make_accelerator, merge, share, worl
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import Balance, corrected, mean_log_loss
 from cardiotune.training.optimizer import build_optimizer
-from cardiotune.training.packing import by_token_budget, lay_out
+from cardiotune.training.packing import KnownStates, Prompts, Rows, by_token_budget, lay_out_rows
 from cardiotune.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Encoded rows of one part: prompts as token ids, and events (rows,) of 0 and 1."""
-
-    prompts: Sequence[list[int]]
-    events: np.ndarray
-
-
 @torch.no_grad()
 def score(
     network: Callable[..., torch.Tensor],
-    prompts: Sequence[list[int]],
+    prompts: Prompts,
     pad_id: int,
     batch_tokens: int,
     device: torch.device,
     layout: Any,
     dtype: torch.dtype = torch.float32,
     on_rows: Callable[[int], None] | None = None,
+    states: KnownStates | None = None,
 ) -> np.ndarray:
     """(rows,) float64 logits, in the order of `prompts`. Used in training, prediction and serving alike.
 
@@ -59,7 +51,7 @@ def score(
     """
     found: np.ndarray | None = None
     for rows in share(list(by_token_budget(prompts, batch_tokens, layout))):
-        batch = lay_out([prompts[row] for row in rows], pad_id, layout).to(device)
+        batch = lay_out_rows(rows, prompts, pad_id, layout, states).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             values = network(batch).double().cpu().numpy()
         found = np.full((len(prompts), *values.shape[1:]), np.nan) if found is None else found
@@ -126,7 +118,7 @@ def train(
             own_loss = torch.zeros((), device=device)
             for first in range(0, len(own), pass_rows):
                 part = own[first : first + pass_rows]
-                batch = lay_out([training.prompts[row] for row in part], pad_id, layout).to(device)
+                batch = lay_out_rows(part.tolist(), training.prompts, pad_id, layout, training.states).to(device)
                 events = torch.tensor(training.events[part], dtype=torch.float32, device=device)
                 row_weights = torch.tensor(balance.weights, device=device)[events.long()]
                 last_pass = first + pass_rows >= len(own)
@@ -160,7 +152,8 @@ def train(
             if looked:
                 spread.eval()
                 budget = config.evaluation.score_batch_tokens
-                raw = score(spread, validation.prompts, pad_id, budget, device, layout, dtype)
+                known = validation.states
+                raw = score(spread, validation.prompts, pad_id, budget, device, layout, dtype, states=known)
                 seen = corrected(raw, balance.odds_multiplier)
                 look = {"step": step, "epoch": step / steps_per_epoch, **validation_metrics(validation.events, seen)}
                 better = progress.add_look(look, settings)

@@ -1,0 +1,113 @@
+"""A leaner step: layers of a loaded network compute the same numbers with fewer passes over memory.
+
+Matrix products aside, a training step on a CPU spends its time in reading and writing activations. Two kinds of layer do
+that most: PEFT's adapters (four passes over the output beside the two products) and root-mean-square norms (automatic
+differentiation keeps and reads several copies of the input). Both get a forward and a backward pass of their own here; what
+they compute is what the layers compute (tests: 1e-6 in float32).
+"""
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+Tensor = torch.Tensor
+
+NORM_PLUS_ONE = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
+"""Norms that scale by one plus their weight."""
+NORM_PLAIN = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
+"""Norms that scale by their weight."""
+
+
+def slim(network: nn.Module) -> None:
+    """Give the layers of a network their leaner passes, where these are exact: float32 norms, adapters without extras."""
+    for module in network.modules():
+        kind = type(module).__name__
+        if kind in NORM_PLUS_ONE or kind in NORM_PLAIN:
+            module.forward = MethodType(_norm_forward(type(module).forward, float(kind in NORM_PLUS_ONE)), module)
+        elif hasattr(module, "lora_A") and type(getattr(module, "base_layer", None)) is nn.Linear:  # not quantized
+            module.forward = MethodType(_adapter_forward(type(module).forward), module)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# norms
+
+
+def _norm_forward(plain: Any, added: float) -> Any:
+    def forward(self: Any, states: Tensor) -> Any:
+        if states.dtype != torch.float32 or self.weight.dtype != torch.float32:
+            return plain(self, states)
+        epsilon = self.eps if hasattr(self, "eps") else self.variance_epsilon
+        return _Norm.apply(states, self.weight + added, epsilon)  # type: ignore[no-untyped-call]
+
+    return forward
+
+
+class _Norm(torch.autograd.Function):
+    """x / root mean square of x * scale (Zhang & Sennrich 2019, eq. 4), over the last dimension."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+        width = x.shape[-1]
+        inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / width + epsilon).rsqrt_()
+        ctx.save_for_backward(x, scale, inverse)
+        out: Tensor = (x * inverse).mul_(scale)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x, scale, inverse = ctx.saved_tensors
+        grad_scale = (grad * x * inverse).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        grad_x = grad * scale
+        along = torch.linalg.vecdot(grad_x, x)[..., None] * inverse.pow(3) / x.shape[-1]
+        return grad_x.mul_(inverse).addcmul_(x, along, value=-1), grad_scale, None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# adapters
+
+
+def _adapter_forward(plain: Any) -> Any:
+    def forward(self: Any, x: Tensor, *arguments: Any, **settings: Any) -> Any:
+        name = self.active_adapters[0] if len(self.active_adapters) == 1 else ""
+        extras = arguments or settings or self.disable_adapters or self.merged or name in self.lora_variant
+        if extras or name not in self.lora_A or not isinstance(self.lora_dropout[name], nn.Identity):
+            return plain(self, x, *arguments, **settings)
+        base, a, b = self.base_layer, self.lora_A[name], self.lora_B[name]
+        kind = x.device.type
+        computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        if a.bias is not None or b.bias is not None or base.weight.dtype != computed or base.weight.requires_grad:
+            return plain(self, x)
+        a, b = a.weight.to(computed), b.weight.to(computed)
+        return _Adapted.apply(x.to(computed), base.weight, base.bias, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
+
+    return forward
+
+
+class _Adapted(torch.autograd.Function):
+    """x W' + bias + scaling (x A') B' (Hu et al. 2021, eq. 3); gradients for x, A and B only, for W is frozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])  # (tokens, in)
+        low = rows @ a.T  # (tokens, r)
+        ctx.save_for_backward(rows, weight, a, b, low)
+        ctx.scaling = scaling
+        out = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+        return out.addmm_(low, b.T, alpha=scaling).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        rows, weight, a, b, low = ctx.saved_tensors
+        shape, grad = grad.shape, grad.reshape(-1, grad.shape[-1])  # (tokens, out)
+        grad_low = (grad @ b).mul_(ctx.scaling)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad @ weight).addmm_(grad_low, a).view(*shape[:-1], -1)
+        return grad_x, None, None, grad_low.T @ rows, (grad.T @ low).mul_(ctx.scaling), None
