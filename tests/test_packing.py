@@ -58,7 +58,7 @@ def test_tree_and_padded_layouts_give_the_same_gradients(family: str, models: di
     assert gradients[0].keys() == gradients[1].keys()
     assert any(g.abs().max() > 0 for g in gradients[0].values())
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+        assert (gradients[1][name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
 def test_a_sliding_window_counts_depth_in_the_tree(models: dict[str, LabelTokenNetwork]) -> None:
@@ -75,9 +75,9 @@ def test_a_sliding_window_counts_depth_in_the_tree(models: dict[str, LabelTokenN
 def test_a_tree_holds_every_distinct_prefix_once(prompts: list[list[int]]) -> None:
     prefixes = {tuple(prompt[: length + 1]) for prompt in prompts for length in range(len(prompt))}
     batch = lay_out(prompts, 0, "tree")
-    spare = -len(prefixes) % BLOCK
+    spare = -len(prefixes) % BLOCK  # only the attention's last block is filled up
     assert batch.keys is not None and batch.keys.numel() == batch.attention[:, 0, 0].numel()
-    assert batch.input_ids.shape == (1, len(prefixes) + spare)
+    assert batch.input_ids.shape == (1, len(prefixes))
     assert (
         batch.attention.sum() == sum(len(prefix) for prefix in prefixes) + spare
     )  # a token sees its prefix and itself
@@ -95,8 +95,7 @@ def test_batches_hold_every_row_once_and_keep_to_the_budget(layout: str, prompts
     assert sorted(row for batch in batches for row in batch) == list(range(len(prompts)))
     for batch in batches:
         tokens = lay_out([prompts[row] for row in batch], 0, layout).input_ids.numel()
-        filled = BLOCK - 1 if layout == "tree" else 0
-        assert tokens <= budget + filled or len(batch) == 1
+        assert tokens <= budget or len(batch) == 1
 
 
 def test_shared_length() -> None:

@@ -30,7 +30,7 @@ FILES = {
     "checklists.md",
     "model_card.md",
 }
-FOLDERS = {"adapter", "checkpoints", "logs"}
+FOLDERS = {"adapter", "checkpoints", "logs", "tokens"}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from cardiotune.data.tokens import LabelTokens
+from cardiotune.training.last_layer import compute_what_is_read
 from cardiotune.training.packing import Batch, Layout
 from cardiotune.training.tree_attention import tree_masks, use_tree_attention
 
@@ -21,6 +22,7 @@ class RiskNetwork(nn.Module):
         self.model = model
         if self.layout == "tree":
             use_tree_attention(self.trunk.config)
+            compute_what_is_read(self.trunk.layers[-1])
 
     @property
     def base(self) -> Any:
@@ -44,15 +46,22 @@ class RiskNetwork(nn.Module):
     def hidden(self, batch: Batch) -> torch.Tensor:
         """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's first."""
         trunk = self.trunk
-        tree = {} if batch.keys is None else {"tree_keys": batch.keys}
         inputs = {"input_ids": batch.input_ids} if batch.states is None else {"inputs_embeds": batch.states}
+        tree: dict[str, Any] = {"attention_mask": batch.attention}
+        if batch.keys is not None:
+            tree = {
+                "attention_mask": tree_masks(batch, trunk.config),
+                "tree_keys": batch.keys,
+                "read_tokens": batch.read_tokens,
+            }
         states = trunk(
             **inputs,
-            attention_mask=batch.attention if batch.keys is None else tree_masks(batch, trunk.config),
             position_ids=batch.position_ids,
             **({"use_cache": False} if trunk is not self.base else {}),
             **tree,
-        ).last_hidden_state  # (sequences, tokens, width)
+        ).last_hidden_state  # (sequences, tokens, width); of a tree (1, rows, width)
+        if batch.keys is not None:
+            return states[0]  # type: ignore[no-any-return]
         places = torch.zeros_like(batch.read_tokens) if trunk is self.base else batch.read_tokens
         return states[batch.read_sequences, places]  # type: ignore[no-any-return]
 

@@ -32,12 +32,12 @@ BLOCK = 64
 class Batch:
     """Tensors of one forward pass; sequences is the number of rows when padded, 1 for a tree.
 
-    input_ids, position_ids: (sequences, tokens) int64; a tree's tokens are filled up to whole blocks. attention: when
-    padded (sequences, tokens) int64, 1 for a real token; for a tree (blocks, 1, BLOCK, keys) bool, True where a token
-    may attend. read_sequences, read_tokens: (rows,) int64, the place of every row's last token. owners: (sequences, tokens)
-    int64, a row that the token belongs to, at the depth that position_ids say. keys, for a tree: (blocks, keys) int64, the
-    places of the tokens that a block's tokens may attend to. states: (sequences, tokens, width), what the lower layers made
-    of the tokens, where that is known.
+    input_ids, position_ids: (sequences, tokens) int64. attention: when padded (sequences, tokens) int64, 1 for a real token;
+    for a tree (blocks, 1, BLOCK, keys) bool, True where a token may attend; the last block is filled up. read_sequences,
+    read_tokens: (rows,) int64, the place of every row's last token. owners: (sequences, tokens) int64, a row that the token
+    belongs to, at the depth that position_ids say. keys, for a tree: (blocks, keys) int64, the places of the tokens that a
+    block's tokens may attend to. states: (sequences, tokens, width), what frozen lower layers made of the tokens, where
+    that is known.
     """
 
     input_ids: torch.Tensor
@@ -124,8 +124,7 @@ def _tree(prompts: Prompts) -> Batch:
         before = prompt
     last[path] = len(tokens) - 1
     size = len(paths) * BLOCK
-    spare = range(len(tokens), size)  # fill the last block, attend to themselves, are read by nobody
-    last[len(tokens) : size] = spare
+    last[len(tokens) : size] = range(len(tokens), size)  # fill the last block, attend to themselves
 
     starts = np.arange(0, size, BLOCK)
     width = max(map(len, paths))
@@ -136,15 +135,14 @@ def _tree(prompts: Prompts) -> Batch:
     places = keys[:, None, width:].transpose(0, 2, 1)  # (blocks, BLOCK, 1)
     candidates = keys[:, None, :]  # (blocks, 1, keys)
     may_attend = (candidates >= 0) & (candidates <= places) & (places <= last[candidates])
-    filled = [torch.tensor([*values, *[0] * len(spare)])[None] for values in (tokens, depths, owners)]
     return Batch(
-        filled[0],
-        filled[1],
+        torch.tensor(tokens)[None],
+        torch.tensor(depths)[None],
         torch.from_numpy(may_attend)[:, None],
         torch.zeros(len(prompts), dtype=torch.long),
         torch.from_numpy(read),
-        filled[2],
-        torch.from_numpy(keys.clip(0)),
+        torch.tensor(owners)[None],
+        torch.from_numpy(keys.clip(0, len(tokens) - 1)),
     )
 
 

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import torch
-from torch.nn.functional import dropout
+from torch.nn.functional import dropout, pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
@@ -33,7 +33,8 @@ def tree_masks(batch: Batch, config: Any) -> torch.Tensor | dict[str, torch.Tens
     masks = {"full_attention": batch.attention}
     if window := getattr(config, "sliding_window", None):
         depth = batch.position_ids[0]
-        own = depth.view(len(batch.keys), -1)  # (blocks, BLOCK)
+        blocks, _, size, _ = batch.attention.shape
+        own = pad(depth, (0, blocks * size - len(depth))).view(blocks, size)
         near = own[:, :, None] - depth[batch.keys][:, None, :] < window
         masks["sliding_attention"] = batch.attention & near[:, None]
     if getattr(config, "layer_types", None):
@@ -48,6 +49,7 @@ def _attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     tree_keys: torch.Tensor | None = None,
+    read_tokens: torch.Tensor | None = None,  # for the last layer, not for its attention
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
     """(1, tokens, heads, width). query (1, heads, tokens, width); key and value with as many or fewer heads.
@@ -61,9 +63,10 @@ def _attend(
         return plain(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
     assert attention_mask is not None
     blocks, keys = tree_keys.shape
-    heads, key_heads, width = query.shape[1], key.shape[1], query.shape[-1]
+    (heads, tokens, width), key_heads = query.shape[1:], key.shape[1]
     grouped = (key_heads, heads // key_heads, blocks, -1, width)
-    asking = query[0].view(grouped).permute(2, 0, 1, 3, 4).reshape(blocks, key_heads, -1, width)
+    filled = pad(query[0], (0, 0, 0, blocks * attention_mask.shape[2] - tokens))
+    asking = filled.view(grouped).permute(2, 0, 1, 3, 4).reshape(blocks, key_heads, -1, width)
     asked = key[0, :, tree_keys].transpose(0, 1)  # (blocks, key heads, keys, width)
     answers = value[0, :, tree_keys].transpose(0, 1)
     scores = (asking @ asked.transpose(-1, -2)).float() * settings["scaling"]
@@ -73,4 +76,4 @@ def _attend(
     scores = scores.masked_fill(~attention_mask[:, :, None], float("-inf"))
     shares = dropout(scores.softmax(-1).to(value.dtype), settings.get("dropout", 0.0))
     found = (shares.flatten(2, 3) @ answers).view(blocks, key_heads, heads // key_heads, -1, width)
-    return found.permute(0, 3, 1, 2, 4).reshape(1, -1, heads, width), None
+    return found.permute(0, 3, 1, 2, 4).reshape(1, -1, heads, width)[:, :tokens], None

@@ -123,7 +123,7 @@ class FrozenTrunk:
     def _seen(self) -> Iterator[list[torch.Tensor]]:
         """A list that gets what the first upper layer is given."""
         seen: list[torch.Tensor] = []
-        handle = self.upper[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        handle = self.upper[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]), prepend=True)
         try:
             yield seen
         finally:
