@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup browser oracles demo test test-slow lint clean
+.PHONY: setup browser oracles bench demo test test-slow lint clean
 
 setup: .venv/installed
 
@@ -36,6 +36,12 @@ oracles: .venv/oracles/installed
 test-slow: setup oracles
 	$(PIP) --constraint constraints.txt --editable '.[deepspeed,mlflow,wandb]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+# Speed beside public references, each under ten minutes on two cores; see benchmarks/README.md.
+bench: setup
+	$(PIP) --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.train_speed --quick --json bench/train_speed.json
+	$(BIN)/python -m benchmarks.score_speed --quick --json bench/score_speed.json
 
 lint: setup
 	$(BIN)/ruff check .

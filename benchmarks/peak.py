@@ -7,12 +7,26 @@ import torch
 
 SIZES = (1024, 2048, 4096)
 """Rows and columns of the square matrices."""
+LONGEST = 1.5
+"""Seconds of one product, at most."""
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def multiplication_peak(sizes: tuple[int, ...] = SIZES, repeats: int = 3) -> dict[str, float]:
-    """Type -> the highest GFLOP/s of x @ w.T as a linear layer does it, over square `sizes`; n^3 products are 2 n^3 FLOP."""
-    return {name: max(_rate(size, dtype, repeats) for size in sizes) for name, dtype in TYPES.items()}
+    """Type -> the highest GFLOP/s of x @ w.T as a linear layer does it, over square `sizes`; n^3 products are 2 n^3 FLOP.
+
+    Where the hardware does not compute in a type, larger matrices would take minutes and tell nothing more: a product is
+    left out when it would take longer than `LONGEST`.
+    """
+    found = {}
+    for name, dtype in TYPES.items():
+        rates: list[float] = []
+        for size in sorted(sizes):
+            if rates and 2 * size**3 / rates[-1] / 1e9 > LONGEST:
+                break
+            rates.append(_rate(size, dtype, repeats))
+        found[name] = max(rates)
+    return found
 
 
 def _rate(size: int, dtype: torch.dtype, repeats: int) -> float:

@@ -35,6 +35,10 @@ from cardiotune.training.packing import shared_length
 from cardiotune.training.weights import find_weights
 
 EXPERIMENT = "cardio_published"
+PROMPT = ["serialize.order=by_sharing", "data.columns.bp_category.role=ignore", "data.columns.bmi.role=ignore"]
+"""Of the default experiment: the columns that the table has itself, those that are shared most first."""
+PREFIX = 37
+"""Tokens of its shared instruction. With the patient's, a prompt has about 100."""
 GENERATED_ROWS = 70_000
 """As many as the real table has."""
 CONTENDERS = {
@@ -64,7 +68,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="under ten minutes on two cores")
     found.add_argument("--table", type=Path, help="the cardio table (CSV); default: generated rows in its columns")
     found.add_argument("--experiment", default=EXPERIMENT, help="a YAML file or shipped name that brings its own table")
-    found.add_argument("--prefix", type=int, metavar="TOKENS", help="lengthen the shared instruction to so many tokens")
+    found.add_argument("--prefix", type=int, metavar="TOKENS", help=f"lengthen the shared instruction to so many tokens (default: {PREFIX})")
     found.add_argument("--blocks", type=int, help="blocks of work measured for each contender, after the warm-up")
     found.add_argument("--contenders", help="comma-separated, of " + ", ".join(CONTENDERS))
     found.add_argument("--peak-sizes", type=whole_numbers, default=SIZES, help="matrices for the peak, rows = columns")
@@ -91,7 +95,8 @@ def experiment(given: argparse.Namespace) -> Iterator[Setup]:
     """The experiment with its table, and its instruction as long as asked."""
     with tempfile.TemporaryDirectory(prefix="cardiotune-bench-") as name:
         folder = Path(name)
-        overrides = [f"runs_dir={folder / 'runs'}", "models=[tuned]", *given.overrides]
+        usual = given.experiment == EXPERIMENT
+        overrides = [f"runs_dir={folder / 'runs'}", "models=[tuned]", *(PROMPT if usual else []), *given.overrides]
         table = "given" if given.table else "the experiment's own"
         if given.table:
             overrides.append(f"data.path={given.table.resolve()}")
@@ -102,8 +107,8 @@ def experiment(given: argparse.Namespace) -> Iterator[Setup]:
         config = load_config(given.experiment, overrides)
         # Ours would take the physical cores, PyTorch may take others: all contenders get the same number.
         overrides.append(f"train.threads={config.train.threads or torch.get_num_threads()}")
-        if given.prefix:
-            text = long_instruction(config, find_weights(config.model), given.prefix)
+        if prefix := given.prefix or (PREFIX if usual else None):
+            text = long_instruction(config, find_weights(config.model), prefix)
             overrides.append(f"task.instruction={json.dumps(text)}")
         yield Setup(folder, overrides, table)
 

@@ -256,3 +256,13 @@ def test_the_real_command(toy_experiment: Path) -> None:
     assert [line.startswith("error: ") for line in done.stderr.splitlines()] == [True]
     assert CANARY not in done.stdout + done.stderr
     assert subprocess.run([*command, "--nonsense"], capture_output=True, check=False).returncode == 2
+
+
+def test_a_public_table_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
+    (tmp_path / "cardio_train.csv").write_text("id;age\n")
+    result = call("data", "get", "cardio", "--out", tmp_path)
+    assert result.exit_code == 0 and str(tmp_path / "cardio_train.csv") in result.stdout.replace("\n", "")
+
+
+def test_an_unknown_public_table_is_refused(tmp_path: Path) -> None:
+    check_refusal(call("data", "get", "cardo", "--out", tmp_path), 2, "did you mean cardio?")

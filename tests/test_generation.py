@@ -1,5 +1,6 @@
 """Free generation: parsing, greedy writing, and what failures do to the figures."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cardiotune import stages
 from cardiotune.config import load_config, load_model, shipped
 from cardiotune.errors import ModelError
 from cardiotune.evaluation.generation import (
@@ -212,3 +214,27 @@ def test_a_listed_option_is_hardly_ever_written_by_a_small_base_model(gemma: tup
     found = judge(parsed, np.array([0, 1]))
     assert found["share_unparsable"] == 1 and found["accuracy"] == 0
     assert np.isfinite(score(network, prompts, 0, 512, CPU, network.layout)).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# in a run
+
+
+def test_a_run_tells_how_many_answers_could_not_be_parsed(toy_experiment: Path) -> None:
+    """A random model writes no Yes or No: its failures are counted, its patients get the prevalence, the report says so."""
+    overrides = ["models=[prevalence,free_generation]", "task.max_new_tokens=4"]
+    run = stages.run(load_config(toy_experiment, overrides))
+    found = json.loads(run.manifest.read_text())["free_generation"]
+    lines = [json.loads(line) for line in run.predictions.read_text().splitlines()]
+    risks = {
+        line["row_id"]: line["y_prob"] for line in lines if (line["model"], line["part"]) == ("free_generation", "test")
+    }
+    prevalence = next(line["y_prob"] for line in lines if line["model"] == "prevalence")
+    assert found["n"] == len(risks)
+    assert sum(risk == pytest.approx(prevalence) for risk in risks.values()) == found["n_unparsable"] > 0
+    for page in (run.report, run.path / "report.md"):
+        assert f"{found['n_unparsable']} of {found['n']} written answers" in page.read_text()
+
+
+def test_it_runs_on_request_only(toy_experiment: Path) -> None:
+    assert "free_generation" not in load_config(toy_experiment).comparators

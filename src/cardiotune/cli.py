@@ -522,6 +522,24 @@ def init(
     _say(f"next: cardiotune run {written.experiment}")
 
 
+data_commands = typer.Typer(help="Public tables that cannot be shipped.", no_args_is_help=True)
+app.add_typer(data_commands, name="data")
+
+
+@data_commands.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="The table's short name: cardio.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder to put it into.")] = Path(),
+) -> None:
+    """Fetch a public table where there is internet; say where to get it and where to put it where there is none.
+
+    Example: cardiotune data get cardio
+    """
+    from cardiotune.data.download import get
+
+    _say(f"table: {get(name, folder)}")
+
+
 @app.command()
 def doctor(
     config: Annotated[

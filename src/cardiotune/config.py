@@ -45,10 +45,13 @@ Comparator = Literal[
     "embedding",
     "zero_shot",
     "few_shot",
+    "free_generation",
     "tuned",
     "stacked",
 ]
 COMPARATORS: tuple[Comparator, ...] = typing.get_args(Comparator)
+ON_REQUEST: tuple[Comparator, ...] = ("free_generation",)
+"""Comparators that run only where `models` names them."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 MAX_YAML_BYTES = 1_048_576
 
@@ -274,8 +277,9 @@ class SerializeConfig(Settings):
     """How a row becomes text."""
 
     style: Literal["sentence", "list", "compact", "template"] = "compact"
-    order: Literal["dictionary", "by_cardinality"] = "dictionary"
-    """`by_cardinality` puts columns with few values first, so that more leading tokens are shared between rows."""
+    order: Literal["dictionary", "by_cardinality", "by_sharing"] = "dictionary"
+    """`by_cardinality` puts columns with few values first, so that more leading tokens are shared between rows. `by_sharing`
+    puts those first whose text is long for what it tells (entropy a character), which shares more still."""
     missing: Literal["say", "omit"] = "say"
     """Write "not recorded" for a missing value, or leave the column out."""
     template: str | None = None
@@ -314,6 +318,11 @@ class TaskConfig(Settings):
     """Probability at and above which `prediction` is 1."""
     few_shot_examples: int = Field(4, ge=1)
     """Solved training rows put before the question for `few_shot`; half of them events."""
+    options: tuple[str, str] | None = None
+    """For `free_generation`: the answers that the question lists, without and with the event, such as `0: No risk`. Default:
+    the labels."""
+    max_new_tokens: int = Field(40, ge=1)
+    """For `free_generation`: tokens of a written answer."""
 
     def fill(self, text: str) -> str:
         """`text` with {outcome}, {positive} and {negative} replaced."""
@@ -591,7 +600,7 @@ class Config(Settings):
             problems.append("models: a comparator is named twice")
         if "test" not in self.evaluation.parts:
             problems.append("evaluation.parts: must hold test")
-        prompted = {"zero_shot", "few_shot"} & set(self.comparators)
+        prompted = {"zero_shot", "few_shot", "free_generation"} & set(self.comparators)
         if self.model.family == "encoder" and prompted:
             problems.append(f"models: {', '.join(sorted(prompted))} needs a decoder; {self.model.name} is an encoder")
         if "tuned" in self.comparators:
@@ -604,7 +613,7 @@ class Config(Settings):
     @property
     def needs_llm(self) -> bool:
         """Whether any comparator uses the language model."""
-        return bool({"zero_shot", "few_shot", "embedding", "tuned"} & set(self.comparators))
+        return bool({"zero_shot", "few_shot", "free_generation", "embedding", "tuned"} & set(self.comparators))
 
     @property
     def comparators(self) -> list[Comparator]:
@@ -612,7 +621,7 @@ class Config(Settings):
         if self.models is not None:
             return self.models
         without = ("zero_shot", "few_shot") if self.model.family == "encoder" else ()
-        return [name for name in COMPARATORS if name not in without]
+        return [name for name in COMPARATORS if name not in (*without, *ON_REQUEST)]
 
     @property
     def choice(self) -> Choice:

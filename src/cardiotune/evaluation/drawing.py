@@ -26,6 +26,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "tuned": {"color": "#0072b2", "linestyle": "-", "marker": "o", "linewidth": 2.2, "zorder": 3},
     "zero_shot": {"color": "#333", "linestyle": (0, (1, 1.2)), "marker": "v"},
     "few_shot": {"color": "#a6508a", "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "^"},
+    "free_generation": {"color": "#4d4d00", "linestyle": (0, (1, 2, 3, 2)), "marker": "1"},
     "stacked": {"color": "#b00020", "linestyle": "-", "marker": "*", "linewidth": 1},
     "logistic_regression": {"color": "#d55e00", "linestyle": (0, (5, 2)), "marker": "s"},
     "lightgbm": {"color": "#009e73", "linestyle": (0, (7, 1.5, 1, 1.5, 1, 1.5)), "marker": "D"},

@@ -128,6 +128,7 @@ def _content(record: Record) -> dict[str, Any]:
         "stages": stages,
         "costs": figures.costs(stages),
         "scoring": _scoring(manifest),
+        "written": _written(manifest.get("free_generation")),
         "versions": _versions(manifest),
         "config": record.run.config.read_text("utf-8"),
     }
@@ -458,6 +459,19 @@ def _scoring(manifest: dict[str, Any]) -> dict[str, Any]:
             for model, value in seconds.items()
         ],
     }
+
+
+def _written(found: dict[str, Any] | None) -> str:
+    """What came of answers in words, in a sentence."""
+    if not found:
+        return ""
+    parsed = found["accuracy_parsed"]
+    rest = "" if parsed is None else f", and {parsed:.1%} of those that could be parsed"
+    return (
+        f"Free generation: {found['n_unparsable']} of {found['n']} written answers ({found['share_unparsable']:.1%}) could not "
+        f"be parsed. Counted as wrong, as is usual where answers are parsed, {found['accuracy']:.1%} of all are right{rest}. In "
+        "the table such a patient has the training part's prevalence as the risk."
+    )
 
 
 def _versions(manifest: dict[str, Any]) -> dict[str, str]:

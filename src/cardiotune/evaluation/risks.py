@@ -16,7 +16,7 @@ from cardiotune.data.tokens import TokenRows
 from cardiotune.evaluation import calibrate, thresholds
 from cardiotune.evaluation.baselines import BASELINES
 from cardiotune.evaluation.logistic import logit
-from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities
+from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities, progress
 from cardiotune.evaluation.text_baselines import embedding, stacked, tfidf
 from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
 from cardiotune.runs import RunFolder
@@ -91,6 +91,8 @@ class CohortRisks:
             return _same(tfidf(self.prepared.texts, self.events, self.parts, seed))
         if name == "embedding":
             return self._embedding()
+        if name == "free_generation":
+            return _same(self._written())
         if name == "stacked":
             logits = logit(self.found["tuned"].final)
             return _same(stacked(frame, self.events, self.parts, data, logits, seed))
@@ -130,6 +132,20 @@ class CohortRisks:
         out = np.full(len(self.parts), np.nan)
         out[rows] = risks
         return _same(out)
+
+    def _written(self) -> Array:
+        """Answers in words, parsed; how often that failed in the test part goes into the manifest."""
+        from cardiotune.evaluation import generation
+
+        task, base = self.config.task, self.base
+        labels = (task.negative_label, task.positive_label)
+        generator = generation.Generator(base.network.base, base.encoder.tokenizer, base.pad_id, task.max_new_tokens)
+        prompts = base.encoder.prompts(self._tokens(base).take(self.scored))
+        with progress("free generation", len(prompts)) as advance:
+            parsed = generator.parsed(prompts, generation.choose_parser(task.options, labels), advance)
+        test = self.parts[self.scored] == "test"
+        self.run.update_manifest(free_generation=generation.judge(parsed[test], self.events[self.scored][test]))
+        return self._spread(generation.risks(parsed, float(self.events[self.parts == "train"].mean())))
 
     def _tuned(self) -> Risks:
         model = TunedModel(self.run, self.config, self.prepared.order)

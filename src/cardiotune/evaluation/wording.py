@@ -10,6 +10,7 @@ MODELS = {
     "tuned": "Tuned LLM",
     "zero_shot": "Zero-shot LLM",
     "few_shot": "Few-shot LLM",
+    "free_generation": "Free generation, parsed",
     "stacked": "Stacked",
     "logistic_regression": "Logistic regression",
     "lightgbm": "LightGBM",
