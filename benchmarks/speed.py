@@ -68,7 +68,12 @@ def parser(about: str) -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="under ten minutes on two cores")
     found.add_argument("--table", type=Path, help="the cardio table (CSV); default: generated rows in its columns")
     found.add_argument("--experiment", default=EXPERIMENT, help="a YAML file or shipped name that brings its own table")
-    found.add_argument("--prefix", type=int, metavar="TOKENS", help=f"lengthen the shared instruction to so many tokens (default: {PREFIX})")
+    found.add_argument(
+        "--prefix",
+        type=int,
+        metavar="TOKENS",
+        help=f"lengthen the instruction to so many tokens ({PREFIX})",
+    )
     found.add_argument("--blocks", type=int, help="blocks of work measured for each contender, after the warm-up")
     found.add_argument("--contenders", help="comma-separated, of " + ", ".join(CONTENDERS))
     found.add_argument("--peak-sizes", type=whole_numbers, default=SIZES, help="matrices for the peak, rows = columns")
@@ -142,6 +147,9 @@ def job_of(config: Config, weights: Path, folder: Path, steps: int) -> dict[str,
         raise ConfigError(
             "method: the references train LoRA adapters on plain weights; use.method=lora compares with them"
         )
+    variants = ("top_layers", "dora", "rslora", "lora_plus")
+    if differing := [name for name in variants if getattr(config.method, name)]:
+        raise ConfigError(f"method.{differing[0]}: the references do not have it, so nothing would be compared")
     names = ["batch_size", "gradient_accumulation", "learning_rate", "schedule", "warmup_share"]
     names += ["weight_decay", "max_grad_norm"]
     return {

@@ -22,8 +22,8 @@ WORDS = (
 )
 
 
-def build_toy_model(folder: Path, family: str = "llama") -> Path:
-    """A two-layer causal language model with random weights, and a byte-level BPE tokenizer, saved to `folder`."""
+def build_toy_model(folder: Path, family: str = "llama", layers: int = 2) -> Path:
+    """A two-layer (or deeper) causal language model with random weights, and a byte-level BPE tokenizer, saved to `folder`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -44,7 +44,7 @@ def build_toy_model(folder: Path, family: str = "llama") -> Path:
         "vocab_size": len(tokenizer),
         "hidden_size": 64,  # the block of four-bit quantization
         "intermediate_size": 128,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,

@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,17 @@ def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> 
     runs = [make(tmp_path / folder / "demo", {"tuned": risks(1, 1)}) for folder in ("x", "y")]
     names = [entry["run"] for entry in compare(runs, replicates=100)["entries"]]
     assert names == [str(run.path) for run in runs]
+
+
+def test_rows_of_one_patient_are_no_independent_rows(
+    pair: list[RunFolder], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("cardiotune"), "propagate", True)
+    compare(pair, replicates=100)
+    assert "too narrow" not in caplog.text
+    pair[1].metrics.write_text('{"interval": {"method": "cluster bootstrap, percentile"}}')
+    compare(pair, replicates=100)
+    assert "too narrow" in caplog.text
 
 
 def test_the_same_run_twice_is_no_comparison(pair: list[RunFolder]) -> None:

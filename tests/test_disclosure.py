@@ -253,8 +253,7 @@ def small_counts(really: np.ndarray) -> dict[str, np.ndarray]:
                 lambda s, a, y, p, v=value, of=of: a == v and y in of and p == "test"
             )
         for sex in SEXES:
-            if "missing" not in (sex, value):
-                aims[f"{sex}, {value}"] = points(lambda s, a, y, p, v=value, x=sex: (s, a, p) == (x, v, "test"))
+            aims[f"{sex}, {value}"] = points(lambda s, a, y, p, v=value, x=sex: (s, a, p) == (x, v, "test"))
     return {name: aim for name, aim in aims.items() if 0 < aim @ really < FEW}
 
 

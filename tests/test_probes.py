@@ -9,6 +9,7 @@ import pytest
 
 from cardiotune.config import DataConfig, SerializeConfig, configs_folder, read_yaml
 from cardiotune.data import schema
+from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.evaluation.predict import LanguageScorer, probabilities
 from cardiotune.evaluation.probes import CONVERSIONS, READY_TEXT, TEMPLATE, probe, with_values
@@ -61,6 +62,24 @@ def test_only_the_field_that_is_read_matters_when_missing() -> None:
     assert found["missing: sbp"]["mean_change"] > 0.1
     assert found["missing: sbp"]["n"] == rows["sbp"].count() < 60, "patients who have no value lose none"
     assert all(found[f"missing: {name}"]["max_change"] == 0 for name in ("age", "sex", "smoker", "pain"))
+
+
+def test_the_rows_that_move_most_are_named() -> None:
+    rows = toy_rows().with_columns(pl.Series(ROW_ID, [f"r{row}" for row in range(60)]))
+    found = probe(reads(r"pressure (\d+)", -0.002), rows, DATA.features, DATA, COMPACT)
+    known = rows.drop_nulls("sbp").sort("sbp")
+    # Without a pressure the risk is 0.1, with it 0.2 less 0.002 a mmHg: the highest pressures move most.
+    worst = by_name(found)["missing: sbp"]["worst"]
+    assert [entry["row_id"] for entry in worst] == known[ROW_ID].reverse()[:3].to_list() or known[
+        "sbp"
+    ].is_duplicated().any()
+    assert [entry["change"] for entry in worst] == pytest.approx(
+        (0.002 * known["sbp"].reverse()[:3] - 0.1).abs().to_list()
+    )
+    assert by_name(found)["missing: age"]["worst"] == [], "nobody moved"
+    falls = by_column(found)["sbp"]["worst"]
+    assert len(falls) == 3 and all(entry["change"] == pytest.approx(0.02) for entry in falls)
+    assert {entry["row_id"] for entry in falls} <= set(rows[ROW_ID])
 
 
 def test_rounding_and_units_by_hand() -> None:

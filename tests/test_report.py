@@ -230,7 +230,15 @@ def extras() -> dict[str, Any]:
             "columns": [dict(zip(columns, row, strict=True)) for row in table1],
         },
         "probes": {
-            "probes": [{**probe, "mean_change": 0.012, "p95_change": 0.04, "max_change": 0.093}],
+            "probes": [
+                {
+                    **probe,
+                    "mean_change": 0.012,
+                    "p95_change": 0.04,
+                    "max_change": 0.093,
+                    "worst": [{"row_id": "0f3a91", "change": 0.093}],
+                }
+            ],
             "monotonicity": [rule],
         },
         "explanations": {

@@ -14,14 +14,14 @@ from transformers import AutoModelForCausalLM
 
 from cardiotune import stages
 from cardiotune.config import Config, Imbalance
-from cardiotune.errors import ConfigError, ModelError
+from cardiotune.errors import ConfigError, ModelError, RunError
 from cardiotune.runs import RunFolder
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import balance
 from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer
 from cardiotune.training.packing import Layout, Rows, lay_out, lay_out_rows
 from cardiotune.training.train import train
-from cardiotune.training.trunk import FrozenTrunk, frozen_trunk
+from cardiotune.training.trunk import FrozenTrunk, forget, over_frozen_trunk
 from conftest import build_toy_model, toy_config, write_toy_experiment
 
 CPU = torch.device("cpu")
@@ -59,10 +59,8 @@ def test_rows_are_read_as_with_all_layers(
     rows = np.random.default_rng(seed).integers(0, len(prompts), 7).tolist()
     with torch.no_grad():
         expected = network(lay_out([prompts[row] for row in rows], 0, layout))
-        trunk.stand_aside()
-        found = network(lay_out_rows(rows, prompts, 0, layout, states))
-        for layer in trunk.lower:
-            del layer.forward
+        with trunk.skipping(trunk.lower):
+            found = network(lay_out_rows(rows, prompts, 0, layout, states))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -81,8 +79,9 @@ def test_training_over_kept_states_is_training(toy_model: Path, tmp_path: Path) 
         run.path.mkdir()
         balanced = balance(parts["train"].events, Imbalance(), 0)
         using = config if over_states else toy_config(toy_model)
-        with frozen_trunk(network, parts, using, run, 0, torch.float32) as known:
+        with over_frozen_trunk(network, parts, using, run, 0, torch.float32) as known:
             assert ((run.path / "trunk").stat().st_mode & 0o777 == 0o700) if over_states else known is parts
+            assert not over_states or not list((run.path / "trunk").iterdir()), "mapped, and no longer to be found"
             train(network, known["train"], known["validation"], balanced, config, run, 0, torch.float32)
         assert not (run.path / "trunk").exists()
         histories.append(json.loads(run.training.read_text())["history"])
@@ -124,3 +123,49 @@ def test_what_does_not_go_together_is_refused(toy_model: Path) -> None:
             method={"top_layers": 1},
             models=["tuned"],
         )
+
+
+def test_a_family_that_changes_its_input_is_refused(tmp_path: Path) -> None:
+    """Granite multiplies what it is given, so states would not stand for its lower layers."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    build_toy_model(tmp_path)  # its tokenizer
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model("granite", vocab_size=600, num_key_value_heads=2, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"top_layers: is for .*not granite"):
+        network_of(toy_config(tmp_path, method={"top_layers": 1}))
+
+
+def test_a_full_disc_is_one_line(network: RiskNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cardiotune.training.trunk.SPARE_BYTES", 1 << 60)
+    with pytest.raises(RunError, match=r"nearly full.*free the disc"):
+        FrozenTrunk(network, 1).remember([[1, 2, 3]], tmp_path / "states", 0, toy_config(Path("toy")))
+
+
+def test_what_a_killed_training_left_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / "trunk").mkdir()
+    (tmp_path / "trunk" / "train.0").write_bytes(b"x")
+    forget(RunFolder(tmp_path))
+    assert not (tmp_path / "trunk").exists()
+
+
+@pytest.mark.parametrize("more", [{"dtype": "bfloat16"}, {"gradient_checkpointing": True}, {"head": "classifier"}])
+def test_it_goes_with_number_types_checkpointing_and_heads(tmp_path: Path, more: dict[str, Any]) -> None:
+    """Four layers, the upper two adapted: the run's own reload check compares training's model with a whole one."""
+    from cardiotune.config import load_config
+
+    folder = build_toy_model(tmp_path / "model", "gemma3_text", layers=4)
+    experiment = write_toy_experiment(tmp_path, folder)
+    sections = {"dtype": "model", "gradient_checkpointing": "train", "head": "task"}
+    overrides = [f"{sections[name]}.{name}={str(value).lower()}" for name, value in more.items()]
+    overrides += ["use.method=lora_top", "method.top_layers=2", "models=[tuned]", "train.learning_rate=0.02"]
+    run = stages.run(load_config(experiment, [*overrides, "evaluation.parts=[validation,test]"]))
+    looked = json.loads(run.training.read_text())
+    look = next(e for e in looked["history"]["validation"] if e["step"] == looked["selected_step"])
+    lines = [json.loads(line) for line in run.predictions.read_text().splitlines()]
+    held = [line for line in lines if line["part"] == "validation"]
+    # What training saw over the states is what the saved model gives.
+    y_true, raw = (np.array([line[name] for line in held]) for name in ("y_true", "y_prob_raw"))
+    brier = float(np.mean((y_true - raw) ** 2))
+    assert brier == pytest.approx(look["brier"], rel=0.02 if more.get("dtype") else 1e-4)

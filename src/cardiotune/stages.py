@@ -1,7 +1,8 @@
 """The whole way on one page: prepare -> train -> predict -> evaluate -> report.
 
 Each stage reads the run folder and leaves its files there, so each can be run alone; `run` does them in order. Patients'
-rows are read afresh from the table by every stage that needs them, and are never kept in the run folder.
+rows are read afresh from the table by every stage that needs them. What the model reads of them is kept as token ids in
+`tokens/` of the run folder, for its owner alone.
 """
 
 import logging
@@ -66,7 +67,7 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
     tokens, encoded = _encode(config, prepared, weights) if weights else (None, None)
     folder = runs.create(config.run_path, dump(config), overwrite)
     with folder.stage("prepare", start):
-        if weights and encoded is not None:
+        if encoded is not None and weights:
             keep_tokens(folder, prepared.texts, encoded, weights)
         frame = prepared.cohort.frame
         pl.DataFrame({"row_id": frame[ROW_ID], "part": prepared.parts}).write_parquet(folder.split)
@@ -107,7 +108,12 @@ def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str
     from cardiotune.training.model import build_encoder, load_tokenizer
 
     encoder = build_encoder(config, load_tokenizer(weights))
-    if {"zero_shot", "few_shot"} & set(config.comparators):
+    if config.model.family == "decoder" and {*config.comparators} & {
+        "zero_shot",
+        "few_shot",
+        "free_generation",
+        "embedding",
+    }:
         encoder.label_tokens(config.task.positive_label, config.task.negative_label)
     rows = encoder.prompts(prepared.texts)
     if "few_shot" in config.comparators:
@@ -148,7 +154,7 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     from cardiotune.training.loss import balance
     from cardiotune.training.packing import Rows
     from cardiotune.training.train import train as fine_tune
-    from cardiotune.training.trunk import frozen_trunk
+    from cardiotune.training.trunk import over_frozen_trunk
     from cardiotune.training.weights import same_weights
 
     config, prepared = _open(folder, prepared)
@@ -172,7 +178,7 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     network = building.build(building.load_base(weights, config, kept, device), config, encoder)
     log.info("training on %s in %s", device, str(dtype).removeprefix("torch."))
     pad_id = building.pad_id_of(tokenizer)
-    with frozen_trunk(network, encoded, config, folder, pad_id, dtype) as known:
+    with over_frozen_trunk(network, encoded, config, folder, pad_id, dtype) as known:
         summary = fine_tune(
             network, known["train"], known["validation"], balanced, config, folder, pad_id, dtype, resume
         )
@@ -185,8 +191,10 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     from cardiotune.evaluation.risks import CohortRisks
     from cardiotune.training.distributed import is_worker, join, launch, world
     from cardiotune.training.model import set_up
+    from cardiotune.training.trunk import forget
 
     config = _config(folder)
+    forget(folder)
     if config.needs_llm and config.launch.processes > 1 and not is_worker():
         launch(config, ["predict", str(folder.path)])
         return
@@ -352,7 +360,7 @@ def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None =
     lines = scoring.prediction_rows("tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, raw, threshold)
     target = RunFolder(folder.path / "evaluations" / (checkpoint.name + (f"-{Path(table).stem}" if table else "")))
     scoring.write_predictions(target.predictions, lines)
-    return target.path, _judge(config, target)
+    return target.path, _judge(config, target, cohort)
 
 
 def evaluate_adapter(adapter: Path, config: Config, out: Path) -> dict[str, Any]:
@@ -376,7 +384,7 @@ def evaluate_adapter(adapter: Path, config: Config, out: Path) -> dict[str, Any]
     lines = scoring.prediction_rows("tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, risks, config.task.threshold)
     target = RunFolder(out)
     scoring.write_predictions(target.predictions, lines)
-    return _judge(config, target)
+    return _judge(config, target, cohort)
 
 
 def probe(folder: RunFolder, rows: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Token ids of a run's rows, kept in its folder, so that no later stage, epoch or process tokenizes them again.
+"""Token ids of a run's rows, kept in its folder: training, every epoch and scoring read them instead of tokenizing again.
 
 They are known by what made them: the texts themselves (so table, dictionary, template and column order) and the
 tokenizer. Where one of these differs, or a file is damaged, they are made anew. They can be turned back into the
@@ -67,11 +67,11 @@ def _origin(texts: Sequence[str], weights: Path) -> dict[str, Any]:
 
 def _read(folder: Path, origin: dict[str, Any]) -> TokenRows | None:
     """Rows without prefix and suffix, mapped from disk and so shared by all processes; None when there are none to use."""
-    if not (folder / "record.json").is_file():
-        return None
     try:
         record = json.loads((folder / "record.json").read_text("utf-8"))
         tokens, starts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts"))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, EOFError):
         record = None
     # The mapped content is hashed, not the file: another process may be replacing that.
@@ -86,6 +86,7 @@ def _write(folder: Path, origin: dict[str, Any], rows: TokenRows) -> None:
     starts = np.append(rows.first, len(rows.tokens))
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)  # before a file is in it, whoever made it
         for name, array in (("tokens", rows.tokens), ("starts", starts)):
             file = folder / f"{name}.npy"
             with atomic(file) as temporary, temporary.open("wb") as out:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import jinja2
 import jinja2.meta
@@ -41,7 +42,7 @@ def column_order(frame: pl.DataFrame, data: DataConfig, serialize: SerializeConf
 
     Learned on the training rows and kept in the run: a row alone must read as it did in training.
     """
-    if serialize.order == "dictionary":
+    if serialize.order == "dictionary" or serialize.style == "template":
         return data.features
     if serialize.order == "by_cardinality":
         return sorted(data.features, key=lambda name: frame[name].n_unique())
@@ -55,9 +56,9 @@ def _entropy_a_character(values: pl.Series, name: str, data: DataConfig, seriali
     """
     counts = values.value_counts()["count"].to_numpy()
     shares = counts / counts.sum()
-    style = "compact" if serialize.style == "template" else serialize.style
-    length = _column_pieces(values, name, data, style, serialize.missing == "say").str.len_chars().mean()
-    return float(-(shares * np.log(shares)).sum()) / max(float(str(length or 1)), 1.0)
+    text = _column_pieces(values, name, data, serialize.style, serialize.missing == "say")
+    length = cast(float, text.str.len_chars().mean() or 1.0)
+    return float(-(shares * np.log(shares)).sum()) / length
 
 
 def serialize_rows(

@@ -60,6 +60,10 @@ class TokenRows(Sequence[list[int]]):
         chosen = np.asarray(rows, dtype=np.int64)
         return replace(self, first=self.first[chosen], last=self.last[chosen])
 
+    def sort_key(self, row: int) -> bytes:
+        """Sorts rows as their token ids do, in a tenth of a list's memory. What all rows begin with decides nothing."""
+        return np.array([*self.tokens[self.first[row] : self.last[row]], *self.suffix], dtype=">i4").tobytes()
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """(rows,) tokens of each prompt."""

@@ -31,6 +31,7 @@ OUT_OF_RANGE = {
     "missing": "an implausible value is taken as missing",
     "error": "an implausible value stops the run",
 }
+MISSING = {"say": 'written as "not recorded" in the text', "omit": "left out of the text"}
 QUANTIZED = {"none": "not quantized", "nf4": "in 4 bits (NF4)", "int8": "in 8 bits"}
 
 
@@ -154,7 +155,7 @@ def _about_data(record: Record) -> dict[str, str]:
         f"duplicate rows: {data.duplicate_rows}",
         "outcome": f"{config.task.outcome}, yes or no, from column {data.name_of('target')}",
         "predictors": f"{len(units)} columns: {', '.join(units)}",
-        "predictor_choice": "all feature columns of the data dictionary; none was selected by its relation to the outcome",
+        "predictor_choice": "all feature columns of the data dictionary; the run selects none by its relation to the outcome",
         "size": "; ".join(
             f"{part}: {size['n']} rows, {events(size['n'], size['n_events'])}"
             for part, size in cohort.get("parts", {}).items()
@@ -171,9 +172,9 @@ def _about_data(record: Record) -> dict[str, str]:
 
 def _missing(config: Config, counts: dict[str, int] | None, table1: dict[str, Any]) -> str:
     """Without the sum where Table 1 withholds a column's count: the sum less the others would tell it."""
-    how = 'written as "not recorded" in the text' if config.serialize.missing == "say" else "left out of the text"
     text = (
-        f"missing values are {how} for the language model; classical models learn how to fill them on the training part"
+        f"missing values are {MISSING[config.serialize.missing]} for the language model; classical models learn how to fill "
+        "them on the training part"
     )
     if counts is None:
         return text
@@ -207,6 +208,7 @@ def _about_models(record: Record) -> dict[str, str]:
     used = [name for name, on in (("class weights", weights != "none"), ("oversampling", oversample)) if on]
     stages = manifest.get("stages", {})
     seconds = sum(cost["seconds"] for name, cost in stages.items() if name != "report")
+    tuned = "tuned" in record.models
     return {
         "study": "development and evaluation of prediction models for "
         f"{config.task.outcome}: {', '.join(map(model_words, record.models))}",
@@ -219,9 +221,11 @@ def _about_models(record: Record) -> dict[str, str]:
         else "no class weights, no oversampling",
         "output": f"a probability; a row is flagged at {config.task.threshold} and above",
         "thresholds": _thresholds(record),
-        "scoring": "from the run folder alone, with `cardiotune predict RUN TABLE`",
-        "poor_input": "at scoring, a missing value is said to be missing, an implausible one is taken as missing, and both "
-        "are counted for each row",
+        "new_patients": "from the run folder alone, with `cardiotune predict RUN TABLE`" if tuned else "",
+        "poor_input": f"at scoring, a missing value is {MISSING[config.serialize.missing]}, an implausible one is taken as "
+        "missing, and both are counted for each row"
+        if tuned
+        else "",
         "code": f"CardioTune {versions.get('cardiotune', '')}{f', git commit {commit}' if commit else ''}"
         if versions
         else "",
@@ -230,10 +234,13 @@ def _about_models(record: Record) -> dict[str, str]:
         f"{max(cost['peak_memory_mib'] for cost in stages.values())} MiB"
         if stages
         else "",
-        "untouched": "the checkpoint is chosen on validation rows only; the test part is scored afterwards",
+        "untouched": "the checkpoint is chosen on validation rows only; this run scores the test part afterwards"
+        if tuned
+        else "",
         "one_split": "does not apply: the test part is held out once; only its rows are resampled, for intervals",
         "calibration": _calibration(record),
-        "artefacts": "the run folder: settings, weights of what was tuned, hashes of data and files",
+        "artefacts": "the run folder: settings, hashes of data and files"
+        + (", weights of what was tuned" if tuned else "; no fitted classical model is kept"),
     }
 
 
@@ -258,6 +265,7 @@ def _about_the_language_model(record: Record) -> dict[str, str]:
     tokens, task = record.cohort.get("tokens") or {}, config.task
     method, summary = config.method, manifest.get("training")
     tuned = "tuned" in record.models
+    read = bool({"tuned", "zero_shot", "few_shot"} & set(record.models))
     adapters = f"LoRA, rank {method.r}, alpha {method.alpha:g}, base weights {QUANTIZED[method.quantization]}"
     return {
         "base_model": f"base model {base['name']}, revision {base['revision']}, licence: {base['license']}",
@@ -270,11 +278,22 @@ def _about_the_language_model(record: Record) -> dict[str, str]:
         f"{config.serialize.style} text of the row",
         "text": "each row is written as text by one rule a column; a prompt is never cut"
         + (f"; {tokens['shortest']} to {tokens['longest']} tokens" if tokens else ""),
-        "scoring": "the risk is read from the logits of the two answers at the last position, without sampling"
+        "scoring": ""
+        if not read
+        else "the risk is read from the logits of the two answers at the last position, without sampling"
         if task.head == "label_tokens"
         else "the risk is read from a linear classifier on the last hidden state, without sampling",
-        "no_generation": "does not apply: no text is generated",
+        "no_generation": _written(manifest.get("free_generation")),
     }
+
+
+def _written(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "does not apply: no text is generated"
+    return (
+        f"one comparator writes its answers, greedily, and they are parsed: {found['n_unparsable']} of {found['n']} could not "
+        "be parsed"
+    )
 
 
 def _about_results(record: Record) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Runs side by side on the same test rows, with paired differences to the first."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ from cardiotune.evaluation.estimates import undefined, with_interval
 from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
 from cardiotune.evaluation.predict import read_predictions
 from cardiotune.evaluation.wording import events, in_order, metric_words, model_words, number, reads, span
-from cardiotune.runs import RunFolder
+from cardiotune.runs import RunFolder, read_json
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Risks = dict[str, dict[str, float]]
@@ -60,6 +63,11 @@ def compare(
         aligned = {model: np.array([own[row_id] for row_id in ids], float) for model, own in risks.items()}
         chosen = in_order(list(aligned)) if all_models else [_main(y_true, aligned)]
         candidates += [(name, model, aligned[model]) for model in chosen]
+    if not all(map(_independent, runs)):
+        log.warning(
+            "compare: rows of one patient are resampled one by one here, though the runs keep them together; the intervals are "
+            "too narrow"
+        )
     return {
         "schema_version": 1,
         "n": len(ids),
@@ -69,6 +77,12 @@ def compare(
         "first": {"run": candidates[0][0], "model": candidates[0][1]},
         "entries": _judge(y_true, candidates, replicates, seed),
     }
+
+
+def _independent(run: RunFolder) -> bool:
+    """Whether the run took its rows as independent; with patients of several rows, intervals here are too narrow."""
+    judged = read_json(run.metrics) if run.metrics.is_file() else {}
+    return "cluster" not in str(judged.get("interval", {}).get("method", ""))
 
 
 def _names(runs: Sequence[RunFolder]) -> list[str]:

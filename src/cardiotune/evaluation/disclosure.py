@@ -7,6 +7,7 @@ work out is found exactly: the lowest and the highest value that fit all that is
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -185,9 +186,13 @@ class _Pieces:
         self.told = list(zip(told, sums[len(cells) :], strict=True))
 
     def aims(self) -> list[_Aim]:
-        """Every small count: of a group and its outcomes, of the other table, and of that less the group."""
+        """Every small count: of a group, of where two groups cross, of their outcomes, of the other table, and of that less
+        the group.
+        """
+        groups = [(column, rows) for (column, _), rows in self.cells.items()]
+        groups += [(a[0], x * y) for (a, x), (b, y) in combinations(self.cells.items(), 2) if a[0] != b[0]]
         found = []
-        for (column, _), rows in self.cells.items():
+        for column, rows in groups:
             found.append(_Aim(rows, column, False))
             found += [_Aim(rows * happened, column, True) for happened in (self.happened, 1 - self.happened)]
         for count, rows in self.told:

@@ -135,6 +135,9 @@ def _precision_recall(part: dict[str, Any], scored: dict[str, Scores]) -> Drawin
 
 
 def _calibration(scored: dict[str, Scores], seed: int) -> Drawing:
+    scored = {
+        model: found for model, found in scored.items() if model != "free_generation"
+    }  # 0 and 1, no probabilities
     end = curves.axis_end(risk for found in scored.values() for risk in (found.y_prob, found.y_prob_raw))
     panels = {model: _calibration_lines(found, seed) for model, found in scored.items()}
     both = any(len(lines) > 1 for lines in panels.values())

@@ -15,7 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from cardiotune.config import Comparator, Config, read_yaml
+from cardiotune.config import ON_REQUEST, Comparator, Config, read_yaml
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.curves import by_training_rows
 from cardiotune.evaluation.drawing import LOOKS, STYLE, UNKNOWN_LOOK
@@ -84,7 +84,9 @@ def learning_curve(
 
 def variant(config: Config, size: Size, seed: int, out: Path) -> Config:
     """The experiment with another training size and seed, and a run folder of its own in `out`."""
-    chosen = config.models or [name for name in COMPARED if name in config.comparators]
+    # What is written in words does not change with the training size, and costs most.
+    named = [name for name in config.models or [] if name not in ON_REQUEST]
+    chosen = named or [name for name in COMPARED if name in config.comparators]
     tree = config.model_dump(mode="json")
     tree |= {
         "name": f"{config.name[:70]}-rows-{size}-seed-{seed}",

@@ -51,8 +51,12 @@ class Agreement:
     """How many would differ by chance."""
 
     def p_value(self, counted: float = 1.0) -> float:
-        """Probability of so few that differ, if each counts `counted` times. Poisson, which is wider than the truth."""
-        return float(stats.poisson.cdf(np.ceil(self.differ * counted), self.expected * counted))
+        """Probability of so few that differ, if each counts `counted` times. Poisson, which is wider than the truth.
+
+        Times the number of shares tried (Bonferroni), for the one that says most is taken.
+        """
+        single = stats.poisson.cdf(np.ceil(self.differ * counted), self.expected * counted)
+        return float(min(1.0, len(NEAR) * single))
 
     @property
     def copies(self) -> float:

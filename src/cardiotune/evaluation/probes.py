@@ -2,7 +2,8 @@
 
 Each probe writes the same patients otherwise (order, style, rounding, units, names), or leaves one field out, and
 measures how far the risks move. Ribeiro et al., ACL 2020 (CheckList): invariance and directional expectation tests; the
-order and wording of a prompt are known to move a language model (Sclar et al., ICLR 2024). Only sums over patients leave.
+order and wording of a prompt are known to move a language model (Sclar et al., ICLR 2024). Of single patients only the row
+ids of those who moved most are kept.
 """
 
 import re
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from cardiotune.config import NUMBERS, Column, DataConfig, SerializeConfig
 from cardiotune.data import schema
+from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.serialize import serialize_rows
 
 Array = NDArray[np.float64]
@@ -24,6 +26,8 @@ Score = Callable[[list[str]], Array]
 READY_TEXT = "the patients' texts come ready made, so no other way to write them is known"
 TEMPLATE = "the text is written by the user's own template, so order, style and names cannot be changed"
 STYLES = ("sentence", "list", "compact")
+WORST = 3
+"""Patients that are named, by row id, for each probe."""
 
 
 def probe(
@@ -37,7 +41,8 @@ def probe(
     tolerance: float = 0.01,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`{"probes": [{name, text, n, mean_change, p95_change, max_change}], "monotonicity": [{column, text, n, share_wrong}]}`.
+    """`{"probes": [{name, text, n, mean_change, p95_change, max_change, worst}], "monotonicity": [{column, text, n,
+    share_wrong, worst}]}`, where worst has `{row_id, change}` of the few patients whose risk moved, or fell, most.
 
     frame: patients to probe with, of which `rows` are drawn; `order`: feature columns as in the run's text; `orders`: how
     many random column orders to try. Changes are absolute differences of the risk, n the number of patients behind them.
@@ -60,10 +65,11 @@ def probe(
     risks = iter(_risks(score, texts))
     base = next(risks)
     changes = [np.abs(next(risks) - base) for _ in variants]
+    ids = frame.get_column(ROW_ID, default=pl.Series(range(frame.height))).to_numpy()
     found: dict[str, Any] = {
-        "probes": _summaries(variants, changes),
+        "probes": _summaries(variants, changes, ids),
         "monotonicity": [
-            _monotone(rise, np.array([base, *(next(risks) for _ in rise.steps)]), tolerance) for rise in rises
+            _monotone(rise, np.array([base, *(next(risks) for _ in rise.steps)]), tolerance, ids) for rise in rises
         ],
     }
     return {**found, "note": TEMPLATE} if serialize.style == "template" else found
@@ -137,12 +143,15 @@ def _without(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Ite
             yield _Variant(f"missing: {name}", f"{name} is not recorded", blank, data, rows=recorded)
 
 
-def _summaries(variants: list[_Variant], changes: list[Array]) -> list[dict[str, Any]]:
+def _summaries(variants: list[_Variant], changes: list[Array], ids: NDArray[Any]) -> list[dict[str, Any]]:
     """One entry a name. A patient's change over several variants of a name counts once for each in mean and quantile."""
     gathered: dict[str, tuple[_Variant, list[Array]]] = {}
+    most: dict[str, Array] = {}
     for variant, change in zip(variants, changes, strict=True):
         moved = change if variant.rows is None else change[variant.rows]
         gathered.setdefault(variant.name, (variant, []))[1].append(moved)
+        seen = change if variant.rows is None else np.where(variant.rows, change, 0)
+        most[variant.name] = np.maximum(most.get(variant.name, seen), seen)
     return [
         {
             "name": name,
@@ -151,9 +160,16 @@ def _summaries(variants: list[_Variant], changes: list[Array]) -> list[dict[str,
             "mean_change": float(np.mean(moved)),
             "p95_change": float(np.quantile(moved, 0.95)),
             "max_change": float(np.max(moved)),
+            "worst": _worst(most[name], ids),
         }
         for name, (variant, moved) in gathered.items()
     ]
+
+
+def _worst(changes: Array, ids: NDArray[Any]) -> list[dict[str, Any]]:
+    """The patients of the largest changes, those above 0."""
+    order = np.argsort(-changes, kind="stable")[:WORST]
+    return [{"row_id": str(ids[row]), "change": float(changes[row])} for row in order if changes[row] > 0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -305,9 +321,11 @@ def _step(finding: _Finding, column: Column) -> float:
     return finding.steps.get(_plain(column.unit), 0)
 
 
-def _monotone(rise: _Rise, path: Array, tolerance: float) -> dict[str, Any]:
+def _monotone(rise: _Rise, path: Array, tolerance: float, ids: NDArray[Any]) -> dict[str, Any]:
     """path: (1 + steps, rows) risks from the patient's own value upwards. A patient counts once, wrong at any step."""
     applies = np.array(rise.applies)
     wrong = (np.diff(path, axis=0) < -tolerance) & applies
     n = int(applies.any(axis=0).sum())
-    return {"column": rise.column, "text": rise.text, "n": n, "share_wrong": float(wrong.any(axis=0).sum() / n)}
+    falls = np.where(wrong, -np.diff(path, axis=0), 0).max(axis=0)
+    share = float(wrong.any(axis=0).sum() / n)
+    return {"column": rise.column, "text": rise.text, "n": n, "share_wrong": share, "worst": _worst(falls, ids)}

@@ -49,6 +49,8 @@ CALIBRATIONS = {
     "beta": "beta calibration",
 }
 SEVERITIES = ("leak", "warning", "note")
+MOST_MOVED = 5
+"""Patients that are named under the probes, and again where risks fell."""
 VERDICT = ("auroc", "log_loss")
 DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
 RAW = ("brier", "log_loss", "calibration_intercept", "calibration_slope")
@@ -172,9 +174,23 @@ def _verdict(record: Record, notes: Notes) -> dict[str, Any]:
     return {
         "decision": verdict["decision"],
         "title": DECISIONS[verdict["decision"]],
-        "text": verdict["text"],
+        "text": f"{verdict['text']} {_cost(record.manifest, shown)}".strip(),
         "numbers": _comparison(record, shown, VERDICT, notes),
     }
+
+
+def _cost(manifest: dict[str, Any], models: list[str]) -> str:
+    """What the compared models cost, in a sentence or two."""
+    rows = {row["model"]: row for row in _scoring(manifest)["rows"]}
+    told = [f"{rows[m]['seconds']} s, {rows[m]['energy']} Wh with {rows[m]['name']}" for m in models if m in rows]
+    if not told:
+        return ""
+    seconds = manifest.get("stages", {}).get("train", {}).get("seconds")
+    spent = f" Training the language model took {seconds:.0f} s." if seconds and "tuned" in models else ""
+    return (
+        "Cost for 1,000 patients, energy estimated and fitting included for all but the tuned model: "
+        f"{'; '.join(told)}.{spent}"
+    )
 
 
 def _audit(audit: dict[str, Any]) -> dict[str, Any]:
@@ -322,7 +338,12 @@ def _of_seeds(values: list[float]) -> dict[str, Any]:
 
 
 def _probes(found: dict[str, Any]) -> dict[str, Any]:
+    moved = [(probe["name"], worst) for probe in found.get("probes", []) for worst in probe.get("worst", [])]
+    fell = [(f"{r['column']}, raised", worst) for r in found.get("monotonicity", []) for worst in r.get("worst", [])]
+    most = sorted(moved, key=lambda pair: -pair[1]["change"])[:MOST_MOVED]
+    most += sorted(fell, key=lambda pair: -pair[1]["change"])[:MOST_MOVED]
     return {
+        "worst": [{"name": name, "row_id": w["row_id"], "change": number(w["change"])} for name, w in most],
         "note": found.get("note"),
         "probes": [
             {**probe, "cells": [number(probe[name]) for name in ("mean_change", "p95_change", "max_change")]}
@@ -455,7 +476,12 @@ def _scoring(manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "watts": watts,
         "rows": [
-            {"name": model_words(model), "seconds": f"{value:.3g}", "energy": f"{value * watts / 3600:.2g}"}
+            {
+                "model": model,
+                "name": model_words(model),
+                "seconds": f"{value:.3g}",
+                "energy": f"{value * watts / 3600:.2g}",
+            }
             for model, value in seconds.items()
         ],
     }
@@ -470,7 +496,8 @@ def _written(found: dict[str, Any] | None) -> str:
     return (
         f"Free generation: {found['n_unparsable']} of {found['n']} written answers ({found['share_unparsable']:.1%}) could not "
         f"be parsed. Counted as wrong, as is usual where answers are parsed, {found['accuracy']:.1%} of all are right{rest}. In "
-        "the table such a patient has the training part's prevalence as the risk."
+        "the table such a patient has the training part's prevalence as the risk. Words are no probabilities: of this row's "
+        "figures only those at a threshold mean something."
     )
 
 

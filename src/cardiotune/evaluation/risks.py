@@ -15,12 +15,11 @@ from cardiotune.data.prepare import Prepared
 from cardiotune.data.tokens import TokenRows
 from cardiotune.evaluation import calibrate, thresholds
 from cardiotune.evaluation.baselines import BASELINES
-from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities, progress
 from cardiotune.evaluation.text_baselines import embedding, stacked, tfidf
 from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
 from cardiotune.runs import RunFolder
-from cardiotune.training.weights import same_weights
+from cardiotune.training.weights import find_weights, same_weights
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +51,9 @@ class CohortRisks:
         self.scored = np.flatnonzero(np.isin(prepared.parts, [*config.evaluation.parts, CALIBRATED_ON]))
         self.calibrators: dict[str, calibrate.Calibrator] = {}
         self.found: dict[str, Risks] = {}
+        self.encoded: TokenRows | None = None
+        self.tuned_logits: Array = np.empty(0)
+        """Of the tuned model before it is calibrated, (rows of the cohort,)."""
 
     def all(self) -> dict[str, Risks]:
         """Model -> its risks, for every comparator of the experiment."""
@@ -94,7 +96,7 @@ class CohortRisks:
         if name == "free_generation":
             return _same(self._written())
         if name == "stacked":
-            logits = logit(self.found["tuned"].final)
+            logits = self.tuned_logits
             return _same(stacked(frame, self.events, self.parts, data, logits, seed))
         if name == "tuned":
             return self._tuned()
@@ -111,7 +113,10 @@ class CohortRisks:
 
     def _tokens(self, scorer: LanguageScorer) -> TokenRows:
         """All rows of the cohort, encoded once for every model and stage."""
-        return run_tokens(self.run, self.prepared.texts, scorer.encoder, same_weights(self.run, self.config.model))
+        if self.encoded is None:
+            weights = find_weights(self.config.model)
+            self.encoded = run_tokens(self.run, self.prepared.texts, scorer.encoder, weights)
+        return self.encoded
 
     def _spread(self, values: Array) -> Array:
         """Values of the scored rows, at their places among all."""
@@ -152,6 +157,7 @@ class CohortRisks:
         logits = model.logits(self._tokens(model.scorer).take(self.scored))
         held = self.parts[self.scored] == CALIBRATED_ON
         shifted = model.corrected(logits)
+        self.tuned_logits = self._spread(shifted)
         calibrator = fit_calibrator(self.config, shifted[held], self.events[self.scored][held])
         self.calibrators["tuned"] = calibrator
         return Risks(self._spread(calibrate.apply(calibrator, shifted)), self._spread(probabilities(logits)))

@@ -39,9 +39,10 @@ class RiskNetwork(nn.Module):
     def layout(self) -> Layout:
         """The fastest layout that is exact for this model."""
         config = self.trunk.config
-        # Flash attention takes no mask of its own.
+        # Flash attention takes no mask of its own; an encoder's tokens see those behind them too.
         ready_mask = config._attn_implementation != "flash_attention_2"
-        return "tree" if ready_mask and config.model_type in TREE_FAMILIES else "padded"
+        causal = self.trunk is not self.base and not getattr(config, "use_bidirectional_attention", False)
+        return "tree" if ready_mask and causal and config.model_type in TREE_FAMILIES else "padded"
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's first."""

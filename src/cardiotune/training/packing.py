@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cardiotune.data.tokens import TokenRows
+
 Layout = Literal["padded", "tree"]
 Prompts = Sequence[list[int]]
 
@@ -152,9 +154,10 @@ def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
     return next((place for place in range(length) if first[place] != second[place]), length)
 
 
-def _key(prompt: Sequence[int]) -> bytes:
-    """Sorts as the token ids do, in a tenth of a list's memory."""
-    return np.asarray(prompt, dtype=">i4").tobytes()
+def in_order(prompts: Prompts) -> list[int]:
+    """Row numbers in the order of the prompts' token ids: rows that share most stand together."""
+    key = prompts.sort_key if isinstance(prompts, TokenRows) else lambda row: prompts[row]
+    return sorted(range(len(prompts)), key=key)
 
 
 def by_token_budget(prompts: Prompts, budget: int, layout: Layout) -> Iterator[list[int]]:
@@ -162,7 +165,7 @@ def by_token_budget(prompts: Prompts, budget: int, layout: Layout) -> Iterator[l
 
     Padded: rows of like length come together. Tree: rows that share most come together.
     """
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) if layout == "padded" else _key(prompts[row]))
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row])) if layout == "padded" else in_order(prompts)
     batch: list[int] = []
     before: list[int] = []
     tokens = 0

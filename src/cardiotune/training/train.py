@@ -152,8 +152,8 @@ def train(
             if looked:
                 spread.eval()
                 budget = config.evaluation.score_batch_tokens
-                known = validation.states
-                raw = score(spread, validation.prompts, pad_id, budget, device, layout, dtype, states=known)
+                held, states = validation.prompts, validation.states
+                raw = score(spread, held, pad_id, budget, device, layout, dtype, states=states)
                 seen = corrected(raw, balance.odds_multiplier)
                 look = {"step": step, "epoch": step / steps_per_epoch, **validation_metrics(validation.events, seen)}
                 better = progress.add_look(look, settings)
