@@ -213,7 +213,9 @@ def test_the_toy_language_model_gives_finite_numbers_without_values(toy_model: P
     found = probe(score, rows, config.data.features, config.data, config.serialize, rows=12, orders=2)
     assert len(calls) == 1 and calls[0] < 12 * 20
     assert by_name(found)["order"]["max_change"] > 0, "random weights do mind the order"
-    numbers = [v for e in [*found["probes"], *found["monotonicity"]] for v in e.values() if not isinstance(v, str)]
+    numbers = [
+        v for e in [*found["probes"], *found["monotonicity"]] for v in e.values() if not isinstance(v, str | list)
+    ]
     assert np.isfinite(numbers).all()
     json.dumps(found, allow_nan=False)
     assert found == probe(score, rows, config.data.features, config.data, config.serialize, rows=12, orders=2)
