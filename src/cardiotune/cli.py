@@ -522,6 +522,39 @@ def init(
     _say(f"next: cardiotune run {written.experiment}")
 
 
+synth = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(synth, name="synth", help="Write made-up data, marked as such.")
+
+
+@synth.callback()
+def _synth() -> None:
+    """Write made-up data, marked as such."""
+
+
+@synth.command("ukb")
+def synth_ukb(
+    rows: Annotated[int, typer.Option(help="Participants.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="A new folder for the export.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same participants in every style.")] = 0,
+    style: Annotated[
+        Literal["csv", "tab", "rap", "rap_prefixed", "titles"], typer.Option(help="How columns are named.")
+    ] = "csv",
+    columns: Annotated[
+        int | None, typer.Option(help="Pad with made-up fields to so many columns, for load tests.")
+    ] = None,
+) -> None:
+    """Write a UK Biobank export of made-up participants, with coronary artery disease of known risk.
+
+    Example: cardiotune synth ukb --rows 5000 --seed 1 --style rap --out synthetic_ukb
+    """
+    from cardiotune.data.ukb.synth import write_export
+
+    made = write_export(out_folder, rows, seed, style, columns)
+    _say(f"synthetic: {made.rows} made-up participants, {made.columns} columns, {made.prevalent} with earlier disease")
+    _say(f"{made.events} events within ten years; AUROC of the true risk {made.ceiling:.3f}")
+    _say(f"written: {made.folder}; use it with data.path={made.folder}")
+
+
 @app.command()
 def doctor(
     config: Annotated[
