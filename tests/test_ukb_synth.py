@@ -273,6 +273,17 @@ def test_records_show_the_truth(course: pl.DataFrame, truth: pl.DataFrame) -> No
     assert shown.filter(inside).equals(seen.filter(inside), check_names=False)
 
 
+def test_interview_tells_only_of_the_past(answers: pl.DataFrame) -> None:
+    visit = day(answers, "53-0.0")
+    now = visit.dt.year().to_numpy() + visit.dt.ordinal_day().to_numpy() / 365.25
+    for name in (f"{field}-0.{slot}" for field in (20008, 20010) for slot in range(3)):
+        years = number(answers, name).to_numpy()
+        told = years[~np.isnan(years)]
+        assert np.all(told <= now[~np.isnan(years)] + 0.01), name
+        assert np.all((told > 1930) | np.isin(told, [-1, -3])), name
+        assert np.any(told % 1 > 0.05), "decimal years"
+
+
 def test_incidence_and_ceiling(tmp_path: Path) -> None:
     made = synth.write_export(tmp_path / "out", 20_000, 1)
     assert 0.025 < made.events / (made.rows - made.prevalent) < 0.035
@@ -362,7 +373,7 @@ def test_relatives_share_genes_and_not_always_a_centre(large: Path, answers: pl.
     known = answers.select("eid", centre="54-0.0", prs=pl.col("26227-0.0").cast(pl.Float64))
     both = pairs.join(known, left_on="ID1", right_on="eid").join(known, left_on="ID2", right_on="eid", suffix="_other")
     apart = both["centre"] != both["centre_other"]
-    assert 0.15 < apart.mean() < 0.4
+    assert 0.25 < apart.mean() < 0.5
     close = both.filter(pl.col("Kinship") == 0.25).drop_nulls()
     assert close.select(pl.corr("prs", "prs_other")).item() == pytest.approx(0.45, abs=0.08)
 
