@@ -49,6 +49,9 @@ Comparator = Literal[
     "stacked",
 ]
 COMPARATORS: tuple[Comparator, ...] = typing.get_args(Comparator)
+PublishedScore = Literal["score2", "pooled_cohort", "framingham", "framingham_bmi"]
+"""Risk scores with fixed coefficients. They run only when `models` names them: few tables have what they need."""
+PUBLISHED_SCORES: tuple[PublishedScore, ...] = typing.get_args(PublishedScore)
 Share = Annotated[float, Field(gt=0, lt=1)]
 MAX_YAML_BYTES = 1_048_576
 
@@ -520,6 +523,8 @@ class EvaluationConfig(Settings):
     """Bootstrap replicates behind every interval."""
     parts: list[Literal["train", "validation", "test"]] = ["validation", "test"]
     """Parts that are scored and judged."""
+    score2_region: Literal["low", "moderate", "high", "very_high"] = "low"
+    """Risk region of SCORE2, for the comparator `score2`. The United Kingdom is `low`."""
     keep_row_ids: bool = False
     """Write the table's own ids into predictions instead of keyed hashes."""
     score_batch_tokens: int = Field(1024, ge=64)
@@ -554,8 +559,8 @@ class Config(Settings):
     train: TrainConfig = TrainConfig()
     trackers: list[Literal["mlflow", "wandb"]] = []
     """Beside TensorBoard, which always is."""
-    models: list[Comparator] | None = None
-    """The comparators to run. Default: all that fit the model (an encoder has no zero-shot)."""
+    models: list[Comparator | PublishedScore] | None = None
+    """The comparators to run. Default: all that fit the model (an encoder has no zero-shot), and no published score."""
     evaluation: EvaluationConfig = EvaluationConfig()
     launch: LaunchConfig = LaunchConfig()
 
@@ -582,7 +587,7 @@ class Config(Settings):
         if by != "column" and (column := self.data.name_of("split")):
             problems.append(f"split.by: {by}, but column {column} has role split; set split.by: column or role: ignore")
         if self.models == []:
-            problems.append("models: name at least one of " + ", ".join(COMPARATORS))
+            problems.append("models: name at least one of " + ", ".join((*COMPARATORS, *PUBLISHED_SCORES)))
         if len(set(self.comparators)) < len(self.comparators):
             problems.append("models: a comparator is named twice")
         if "test" not in self.evaluation.parts:
@@ -603,7 +608,7 @@ class Config(Settings):
         return bool({"zero_shot", "few_shot", "embedding", "tuned"} & set(self.comparators))
 
     @property
-    def comparators(self) -> list[Comparator]:
+    def comparators(self) -> list[Comparator | PublishedScore]:
         """The comparators that run."""
         if self.models is not None:
             return self.models

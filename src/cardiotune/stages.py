@@ -55,11 +55,13 @@ def run(config: Config, overwrite: bool = False) -> RunFolder:
 
 def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepared]:
     """Table -> cohort, parts and texts. Nothing is written before table, weights and prompts have been found good."""
+    from cardiotune.evaluation.risk_scores import check_inputs
     from cardiotune.evaluation.table1 import table1
     from cardiotune.training.weights import find_weights, weights_hashes
 
     start = time.perf_counter()
     prepared = read_prepared(config)
+    check_inputs(prepared.cohort.frame, config.data.columns, config.comparators)
     weights = find_weights(config.model) if config.needs_llm else None
     tokens = _count_tokens(config, prepared, weights) if weights else None
     folder = runs.create(config.run_path, dump(config), overwrite)

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.config import COMPARATORS, Config
+from cardiotune.config import COMPARATORS, PUBLISHED_SCORES, Config, PublishedScore
 from cardiotune.data.prepare import Prepared
+from cardiotune.errors import DataError
 from cardiotune.evaluation import calibrate, thresholds
 from cardiotune.evaluation.baselines import BASELINES
 from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities
+from cardiotune.evaluation.risk_scores import completed_risks
 from cardiotune.evaluation.text_baselines import embedding, stacked, tfidf
 from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
 from cardiotune.runs import RunFolder
@@ -53,7 +55,7 @@ class CohortRisks:
 
     def all(self) -> dict[str, Risks]:
         """Model -> its risks, for every comparator of the experiment."""
-        wanted = [name for name in COMPARATORS if name in self.config.comparators]
+        wanted = [name for name in (*PUBLISHED_SCORES, *COMPARATORS) if name in self.config.comparators]
         for name in wanted:
             if name == "tuned":  # the base model would stand in memory beside it
                 self.__dict__.pop("base", None)
@@ -83,6 +85,8 @@ class CohortRisks:
 
     def _risks(self, name: str) -> Risks:
         frame, data, seed = self.prepared.cohort.frame, self.config.data, self.config.seed
+        if name in PUBLISHED_SCORES:
+            return self._published(name)
         if name in BASELINES:
             return _same(BASELINES[name](frame, self.events, self.parts, data, seed))
         if name == "tfidf":
@@ -124,6 +128,20 @@ class CohortRisks:
         out = np.full(len(self.parts), np.nan)
         out[rows] = risks
         return _same(out)
+
+    def _published(self, name: PublishedScore) -> Risks:
+        """A published score, raw, and recalibrated on the validation part: it was made for other people and outcomes."""
+        held, region = self.parts == CALIBRATED_ON, self.config.evaluation.score2_region
+        columns, training = self.config.data.columns, self.parts == "train"
+        raw = completed_risks(self.prepared.cohort.frame, columns, name, training, region)
+        logits = logit(raw)
+        try:
+            calibrator = calibrate.update(logits[held], self.events[held].astype(float), "logistic")
+        except DataError as error:
+            log.warning("%s: %s; its risks stay as they are", name, error)
+            return _same(raw)
+        self.calibrators[name] = calibrator
+        return Risks(calibrate.apply(calibrator, logits), raw)
 
     def _tuned(self) -> Risks:
         model = TunedModel(self.run, self.config, self.prepared.order)
