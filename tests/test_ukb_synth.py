@@ -378,6 +378,13 @@ def test_relatives_share_genes_and_not_always_a_centre(large: Path, answers: pl.
     assert close.select(pl.corr("prs", "prs_other")).item() == pytest.approx(0.45, abs=0.08)
 
 
+def test_no_code_is_lost_for_want_of_arrays(records: pl.DataFrame) -> None:
+    for field, last in ((41270, 19), (41271, 3), (41272, 7)):
+        assert records[f"{field}-0.{last}"].is_null().all()
+        assert records[f"{field}-0.0"].is_not_null().any()
+        assert records[f"{field}-0.0"].is_null().equals(records[f"{field + 10}-0.0"].is_null())
+
+
 def test_padding_adds_columns_and_changes_nothing_else(tmp_path: Path) -> None:
     plain = synth.write_export(tmp_path / "plain", 150, 2, "rap")
     wide = synth.write_export(tmp_path / "wide", 150, 2, "rap", columns=400)
@@ -414,11 +421,15 @@ def test_refusals(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None
     assert list(tmp_path.iterdir()) == [], "nothing half written"
 
 
-def test_folder_is_never_overwritten(tmp_path: Path) -> None:
+def test_folder_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.csv").write_text("mine")
     result = call("--rows", 10, "--out", tmp_path)
     assert result.exit_code == 2 and "is there already" in result.stderr
     assert call("--rows", 10, "--out", tmp_path / "mine.csv").exit_code == 2
+    assert call("--rows", 10, "--out", ".").exit_code == 2
     assert call("--rows", 10, "--out", tmp_path / "mine.csv" / "below").exit_code == 5
     assert (tmp_path / "mine.csv").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    assert call("--rows", 10, "--out", tmp_path / "empty").exit_code == 0, "an empty folder may be there"
     assert call("--rows", 10, "--style", "excel", "--out", tmp_path / "x").exit_code == 2

@@ -76,14 +76,13 @@ def write_export(folder: Path, rows: int, seed: int = 0, style: Style = "csv", c
     is not empty or numbers that cannot be; RunError when it cannot be written.
     """
     _check(folder, rows, columns)
-    partial = folder.with_name(f".{folder.name}.partial")
+    target = folder.absolute()
+    partial = target.with_name(f".{target.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         made = _write(partial, rows, seed, style, columns)
-        if folder.is_dir():
-            folder.rmdir()
-        partial.rename(folder)
+        partial.replace(target)  # an empty folder gives way
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror or error})") from None
     finally:
@@ -165,6 +164,7 @@ def _write_readme(made: Made, seed: int, style: str) -> None:
         "Every file but this one begins with synthetic_, field 990000 is 1 for everybody, and every eid begins with 9.",
         "",
         f"Written by: cardiotune synth ukb --rows {made.rows} --seed {seed} --style {style}",
+        f"Columns: {made.columns}; fields from 990001 up are filler for load tests.",
         f"Participants: {made.rows}, of whom {made.prevalent} had coronary artery disease before baseline.",
         f"Of the others {made.events} get it within ten years; AUROC of the true risk for these: {ceiling}.",
         "",

@@ -29,23 +29,11 @@ PLACEHOLDERS = np.array(["1901-01-01", "1902-02-02", "1903-03-03", "2037-07-07"]
 UNKNOWN = np.datetime64("1900-01-01")
 ICD10_FROM = np.datetime64("1996-04-01")
 SLOTS = {"41270": 20, "41271": 4, "41272": 8}
-"""Arrays of code fields; their dates stand in field + 10."""
+"""Arrays of code fields, more than anybody has codes; their dates stand in field + 10."""
 
 NOISE_ICD10 = (
-    "I10",
-    "E119",
-    "E780",
-    "J459",
-    "K219",
-    "K573",
-    "M179",
-    "N390",
-    "R074",
-    "Z864",
-    "I251",
-    "I209",
-    "I48",
-    "C509",
+    *("I10", "E119", "E780", "J459", "K219", "K573", "M179"),
+    *("N390", "R074", "Z864", "I251", "I209", "I48", "C509"),
 )
 NOISE_OPCS = ("G451", "H229", "W903", "Z942", "U212")
 ATTACKS = ("I210", "I211", "I214", "I219", "I221", "I240")
@@ -71,7 +59,7 @@ def record(who: Values, sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def _interview(who: Values, sheet: Sheet, rng: np.random.Generator) -> Values:
-    """Self-report at baseline; returns `attack`, `operated`, `year` (0 where not dated), `hospital` (has a record)."""
+    """Self-report at baseline; returns flags: `attack`, `operated`, `dated`, `hospital` (has a record)."""
     rows, sick = sheet.rows, who["prevalent"]
     operated = sick & (rng.random(rows) < 0.4)
     by_nation = np.array([HOSPITAL_FROM[nation] for nation in who["nation"]])
@@ -116,11 +104,7 @@ def _put_dated(sheet: Sheet, codes: str, years: str, choices: dict[int, Flags], 
 
 def _hospital(who: Values, sheet: Sheet, fatal: Flags, told: Values, rng: np.random.Generator) -> pl.DataFrame:
     """ICD-10, ICD-9 and OPCS-4 codes with dates; returns those of ICD-10 that were written."""
-    until = np.array([HOSPITAL_UNTIL[nation] for nation in who["nation"]])
-    moved = (who["nation"] == "Wales") & (rng.random(sheet.rows) < 0.04)
-    until = np.minimum(np.where(moved, HOSPITAL_UNTIL["England"], until), who["died"])
-    careless = rng.random(sheet.rows) < 0.5  # records go on after the loss
-    until = np.where((who["lost"] < NEVER) & ~careless, np.minimum(until, who["lost"]), until)
+    until = _hospital_until(who, rng)
     earlier, event = who["earlier"], who["seen"]
     attack = (event < NEVER) & (who["kind"] == 0)
     operation = (event < NEVER) & (who["kind"] == 1)
@@ -148,6 +132,16 @@ def _hospital(who: Values, sheet: Sheet, fatal: Flags, told: Values, rng: np.ran
         written[field] = known.filter(known["date"] <= pl.Series(until).gather(known["row"]))
         sheet.put_long(field, str(int(field) + 10), written[field], SLOTS[field])
     return written["41270"]
+
+
+def _hospital_until(who: Values, rng: np.random.Generator) -> Array:
+    """Last day with records (rows,): of the nation or of life; some moved out of Wales, some records outlast a loss."""
+    rows = len(who["age"])
+    until = np.array([HOSPITAL_UNTIL[nation] for nation in who["nation"]])
+    moved = (who["nation"] == "Wales") & (rng.random(rows) < 0.04)
+    until = np.minimum(np.where(moved, HOSPITAL_UNTIL["England"], until), who["died"])
+    stops = (who["lost"] < NEVER) & (rng.random(rows) < 0.5)
+    return np.where(stops, np.minimum(until, who["lost"]), until)
 
 
 def _noise(

@@ -50,7 +50,7 @@ class Sheet:
     def put_long(self, code_field: str, date_field: str, records: pl.DataFrame, slots: int) -> None:
         """Records `row`, `code`, `date`: the first date of every code, codes in order, in `slots` arrays each."""
         first = records.group_by("row", "code").agg(pl.col("date").min()).sort("row", "code")
-        first = first.with_columns(slot=pl.int_range(pl.len()).over("row")).filter(pl.col("slot") < slots)
+        first = first.with_columns(slot=pl.int_range(pl.len()).over("row"))
         for slot in range(slots):
             here = first.filter(pl.col("slot") == slot)
             rows = here["row"].to_numpy()
