@@ -1,5 +1,6 @@
 """Published cardiovascular risk scores: the formulas, and their inputs taken from a cohort."""
 
+from cardiotune.evaluation.risk_scores.american import framingham, framingham_bmi, pooled_cohort
 from cardiotune.evaluation.risk_scores.cohort import (
     PUBLISHED,
     check_inputs,
@@ -7,15 +8,8 @@ from cardiotune.evaluation.risk_scores.cohort import (
     read_inputs,
     score_cohort,
 )
-from cardiotune.evaluation.risk_scores.formulas import (
-    Scored,
-    framingham,
-    framingham_bmi,
-    pooled_cohort,
-    score2,
-    to_mg_dl,
-    to_mmol_l,
-)
+from cardiotune.evaluation.risk_scores.rows import Scored, to_mg_dl, to_mmol_l
+from cardiotune.evaluation.risk_scores.score2 import score2
 
 __all__ = [
     "PUBLISHED",

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from cardiotune.config import Column, PublishedScore
 from cardiotune.data.schema import codes_of
 from cardiotune.errors import DataError
-from cardiotune.evaluation.risk_scores import formulas
-from cardiotune.evaluation.risk_scores.formulas import Array, Beyond, Region, Scored
+from cardiotune.evaluation.risk_scores.american import framingham, framingham_bmi, pooled_cohort
+from cardiotune.evaluation.risk_scores.rows import Array, Beyond, Region, Scored, to_mg_dl, to_mmol_l
+from cardiotune.evaluation.risk_scores.score2 import score2
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +73,10 @@ class Published(NamedTuple):
 
 
 PUBLISHED: dict[PublishedScore, Published] = {
-    "score2": Published(
-        formulas.score2, ("age_years", "male", "smoker", "diabetes", "sbp_mmhg", *LIPIDS), lipids="mmol_l"
-    ),
-    "pooled_cohort": Published(formulas.pooled_cohort, (*_TREATED, "black", *LIPIDS)),
-    "framingham": Published(formulas.framingham, (*_TREATED, *LIPIDS)),
-    "framingham_bmi": Published(formulas.framingham_bmi, (*_TREATED, "bmi_kg_m2")),
+    "score2": Published(score2, ("age_years", "male", "smoker", "diabetes", "sbp_mmhg", *LIPIDS), lipids="mmol_l"),
+    "pooled_cohort": Published(pooled_cohort, (*_TREATED, "black", *LIPIDS)),
+    "framingham": Published(framingham, (*_TREATED, *LIPIDS)),
+    "framingham_bmi": Published(framingham_bmi, (*_TREATED, "bmi_kg_m2")),
 }
 """The scores by name. QRISK3 is not among them: `docs/decisions.md` says why."""
 
@@ -127,7 +126,7 @@ def completed_risks(
 
 def _apply(score: PublishedScore, inputs: Mapping[str, Array], region: Region, beyond: Beyond) -> Scored:
     published = PUBLISHED[score]
-    convert = formulas.to_mg_dl if published.lipids == "mg_dl" else np.asarray
+    convert = to_mg_dl if published.lipids == "mg_dl" else np.asarray
     values: dict[str, Any] = {
         f"{name}_{published.lipids}" if name in LIPIDS else name: convert(values) if name in LIPIDS else values
         for name, values in inputs.items()
@@ -167,7 +166,7 @@ def _read(values: pl.Series, column: Column, name: str, title: str) -> Array:
     unit = (column.unit or "").replace(" ", "").casefold()
     if unit not in ("mmol/l", "mg/dl"):
         raise DataError(f"data.columns.{title}.unit: expected mmol/L or mg/dL, found {column.unit or 'none'}")
-    return numbers if unit == "mmol/l" else formulas.to_mmol_l(numbers)
+    return numbers if unit == "mmol/l" else to_mmol_l(numbers)
 
 
 def _flag(values: pl.Series, column: Column, name: str, title: str) -> Array:
