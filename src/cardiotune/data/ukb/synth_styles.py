@@ -195,9 +195,9 @@ _TITLES = {
     41281: "Date of first in-patient diagnosis - ICD9",
     41282: "Date of first operative procedure - OPCS4",
     42000: "Date of myocardial infarction",
-    42001: "Source of report of myocardial infarction",
+    42001: "Source of myocardial infarction report",
     42002: "Date of STEMI",
-    42003: "Source of report of STEMI",
+    42003: "Source of STEMI report",
     42004: "Date of NSTEMI",
-    42005: "Source of report of NSTEMI",
+    42005: "Source of NSTEMI report",
 }
