@@ -22,6 +22,9 @@ ROW_ID = "__row_id__"
 EVENT = "__event__"
 LINE = "__line__"
 PART = "__part__"
+TIME, STATUS, WEIGHT = "__time__", "__status__", "__weight__"
+"""Of a cohort with follow-up (UK Biobank): days from baseline to its end, above 0; what ended it: 0 nothing that is known
+(censored, or the horizon), 1 the event, 2 death from another cause; inverse-probability-of-censoring weight."""
 
 
 @dataclass(frozen=True)
