@@ -164,7 +164,8 @@ def _ask_health(who: Values, sheet: Sheet, rng: np.random.Generator) -> None:
     sheet.put("2976-0.0", _refuse(at_age, rng, 0.02), diabetes)
     known = ~_chance(sheet, 0.01, rng)
     none = _refuse(np.full(sheet.rows, -7), rng, 0.004, 0.003)
-    pill, hormones = ~male & _chance(sheet, 0.02, rng), ~male & _chance(sheet, 0.07, rng)
+    pill = ~male & _chance(sheet, 0.02, rng)
+    hormones = ~male & ~pill & _chance(sheet, 0.07, rng)
     told = {1: who["statin"], 2: who["bp_drug"], 3: who["insulin"]}
     women, men = known & ~male, known & male
     sheet.put_choices(

@@ -14,54 +14,29 @@ Gaussian copula. Sources of the numbers, by the letters in the comments:
 Everything else, above all correlations and differences between sexes, is (unverified): of the size that one expects.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 from scipy.stats import gamma
 
+from cardiotune.data.ukb.fields import centres
+
 Array = npt.NDArray[Any]
 Values = dict[str, Array]
 Floats = npt.NDArray[np.float64]
 
 
-class Centre(NamedTuple):
-    """An assessment centre: data-coding 10, its nation, and its share of participants (share unverified)."""
-
-    code: int
-    name: str
-    nation: str
-    share: float
-
-
-CENTRES = (
-    Centre(10003, "Stockport (pilot)", "England", 0.008),
-    Centre(11001, "Manchester", "England", 0.028),
-    Centre(11002, "Oxford", "England", 0.028),
-    Centre(11003, "Cardiff", "Wales", 0.036),
-    Centre(11004, "Glasgow", "Scotland", 0.037),
-    Centre(11005, "Edinburgh", "Scotland", 0.034),
-    Centre(11006, "Stoke", "England", 0.039),
-    Centre(11007, "Reading", "England", 0.059),
-    Centre(11008, "Bury", "England", 0.056),
-    Centre(11009, "Newcastle", "England", 0.074),
-    Centre(11010, "Leeds", "England", 0.088),
-    Centre(11011, "Bristol", "England", 0.086),
-    Centre(11012, "Barts", "England", 0.025),
-    Centre(11013, "Nottingham", "England", 0.067),
-    Centre(11014, "Sheffield", "England", 0.060),
-    Centre(11016, "Liverpool", "England", 0.065),
-    Centre(11017, "Middlesbrough", "England", 0.042),
-    Centre(11018, "Hounslow", "England", 0.057),
-    Centre(11020, "Croydon", "England", 0.054),
-    Centre(11021, "Birmingham", "England", 0.050),
-    Centre(11022, "Swansea", "Wales", 0.005),
-    Centre(11023, "Wrexham", "Wales", 0.002),
-)
-CODES = np.array([centre.code for centre in CENTRES])
-PILOT = CENTRES[0].code
-NATIONS = np.array([centre.nation for centre in CENTRES])
+CENTRES = {
+    **{10003: 0.008, 11001: 0.028, 11002: 0.028, 11003: 0.036, 11004: 0.037},
+    **{11005: 0.034, 11006: 0.039, 11007: 0.059, 11008: 0.056, 11009: 0.074},
+    **{11010: 0.088, 11011: 0.086, 11012: 0.025, 11013: 0.067, 11014: 0.060},
+    **{11016: 0.065, 11017: 0.042, 11018: 0.057, 11020: 0.054, 11021: 0.050},
+    **{11022: 0.005, 11023: 0.002},
+}
+"""Share of participants of every assessment centre (unverified)."""
+PILOT = 10003
 
 COPULA = (
     *("bmi", "waist", "height", "sbp", "dbp", "ldl", "hdl", "tg", "lpa", "hba1c", "glucose", "crp"),
@@ -87,11 +62,13 @@ KINSHIP_SHARES = np.array([0.27, 0.11, 0.62])
 def draw(rows: int, rng: np.random.Generator) -> Values:
     """`rows` participants. Every value is an array (rows,), in the unit of its field; ages 40 to 69."""
     who: Values = {"age": _ages(rows, rng), "male": rng.random(rows) < 0.456}  # [F]
-    centre = rng.choice(len(CENTRES), rows, p=_shares())
+    shares = np.array(list(CENTRES.values()))
+    centre = rng.choice(len(CENTRES), rows, p=shares / shares.sum())
     scores = rng.standard_normal((rows, len(COPULA))) @ _cholesky().T
     latent = {name: scores[:, i] for i, name in enumerate(COPULA)}
     _relate(who, latent, centre, rng)
-    who |= {"centre": CODES[centre], "nation": NATIONS[centre], "prs": latent["prs"]}
+    nations = np.array([centres()[str(code)].nation for code in CENTRES])
+    who |= {"centre": np.array(list(CENTRES))[centre], "nation": nations[centre], "prs": latent["prs"]}
     who["ethnicity"] = _ethnicities(rows, rng)
     who["visit"] = _visits(who["centre"] == PILOT, rng)
     _measure(who, latent)
@@ -110,11 +87,6 @@ def _visits(pilot: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArr
     start = np.where(pilot, np.datetime64("2006-03-13"), np.datetime64("2007-04-16"))
     days = np.where(pilot, 90, 1200)
     return np.asarray(start + (rng.random(len(pilot)) * days).astype("timedelta64[D]"))
-
-
-def _shares() -> Floats:
-    shares = np.array([centre.share for centre in CENTRES])
-    return np.asarray(shares / shares.sum())
 
 
 def _cholesky() -> Floats:

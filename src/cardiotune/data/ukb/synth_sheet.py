@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from cardiotune.data.ukb.fields import fields
 from cardiotune.data.ukb.synth_people import Array
 
 Flags = npt.NDArray[np.bool_]
@@ -36,11 +37,12 @@ class Sheet:
         """Answers to a question with several: array 0 is filled first, in the order of `choices`.
 
         `field` has its instance (`6150-0`). Who gave none has `otherwise` (rows,), 0 for an empty cell, in array 0.
-        Returns (rows, arrays) with 0 for an empty cell.
+        Returns (rows, arrays) with 0 for an empty cell; the dictionary says how many arrays there are at most.
         """
+        most = fields()[place(f"{field}.0")[0]].arrays
         given = np.column_stack(list(choices.values()))
         codes = np.broadcast_to(np.array(list(choices)), given.shape)
-        filled = fill_slots(given, codes)
+        filled = fill_slots(given, codes)[:, :most]
         if otherwise is not None:
             filled[:, 0] = np.where(given.any(axis=1), filled[:, 0], otherwise)
         for slot in range(filled.shape[1]):
