@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from cardiotune.config import Config, compose, dump, load_config, shipped
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
@@ -329,6 +330,30 @@ def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson =
     leaks = sum(finding["severity"] == "leak" for finding in findings)
     if leaks:
         raise DataError(f"leaks found: {leaks}; results are not to be believed before they are explained")
+
+
+@app.command("export-check")
+def export_check(run: RunArgument, as_json: AsJson = False) -> None:
+    """List what of a run folder may leave the safe environment; exit code 3 when a file must stay.
+
+    Looks into every file for rows, ids and texts of patients and for counts under 10; prints none of them.
+
+    Example: cardiotune export-check runs/statlog_heart
+    """
+    from cardiotune import stages
+    from cardiotune.evaluation.export_check import STAY, check_export
+
+    judged = check_export(stages.open_run(run))
+    if as_json:
+        sys.stdout.write(json.dumps({"files": [entry._asdict() for entry in judged]}, indent=2) + "\n")
+    else:
+        table = Table("verdict", Column("file", overflow="fold"), "why")
+        for path, verdict, reasons in judged:
+            table.add_row(verdict, escape(path), "; ".join(reasons))
+        out.print(table)
+    stay = sum(entry.verdict == STAY for entry in judged)
+    if stay:
+        raise DataError(f"{stay} of {len(judged)} files must stay; copy the others alone, after a look at each of them")
 
 
 @app.command()
