@@ -40,9 +40,15 @@ def column_order(frame: pl.DataFrame, data: DataConfig, serialize: SerializeConf
 
     Learned on the training rows and kept in the run: a row alone must read as it did in training.
     """
+    names = text_columns(data, serialize)
     if serialize.order == "dictionary":
-        return data.features
-    return sorted(data.features, key=lambda name: (frame[name].n_unique(), data.features.index(name)))
+        return names
+    return sorted(names, key=lambda name: (frame[name].n_unique(), names.index(name)))
+
+
+def text_columns(data: DataConfig, serialize: SerializeConfig) -> list[str]:
+    """Feature columns that the text tells: those of sections that are not left out."""
+    return [name for name in data.features if data.columns[name].section not in serialize.leave_out]
 
 
 def serialize_rows(
@@ -99,7 +105,8 @@ def _from_template(
         names = jinja2.meta.find_undeclared_variables(environment.parse(source)) - environment.globals.keys()
     except jinja2.exceptions.TemplateError as error:
         raise ConfigError(f"serialize.template: {error.message}") from None
-    strange = [f"{name} ({suggest(name, order)})" for name in sorted(names - set(order))]
+    left_out = set(data.features) - set(text_columns(data, serialize))
+    strange = [f"{name} ({suggest(name, order)})" for name in sorted(names - set(order) - left_out)]
     if strange:
         raise ConfigError(f"serialize.template: not feature columns: {'; '.join(strange)}")
     missing = NOT_RECORDED if serialize.missing == "say" else ""
@@ -107,7 +114,7 @@ def _from_template(
         _write(frame[name], partial(schema.words, column=data.columns[name]), missing).alias(name) for name in order
     )
     try:
-        return [template.render(row).strip() for row in words.iter_rows(named=True)]
+        return [template.render(row | dict.fromkeys(left_out, "")).strip() for row in words.iter_rows(named=True)]
     except (jinja2.exceptions.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         # The message may quote a cell.
         raise ConfigError(

@@ -32,7 +32,7 @@ class UkbField(Settings):
     arrays: int = 1
     instances: int = 1
     coding: dict[str, str] = Field(default_factory=dict)
-    missing: list[str] = Field(default_factory=list)
+    missing: tuple[str, ...] = ()
     values: dict[str, float] = Field(default_factory=dict)
     signed: bool = False
     limits: tuple[float, float] | None = None
