@@ -49,10 +49,10 @@ INPUTS = {
     ),
     "smoker": Input(
         ("smoker", "current_smoker", "smoking", "smoking_status"),
-        (*YES, "current", "smoker"),
+        (*YES, "current", "smoker", "only occasionally"),
         (*NO, "never", "previous", "former", "ex", "past", "non", "not", "nonsmoker"),
     ),
-    "diabetes": Input(("diabetes",), YES, NO),
+    "diabetes": Input(("diabetes", "diabetes_diagnosed"), YES, NO),
     "bp_medication": Input(("bp_medication", "blood_pressure_medication"), YES, NO),
     "sbp_mmhg": Input(("sbp_mmhg", "sbp", "systolic", "systolic_mmhg")),
     "total_cholesterol": Input(("total_cholesterol", "total_cholesterol_mmol_l", "cholesterol", "cholesterol_mmol_l")),
