@@ -28,7 +28,7 @@ from cardiotune.config import load_config, load_resolved, read_yaml, to_yaml
 from cardiotune.evaluation.export_check import ASK, LEAVE, STAY, Judged, check_export
 from cardiotune.evaluation.export_check.contents import contents
 from cardiotune.evaluation.export_check.folder import _judge_content
-from cardiotune.evaluation.export_check.traces import Known, traces, undressed, words
+from cardiotune.evaluation.export_check.traces import Known, _telling, traces, undressed, words
 from cardiotune.runs import RunFolder
 from conftest import build_toy_table, toy_config, write_toy_experiment
 
@@ -249,6 +249,14 @@ def test_ids_of_excluded_rows_are_found_too(clean: RunFolder, tmp_path: Path) ->
     clean.config.write_text(to_yaml(tree))
     (clean.path / "notes.txt").write_text(f"left out: {FIRST_EID + 5}")
     assert "ids of the run's table (1 found)" in verdicts(clean)["notes.txt"].reasons
+
+
+def test_running_numbers_as_ids_are_not_taken_for_counts(caplog: pytest.LogCaptureFixture) -> None:
+    running = {str(number) for number in range(20_000, 60_000)}
+    assert _telling(running | {"4100017", "P00017"}) == {"4100017", "P00017"}
+    assert "40000 ids are running numbers" in caplog.text
+    sparse = {str(number) for number in range(1_000_000, 1_500_000)}
+    assert _telling(sparse) == sparse, "half a million of seven digits, as in UK Biobank"
 
 
 def test_without_the_table_ids_are_told_by_their_seven_digits(

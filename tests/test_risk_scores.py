@@ -11,10 +11,13 @@ import yaml
 
 from cardiotune import stages
 from cardiotune.config import Column, Config, load_config
+from cardiotune.data.cohort import read_cohort
+from cardiotune.data.ukb.synth import write_export
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.risk_scores import (
+    PUBLISHED,
     Scored,
     completed_risks,
     framingham,
@@ -292,6 +295,22 @@ def test_what_is_missing_is_said(changes: dict[str, Any], said: str) -> None:
 def test_a_table_without_ethnicity_is_scored_by_the_equations_for_white_people() -> None:
     found = score_cohort(FOUR, dictionary(ethnicity=None), "pooled_cohort")
     assert found.risk[1] == pytest.approx(0.0538, abs=0.0001)
+
+
+def test_uk_biobank_has_the_inputs_of_every_score(tmp_path: Path) -> None:
+    """A synthetic export, read with the shipped dictionary: who has a value missing has no risk, the others have."""
+    write_export(tmp_path / "ukb", 400, 3, "csv", None)
+    config = load_config(
+        "ukb_cad_demo", [f"data.path={tmp_path / 'ukb'}", "models=[score2, pooled_cohort, framingham]"]
+    )
+    cohort = read_cohort(config.data, 0)
+    means = {}
+    for score in PUBLISHED:
+        found = score_cohort(cohort.frame, config.data.columns, score)
+        known = np.isfinite(found.risk)
+        assert 0.6 < known.mean() < 1, score
+        means[score] = found.risk[known].mean()
+    assert 0.02 < means["score2"] < 0.08 < means["framingham"] < 0.25
 
 
 # ---------------------------------------------------------------------------------------------------------------------

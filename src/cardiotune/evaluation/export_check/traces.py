@@ -3,6 +3,7 @@
 import html
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 SHORTEST_ID = 5
 """Characters: shorter ids are found in any file."""
+DENSEST = 0.1
+"""Where ids are more than this share of all numbers with so many digits, any count may be one by chance."""
 WINDOW = 8
 """Words of a patient's text that are as good as the whole of it."""
 WINDOW_CHARACTERS = 10
@@ -89,7 +92,7 @@ def learn(config: Config, row_ids: Sequence[str], sizes: frozenset[int]) -> Know
     except CardioTuneError as error:
         log.warning("the run's table cannot be read (%s); ids and texts are looked for by their form alone", error)
         return Known(columns, row_ids=hashed, sizes=sizes)
-    ids = _ids(config, prepared.cohort.frame)
+    ids = _telling(_ids(config, prepared.cohort.frame))
     hashed |= _hashes(prepared.cohort.frame[ROW_ID].to_list())
     lengths = frozenset(len(identity) for identity in ids if len(identity) >= SHORTEST_ID)
     return Known(columns, _hashes(ids), hashed, _windows(config, prepared), lengths, sizes)
@@ -112,6 +115,16 @@ def _ids(config: Config, frame: pl.DataFrame) -> set[str]:
                 continue  # a source that is not one table; the cohort's own ids are known
             found |= set(cells[name].drop_nulls().cast(pl.String).str.strip_chars())
     return found
+
+
+def _telling(ids: set[str]) -> set[str]:
+    """The ids but for running numbers, which cannot be told from counts; said aloud when there are some."""
+    digits = Counter(len(identity) for identity in ids if identity.isdecimal())
+    dense = {length for length, count in digits.items() if count > DENSEST * 9 * 10 ** (length - 1)}
+    kept = {identity for identity in ids if not (identity.isdecimal() and len(identity) in dense)}
+    if len(kept) < len(ids):
+        log.warning("%d ids are running numbers, so like any count: not looked for by value", len(ids) - len(kept))
+    return kept
 
 
 def _windows(config: Config, prepared: Prepared) -> dict[int, frozenset[int]]:
