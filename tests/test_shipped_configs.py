@@ -24,7 +24,7 @@ FILES = sorted(configs_folder().rglob("*.yaml"))
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
 SECTION = {
     "models": {"model"},
-    "datasets": {"data", "evaluation", "task"},
+    "datasets": {"data", "evaluation", "split", "task"},
     "tasks": {"data", "serialize", "task"},
     "methods": {"method", "train"},
 }

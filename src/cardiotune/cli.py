@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from cardiotune.config import Config, compose, dump, load_config, shipped
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
@@ -331,6 +332,30 @@ def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson =
         raise DataError(f"leaks found: {leaks}; results are not to be believed before they are explained")
 
 
+@app.command("export-check")
+def export_check(run: RunArgument, as_json: AsJson = False) -> None:
+    """List what of a run folder may leave the safe environment; exit code 3 when a file must stay.
+
+    Looks into every file for rows, ids and texts of patients and for counts under 10; prints none of them.
+
+    Example: cardiotune export-check runs/statlog_heart
+    """
+    from cardiotune import stages
+    from cardiotune.evaluation.export_check import STAY, check_export
+
+    judged = check_export(stages.open_run(run))
+    if as_json:
+        sys.stdout.write(json.dumps({"files": [entry._asdict() for entry in judged]}, indent=2) + "\n")
+    else:
+        table = Table("verdict", Column("file", overflow="fold"), "why")
+        for path, verdict, reasons in judged:
+            table.add_row(verdict, escape(path), "; ".join(reasons))
+        out.print(table)
+    stay = sum(entry.verdict == STAY for entry in judged)
+    if stay:
+        raise DataError(f"{stay} of {len(judged)} files must stay; copy the others alone, after a look at each of them")
+
+
 @app.command()
 def probe(
     run: RunArgument,
@@ -538,6 +563,39 @@ def data_get(
     from cardiotune.data.download import get
 
     _say(f"table: {get(name, folder)}")
+
+
+synth = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(synth, name="synth", help="Write made-up data, marked as such.")
+
+
+@synth.callback()
+def _synth() -> None:
+    """Write made-up data, marked as such."""
+
+
+@synth.command("ukb")
+def synth_ukb(
+    rows: Annotated[int, typer.Option(help="Participants.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="A new folder for the export.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same participants in every style.")] = 0,
+    style: Annotated[
+        Literal["csv", "tab", "rap", "rap_prefixed", "titles"], typer.Option(help="How columns are named.")
+    ] = "csv",
+    columns: Annotated[
+        int | None, typer.Option(help="Pad with made-up fields to so many columns, for load tests.")
+    ] = None,
+) -> None:
+    """Write a UK Biobank export of made-up participants, with coronary artery disease of known risk.
+
+    Example: cardiotune synth ukb --rows 5000 --seed 1 --style rap --out synthetic_ukb
+    """
+    from cardiotune.data.ukb.synth import write_export
+
+    made = write_export(out_folder, rows, seed, style, columns)
+    _say(f"synthetic: {made.rows} made-up participants, {made.columns} columns, {made.prevalent} with earlier disease")
+    _say(f"{made.events} events within ten years; AUROC of the true risk {made.ceiling:.3f}")
+    _say(f"written: {made.folder}; use it with data.path={made.folder}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ command line. Every problem is reported at once, before any data or model is tou
 import difflib
 import re
 import typing
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,6 +53,9 @@ Comparator = Literal[
 COMPARATORS: tuple[Comparator, ...] = typing.get_args(Comparator)
 ON_REQUEST: tuple[Comparator, ...] = ("free_generation",)
 """Comparators that run only where `models` names them."""
+PublishedScore = Literal["score2", "pooled_cohort", "framingham", "framingham_bmi"]
+"""Risk scores with fixed coefficients. They run only when `models` names them: few tables have what they need."""
+PUBLISHED_SCORES: tuple[PublishedScore, ...] = typing.get_args(PublishedScore)
 Share = Annotated[float, Field(gt=0, lt=1)]
 MAX_YAML_BYTES = 1_048_576
 
@@ -130,6 +134,11 @@ class Column(Settings):
     positive: list[str] | None = None
     """Target only: the codes that count as an event. Default: `1`."""
     derive: Derive | None = None
+    section: str | None = None
+    """Part of the text that it belongs to, e.g. `bloods`; `serialize.leave_out` can leave such a part out."""
+    field: int | None = Field(None, ge=1)
+    """Only for `data.format: ukb`: the UK Biobank field, as it was at baseline. Columns without one have a name that the
+    program knows how to make, such as `sbp` or `egfr`: see `docs/ukb.md`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -170,11 +179,57 @@ class Column(Settings):
         return [f"positive: {strange} of its values are not in codes"] if strange else []
 
 
+class CensoringDates(Settings):
+    """Last day with complete hospital records, a nation; ISO dates."""
+
+    England: date
+    Scotland: date
+    Wales: date
+
+
+class UkbConfig(Settings):
+    """How a UK Biobank export becomes a cohort: see `docs/ukb.md`."""
+
+    endpoint: str = "cad_metagrs"
+    """A file of `configs/endpoints`, or a path: what counts as the disease."""
+    horizon_years: float = Field(10, gt=0, le=40)
+    """Years after baseline within which an event counts; a year is 365.25 days."""
+    freeze: str = "2021-12"
+    """Release of the health records, which says when each nation's end; see `freezes.yaml`."""
+    censoring_dates: CensoringDates | None = None
+    """Instead of `freeze`: the dates of your release (Showcase, Data providers and dates)."""
+    censored: Literal["exclude", "ipcw"] = "exclude"
+    """`exclude`: who was not followed to the horizon is left out, and so is everybody, cases too, whose nation's records
+    end before it. `ipcw`: those who were followed stand for them, by inverse-probability-of-censoring weights."""
+    other_deaths: Literal["no_event", "censored"] = "no_event"
+    """Who dies of something else can no longer have the event: `no_event`, for the risk in the presence of other deaths.
+    `censored`: the risk if nobody died of anything else."""
+    withdrawals: str | None = None
+    """List of eids that withdrew, one a line. Default: `w*.csv` or `*withdraw*` in the export's folder, if there is one."""
+    kinship: str | None = None
+    """`ukb_rel.dat`. Default: `*rel*.dat` in the export's folder, if there is one."""
+    showcase: str | None = None
+    """`Data_Dictionary_Showcase.tsv`, to check field ids. Default: that of the export's folder, if there is one."""
+
+    @model_validator(mode="after")
+    def _deaths_weighted(self) -> "UkbConfig":
+        if self.other_deaths == "censored" and self.censored == "exclude":
+            raise ValueError(
+                "data.ukb.other_deaths: censored needs data.ukb.censored: ipcw, or the dead would be left out"
+            )
+        return self
+
+
 class DataConfig(Settings):
     """The table and its data dictionary."""
 
     path: str
-    """CSV, TSV, JSON or JSONL, also gzipped, or Parquet; `builtin:NAME` for a table shipped with the package."""
+    """CSV, TSV, JSON or JSONL, also gzipped, or Parquet; `builtin:NAME` for a table shipped with the package. With
+    `format: ukb` an export: a CSV, TSV, R `.tab` or Parquet file, or a folder of such files."""
+    format: Literal["table", "ukb"] = "table"
+    """`ukb`: the columns of the dictionary are made from UK Biobank's fields, and the target from records."""
+    ukb: UkbConfig = UkbConfig()
+    """Only for `format: ukb`."""
     test_path: str | None = None
     """A file of its own for the test part; `path` then holds the training rows."""
     validation_path: str | None = None
@@ -205,6 +260,11 @@ class DataConfig(Settings):
             problems.append("data.columns: no column has role feature, and none role text")
         if self.validation_path and not self.test_path:
             problems.append("data.validation_path: goes with data.test_path; name the test file too")
+        if self.format == "table":
+            fielded = [name for name, column in self.columns.items() if column.field]
+            problems += [f"data.columns.{name}.field: only for data.format: ukb" for name in fielded]
+            if self.ukb != UkbConfig():
+                problems.append("data.ukb: only for data.format: ukb")
         for role in ("id", "group", "site", "time", "split", "text"):
             if len(named(role)) > 1:
                 problems.append(f"data.columns: role {role} is given to {named(role)}; at most one column may have it")
@@ -261,6 +321,9 @@ class SplitConfig(Settings):
     """Cut the training part to so many rows, stratified; the other parts stay as they are. Default: all."""
     test_sites: list[str] | None = None
     """Only for `by: site`. Default: sites drawn at random until the share is reached."""
+    shared_groups: Literal["error", "unused"] = "error"
+    """For `by: site`, `time` and `column`: what to do when a group (relatives, say) falls in several parts. `unused` takes
+    its rows out of training and validation, where it also has some in a later part."""
 
     @model_validator(mode="after")
     def _room_to_train(self) -> "SplitConfig":
@@ -285,6 +348,9 @@ class SerializeConfig(Settings):
     template: str | None = None
     """Jinja2 text with `{{ column }}` for a value in words; only for `style: template`."""
     template_file: str | None = None
+    leave_out: list[str] = []
+    """Sections of `data.columns` that the text is to do without; classical models still read them. In a template their
+    columns are empty."""
     max_tokens: int = Field(1024, ge=8)
     """A longer prompt is an error; nothing is ever cut."""
 
@@ -533,6 +599,8 @@ class EvaluationConfig(Settings):
     """Bootstrap replicates behind every interval."""
     parts: list[Literal["train", "validation", "test"]] = ["validation", "test"]
     """Parts that are scored and judged."""
+    score2_region: Literal["low", "moderate", "high", "very_high"] = "low"
+    """Risk region of SCORE2, for the comparator `score2`. The United Kingdom is `low`."""
     keep_row_ids: bool = False
     """Write the table's own ids into predictions instead of keyed hashes."""
     score_batch_tokens: int = Field(1024, ge=64)
@@ -567,8 +635,8 @@ class Config(Settings):
     train: TrainConfig = TrainConfig()
     trackers: list[Literal["mlflow", "wandb"]] = []
     """Beside TensorBoard, which always is."""
-    models: list[Comparator] | None = None
-    """The comparators to run. Default: all that fit the model (an encoder has no zero-shot)."""
+    models: list[Comparator | PublishedScore] | None = None
+    """The comparators to run. Default: all that fit the model (an encoder has no zero-shot), and no published score."""
     evaluation: EvaluationConfig = EvaluationConfig()
     launch: LaunchConfig = LaunchConfig()
 
@@ -595,9 +663,16 @@ class Config(Settings):
         if by != "column" and (column := self.data.name_of("split")):
             problems.append(f"split.by: {by}, but column {column} has role split; set split.by: column or role: ignore")
         if self.models == []:
-            problems.append("models: name at least one of " + ", ".join(COMPARATORS))
+            problems.append("models: name at least one of " + ", ".join((*COMPARATORS, *PUBLISHED_SCORES)))
         if len(set(self.comparators)) < len(self.comparators):
             problems.append("models: a comparator is named twice")
+        sections = {column.section for column in self.data.columns.values() if column.section}
+        for section in self.serialize.leave_out:
+            if section not in sections:
+                problems.append(f"serialize.leave_out: {section} is no section; {suggest(section, sorted(sections))}")
+        left = [n for n in self.data.features if self.data.columns[n].section not in self.serialize.leave_out]
+        if not left and not self.data.name_of("text"):
+            problems.append("serialize.leave_out: no column is left for the text")
         if "test" not in self.evaluation.parts:
             problems.append("evaluation.parts: must hold test")
         prompted = {"zero_shot", "few_shot", "free_generation"} & set(self.comparators)
@@ -616,7 +691,7 @@ class Config(Settings):
         return bool({"zero_shot", "few_shot", "free_generation", "embedding", "tuned"} & set(self.comparators))
 
     @property
-    def comparators(self) -> list[Comparator]:
+    def comparators(self) -> list[Comparator | PublishedScore]:
         """The comparators that run."""
         if self.models is not None:
             return self.models
@@ -736,7 +811,7 @@ def suggest(name: str, names: typing.Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else "expected one of " + ", ".join(names)
 
 
-def _find(name: str, group: str, beside: Path | None) -> Path:
+def find_file(name: str, group: str, beside: Path | None = None) -> Path:
     """A file given as a path (from the working folder or beside the experiment) or a shipped short name."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         candidates = [Path(name)] if beside is None else [beside / name, Path(name)]
@@ -757,6 +832,10 @@ _PATH_KEYS = (
     ("data", "path"),
     ("data", "test_path"),
     ("data", "validation_path"),
+    ("data", "ukb", "withdrawals"),
+    ("data", "ukb", "kinship"),
+    ("data", "ukb", "showcase"),
+    ("data", "ukb", "endpoint"),
     ("model", "path"),
     ("serialize", "template_file"),
 )
@@ -764,10 +843,14 @@ _PATH_KEYS = (
 
 def _anchor(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Relative paths in a file are relative to that file."""
-    for section, key in _PATH_KEYS:
-        value = tree.get(section, {}).get(key) if isinstance(tree.get(section), dict) else None
-        if isinstance(value, str) and not value.startswith("builtin:"):
-            tree[section][key] = str((folder / Path(value).expanduser()).resolve())
+    for *sections, key in _PATH_KEYS:
+        place: Any = tree
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        value = place.get(key) if isinstance(place, dict) else None
+        short = key == "endpoint" and not str(value).endswith((".yaml", ".yml"))
+        if isinstance(value, str) and not value.startswith("builtin:") and not short:
+            place[key] = str((folder / Path(value).expanduser()).resolve())
     return tree
 
 
@@ -797,7 +880,7 @@ def load_config(config: str | Path, overrides: list[str] | None = None) -> Confi
 
     `config` is a YAML file or the short name of one in `configs/experiments`. Raises ConfigError naming every problem.
     """
-    path = _find(str(config), "experiments", None)
+    path = find_file(str(config), "experiments", None)
     return compose(_anchor(read_yaml(path), path.parent), overrides or [], str(path), path.parent)
 
 
@@ -816,7 +899,7 @@ def compose(experiment: dict[str, Any], overrides: list[str], source: str, folde
     for group, place in GROUPS.items():
         if group in use:
             try:
-                file = _find(str(use[group]), place, folder)
+                file = find_file(str(use[group]), place, folder)
                 tree = _merge(tree, _anchor(read_yaml(file), file.parent))
             except ConfigError as error:
                 problems.append(f"use.{group}: {error}")

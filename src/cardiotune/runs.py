@@ -254,7 +254,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a file, or of the names and digests of a folder's files."""
+    if path.is_dir():
+        return hashlib.sha256(json.dumps(hash_files(path), sort_keys=True).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

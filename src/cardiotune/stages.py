@@ -21,7 +21,7 @@ from cardiotune.data.cache import keep_tokens, run_tokens
 from cardiotune.data.cohort import EVENT, ROW_ID, read_rows
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.schema import synthetic_rows
-from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
+from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
 from cardiotune.data.split import PARTS, Parts, counts, overlap
 from cardiotune.data.table import locate
 from cardiotune.data.tokens import TokenRows
@@ -58,11 +58,13 @@ def run(config: Config, overwrite: bool = False) -> RunFolder:
 
 def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepared]:
     """Table -> cohort, parts and texts. Nothing is written before table, weights and prompts have been found good."""
+    from cardiotune.evaluation.risk_scores import check_inputs
     from cardiotune.evaluation.table1 import table1
     from cardiotune.training.weights import find_weights, weights_hashes
 
     start = time.perf_counter()
     prepared = read_prepared(config)
+    check_inputs(prepared.cohort.frame, config.data.columns, config.comparators)
     weights = find_weights(config.model) if config.needs_llm else None
     tokens, encoded = _encode(config, prepared, weights) if weights else (None, None)
     folder = runs.create(config.run_path, dump(config), overwrite)
@@ -165,8 +167,11 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     tokenizer = building.load_tokenizer(weights)
     encoder = building.build_encoder(config, tokenizer)
     rows = {part: prepared.rows(part) for part in ("train", "validation")}
-    tokens = run_tokens(folder, prepared.texts, encoder, weights)
-    encoded = {part: Rows(tokens.take(r), prepared.cohort.events[r]) for part, r in rows.items()}
+    tokens, weigh = run_tokens(folder, prepared.texts, encoder, weights), prepared.cohort.weights
+    encoded = {
+        part: Rows(tokens.take(r), prepared.cohort.events[r], weights=None if weigh is None else weigh[r])
+        for part, r in rows.items()
+    }
     balanced = balance(encoded["train"].events, config.imbalance, config.seed)
     if balanced.odds_multiplier != 1:
         both = config.imbalance.oversample and config.imbalance.class_weights != "none"
@@ -293,7 +298,9 @@ def audit_prepared(config: Config, prepared: Prepared) -> list[dict[str, Any]]:
     frame, events = prepared.cohort.frame, prepared.cohort.events
     ceiling = config.evaluation.known_ceiling
     inside = audit_table(frame, events, prepared.parts, prepared.texts, config.data, config.seed, ceiling)
-    return as_json([*audit_raw(config.data), *inside])
+    # An export's raw cells are codes of many fields: only what was made of them can be judged.
+    raw = [] if config.data.format == "ukb" else audit_raw(config.data)
+    return as_json([*raw, *inside])
 
 
 def audit_results(folder: RunFolder) -> list[dict[str, Any]]:
@@ -597,7 +604,7 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
     file = folder.path / "sites" / f"{Path(table).name.split('.')[0]}.json"
     size = {"n": len(y_true), "n_events": int(y_true.sum())}
     finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
-    runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table)), **size, **finite})
+    runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table, folder=True)), **size, **finite})
     return file, finite
 
 
@@ -685,7 +692,7 @@ def _open(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepare
 
 def _describe_files(data: DataConfig) -> dict[str, Any]:
     """For the manifest: name and sha256 of the table, and below `test` and `validation` those of files of their own."""
-    files = {part: locate(path) for part, path in data.files.items()}
+    files = {part: locate(path, folder=data.format == "ukb") for part, path in data.files.items()}
     named: dict[str, Any] = {part: {"file": f.name, "sha256": runs.sha256(f)} for part, f in files.items()}
     return {**named.pop("train"), **named}
 
@@ -715,7 +722,7 @@ def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:
     else:
         texts = serialize_rows(
             synthetic_rows(config.data, number, config.seed),
-            config.data.features,
+            text_columns(config.data, config.serialize),
             config.data,
             config.serialize,
         )

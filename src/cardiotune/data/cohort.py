@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 from cardiotune.config import DataConfig
 from cardiotune.data import schema
 from cardiotune.data.table import column_names, locate, read_cells, spoken
+from cardiotune.data.ukb import build as ukb
 from cardiotune.errors import DataError
 from cardiotune.runs import hashed_id, row_key
 
@@ -22,6 +23,10 @@ ROW_ID = "__row_id__"
 EVENT = "__event__"
 LINE = "__line__"
 PART = "__part__"
+LEFT = "__left__"
+TIME, STATUS, WEIGHT = "__time__", "__status__", "__weight__"
+"""Of a cohort with follow-up (UK Biobank): days from baseline to its end, above 0; what ended it: 0 nothing that is known
+(censored, or the horizon), 1 the event, 2 death from another cause; inverse-probability-of-censoring weight."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class Cohort:
     """Checked rows in the table's order.
 
     `frame` holds the columns of the dictionary, typed, beside `ROW_ID` (String), `EVENT` (1 = the outcome happened, 0 =
-    not, null = unknown) and, in a training table, `PART` (the key in `data.files` of the row's file). It lives
-    in memory only: a run folder never holds it.
+    not, null = unknown) and, in a training table, `PART` (the key in `data.files` of the row's file). A UK Biobank cohort
+    also has `TIME`, `STATUS` and, with `data.ukb.censored: ipcw`, `WEIGHT`. It lives in memory only: a run folder never
+    holds it.
     """
 
     frame: pl.DataFrame
@@ -44,16 +50,25 @@ class Cohort:
         """(rows,) int array of 0 and 1."""
         return self.frame[EVENT].to_numpy().astype(int)
 
+    @property
+    def weights(self) -> np.ndarray | None:
+        """(rows,) inverse-probability-of-censoring weights, of mean about 1; None when every row counts the same."""
+        return self.frame[WEIGHT].to_numpy() if WEIGHT in self.frame.columns else None
+
 
 def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Cohort:
     """Read the training table, and those of other parts if there are any: parse, check, exclude and count.
 
     Raises DataError when the table cannot give a cohort with both outcomes.
     """
-    file = locate(data.path)
-    frame, ignored, blanked = _read_files(data, keep_row_ids)
-    rows = _Exclusions(file, frame)
-    notes: dict[str, Any] = {"columns_ignored": ignored}
+    file = locate(data.path, folder=data.format == "ukb")
+    read = _read_files(data, keep_row_ids)
+    blanked = read.blanked
+    rows = _Exclusions(file, read.frame)
+    notes: dict[str, Any] = {"columns_ignored": read.ignored, **read.notes}
+    for reason in read.steps:
+        rows.exclude(reason, rows.frame[LEFT].ne_missing(reason))
+    rows.frame = rows.frame.drop(LEFT, strict=False)
     rows.exclude("target missing", rows.frame[EVENT].is_not_null())
     if ready := data.name_of("text"):
         rows.exclude("text missing", rows.frame[ready].is_not_null())
@@ -79,24 +94,39 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
     return Cohort(rows.frame.drop(LINE), rows.flow, notes)
 
 
-def _read_files(data: DataConfig, keep_row_ids: bool) -> tuple[pl.DataFrame, list[str], dict[str, set[int]]]:
-    """Rows of all files under each other, and the rest as `_read_columns` gives it."""
+@dataclass(frozen=True)
+class _Read:
+    """Typed rows, before any of them left."""
+
+    frame: pl.DataFrame
+    """The dictionary's columns, `LINE`, `ROW_ID` and, of a UK Biobank export, `TIME`, `STATUS`, `WEIGHT` and `LEFT`."""
+    ignored: list[str]
+    """Columns of the table that the dictionary does not use."""
+    blanked: dict[str, set[int]]
+    """Lines with a value out of range, by column."""
+    steps: tuple[str, ...] = ()
+    """Reasons in `LEFT`, in order."""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def _read_files(data: DataConfig, keep_row_ids: bool) -> _Read:
+    """Rows of all files under each other."""
     frames: list[pl.DataFrame] = []
     ignored: set[str] = set()
     blanked: dict[str, set[int]] = {}
     lines = 0
     for part, path in data.files.items():
-        file = locate(path)
-        frame, unused, outside = _read_columns(file, data, first_line=lines)
-        ids = _row_ids(file, frame, data, keep_row_ids)
+        file = locate(path, folder=data.format == "ukb")
+        read = _read_rows(file, data, keep_row_ids, first_line=lines)
+        frame = read.frame
         if keep_row_ids and len(data.files) > 1 and data.name_of("id") is None:
-            ids = f"{part} line " + ids
-        frames.append(frame.with_columns(_events(frame, data), ids.alias(ROW_ID), pl.lit(part).alias(PART)))
-        ignored |= set(unused)
-        for name, numbers in outside.items():
+            frame = frame.with_columns(f"{part} line " + pl.col(ROW_ID))
+        frames.append(frame.with_columns(_events(frame, data), pl.lit(part).alias(PART)))
+        ignored |= set(read.ignored)
+        for name, numbers in read.blanked.items():
             blanked[name] = blanked.get(name, set()) | numbers
         lines += frame.height
-    return pl.concat(frames), sorted(ignored), blanked
+    return _Read(pl.concat(frames), sorted(ignored), blanked, read.steps, read.notes)
 
 
 class _Exclusions:
@@ -120,16 +150,30 @@ def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False) -> Cohort
 
     An implausible value becomes a missing one and is counted; so is a missing feature value. The target may be absent.
     """
-    file = locate(path)
+    file = locate(path, folder=data.format == "ukb")
     # The layout of the training table (separator, header) need not be that of this one.
     data = data.model_copy(update={"path": path, "separator": None, "encoding": None, "out_of_range": "missing"})
-    frame, ignored, blanked = _read_columns(file, data, target_needed=False)
-    frame = frame.with_columns(_events(frame, data), _row_ids(file, frame, data, keep_row_ids))
-    outside = {name: len(lines) for name, lines in blanked.items()}
+    read = _read_rows(file, data, keep_row_ids, target_needed=False)
+    frame = read.frame.with_columns(_events(read.frame, data))
+    height = frame.height
+    outside = {name: len(lines) for name, lines in read.blanked.items()}
     if outside:
         log.warning("%s: values out of range are taken as missing: %s", file.name, _counts(outside))
-    flow = [{"step": "rows in the table", "excluded": 0, "left": frame.height}]
-    return Cohort(frame.drop(LINE), flow, {"columns_ignored": ignored, "values_out_of_range": outside})
+    flow = [{"step": "rows in the table", "excluded": 0, "left": height}]
+    if read.steps:
+        frame = _only_known_outcomes(frame, flow)
+    return Cohort(
+        frame.drop(LINE), flow, {"columns_ignored": read.ignored, "values_out_of_range": outside, **read.notes}
+    )
+
+
+def _only_known_outcomes(frame: pl.DataFrame, flow: list[dict[str, Any]]) -> pl.DataFrame:
+    """Of an export to be scored: without who withdrew, and no outcome for who would not be in a cohort."""
+    stay = frame[LEFT].ne_missing(ukb.WITHDREW)
+    if not stay.all():
+        frame = frame.filter(stay)
+        flow.append({"step": ukb.WITHDREW, "excluded": int((~stay).sum()), "left": frame.height})
+    return frame.with_columns(pl.when(pl.col(LEFT).is_null()).then(EVENT).alias(EVENT)).drop(LEFT)
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -143,14 +187,33 @@ def needed_columns(data: DataConfig, target_needed: bool = True) -> list[str]:
     return [n for n, c in data.columns.items() if not c.derive and (c.role not in roles or n in inputs)]
 
 
-def _read_columns(
-    file: Path, data: DataConfig, target_needed: bool = True, first_line: int = 0
-) -> tuple[pl.DataFrame, list[str], dict[str, set[int]]]:
-    """Typed columns with line numbers from `first_line`, names of columns that the dictionary does not use, and lines
-    with values out of range.
+def _read_rows(
+    file: Path, data: DataConfig, keep_row_ids: bool, target_needed: bool = True, first_line: int = 0
+) -> _Read:
+    """A file's rows with their ids. With `out_of_range: missing` values out of range are blanked."""
+    if data.format == "ukb":
+        built = ukb.build(file, data, target_needed)
+        frame, blanked = _typed(file, built.cells, data, first_line)
+        follow = built.follow.select(
+            pl.col("time").alias(TIME),
+            pl.col("status").alias(STATUS),
+            *([pl.col("weight").alias(WEIGHT)] if data.ukb.censored == "ipcw" else []),
+            pl.col("left").alias(LEFT),
+        )
+        frame = frame.hstack(follow)
+        read = _Read(frame, [], blanked, built.steps, {"ukb": built.notes})
+        key = built.key
+    else:
+        cells, ignored = _read_wanted(file, data, target_needed)
+        frame, blanked = _typed(file, cells, data, first_line)
+        read = _Read(frame, ignored, blanked)
+        key = b"" if keep_row_ids else row_key(file)
+    ids = _row_ids(frame, data, None if keep_row_ids else key)
+    return replace(read, frame=frame.with_columns(ids))
 
-    With `out_of_range: missing` the values themselves are blanked.
-    """
+
+def _read_wanted(file: Path, data: DataConfig, target_needed: bool) -> tuple[pl.DataFrame, list[str]]:
+    """Cells of the columns that the dictionary uses, and names of those that it does not."""
     present = column_names(file, data.separator, data.encoding, data.column_names)
     needed = needed_columns(data, target_needed)
     absent = [name for name in needed if name not in present]
@@ -159,9 +222,16 @@ def _read_columns(
     optional = {name for name in (data.name_of("id"), data.name_of("target")) if name in present}
     wanted = [name for name in data.columns if name in optional or name in needed]
     cells = read_cells(file, wanted, data.separator, data.encoding, data.column_names)
+    return cells, [name for name in present if name not in data.columns]
+
+
+def _typed(
+    file: Path, cells: pl.DataFrame, data: DataConfig, first_line: int
+) -> tuple[pl.DataFrame, dict[str, set[int]]]:
+    """Typed columns, derived ones too, with line numbers from `first_line`; and lines with values out of range."""
     unreadable: dict[str, int] = {}
     typed: list[pl.Series] = []
-    for name in wanted:
+    for name in cells.columns:
         values, bad = schema.parse(cells[name], data.columns[name])
         typed.append(values)
         if bad:
@@ -171,12 +241,11 @@ def _read_columns(
             f"{file}: cells that are not of the column's type: {_counts(unreadable)}; correct the type, add their code to "
             "data.columns.NAME.missing, or write numbers with a decimal point and no thousands mark"
         )
-    frame, outside = _blank(pl.DataFrame(typed).with_row_index(LINE, first_line), wanted, data)
+    frame, outside = _blank(pl.DataFrame(typed).with_row_index(LINE, first_line), cells.columns, data)
     # After its inputs: what is derived from a blanked value is missing too.
     frame = schema.derive(frame, data)
     frame, outside_derived = _blank(frame, [name for name, column in data.columns.items() if column.derive], data)
-    blanked = outside | outside_derived
-    return frame, [name for name in present if name not in data.columns], blanked
+    return frame, outside | outside_derived
 
 
 def _absent(file: Path, absent: list[str], needed: list[str], present: list[str]) -> str:
@@ -226,15 +295,14 @@ def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
     return codes.is_in(positive).cast(pl.Int8).alias(EVENT)
 
 
-def _row_ids(file: Path, frame: pl.DataFrame, data: DataConfig, keep: bool) -> pl.Series:
+def _row_ids(frame: pl.DataFrame, data: DataConfig, key: bytes | None) -> pl.Series:
     """The id column, or the line number where there is none; hashed with a key that only holders of the table have."""
     name = data.name_of("id")
     lines = [str(number) for number in range(1, frame.height + 1)]
     ids = lines
     if name is not None and name in frame.columns:
         ids = [i or f"line {line}" for i, line in zip(frame[name].cast(pl.String), lines, strict=True)]
-    if not keep:
-        key = row_key(file)
+    if key is not None:
         ids = [hashed_id(key, identity) for identity in ids]
     return pl.Series(ROW_ID, ids, pl.String)
 
@@ -242,7 +310,11 @@ def _row_ids(file: Path, frame: pl.DataFrame, data: DataConfig, keep: bool) -> p
 def _check_duplicates(rows: _Exclusions, data: DataConfig) -> None:
     """Duplicate rows by the chosen rule; after that no id may stand twice."""
     columns = [name for name in rows.frame.columns if name not in (ROW_ID, LINE)]
-    first = rows.frame.select(pl.struct(columns).is_first_distinct()).to_series()
+    name = data.name_of("id")
+    if name and not rows.frame[name].is_duplicated().any():
+        first = pl.repeat(True, rows.frame.height, eager=True)  # rows that differ in their id are not compared further
+    else:
+        first = rows.frame.select(pl.struct(columns).is_first_distinct()).to_series()
     if data.duplicate_rows == "error" and not first.all():
         raise DataError(
             f"{rows.file}: {int((~first).sum())} rows repeat an earlier row; remove them or set data.duplicate_rows"

@@ -42,11 +42,12 @@ def column_order(frame: pl.DataFrame, data: DataConfig, serialize: SerializeConf
 
     Learned on the training rows and kept in the run: a row alone must read as it did in training.
     """
+    names = text_columns(data, serialize)
     if serialize.order == "dictionary" or serialize.style == "template":
-        return data.features
+        return names
     if serialize.order == "by_cardinality":
-        return sorted(data.features, key=lambda name: frame[name].n_unique())
-    return sorted(data.features, key=lambda name: _entropy_a_character(frame[name], name, data, serialize))
+        return sorted(names, key=lambda name: frame[name].n_unique())
+    return sorted(names, key=lambda name: _entropy_a_character(frame[name], name, data, serialize))
 
 
 def _entropy_a_character(values: pl.Series, name: str, data: DataConfig, serialize: SerializeConfig) -> float:
@@ -59,6 +60,11 @@ def _entropy_a_character(values: pl.Series, name: str, data: DataConfig, seriali
     text = _column_pieces(values, name, data, serialize.style, serialize.missing == "say")
     length = cast(float, text.str.len_chars().mean() or 1.0)
     return float(-(shares * np.log(shares)).sum()) / length
+
+
+def text_columns(data: DataConfig, serialize: SerializeConfig) -> list[str]:
+    """Feature columns that the text tells: those of sections that are not left out."""
+    return [name for name in data.features if data.columns[name].section not in serialize.leave_out]
 
 
 def serialize_rows(
@@ -115,7 +121,8 @@ def _from_template(
         names = jinja2.meta.find_undeclared_variables(environment.parse(source)) - environment.globals.keys()
     except jinja2.exceptions.TemplateError as error:
         raise ConfigError(f"serialize.template: {error.message}") from None
-    strange = [f"{name} ({suggest(name, order)})" for name in sorted(names - set(order))]
+    left_out = set(data.features) - set(text_columns(data, serialize))
+    strange = [f"{name} ({suggest(name, order)})" for name in sorted(names - set(order) - left_out)]
     if strange:
         raise ConfigError(f"serialize.template: not feature columns: {'; '.join(strange)}")
     missing = NOT_RECORDED if serialize.missing == "say" else ""
@@ -123,7 +130,7 @@ def _from_template(
         _write(frame[name], partial(schema.words, column=data.columns[name]), missing).alias(name) for name in order
     )
     try:
-        return [template.render(row).strip() for row in words.iter_rows(named=True)]
+        return [template.render(row | dict.fromkeys(left_out, "")).strip() for row in words.iter_rows(named=True)]
     except (jinja2.exceptions.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         # The message may quote a cell.
         raise ConfigError(

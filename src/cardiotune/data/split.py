@@ -15,7 +15,9 @@ from cardiotune.errors import DataError
 
 PARTS = ("train", "validation", "test")
 Parts = np.ndarray
-"""(rows,) array of the names in PARTS."""
+"""(rows,) array of the names in PARTS, or `UNUSED`."""
+UNUSED = "unused"
+"""Part of a row that is neither fitted nor scored."""
 
 
 def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int) -> Parts:
@@ -31,14 +33,27 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
         parts = _by_site(cohort.frame[_named(data, "site")], split, seed)
     else:
         group = data.name_of("group")
-        groups = cohort.frame[group].rank("dense").to_numpy() if group else None
+        several = group is not None and bool(cohort.frame[group].is_duplicated().any())
+        groups = cohort.frame[str(group)].rank("dense").to_numpy() if several else None
         if split.by == "files":
             parts = _by_file(cohort.frame[PART].to_numpy(), cohort.events, groups, split, seed)
         else:
             parts = _random(cohort.events, groups, split, seed)
+    group = data.name_of("group")
+    if split.shared_groups == "unused" and group:
+        parts = _without_shared(parts, cohort.frame[group])
     _check_outcomes(parts, cohort.events)
     _check_disjoint(parts, cohort, data)
     return parts
+
+
+def _without_shared(parts: Parts, groups: pl.Series) -> Parts:
+    """Rows of a group that is also in a later part are unused: what is held out must not be known from before."""
+    kept = parts.copy()
+    for part, later in (("validation", ("test",)), ("train", ("validation", "test"))):
+        held = groups.filter(pl.Series(np.isin(kept, later)))
+        kept[(kept == part) & groups.is_in(held.implode()).to_numpy()] = UNUSED
+    return kept
 
 
 def _named(data: DataConfig, role: str) -> str:

@@ -5,11 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.data.split import Parts
+from cardiotune.data.split import UNUSED, Parts
 from cardiotune.errors import DataError
 
-UNUSED = "unused"
-"""Part of a training row that was cut: it is neither fitted nor scored."""
 MIN_OUTCOMES = 2
 """Fewer events, or fewer non-events, teach nothing about what tells them apart."""
 

@@ -43,11 +43,13 @@ def builtin(name: str) -> Path:
     return path
 
 
-def locate(path: str) -> Path:
-    """The file behind `data.path`; DataError when it is not there or is not a table."""
+def locate(path: str, folder: bool = False) -> Path:
+    """The file behind `data.path`; DataError when it is not there or is not a table. With `folder` it may be a folder."""
     if path.startswith("builtin:"):
         return builtin(path.removeprefix("builtin:"))
     file = Path(path).expanduser()
+    if file.is_dir() and folder:
+        return file
     if file.is_dir():
         raise DataError(f"{path}: is a folder; expected a CSV, TSV, Parquet, JSON or JSONL file")
     if not file.is_file():

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.config import COMPARATORS, Config
+from cardiotune.config import COMPARATORS, PUBLISHED_SCORES, Config, PublishedScore
 from cardiotune.data.cache import run_tokens
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.tokens import TokenRows
+from cardiotune.errors import DataError
 from cardiotune.evaluation import calibrate, thresholds
 from cardiotune.evaluation.baselines import BASELINES
+from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities, progress
+from cardiotune.evaluation.risk_scores import completed_risks
 from cardiotune.evaluation.text_baselines import embedding, stacked, tfidf
 from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
 from cardiotune.runs import RunFolder
@@ -57,7 +60,7 @@ class CohortRisks:
 
     def all(self) -> dict[str, Risks]:
         """Model -> its risks, for every comparator of the experiment."""
-        wanted = [name for name in COMPARATORS if name in self.config.comparators]
+        wanted = [name for name in (*PUBLISHED_SCORES, *COMPARATORS) if name in self.config.comparators]
         for name in wanted:
             if name == "tuned":  # the base model would stand in memory beside it
                 self.__dict__.pop("base", None)
@@ -87,6 +90,8 @@ class CohortRisks:
 
     def _risks(self, name: str) -> Risks:
         frame, data, seed = self.prepared.cohort.frame, self.config.data, self.config.seed
+        if name in PUBLISHED_SCORES:
+            return self._published(name)
         if name in BASELINES:
             return _same(BASELINES[name](frame, self.events, self.parts, data, seed))
         if name == "tfidf":
@@ -151,6 +156,20 @@ class CohortRisks:
         test = self.parts[self.scored] == "test"
         self.run.update_manifest(free_generation=generation.judge(parsed[test], self.events[self.scored][test]))
         return self._spread(generation.risks(parsed, float(self.events[self.parts == "train"].mean())))
+
+    def _published(self, name: PublishedScore) -> Risks:
+        """A published score, raw, and recalibrated on the validation part: it was made for other people and outcomes."""
+        held, region = self.parts == CALIBRATED_ON, self.config.evaluation.score2_region
+        columns, training = self.config.data.columns, self.parts == "train"
+        raw = completed_risks(self.prepared.cohort.frame, columns, name, training, region)
+        logits = logit(raw)
+        try:
+            calibrator = calibrate.update(logits[held], self.events[held].astype(float), "logistic")
+        except DataError as error:
+            log.warning("%s: %s; its risks stay as they are", name, error)
+            return _same(raw)
+        self.calibrators[name] = calibrator
+        return Risks(calibrate.apply(calibrator, logits), raw)
 
     def _tuned(self) -> Risks:
         model = TunedModel(self.run, self.config, self.prepared.order)

@@ -18,6 +18,10 @@ MODELS = {
     "age_sex_logistic_regression": "Age and sex only",
     "tfidf": "TF-IDF of the text",
     "embedding": "Frozen LLM embedding",
+    "score2": "SCORE2",
+    "pooled_cohort": "Pooled cohort equations",
+    "framingham": "Framingham CVD",
+    "framingham_bmi": "Framingham CVD (BMI)",
     "prevalence": "Prevalence",
 }
 """Model -> its name in words, in the order in which they are shown."""

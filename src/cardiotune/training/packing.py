@@ -68,12 +68,14 @@ class KnownStates(Protocol):
 class Rows:
     """Encoded rows of one part: prompts as token ids, and events (rows,) of 0 and 1.
 
-    states: what stands for the lower layers, where these are not computed again.
+    states: what stands for the lower layers, where these are not computed again. weights: (rows,) how much each counts, 1 on
+    average, if rows count differently.
     """
 
     prompts: Prompts
     events: NDArray[np.int_]
     states: KnownStates | None = None
+    weights: NDArray[np.float64] | None = None
 
 
 def lay_out(prompts: Prompts, pad_id: int, layout: Layout) -> Batch:

@@ -121,6 +121,8 @@ def train(
                 batch = lay_out_rows(part.tolist(), training.prompts, pad_id, layout, training.states).to(device)
                 events = torch.tensor(training.events[part], dtype=torch.float32, device=device)
                 row_weights = torch.tensor(balance.weights, device=device)[events.long()]
+                if training.weights is not None:
+                    row_weights *= torch.tensor(training.weights[part], dtype=torch.float32, device=device)
                 last_pass = first + pass_rows >= len(own)
                 with _synchronized(accelerator, spread, last_pass):
                     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -155,7 +157,11 @@ def train(
                 held, states = validation.prompts, validation.states
                 raw = score(spread, held, pad_id, budget, device, layout, dtype, states=states)
                 seen = corrected(raw, balance.odds_multiplier)
-                look = {"step": step, "epoch": step / steps_per_epoch, **validation_metrics(validation.events, seen)}
+                look = {
+                    "step": step,
+                    "epoch": step / steps_per_epoch,
+                    **validation_metrics(validation.events, seen, validation.weights),
+                }
                 better = progress.add_look(look, settings)
                 if trackers:
                     trackers.add(step, {f"validation/{name}": look[name] for name in ("log_loss", "brier", "auroc")})
@@ -211,13 +217,13 @@ def learning_rate_factor(step: int, steps: int, settings: TrainConfig) -> float:
     return 1 - done if settings.schedule == "linear" else 1.0
 
 
-def validation_metrics(events: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """log_loss, brier and auroc of logits (rows,)."""
+def validation_metrics(events: np.ndarray, logits: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+    """log_loss, brier and auroc of logits (rows,), each row with its weight."""
     risks = 1 / (1 + np.exp(-logits))
     return {
-        "log_loss": float(log_loss(events, risks, labels=[0, 1])),
-        "brier": float(brier_score_loss(events, risks)),
-        "auroc": float(roc_auc_score(events, logits)),
+        "log_loss": float(log_loss(events, risks, labels=[0, 1], sample_weight=weights)),
+        "brier": float(brier_score_loss(events, risks, sample_weight=weights)),
+        "auroc": float(roc_auc_score(events, logits, sample_weight=weights)),
     }
 
 
