@@ -66,8 +66,8 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
     blanked = read.blanked
     rows = _Exclusions(file, read.frame)
     notes: dict[str, Any] = {"columns_ignored": read.ignored, **read.notes}
-    for step in read.steps:
-        rows.exclude(step, rows.frame[LEFT].ne_missing(step))
+    for reason in read.steps:
+        rows.exclude(reason, rows.frame[LEFT].ne_missing(reason))
     rows.frame = rows.frame.drop(LEFT, strict=False)
     rows.exclude("target missing", rows.frame[EVENT].is_not_null())
     if ready := data.name_of("text"):
