@@ -107,8 +107,9 @@ def _follow(
     people = first_records(export, endpoint)
     nation = raw.select(of_centre("nation")).to_series() if str(CENTRE) in raw.columns else None
     lost = raw.select(parse_date(pl.col(str(LOST_DATE)))).to_series() if str(LOST_DATE) in raw.columns else None
-    own = {"visit": visit, "nation": pl.lit(nation, pl.String), "lost": pl.lit(lost, pl.Date), "gone": raw["gone"]}
-    people = people.with_columns(**own)
+    people = people.with_columns(
+        visit=visit, nation=pl.lit(nation, pl.String), lost=pl.lit(lost, pl.Date), gone=raw["gone"]
+    )
     until = {nation: str(day) for nation, day in followup.censoring_dates(settings).items()}
     notes["endpoint"] = {"name": settings.endpoint, **endpoint.model_dump(mode="json"), "sources_absent": absent}
     notes["follow_up"] = {
