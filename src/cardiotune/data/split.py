@@ -25,6 +25,7 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
 
     Raises DataError when a part would lack events or non-events, or when the rule cannot be followed.
     """
+    group = data.name_of("group")
     if split.by == "column":
         parts = _by_column(cohort.frame[_named(data, "split")])
     elif split.by == "time":
@@ -32,14 +33,12 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
     elif split.by == "site":
         parts = _by_site(cohort.frame[_named(data, "site")], split, seed)
     else:
-        group = data.name_of("group")
-        several = group is not None and bool(cohort.frame[group].is_duplicated().any())
-        groups = cohort.frame[str(group)].rank("dense").to_numpy() if several else None
+        several = group and cohort.frame[group].is_duplicated().any()
+        groups = cohort.frame[group].rank("dense").to_numpy() if group and several else None
         if split.by == "files":
             parts = _by_file(cohort.frame[PART].to_numpy(), cohort.events, groups, split, seed)
         else:
             parts = _random(cohort.events, groups, split, seed)
-    group = data.name_of("group")
     if split.shared_groups == "unused" and group:
         parts = _without_shared(parts, cohort.frame[group])
     _check_outcomes(parts, cohort.events)

@@ -1,7 +1,8 @@
 """What a language model must beat on the same columns and rows: from the prevalence to splines and LightGBM.
 
 All are fitted on the training part alone; imputation, scaling and encoding are part of the fit, so nothing of another
-part reaches them. LightGBM also looks at the validation part, to know when to stop. Free-text columns are left out.
+part reaches them. LightGBM also looks at the validation part, to know when to stop. Free-text columns are left out. Rows of a
+cohort with inverse-probability-of-censoring weights count by them.
 """
 
 import logging
@@ -14,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cardiotune.config import CODED, NUMBERS, Column, DataConfig
+from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.schema import codes_of
 from cardiotune.data.split import Parts
 
@@ -28,7 +30,13 @@ Baseline = Callable[[pl.DataFrame, NDArray[np.int_], Parts, DataConfig, int], Ar
 
 def prevalence(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int) -> Array:
     """The training part's share of events, for every row."""
-    return np.full(len(events), events[parts == "train"].mean())
+    rows, weights = parts == "train", _row_weights(frame)
+    return np.full(len(events), np.average(events[rows], weights=None if weights is None else weights[rows]))
+
+
+def _row_weights(frame: pl.DataFrame) -> Array | None:
+    """(rows,) how much each counts; None when all count the same."""
+    return frame[WEIGHT].to_numpy() if WEIGHT in frame.columns else None
 
 
 def prevalence_because(reason: str, events: NDArray[np.int_], parts: Parts) -> Array:
@@ -45,7 +53,7 @@ def logistic_regression(
     matrix, first = _matrix(frame, data, rows, data.features)
     if not matrix.shape[1]:
         return prevalence_because(ALL_TEXT.format("logistic regression"), events, parts)
-    return _regression(matrix, first, events, rows)
+    return _regression(matrix, first, events, rows, weights=_row_weights(frame))
 
 
 def age_sex_logistic_regression(
@@ -60,7 +68,7 @@ def age_sex_logistic_regression(
     if len(found) == 1:
         log.warning("%s: of age and sex the dictionary names one alone, column %s", name, found[0])
     matrix, first = _matrix(frame, data, rows, found)
-    return _regression(matrix, first, events, rows)
+    return _regression(matrix, first, events, rows, weights=_row_weights(frame))
 
 
 def spline_regression(
@@ -77,7 +85,8 @@ def spline_regression(
     if not matrix.shape[1]:
         return prevalence_because(ALL_TEXT.format("spline regression"), events, parts)
     knots = {column: knots_of(matrix[rows, column]) for column in range(first)}
-    return _regression(matrix, first, events, rows, {column: at for column, at in knots.items() if len(at) > 2})
+    curves = {column: at for column, at in knots.items() if len(at) > 2}
+    return _regression(matrix, first, events, rows, curves, _row_weights(frame))
 
 
 def knots_of(values: Array) -> Array:
@@ -95,7 +104,12 @@ def knots_of(values: Array) -> Array:
 
 
 def _regression(
-    matrix: Array, first: int, events: NDArray[np.int_], rows: NDArray[np.bool_], knots: dict[int, Array] | None = None
+    matrix: Array,
+    first: int,
+    events: NDArray[np.int_],
+    rows: NDArray[np.bool_],
+    knots: dict[int, Array] | None = None,
+    weights: Array | None = None,
 ) -> Array:
     """(rows,) risks. `matrix` and `first` as from `_matrix`; fitted on `rows`; columns that have knots get a curve."""
     from sklearn.compose import ColumnTransformer
@@ -116,7 +130,8 @@ def _regression(
         curve = SplineTransformer(knots=at[:, None], extrapolation="linear")
         steps.append((f"curve {column}", make_pipeline(SimpleImputer(strategy="median"), curve), [column]))
     model = make_pipeline(ColumnTransformer(steps), LogisticRegression(max_iter=2000))
-    return np.asarray(model.fit(matrix[rows], events[rows]).predict_proba(matrix)[:, 1])
+    counts = {} if weights is None else {"logisticregression__sample_weight": weights[rows]}
+    return np.asarray(model.fit(matrix[rows], events[rows], **counts).predict_proba(matrix)[:, 1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -187,8 +202,10 @@ def lightgbm(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: 
         "min_data_per_group": int(np.clip(train.sum() // 20, 1, 100)),
     }
     categories = list(range(first, matrix.shape[1]))
-    known = Dataset(matrix[train], events[train], categorical_feature=categories, params=settings)
-    watched = Dataset(matrix[validation], events[validation], reference=known, params=settings)
+    weights = _row_weights(frame)
+    counts = [None if weights is None else weights[rows] for rows in (train, validation)]
+    known = Dataset(matrix[train], events[train], weight=counts[0], categorical_feature=categories, params=settings)
+    watched = Dataset(matrix[validation], events[validation], weight=counts[1], reference=known, params=settings)
     stop = early_stopping(PATIENCE, verbose=False)
     booster = boost(settings, known, MAX_TREES, valid_sets=[watched], callbacks=[stop])
     return np.asarray(booster.predict(matrix, num_iteration=booster.best_iteration))

@@ -64,12 +64,11 @@ def build(path: Path, data: DataConfig, target_needed: bool = True) -> Built:
     visit = raw.select(parse_date(pl.col(str(VISIT_DATE)))).to_series()
     extra = {ID_COLUMN: raw[EID], VISIT: visit, FAMILY: _family(export, settings, notes)}
     cells = cells.with_columns(s.alias(n) for n, s in extra.items() if n in data.columns)
-    follow = _follow(export, raw, visit, settings, target_needed, notes)
+    gone = _gone(export, settings, notes)
+    follow = _follow(export, raw.with_columns(gone), visit, settings, target_needed, notes)
     if target:
         cells = cells.with_columns(follow["label"].alias(target))
     cells = cells.select(name for name in data.columns if name in cells.columns)
-    gone = _gone(export, settings, notes)
-    follow = follow.with_columns(left=pl.coalesce(gone, pl.col("left")))
     steps = (WITHDREW, INCOMPLETE, *followup.STEPS)
     return Built(cells, follow, steps, notes, _key(raw[EID], visit))
 
@@ -98,8 +97,9 @@ def _follow(
         if needed:
             raise
         log.info("no outcome: %s", error)
-        kinds = {"label": pl.Int32, "time": pl.Int64, "status": pl.Int32, "weight": pl.Float64, "left": pl.String}
-        return pl.DataFrame({name: pl.repeat(None, raw.height, dtype=kind, eager=True) for name, kind in kinds.items()})
+        kinds = {"label": pl.Int32, "time": pl.Int64, "status": pl.Int32, "weight": pl.Float64}
+        empty = {name: pl.repeat(None, raw.height, dtype=kind, eager=True) for name, kind in kinds.items()}
+        return pl.DataFrame({**empty, "left": raw["gone"]})
     if absent:
         log.warning(
             "endpoint %s: the export lacks %s; cases that only these show are missed", settings.endpoint, absent
@@ -108,7 +108,7 @@ def _follow(
     nation = raw.select(of_centre("nation")).to_series() if str(CENTRE) in raw.columns else None
     lost = raw.select(parse_date(pl.col(str(LOST_DATE)))).to_series() if str(LOST_DATE) in raw.columns else None
     people = people.with_columns(
-        visit.alias("visit"), pl.lit(nation, pl.String).alias("nation"), pl.lit(lost, pl.Date).alias("lost")
+        visit=visit, nation=pl.lit(nation, pl.String), lost=pl.lit(lost, pl.Date), gone=raw["gone"]
     )
     until = {nation: str(day) for nation, day in followup.censoring_dates(settings).items()}
     notes["endpoint"] = {"name": settings.endpoint, **endpoint.model_dump(mode="json"), "sources_absent": absent}
@@ -134,6 +134,7 @@ def _gone(export: Export, settings: UkbConfig, notes: dict[str, Any]) -> pl.Seri
         .then(pl.lit(WITHDREW))
         .when(pl.col(EID).is_in(export.incomplete.implode()))
         .then(pl.lit(INCOMPLETE))
+        .alias("gone")
     )
     return left.to_series()
 

@@ -8,7 +8,6 @@ import polars as pl
 from pydantic import Field
 
 from cardiotune.config import Settings, find_file, read_yaml
-from cardiotune.data.ukb.columns import Place
 from cardiotune.data.ukb.fields import fields
 from cardiotune.data.ukb.read import EID, Export, answers, canonical
 from cardiotune.errors import ConfigError, DataError
@@ -114,7 +113,8 @@ def _sources(export: Export, endpoint: Endpoint) -> Iterator[pl.DataFrame]:
             yield _coded(export, codes, dates, endpoint.pattern(source))
     for number in endpoint.date_fields:
         place = export.places(number)[0]
-        yield _collect(export, [place], [(pl.lit(True), pl.col(canonical(place)))], filled=True)
+        date = (pl.lit(True), pl.col(canonical(place)))
+        yield _collect(export.scan([place]), [date], f"{export.path}: field {number}", filled=True)
     if endpoint.death:
         yield _death_causes(export, endpoint.pattern("death"))
 
@@ -124,17 +124,19 @@ def _coded(export: Export, codes: int, dates: int, pattern: str) -> pl.DataFrame
     code_places, date_places = export.places(codes), {place.array: place for place in export.places(dates)}
     no_date = pl.lit(None, pl.String)
     records: list[tuple[pl.Expr, pl.Expr]] = []
+    scan = export.scan([*code_places, *date_places.values()])
     if len(code_places) == 1:  # the platform: all codes in one cell
-        cell = answers(pl.col(canonical(code_places[0])))
+        scan = scan.with_columns(codes=answers(pl.col(canonical(code_places[0]))))
+        listed = pl.col("codes").list
         for i, place in date_places.items():
-            records.append((_matches(cell.list.get(i, null_on_oob=True), pattern), pl.col(canonical(place))))
-        without = cell.list.slice(max(date_places) + 1).list.eval(_matches(pl.element(), pattern))
+            records.append((_matches(listed.get(i, null_on_oob=True), pattern), pl.col(canonical(place))))
+        without = listed.slice(max(date_places) + 1).list.eval(_matches(pl.element(), pattern))
         records.append((without.list.any().fill_null(False), no_date))
     else:
         for place in code_places:
             date = pl.col(canonical(date_places[place.array])) if place.array in date_places else no_date
             records.append((_matches(pl.col(canonical(place)), pattern), date))
-    return _collect(export, [*code_places, *date_places.values()], records)
+    return _collect(scan, records, f"{export.path}: fields {codes}, {dates}")
 
 
 def _matches(code: pl.Expr, pattern: str) -> pl.Expr:
@@ -142,30 +144,27 @@ def _matches(code: pl.Expr, pattern: str) -> pl.Expr:
 
 
 def _collect(
-    export: Export, places: list[Place], records: list[tuple[pl.Expr, pl.Expr]], filled: bool = False
+    scan: pl.LazyFrame, records: list[tuple[pl.Expr, pl.Expr]], where: str, filled: bool = False
 ) -> pl.DataFrame:
-    """Earliest date of the records (whether it is one of the disease, its date as text), while the files stream by.
+    """`eid`, `date` (the earliest of the records), `undated` (a record without a date), while the files stream by.
 
-    With `filled` a record without any date is none. DataError for cells that are no dates.
+    A record is whether it is one of the disease, and its date as text; with `filled` it is none where it has no text.
+    DataError, beginning with `where`, for cells that are no dates.
     """
     cells = [pl.when(hit).then(date.str.strip_chars()) for hit, date in records]
     days = [parse_date(cell) for cell in cells]
     real = [pl.when(~day.is_in(_placeholders())).then(day) for day in days]
-    undated = [
-        cell.is_not_null() & day.is_null() if filled else hit & day.is_null()
-        for (hit, _), cell, day in zip(records, cells, real, strict=True)
-    ]
-    unreadable = [cell.is_not_null() & day.is_null() for cell, day in zip(cells, days, strict=True)]
-    found = (
-        export.scan(places)
-        .select(
-            EID, date=pl.min_horizontal(real), undated=pl.any_horizontal(undated), bad=pl.any_horizontal(unreadable)
-        )
-        .collect(engine="streaming")
-    )
+    there = [cell.is_not_null() if filled else hit for (hit, _), cell in zip(records, cells, strict=True)]
+    found = scan.select(
+        EID,
+        date=pl.min_horizontal(real),
+        undated=pl.any_horizontal(record & day.is_null() for record, day in zip(there, real, strict=True)),
+        bad=pl.any_horizontal(cell.is_not_null() & day.is_null() for cell, day in zip(cells, days, strict=True)),
+    ).collect(engine="streaming")
     if strange := int(found["bad"].sum()):
-        named = ", ".join(str(number) for number in sorted({place.field for place in places}))
-        raise DataError(f"{export.path}: {strange} participants have cells that are no dates in fields {named}")
+        raise DataError(
+            f"{where}: {strange} participants have cells that are no dates; expected 2008-06-01 or 01/06/2008"
+        )
     return found.drop("bad")
 
 
@@ -187,7 +186,8 @@ def parse_date(cell: pl.Expr) -> pl.Expr:
 def _deaths(export: Export) -> pl.DataFrame:
     """`death`: the earliest date of the certificates."""
     places = export.places(DEATH_DATE, CERTIFICATES)
-    found = _collect(export, places, [(pl.lit(True), pl.col(canonical(place))) for place in places], filled=True)
+    dates = [(pl.lit(True), pl.col(canonical(place))) for place in places]
+    found = _collect(export.scan(places), dates, f"{export.path}: field {DEATH_DATE}", filled=True)
     return found.select(EID, death="date")
 
 
@@ -202,7 +202,7 @@ def _death_causes(export: Export, pattern: str) -> pl.DataFrame:
         answers(pl.col(canonical(place))).list.eval(_matches(pl.element(), pattern)).list.any().fill_null(False)
         for place in causes
     )
-    return _collect(export, [*dates, *causes], [(hit, died)])
+    return _collect(export.scan([*dates, *causes]), [(hit, died)], f"{export.path}: field {DEATH_DATE}")
 
 
 def _told(export: Export, endpoint: Endpoint) -> pl.Series:

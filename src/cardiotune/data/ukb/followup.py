@@ -55,7 +55,8 @@ def censoring_dates(settings: UkbConfig) -> dict[str, Any]:
 def follow(people: pl.DataFrame, settings: UkbConfig) -> pl.DataFrame:
     """(rows, 5): `label` (1, 0, null: not known), `time` (days), `status`, `weight`, `left` (one of STEPS, or null).
 
-    people: `visit`, `nation`, `disease`, `undated`, `told`, `death`, `lost`; dates, but for the flags and the nation.
+    people: `visit`, `nation`, `disease`, `undated`, `told`, `death`, `lost`, `gone`; dates, but for the nation, the flags,
+    and the reason of those who are no part of the cohort, which comes before all others.
 
     A record on the day of the visit makes a prevalent case: what happened in the morning may be why the afternoon's
     measurements are what they are. What was told at the visit is prevalent whatever year it bears, for it was told then.
@@ -64,7 +65,7 @@ def follow(people: pl.DataFrame, settings: UkbConfig) -> pl.DataFrame:
     until = pl.col("nation").replace_strict(censoring_dates(settings), default=None, return_dtype=pl.Date)
     dates = {"disease": pl.col("disease"), "death": pl.col("death"), "lost": pl.col("lost"), "records": until}
     since = {name: (date - pl.col("visit")).dt.total_days() for name, date in dates.items()}
-    frame = people.select("visit", "nation", "told", "undated", **since)
+    frame = people.select("visit", "nation", "told", "undated", "gone", **since)
     frame = frame.with_columns(free=pl.min_horizontal("lost", "records", pl.lit(days)))
     event = (pl.col("disease") <= pl.min_horizontal("death", "free")).fill_null(False)
     died = ~event & (pl.col("death") <= pl.col("free")).fill_null(False)
@@ -76,7 +77,7 @@ def follow(people: pl.DataFrame, settings: UkbConfig) -> pl.DataFrame:
         frame = frame.with_columns(status=pl.col("status").replace({DIED: CENSORED}))
     no_event = (pl.col("status") == DIED) | (pl.col("time") >= days)
     label = pl.when(pl.col("status") == EVENT).then(1).when(no_event).then(0)
-    frame = frame.with_columns(label=label, left=_why_left())
+    frame = frame.with_columns(label=label, left=pl.coalesce("gone", _why_left()))
     return _handle_censored(frame, settings, days).select(LABEL, TIME, STATUS, WEIGHT, LEFT)
 
 

@@ -225,7 +225,7 @@ def _check_codes(raw: pl.DataFrame, used: Iterable[int]) -> None:
             continue
         cells = raw[str(field)].explode().drop_nulls() if known.is_list else raw[str(field)].drop_nulls()
         named = f"{field} ({known.title})"
-        if known.type in ("integer", "continuous") and (count := cells.cast(pl.Float64, strict=False).null_count()):
+        if count := cells.cast(pl.Float64, strict=False).null_count():
             unreadable[named] = count
         negative = cells.filter(cells.str.starts_with("-")).str.replace(r"\.0+$", "")
         explained = [*known.missing, *known.values, *(c for c in known.coding if c.startswith("-"))]
@@ -233,7 +233,7 @@ def _check_codes(raw: pl.DataFrame, used: Iterable[int]) -> None:
             strange[named] = count
     if unreadable:
         raise DataError(
-            f"cells that are not numbers: {_counts(unreadable)}; export these fields without replacing codes"
+            f"cells that are neither numbers nor codes: {_counts(unreadable)}; export codes as they are (RAW), not in words"
         )
     if strange:
         raise DataError(
