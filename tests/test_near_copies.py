@@ -10,7 +10,7 @@ from cardiotune.config import DataConfig, read_yaml, shipped
 from cardiotune.data.cohort import EVENT, read_cohort
 from cardiotune.evaluation import near_copies
 from cardiotune.evaluation.audit import _near_copies
-from cardiotune.evaluation.near_copies import FURTHER, NEIGHBOURS, Agreement, agreement, places
+from cardiotune.evaluation.near_copies import FURTHER, NEAR, NEIGHBOURS, Agreement, agreement, places
 from test_audit import framingham, random_parts, settings
 
 
@@ -50,8 +50,9 @@ def test_counts_are_those_of_all_distances(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_chance_of_so_few() -> None:
-    assert Agreement(100, 50, 0, 10.0).p_value() == pytest.approx(np.exp(-10))
-    assert Agreement(100, 50, 4, 20.0).p_value(0.5) == pytest.approx(np.exp(-10) * (1 + 10 + 50))
+    tried = len(NEAR)
+    assert Agreement(100, 50, 0, 10.0).p_value() == pytest.approx(tried * np.exp(-10))
+    assert Agreement(100, 50, 4, 20.0).p_value(0.5) == pytest.approx(tried * np.exp(-10) * (1 + 10 + 50))
     assert Agreement(100).p_value() == 1 and Agreement(100).copies == 0
 
 
