@@ -32,7 +32,7 @@ def first_loss(toy_model: Path, folder: Path, weights: np.ndarray | None) -> flo
     draw = np.random.default_rng(0)
     events = np.arange(16) % 2
     prompts = [[1, 10, 50 + event, *draw.integers(60, 90, 3).tolist()] for event in events]
-    rows = Rows(prompts, events, weights)
+    rows = Rows(prompts, events, weights=weights)
     train(network, rows, rows, balance(events, Imbalance(), 0), config, RunFolder(folder), 0, torch.float32)
     history: dict[str, Any] = json.loads(RunFolder(folder).training.read_text())["history"]
     return float(history["steps"][0]["loss"])
