@@ -67,7 +67,7 @@ def test_an_unmapped_negative_is_an_error() -> None:
     assert made({"189": ["-2.5"]}, townsend={"field": 189})["townsend"] == [-2.5], "a score may be below zero"
     with pytest.raises(DataError, match=r"neither numbers nor codes: 30690 \(Cholesterol\): 1 cells"):
         made({"30690": ["high"]}, cholesterol={"field": 30690})
-    with pytest.raises(DataError, match=r"31 \(Sex\): 2 cells; export codes as they are, not in words"):
+    with pytest.raises(DataError, match=r"31 \(Sex\): 2 cells; export codes as they are .RAW., not in words"):
         made({"31": ["Male", "Female"]}, sex={"field": 31, "type": "binary"})
 
 
