@@ -1,5 +1,6 @@
 """Cohort -> train, validation and test. Disjoint by row and by patient, and shown to be so."""
 
+import logging
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -12,6 +13,8 @@ from sklearn.model_selection import train_test_split
 from cardiotune.config import DataConfig, SplitConfig
 from cardiotune.data.cohort import EVENT, PART, ROW_ID, Cohort
 from cardiotune.errors import DataError
+
+log = logging.getLogger(__name__)
 
 PARTS = ("train", "validation", "test")
 Parts = np.ndarray
@@ -52,6 +55,8 @@ def _without_shared(parts: Parts, groups: pl.Series) -> Parts:
     for part, later in (("validation", ("test",)), ("train", ("validation", "test"))):
         held = groups.filter(pl.Series(np.isin(kept, later)))
         kept[(kept == part) & groups.is_in(held.implode()).to_numpy()] = UNUSED
+    if left := int((kept != parts).sum()):
+        log.info("%d rows are not used: others of their %s are in a later part", left, groups.name)
     return kept
 
 
