@@ -8,8 +8,6 @@ tokenizing: it reads the run's tokens from its cache.
 
 import argparse
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.tables import cardio_table
+from benchmarks.worker import peak_memory_mib
 from cardiotune.config import load_config
 from cardiotune.data.cache import keep_tokens, run_tokens
 from cardiotune.data.cohort import read_cohort
@@ -46,13 +45,8 @@ class Steps:
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
-        self.measured[name] = {"seconds": round(seconds, 2), "peak_mib": round(peak_mib())}
-        print(f"{name:<32}{seconds:8.1f} s{peak_mib():8.0f} MiB", flush=True)
-
-
-def peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 if sys.platform != "darwin" else 1 << 20)
+        self.measured[name] = {"seconds": round(seconds, 2), "peak_mib": round(peak_memory_mib())}
+        print(f"{name:<32}{seconds:8.1f} s{peak_memory_mib():8.0f} MiB", flush=True)
 
 
 def measure(rows: int, folder: Path) -> dict[str, Any]:
@@ -90,7 +84,7 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "steps": clock.measured,
         "seconds": round(total, 1),
-        "peak_mib": round(peak_mib()),
+        "peak_mib": round(peak_memory_mib()),
         "limits": LIMITS,
     }
 
