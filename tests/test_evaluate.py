@@ -642,13 +642,13 @@ def test_a_copy_of_the_rival_is_never_better_or_worse(seed: int) -> None:
 
 
 def test_better_means_better_than_every_classical_model() -> None:
-    # The rival with the higher AUROC has poor probabilities; the other one's are better than the tuned model's.
+    # One rival ranks worse; the other ranks the same, and its probabilities are better than the tuned model's.
     y_true, signal = cohort(2000)
     tuned = noisy(signal, 1.2, 0)
-    ranks_well = 1 / (1 + np.exp(-4 * np.log(tuned / (1 - tuned)) + 1))
+    ranks_worse = noisy(signal, 2.4, 1)
     calibrated = 1 / (1 + np.exp(-0.62 * np.log(tuned / (1 - tuned))))
-    judged = judge(y_true, {"lightgbm": ranks_well, "logistic_regression": calibrated, "tuned": tuned})
-    assert judge(y_true, {"lightgbm": ranks_well, "tuned": tuned})["verdict"]["decision"] == "better"
+    judged = judge(y_true, {"lightgbm": ranks_worse, "logistic_regression": calibrated, "tuned": tuned})
+    assert judge(y_true, {"lightgbm": ranks_worse, "tuned": tuned})["verdict"]["decision"] == "better"
     assert judged["verdict"]["decision"] == "worse"
     assert judged["verdict"]["against"] == "logistic_regression"
 
@@ -690,7 +690,7 @@ POSITIVE, NEGATIVE = 0.005, -0.005
     [
         (0.02, UP, -0.02, DOWN, "better"),
         (0.02, UP, NEGATIVE, UNCLEAR, "better"),
-        (POSITIVE, UNCLEAR, -0.02, DOWN, "better"),
+        (POSITIVE, UNCLEAR, -0.02, DOWN, "no_difference_shown"),  # it alone was calibrated
         (0.02, UP, 0.0, EXACT, "better"),
         (0.02, UP, POSITIVE, UNCLEAR, "no_difference_shown"),  # ranks better, but the probabilities point to worse
         (NEGATIVE, UNCLEAR, -0.02, DOWN, "no_difference_shown"),

@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cardiotune.config import Comparator, DataConfig
 from cardiotune.errors import ModelError
-from cardiotune.evaluation import text_baselines
+from cardiotune.evaluation import baselines, text_baselines
 from cardiotune.evaluation.baselines import BASELINES, logistic_regression
 from cardiotune.evaluation.text_baselines import NEEDS, TOKEN, embedding, stacked, tfidf
 
@@ -276,8 +276,12 @@ def test_the_memorised_training_part_does_not_reach_the_weights() -> None:
     assert roc_auc_score(events[test], before[test]) > 0.75, "a stack that trusted training would follow the noise"
 
 
-def test_the_risk_of_a_validation_row_does_not_know_its_own_outcome() -> None:
-    """Two rows of a patient, who is in one fold, exchange outcomes: the folds stay, and so do the patient's risks."""
+def test_the_risk_of_a_validation_row_does_not_know_its_own_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows of a patient, who is in one fold, exchange outcomes: the folds stay, and so do the patient's risks.
+
+    But for the number of trees, which the validation part chooses as a whole: one tree leaves nothing to choose.
+    """
+    monkeypatch.setattr(baselines, "MAX_TREES", 1)
     frame, events, parts, logits = two_sources((100, 60, 20), 1.0, 1.0)
     patients_of = np.arange(180) // 6
     frame = frame.with_columns(patient=pl.Series(patients_of.astype(str)))

@@ -326,11 +326,12 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
     decision, named = decisions[rival], CLASSICAL[rival]
     auroc, loss = _key_differences(part, rival).values()
     found = f"AUROC {auroc['value']:+.3f}{_span(auroc['ci'])}, log-loss {loss['value']:+.3f}{_span(loss['ci'])}"
-    unclear = (
-        f"its ranking and its probabilities point to different sides beside {named}"
-        if _side(auroc) * _side(loss) > 0
-        else f"it does not differ clearly from {named}"
-    )
+    if _side(auroc) * _side(loss) > 0:
+        unclear = f"its ranking and its probabilities point to different sides beside {named}"
+    elif _side(loss) < 0:
+        unclear = f"it does not rank clearly better than {named}, and of the two it alone was calibrated afterwards"
+    else:
+        unclear = f"it does not differ clearly from {named}"
     text = {
         "better": f"The tuned language model beats {named}: {found}.",
         "worse": f"The tuned language model is not worth it here: {named} is better ({found} for the language model).",
@@ -357,13 +358,14 @@ def _key_differences(part: dict[str, Any], rival: str) -> dict[str, dict[str, An
 
 
 def _decide(auroc: dict[str, Any], log_loss: dict[str, Any]) -> str:
-    """Better: clearly so in ranking or in probabilities, while the other does not even point to worse.
+    """Better: clearly so in ranking, while the probabilities do not even point to worse.
 
-    Worse: clearly so in one, and not clearly better in the other. Doubt counts against the costlier language model.
+    Better probabilities alone do not make it: the language model is calibrated on the validation part, its rivals are
+    not. Worse: clearly so in one, and not clearly better in the other. Doubt counts against the costlier model.
     """
     ranking, probabilities = _side(auroc), -_side(log_loss)
     points_to_worse = auroc["value"] <= -NEGLIGIBLE or log_loss["value"] >= NEGLIGIBLE
-    if max(ranking, probabilities) > 0 and not points_to_worse:
+    if ranking > 0 and not points_to_worse:
         return "better"
     if min(ranking, probabilities) < 0 and max(ranking, probabilities) <= 0:
         return "worse"

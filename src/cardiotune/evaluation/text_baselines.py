@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cardiotune.config import DataConfig
 from cardiotune.data.split import Parts
 from cardiotune.errors import ModelError
-from cardiotune.evaluation.baselines import BASELINES, logistic_regression, prevalence_because
+from cardiotune.evaluation.baselines import BASELINES, lightgbm, logistic_regression, prevalence_because
 from cardiotune.evaluation.logistic import logit, most_probable, sigmoid
 
 Array = NDArray[np.float64]
@@ -96,25 +96,25 @@ def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig,
 
     logits: (rows,) of the tuned model, not calibrated; training rows may be NaN.
 
-    The log-odds are `a + b * logit of the tuned model + c * logit of logistic_regression`. Both models have seen the
-    training rows, where their logits are too good; so a, b, c are fitted on the validation part, which is also why the
-    columns come as one logit: forty rows cannot bear a coefficient for each column. b and c are not negative (Breiman,
-    Stacked regressions, Machine Learning 1996) and have a normal prior around 1/2: the average of the two logits, which
-    is hard to beat with few rows (Clemen, International Journal of Forecasting 1989), while many rows decide alone.
-    Without a readable column the prior is around the tuned logit itself. Rows of one outcome alone leave the average as
-    it is.
+    The log-odds are `a + b * logit of the tuned model + c * logit of logistic_regression + d * logit of lightgbm`. All
+    models have seen the training rows, where their logits are too good; so a to d are fitted on the validation part,
+    which is also why the columns come as two logits: forty rows cannot bear a coefficient for each column. Weights are
+    not negative (Breiman, Stacked regressions, Machine Learning 1996) and have a normal prior around 1/3: the average
+    of the logits, which is hard to beat with few rows (Clemen, International Journal of Forecasting 1989), while many
+    rows decide alone. Without a readable column the prior is around the tuned logit itself. Rows of one outcome alone
+    leave the average as it is.
 
     Validation rows get their risk from the other folds of five (the rows of a patient or group in one fold), test rows
-    from all validation rows. The checkpoint was chosen on the validation part, so its logits are a little too good
-    there; one choice among a few checkpoints costs less than taking rows away. Training rows get the model's value,
-    optimistic as that of every model on the rows it learned from, and NaN where their logit is.
+    from all validation rows. The checkpoint and the number of trees were chosen on the validation part, so their logits
+    are a little too good there; one choice among a few costs less than taking rows away. Training rows get the model's
+    value, optimistic as that of every model on the rows it learned from, and NaN where their logit is.
 
     Raises ModelError for logits of validation or test rows that are not finite.
     """
     if not np.isfinite(logits[parts != "train"]).all():
         raise ModelError("stacked: logits of the tuned model that are not finite; score with model.score_dtype=float32")
-    columns = logit(logistic_regression(frame, events, parts, data, seed))
-    sources = np.column_stack([logits, columns] if np.ptp(columns) else [logits])
+    columns = [logit(fit(frame, events, parts, data, seed)) for fit in (logistic_regression, lightgbm)]
+    sources = np.column_stack([logits, *(found for found in columns if np.ptp(found))])
     validation = np.flatnonzero(parts == "validation")
     risks = _combine(sources, _weights(sources[validation], events[validation]))
     for others, held in _folds(events[validation], _groups(frame, data, validation), seed):
