@@ -81,7 +81,8 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
 
         # --- the turns -----------------------------------------------------------------------------------------------
         with speed.workers({"peak": job, **jobs}, folder) as running:
-            speed.measure(running, blocks, skipped, start + speed.QUICK_SECONDS if given.quick else math.inf)
+            until = start + speed.QUICK_SECONDS if given.quick else math.inf
+            blocks = speed.measure(running, blocks, skipped, until, least=2)
             setting = {
                 "experiment": given.experiment,
                 "table": setup.table,

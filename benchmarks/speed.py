@@ -51,8 +51,8 @@ CONTENDERS = {
 """Name -> what it is. `trainer` is the reference of `ratio`."""
 QUICK = ["ours", "trainer", "trainer_bfloat16", "sft_bfloat16"]
 REFERENCE = "trainer"
-OPTIONAL = ("trainer_autocast", "sft_bfloat16")
-"""Who leaves when the quick run would not be quick."""
+OPTIONAL = ("sft_bfloat16", "trainer_autocast", "trainer_bfloat16")
+"""Who leaves, in this order, when the quick run would not be quick: bfloat16 takes minutes where it is emulated."""
 QUICK_SECONDS = 420
 """When a quick run's blocks have to be done; after that, validation rows are judged."""
 
@@ -251,21 +251,30 @@ def workers(jobs: dict[str, dict[str, Any]], folder: Path) -> Iterator[dict[str,
             worker.close()
 
 
-def measure(running: dict[str, Worker], blocks: int, skipped: dict[str, str], until: float = math.inf) -> None:
+def measure(
+    running: dict[str, Worker], blocks: int, skipped: dict[str, str], until: float = math.inf, least: int | None = None
+) -> int:
     """Give every contender a turn in every round. `peak` takes part: it is measured as the machine was meanwhile.
 
-    Optional contenders leave, and are noted in `skipped`, when the rounds would last longer than `until`.
+    Optional contenders leave, and are noted in `skipped`, when the rounds would last longer than `until`. If that is not
+    enough, it ends after `least` rounds (default: all). Returns how many rounds there were.
     """
     for block in range(1, blocks + 1):
-        began = time.perf_counter()
-        found = {name: worker.turn() for name, worker in running.items()}
+        found, took = {}, {}
+        for name, worker in running.items():
+            began = time.perf_counter()
+            found[name] = worker.turn()
+            took[name] = time.perf_counter() - began
         rates = ", ".join(f"{n} {a['rows'] / a['seconds']:.2f}" for n, a in found.items() if "rows" in a)
         say(f"block {block} of {blocks}, rows/s: {rates}")
-        now = time.perf_counter()
-        if now + (blocks - block) * (now - began) > until:
-            for name in [name for name in running if name in OPTIONAL]:
+        left = until - time.perf_counter()
+        for name in [name for name in OPTIONAL if name in running]:
+            if (blocks - block) * sum(took[still] for still in running) > left:
                 running.pop(name).close()
                 skipped[name] = "it would have made the quick run a long one; leave --quick out"
+        if block >= (least or blocks) and sum(took[still] for still in running) > left:
+            return block
+    return blocks
 
 
 def say(text: str) -> None:

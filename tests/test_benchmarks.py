@@ -151,6 +151,13 @@ def test_optional_contenders_leave_a_quick_run_that_would_be_long() -> None:
         assert (optional.closed, "sft_bfloat16" in skipped, "sft_bfloat16" not in running) == (left, left, left)
 
 
+def test_a_quick_run_ends_early_rather_than_late_where_blocks_stand_alone() -> None:
+    for until, least, rounds in ((math.inf, 2, 5), (0.0, 2, 2), (0.0, None, 5)):
+        running: Any = {"ours": Stub(), "trainer": Stub()}
+        assert speed.measure(running, 5, {}, until, least) == rounds
+        assert running["ours"].turns == running["trainer"].turns == rounds
+
+
 def test_strange_contenders_and_too_few_rows_are_one_line(
     toy_experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
