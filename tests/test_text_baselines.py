@@ -313,12 +313,12 @@ def test_the_weights_are_those_of_the_greatest_posterior() -> None:
     """Against a grid, in the plane of the two weights and the intercept."""
     draw = np.random.default_rng(0)
     sources = draw.normal(size=(50, 2)) * 1.5
-    events = (draw.random(50) < expit(sources[:, 0] - 0.5 * sources[:, 1] + 0.3)).astype(int)
+    events = (draw.random(50) < expit(sources[:, 0] - sources[:, 1] + 0.3)).astype(int)
     found = text_baselines._weights(sources, events)
 
     def posterior(weights: np.ndarray) -> float:
         risks = expit(weights[0] + sources @ weights[1:])
-        prior = -(((weights[1:] - 0.5) / 0.5) ** 2).sum() / 2
+        prior = -(((weights[1:] - 0.5) / text_baselines.WEIGHT_SD) ** 2).sum() / 2
         return float(np.log(np.where(events, risks, 1 - risks)).sum() + prior)
 
     best = posterior(found)

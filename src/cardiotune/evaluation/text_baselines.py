@@ -35,8 +35,8 @@ MAX_TERMS = 100_000
 TEXT_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 STATE_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Values of C (1 / penalty). States have hundreds of columns, often more than there are rows, so theirs are smaller."""
-WEIGHT_SD = 0.5
-"""Standard deviation of the prior on a weight of the stack: forty rows move it a little, a thousand decide it."""
+WEIGHT_SD = 0.25
+"""Standard deviation of the prior on a weight of the stack: forty rows move it a little, thousands decide it."""
 FOLDS = 5
 
 
