@@ -96,7 +96,11 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(given.rows, Path(folder))
-    print(f"{found['rows']:,} rows: {found['seconds']} s, {found['peak_mib']} MiB")
+    within = all(found[name] <= limit for name, limit in LIMITS.items())
+    print(
+        f"{found['rows']:,} rows: {found['seconds']} s, {found['peak_mib']} MiB; "
+        f"{'within' if within else 'OVER'} the limits of {LIMITS['seconds']} s and {LIMITS['peak_mib']} MiB for 500,000"
+    )
     if given.json:
         write_json(given.json, found)
 
