@@ -19,8 +19,8 @@ Update = Literal["intercept", "logistic"]
 Calibrator = dict[str, Any]
 """`{"method": ..., ...}` and the method's own numbers."""
 
-SLOPE_SD = 0.5
-"""Standard deviation of the normal prior on a slope, whose mean is 1: forty rows hardly move it, a thousand decide it."""
+SLOPE_SD = 0.2
+"""Standard deviation of the normal prior on a slope, whose mean is 1: forty rows hardly move it, thousands decide it."""
 MIN_OUTCOMES = 5
 """Fewer events, or non-events, cannot calibrate anything."""
 
