@@ -109,7 +109,14 @@ def test_times_are_judged_with_the_censored() -> None:
     assert entry["ci"][0] < entry["value"] < entry["ci"][1]
     assert found["models"]["flat"]["c_index"]["value"] == 0.5
     groups = found["models"]["m"]["observed"]["groups"]
-    assert sum(group["n"] for group in groups) == 1500 and len(groups) > 3
+    assert sum(group["n"] for group in groups) == 1500 and len(groups) > 1
+    late = {**people, "time": people["time"] * 4}
+    late["status"] = np.where((late["time"] >= HORIZON) & (people["status"] == 0), 0, np.maximum(people["status"], 1))
+    late["status"][:3], late["time"][:3] = 0, 10.0
+    told = judged(late, {"m": people["risk"]})["parts"]["test"]["censoring"]
+    assert told["weights"]["n"] is None and {group["n"] for group in told["models"]["m"]["observed"]["groups"]} == {
+        None
+    }
     few = followed(60, 3)
     reason = judged(few, {"m": few["risk"]})["parts"]["test"]["censoring"]["models"]["m"]["observed"]
     assert reason["groups"] is None and "needs 10 events" in reason["reason"]

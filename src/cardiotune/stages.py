@@ -234,8 +234,8 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     cohort = CohortRisks(folder, config, prepared)
     with folder.stage("predict"):
         risks = cohort.all()
-    rows, told, parts = _rows_to_tell(prepared, config.evaluation.parts)
-    ids, outcomes = told[ROW_ID].to_list(), told[EVENT].to_list()
+    rows, frame, parts = _rows_to_tell(prepared, config.evaluation.parts)
+    ids, outcomes = frame[ROW_ID].to_list(), frame[EVENT].to_list()
     lines = [
         line
         for name in config.comparators
@@ -247,7 +247,7 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
             risks[name].final[rows],
             risks[name].raw[rows],
             config.task.threshold,
-            _weights(told),
+            _weights(frame),
         )
     ]
     if world()[0] == 0:

@@ -126,10 +126,11 @@ def _checked(time_days: Array, status: Codes) -> tuple[Array, Codes]:
     return time, codes.astype(int)
 
 
-def describe_weights(weight: Array, n_rows: int) -> dict[str, float]:
+def describe_weights(weight: Array, n_rows: int | None) -> dict[str, float | None]:
     """Rows whose outcome is known, the largest weight, and how many equally weighted rows these are worth (Kish).
 
-    weight (rows,), 0 where the outcome is not known; `n_rows` are all that were at risk.
+    weight (rows,), 0 where the outcome is not known; `n_rows` are all that were at risk; None where
+    this is not known, or not told.
     """
     return {
         "n": n_rows,

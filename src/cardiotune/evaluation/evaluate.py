@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.data.small_counts import FEW, told_events
+from cardiotune.data.small_counts import FEW, is_small, told_events
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.censoring import (
@@ -354,9 +354,10 @@ def _judge_times(
     assert part.weight is not None
     known = followed or {}
     ids = part.ids + [row["row_id"] for row in next(iter(unknown.values()), []) if row["row_id"] in known]
+    few = is_small(len(ids) - len(part.ids))  # then no number may tell how many there are with the censored
     judged: dict[str, Any] = {
         "prevalence": float(np.average(part.y_true, weights=part.weight)),
-        "weights": describe_weights(part.weight, len(ids)),
+        "weights": describe_weights(part.weight, None if followed is None or few else len(ids)),
         "horizon_days": horizon_days,
     }
     if followed is None:
@@ -373,9 +374,12 @@ def _judge_times(
     for model, risk in part.risks.items():
         risk_of = {row["row_id"]: float(row["y_prob"]) for row in unknown.get(model, [])}
         risks = np.concatenate([risk, [risk_of[row_id] for row_id in ids[len(risk) :]]])
+        observed = observed_entry(time, status, risks, horizon_days)
+        for group in observed["groups"] or () if few else ():
+            group["n"] = None
         models[model] = {
             "c_index": c_index_entry(time, status, risks, horizon_days, drawn),
-            "observed": observed_entry(time, status, risks, horizon_days),
+            "observed": observed,
         }
     missing = next(
         (m["c_index"]["reason"] for m in models.values() if "not installed" in m["c_index"].get("reason", "")), ""

@@ -325,11 +325,11 @@ def _censoring(record: Record, notes: Notes) -> dict[str, Any] | None:
         return None
     weights, judged = found["weights"], found.get("models", {})
     models = [model for model in _main_first(record, "models") if model in judged]
-    unknown = weights["n"] - weights["n_known"]
+    at_risk = "" if weights["n"] is None else f" of {weights['n']}"
     text = (
-        f"{weights['n_known']} of {weights['n']} people of the test part at risk were followed until the outcome was known; "
-        f"{SMALL if is_small(unknown) else unknown} were censored. The followed stand for the censored by weights of up to "
-        f"{weights['largest_weight']:.2f}, and are worth {weights['effective_n']:.0f} equally weighted rows."
+        f"{weights['n_known']}{at_risk} people of the test part at risk were followed until the outcome was known. They stand "
+        f"for the censored by weights of up to {weights['largest_weight']:.2f}, and are worth {weights['effective_n']:.0f} "
+        "equally weighted rows."
     )
     reasons = [judged[model]["observed"]["reason"] for model in models if judged[model]["observed"]["groups"] is None]
     return {
@@ -365,7 +365,7 @@ def _observed(model: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
             {
                 "name": f"group {place}",
                 "cells": [
-                    cell(str(group["n"])),
+                    cell("not told" if group["n"] is None else str(group["n"])),
                     cell(str(group["n_events"])),
                     cell(number(group["risk"])),
                     cell(number(group["observed"]), span(group["ci"])),
