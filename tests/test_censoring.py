@@ -144,7 +144,7 @@ def test_without_censoring_every_row_weighs_1() -> None:
     time, status = np.array([10.0, 20, 4000, 4000]), np.array([1, 2, 0, 1])
     found = at_horizon(time, status, HORIZON)
     assert found.weight.tolist() == [1, 1, 1, 1] and found.y_true.tolist() == [1, 0, 0, 0]
-    assert describe_weights(found, 4) == {"n": 4, "n_known": 4, "largest_weight": 1.0, "effective_n": 4.0}
+    assert describe_weights(found.weight, 4) == {"n": 4, "n_known": 4, "largest_weight": 1.0, "effective_n": 4.0}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_twins_over_files_are_kept_and_counted(experiment: Path) -> None:
     write_lines(folder / "test.jsonl", objects(60, seed=1) + objects()[:7])
     config = load_config(experiment, [f"data.test_path={folder / 'test.jsonl'}"])
     run, prepared = stages.prepare(config)
-    overlap = json.loads(run.cohort.read_text())["overlap"]["texts"]
+    overlap = json.loads(run.exact_counts.read_text())["overlap"]["texts"]
     assert len(prepared.rows("test")) == 67
     assert overlap["test_in_train"] + overlap["test_in_validation"] >= 7
 

@@ -582,13 +582,13 @@ def test_risks_of_exactly_0_and_1_and_of_one_value_are_drawn(tmp_path: Path) -> 
 
 
 def test_calibration_points_are_group_means_with_wilson_intervals() -> None:
-    # By hand: two groups of 20; Wilson interval of 5 / 20 as in Newcombe, Stat Med 1998;17:857.
-    risk = np.repeat([0.2, 0.8], 20)
-    y_true = np.r_[np.ones(5), np.zeros(15), np.ones(16), np.zeros(4)]
+    # By hand: two groups of 40; Wilson interval of 10 / 40.
+    risk = np.repeat([0.2, 0.8], 40)
+    y_true = np.r_[np.ones(10), np.zeros(30), np.ones(30), np.zeros(10)]
     mean, share, low, high = calibration_points(y_true, risk)
     np.testing.assert_allclose(mean, [0.2, 0.8])
-    np.testing.assert_allclose(share, [0.25, 0.8])
-    np.testing.assert_allclose((low[0], high[0]), (0.1119, 0.4687), atol=1e-4)
+    np.testing.assert_allclose(share, [0.25, 0.75])
+    np.testing.assert_allclose((low[0], high[0]), (0.1419, 0.4019), atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [30, 90, 1000])  # a straight line, three knots, five
@@ -682,10 +682,10 @@ def test_small_counts_of_values_are_written_as_table_1_does(run: RunFolder) -> N
         assert "ldl (10)" not in text
 
 
-@pytest.mark.parametrize(("rows", "groups"), [(20, 2), (68, 4), (1000, 10)])
+@pytest.mark.parametrize(("rows", "groups"), [(18, 0), (68, 2), (1000, 10)])
 def test_few_rows_make_few_calibration_groups(rows: int, groups: int) -> None:
-    draw = np.random.default_rng(0)
-    mean, share, low, high = calibration_points(draw.integers(0, 2, rows).astype(float), draw.random(rows))
+    """Every group has ten events and ten others; of 18 rows there is none."""
+    mean, share, low, high = calibration_points(np.arange(rows) % 2.0, np.random.default_rng(0).random(rows))
     assert len(mean) == groups
     assert np.all(low <= share)
     assert np.all(share <= high)

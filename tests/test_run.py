@@ -19,6 +19,7 @@ FILES = {
     "config.yaml",
     "manifest.json",
     "cohort.json",
+    "exact_counts.json",
     "table1.json",
     "split.parquet",
     "audit.json",

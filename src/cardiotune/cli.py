@@ -651,7 +651,9 @@ def _show_metrics(metrics: dict[str, Any], as_json: bool) -> None:
         sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
         return
     test = metrics["parts"].get("test") or next(iter(metrics["parts"].values()))
-    table = Table(title=f"test part: {test['n']} rows, {test['n_events']} events (95 % intervals in the report)")
+    weighted = "IPCW-weighted; " if "censoring" in test else ""
+    happened = "few" if test["n_events"] is None else test["n_events"]
+    table = Table(title=f"test part: {test['n']} rows, {happened} events ({weighted}95 % intervals in the report)")
     table.add_column("model")
     for name in SHOWN.values():
         table.add_column(name, justify="right")

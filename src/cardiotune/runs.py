@@ -45,6 +45,11 @@ class RunFolder:
         return self.path / "cohort.json"
 
     @property
+    def exact_counts(self) -> Path:
+        """What `cohort.json` says, small counts included: for its owner's eyes, and never to leave the machine."""
+        return self.path / "exact_counts.json"
+
+    @property
     def split(self) -> Path:
         """Row id and part."""
         return self.path / "split.parquet"
@@ -251,6 +256,12 @@ def read_json(file: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, refusing NaN, which is not JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_private_json(path: Path, value: Any) -> None:
+    """As `write_json`, readable by the owner alone."""
+    write_json(path, value)
+    path.chmod(0o600)
 
 
 def sha256(path: Path) -> str:

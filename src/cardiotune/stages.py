@@ -7,6 +7,7 @@ rows are read afresh from the table by every stage that needs them. What the mod
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from cardiotune import runs
 from cardiotune.config import Config, DataConfig, dump, load_resolved
 from cardiotune.data.cache import keep_tokens, run_tokens
-from cardiotune.data.cohort import EVENT, ROW_ID, read_rows
+from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME, WEIGHT, read_rows
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
+from cardiotune.data.small_counts import HIDDEN, tell_each, tell_flow, tell_parts, told, told_events
 from cardiotune.data.split import PARTS, Parts, counts, overlap
 from cardiotune.data.table import locate
 from cardiotune.data.tokens import TokenRows
@@ -70,22 +72,21 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
     folder = runs.create(config.run_path, dump(config), overwrite)
     with folder.stage("prepare", start):
         if encoded is not None and weights:
-            keep_tokens(folder, prepared.texts, encoded, weights)
+            keep_tokens(folder, prepared.all_texts, encoded, weights)
         frame = prepared.cohort.frame
         pl.DataFrame({"row_id": frame[ROW_ID], "part": prepared.parts}).write_parquet(folder.split)
-        runs.write_json(
-            folder.cohort,
-            {
-                "flow": prepared.cohort.flow,
-                "notes": prepared.cohort.notes,
-                "parts": counts(prepared.parts, prepared.cohort.events),
-                "overlap": overlap(prepared.cohort, prepared.parts, prepared.texts, config.data),
-                "column_order": prepared.order,
-                "tokens": tokens,
-            },
-        )
         frame, events, parts = prepared.cohort.frame, prepared.cohort.events, prepared.parts
-        runs.write_json(folder.table1, table1(frame, events, parts, config.data))
+        described = table1(frame, events, parts, config.data)
+        runs.write_json(folder.table1, described)
+        exact = {
+            "flow": prepared.cohort.flow,
+            "notes": prepared.cohort.notes,
+            "parts": counts(parts, events),
+            "overlap": overlap(prepared.cohort, parts, prepared.texts, config.data),
+        }
+        runs.write_private_json(folder.exact_counts, exact)
+        shareable = {**_told(exact, described), "column_order": prepared.order, "tokens": tokens}
+        runs.write_json(folder.cohort, shareable)
         folder.update_manifest(
             data=_describe_files(config.data),
             files={path.name: runs.sha256(path) for path in (folder.config, folder.split, folder.cohort)},
@@ -99,9 +100,32 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
                 "license": model.license,
             }
             folder.update_manifest(base_model={**named, "sha256": weights_hashes(weights)})
-    for part, count in counts(prepared.parts, prepared.cohort.events).items():
-        log.info("%s: %d rows, %d events", part, count["n"], count["n_events"])
+    for part, count in shareable["parts"].items():
+        log.info("%s: %s rows, %s events", part, *("few or hidden" if c is None else c for c in count.values()))
     return folder, prepared
+
+
+def _told(exact: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    """Exact counts of the cohort as they may leave the machine, beside Table 1.
+
+    Where Table 1 hides how many lack a value because it would give a small count away, none of the larger ones is told.
+    """
+    hidden = any(row["missing"] == HIDDEN for row in described["columns"])
+    notes = dict(exact["notes"])
+    for name in ("missing", "values_out_of_range"):
+        if name in notes:
+            notes[name] = tell_each(notes[name], hidden)
+    if ukb := notes.get("ukb"):
+        listed = {**ukb["withdrawals"], "listed": told(ukb["withdrawals"]["listed"])}
+        notes["ukb"] = {**ukb, "withdrawals": listed}
+        if kinship := ukb["kinship"]:
+            notes["ukb"]["kinship"] = {**kinship, "pairs": told(kinship["pairs"])}
+    return {
+        "flow": tell_flow(exact["flow"]),
+        "notes": notes,
+        "parts": tell_parts(exact["parts"]),
+        "overlap": {kind: tell_each(found) for kind, found in exact["overlap"].items()},
+    }
 
 
 def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str, int], TokenRows]:
@@ -117,7 +141,7 @@ def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str
         "embedding",
     }:
         encoder.label_tokens(config.task.positive_label, config.task.negative_label)
-    rows = encoder.prompts(prepared.texts)
+    rows = encoder.prompts(prepared.all_texts)
     if "few_shot" in config.comparators:
         encoder.with_examples(examples(config, prepared)).prompts(rows[:1])
     facts = {
@@ -167,7 +191,7 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     tokenizer = building.load_tokenizer(weights)
     encoder = building.build_encoder(config, tokenizer)
     rows = {part: prepared.rows(part) for part in ("train", "validation")}
-    tokens, weigh = run_tokens(folder, prepared.texts, encoder, weights), prepared.cohort.weights
+    tokens, weigh = run_tokens(folder, prepared.all_texts, encoder, weights), prepared.cohort.weights
     encoded = {
         part: Rows(tokens.take(r), prepared.cohort.events[r], weights=None if weigh is None else weigh[r])
         for part, r in rows.items()
@@ -210,14 +234,20 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     cohort = CohortRisks(folder, config, prepared)
     with folder.stage("predict"):
         risks = cohort.all()
-    frame, events = prepared.cohort.frame, prepared.cohort.events
-    rows = np.concatenate([prepared.rows(part) for part in PARTS if part in config.evaluation.parts])
-    ids, parts = frame[ROW_ID].gather(rows).to_list(), list(prepared.parts[rows])
+    rows, frame, parts = _rows_to_tell(prepared, config.evaluation.parts)
+    ids, outcomes = frame[ROW_ID].to_list(), frame[EVENT].to_list()
     lines = [
         line
         for name in config.comparators
         for line in scoring.prediction_rows(
-            name, ids, parts, events[rows], risks[name].final[rows], risks[name].raw[rows], config.task.threshold
+            name,
+            ids,
+            list(parts),
+            outcomes,
+            risks[name].final[rows],
+            risks[name].raw[rows],
+            config.task.threshold,
+            _weights(frame),
         )
     ]
     if world()[0] == 0:
@@ -227,17 +257,34 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
         folder.update_manifest(files={path.name: runs.sha256(path) for path in written})
 
 
+def _rows_to_tell(prepared: Prepared, wanted: Sequence[str]) -> tuple[NDArray[np.int_], pl.DataFrame, Parts]:
+    """Rows in these parts: their numbers, those of the censored behind all others; frame and parts of these rows."""
+    frame, parts = prepared.cohort.frame, prepared.parts
+    order = [prepared.rows(part) for part in PARTS if part in wanted]
+    if others := prepared.censored:
+        order.append(len(parts) + np.flatnonzero(np.isin(others.parts, wanted)))
+        frame, parts = pl.concat([frame, others.frame]), np.concatenate([parts, others.parts])
+    rows = np.concatenate(order)
+    return rows, frame[rows], parts[rows]
+
+
+def _weights(frame: pl.DataFrame) -> list[float | None] | None:
+    """How much each row counts when it is judged; None when all count the same."""
+    return frame[WEIGHT].to_list() if WEIGHT in frame.columns else None
+
+
 def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, Any]:
     """`predictions.jsonl` -> `metrics.json`, and its content. Subgroups need the table; without it they are left out."""
     config = _config(folder)
     with folder.stage("evaluate"):
-        frame = parts = None
+        frame = parts = censored = None
         try:
             prepared = _open(folder, prepared)[1]
-            frame, parts = prepared.cohort.frame, prepared.parts
+            frame, parts, censored = prepared.cohort.frame, prepared.parts, prepared.cohort.censored
         except DataError as error:
-            log.warning("no subgroups and no resampling by patient: %s", error)
-        result = _judge(config, folder, frame, runs.read_json(folder.calibration).get("thresholds"), parts)
+            log.warning("no subgroups, no resampling by patient, and nothing that judges times: %s", error)
+        fixed = runs.read_json(folder.calibration).get("thresholds")
+        result = _judge(config, folder, frame, fixed, parts, censored)
     folder.update_manifest(files={folder.metrics.name: runs.sha256(folder.metrics)})
     return result
 
@@ -248,27 +295,41 @@ def _judge(
     frame: pl.DataFrame | None = None,
     thresholds: dict[str, Any] | None = None,
     parts: Parts | None = None,
+    censored: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Metrics of the predictions in a folder, written beside them.
 
-    `frame` tells the rows' subgroups and patients; with its `parts`, subgroups are withheld with regard to Table 1 too.
+    `frame` tells the rows' subgroups, patients and follow-up; with its `parts`, subgroups are withheld with regard to Table 1
+    too. `censored`: further rows, of unknown outcome. DataError when weights are asked for and the predictions have none.
     """
+    from cardiotune.data.ukb.followup import horizon_days
+    from cardiotune.evaluation.censoring import Followed
     from cardiotune.evaluation.evaluate import evaluate_predictions
     from cardiotune.evaluation.predict import read_predictions
     from cardiotune.evaluation.subgroups import subgroups
     from cardiotune.evaluation.table1 import told_beside
 
     settings = config.evaluation
-    groups = clusters = None
+    rows = read_predictions(folder)
+    weighted = config.data.format == "ukb" and config.data.ukb.censored == "ipcw"
+    if weighted and not all("weight" in row for row in rows):
+        raise DataError(
+            f"{folder.predictions}: without the weights of censoring; make it anew with `cardiotune predict`"
+        )
+    groups = clusters = followed = None
     told = []
     if frame is not None:
         groups = subgroups(frame, config.data, settings.subgroups, settings.age_bands)
         if parts is not None:
             told = told_beside(frame, frame[EVENT].to_numpy(), parts, config.data, settings.subgroups)
         patient = config.data.name_of("group")
-        clusters = dict(zip(frame[ROW_ID], frame[patient].cast(pl.String), strict=True)) if patient else None
+        everyone = frame if censored is None else pl.concat([frame, censored])
+        clusters = dict(zip(everyone[ROW_ID], everyone[patient].cast(pl.String), strict=True)) if patient else None
+        if weighted:
+            times = everyone.filter(pl.col(TIME).is_not_null()).select(ROW_ID, TIME, STATUS)
+            followed = {row_id: Followed(time, status) for row_id, time, status in times.iter_rows()}
     result = evaluate_predictions(
-        read_predictions(folder),
+        rows,
         settings.bootstrap,
         config.seed,
         settings.bootstrap_method == "stratified",
@@ -276,6 +337,8 @@ def _judge(
         subgroups=groups,
         clusters=clusters,
         told=told,
+        followed=followed,
+        horizon_days=horizon_days(config.data.ukb),
     )
     runs.write_json(folder.metrics, result)
     return result
@@ -352,19 +415,24 @@ def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None =
     _, prepared = _open(folder, None)
     held = prepared.rows("validation")  # its calibrator is this checkpoint's own
     if table is None:
-        rows = np.concatenate([prepared.rows(part) for part in PARTS if part in config.evaluation.parts])
-        cohort, parts, texts = prepared.cohort.frame[rows], list(prepared.parts[rows]), prepared.texts_of(rows)
+        rows, cohort, told_parts = _rows_to_tell(prepared, config.evaluation.parts)
+        parts, texts = list(told_parts), [prepared.all_texts[row] for row in rows]
     else:
         cohort = read_rows(table, config.data, config.evaluation.keep_row_ids).frame
         parts, texts = ["test"] * cohort.height, serialize_rows(cohort, prepared.order, config.data, config.serialize)
     model = TunedModel(folder, config, prepared.order, checkpoint / "weights")
     logits = model.logits(prepared.texts_of(held) + texts)
     shifted = model.corrected(logits)
-    calibrator = fit_calibrator(config, shifted[: len(held)], prepared.cohort.events[held])
+    weights = prepared.cohort.weights
+    calibrator = fit_calibrator(
+        config, shifted[: len(held)], prepared.cohort.events[held], None if weights is None else weights[held]
+    )
     risks = calibrate.apply(calibrator, shifted[len(held) :])
     raw = scoring.probabilities(logits[len(held) :])
     threshold = config.task.threshold
-    lines = scoring.prediction_rows("tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, raw, threshold)
+    lines = scoring.prediction_rows(
+        "tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, raw, threshold, _weights(cohort)
+    )
     target = RunFolder(folder.path / "evaluations" / (checkpoint.name + (f"-{Path(table).stem}" if table else "")))
     scoring.write_predictions(target.predictions, lines)
     return target.path, _judge(config, target, cohort)
@@ -388,7 +456,9 @@ def evaluate_adapter(adapter: Path, config: Config, out: Path) -> dict[str, Any]
     texts = serialize_rows(cohort, order, config.data, config.serialize)
     risks = scoring.probabilities(scorer.logits(texts, what="scoring"))
     parts = ["test"] * cohort.height
-    lines = scoring.prediction_rows("tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, risks, config.task.threshold)
+    lines = scoring.prediction_rows(
+        "tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, risks, config.task.threshold, _weights(cohort)
+    )
     target = RunFolder(out)
     scoring.write_predictions(target.predictions, lines)
     return _judge(config, target, cohort)
@@ -583,6 +653,7 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
     config = _config(folder)
     frame = read_rows(table, config.data).frame.filter(pl.col(EVENT).is_not_null())
     y_true = frame[EVENT].to_numpy().astype(float)
+    weight = frame[WEIGHT].to_numpy() if WEIGHT in frame.columns else None
     fewest = int(min(y_true.sum(), (1 - y_true).sum()))
     needed = calibrate.MIN_OUTCOMES + 1  # a fold leaves one of them out
     if fewest < needed:
@@ -592,17 +663,22 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
         )
     before, _ = _score(folder, config, frame)
     logits = logit(before)
-    site = calibrate.update(logits, y_true, method)
+    site = calibrate.update(logits, y_true, method, weight)
     after = np.empty_like(logits)
     folds = StratifiedKFold(min(10, fewest), shuffle=True, random_state=config.seed)
     for train_rows, rows in folds.split(logits, y_true):
-        after[rows] = calibrate.apply(calibrate.update(logits[train_rows], y_true[train_rows], method), logits[rows])
+        counted = None if weight is None else weight[train_rows]
+        fitted = calibrate.update(logits[train_rows], y_true[train_rows], method, counted)
+        after[rows] = calibrate.apply(fitted, logits[rows])
     judged = {
-        when: {name: float(np.asarray(metric(y_true, risks)).item()) for name, metric in metrics.PROBABILITY.items()}
+        when: {
+            name: float(np.asarray(metric(y_true, risks, weight)).item())
+            for name, metric in metrics.PROBABILITY.items()
+        }
         for when, risks in (("before", before), ("after", after))
     }
     file = folder.path / "sites" / f"{Path(table).name.split('.')[0]}.json"
-    size = {"n": len(y_true), "n_events": int(y_true.sum())}
+    size = {"n": len(y_true), "n_events": told_events(len(y_true), int(y_true.sum()))}
     finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
     runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table, folder=True)), **size, **finite})
     return file, finite

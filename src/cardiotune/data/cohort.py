@@ -12,8 +12,10 @@ from sklearn.model_selection import train_test_split
 
 from cardiotune.config import DataConfig
 from cardiotune.data import schema
+from cardiotune.data.small_counts import tell_flow, told
 from cardiotune.data.table import column_names, locate, read_cells, spoken
 from cardiotune.data.ukb import build as ukb
+from cardiotune.data.ukb.followup import LOST
 from cardiotune.errors import DataError
 from cardiotune.runs import hashed_id, row_key
 
@@ -44,6 +46,9 @@ class Cohort:
     """Exclusions in order: `{"step", "excluded", "left"}`, the first with the rows read."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Counts that are not exclusions: ignored columns, blanked values, missing values a feature."""
+    censored: pl.DataFrame | None = None
+    """With weights: those whose outcome is not known because their follow-up ended early, columns as in `frame`, `EVENT`
+    null. No model learns from them; they are scored, for what judges times rather than outcomes."""
 
     @property
     def events(self) -> np.ndarray:
@@ -66,7 +71,10 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
     blanked = read.blanked
     rows = _Exclusions(file, read.frame)
     notes: dict[str, Any] = {"columns_ignored": read.ignored, **read.notes}
+    censored = None
     for reason in read.steps:
+        if reason == LOST and WEIGHT in rows.frame.columns:
+            censored = rows.frame.filter(pl.col(LEFT) == LOST).drop(LEFT)
         rows.exclude(reason, rows.frame[LEFT].ne_missing(reason))
     rows.frame = rows.frame.drop(LEFT, strict=False)
     rows.exclude("target missing", rows.frame[EVENT].is_not_null())
@@ -75,6 +83,8 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
     if data.out_of_range == "exclude":
         for name, lines in blanked.items():
             rows.exclude(f"{name} out of range", ~rows.frame[LINE].is_in(list(lines)))
+            if censored is not None:
+                censored = censored.filter(~pl.col(LINE).is_in(list(lines)))
     else:
         notes["values_out_of_range"] = {name: len(lines) for name, lines in blanked.items()}
         if data.out_of_range == "error" and blanked:
@@ -87,11 +97,13 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
     _check_outcomes(rows, data)
     if data.max_rows and rows.frame.height > data.max_rows:
         drawn = _stratified_sample(rows.frame[EVENT].to_numpy(), data.max_rows, seed)
+        if censored is not None:
+            censored = censored.sample(fraction=data.max_rows / rows.frame.height, seed=seed)
         rows.exclude(f"not in the random sample of data.max_rows = {data.max_rows}", pl.Series(drawn))
     notes["missing"] = {name: rows.frame[name].null_count() for name in data.features}
-    for step in rows.flow[1:]:
-        log.info("excluded %d rows: %s", step["excluded"], step["step"])
-    return Cohort(rows.frame.drop(LINE), rows.flow, notes)
+    for step in tell_flow(rows.flow)[1:]:
+        log.info("excluded %s rows: %s", step["excluded"], step["step"])
+    return Cohort(rows.frame.drop(LINE), rows.flow, notes, None if censored is None else censored.drop(LINE))
 
 
 @dataclass(frozen=True)
@@ -168,16 +180,22 @@ def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False) -> Cohort
 
 
 def _only_known_outcomes(frame: pl.DataFrame, flow: list[dict[str, Any]]) -> pl.DataFrame:
-    """Of an export to be scored: without who withdrew, and no outcome for who would not be in a cohort."""
+    """Of an export to be scored: without who withdrew; no outcome for who would not be in a cohort, and follow-up only for
+    those who would be, or are censored.
+    """
     stay = frame[LEFT].ne_missing(ukb.WITHDREW)
     if not stay.all():
         frame = frame.filter(stay)
         flow.append({"step": ukb.WITHDREW, "excluded": int((~stay).sum()), "left": frame.height})
-    return frame.with_columns(pl.when(pl.col(LEFT).is_null()).then(EVENT).alias(EVENT)).drop(LEFT)
+    follow = [name for name in (TIME, STATUS, WEIGHT) if name in frame.columns]
+    at_risk = pl.col(LEFT).is_null() | (pl.col(LEFT) == LOST)
+    return frame.with_columns(
+        pl.when(pl.col(LEFT).is_null()).then(EVENT).alias(EVENT), *(pl.when(at_risk).then(n).alias(n) for n in follow)
+    ).drop(LEFT)
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} ({count} rows)" for name, count in counts.items())
+    return ", ".join(f"{name} ({told(count)} rows)" for name, count in counts.items())
 
 
 def needed_columns(data: DataConfig, target_needed: bool = True) -> list[str]:

@@ -14,6 +14,15 @@ from cardiotune.data.subsample import cut_training
 
 
 @dataclass(frozen=True)
+class Censored:
+    """`Cohort.censored` with the parts that they fall in and their texts."""
+
+    frame: pl.DataFrame
+    parts: Parts
+    texts: list[str]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The cohort with its parts and texts, in memory."""
 
@@ -22,6 +31,12 @@ class Prepared:
     order: list[str]
     """Feature columns in the order of the text."""
     texts: list[str]
+    censored: Censored | None = None
+
+    @property
+    def all_texts(self) -> list[str]:
+        """Of the cohort's rows and, behind them, of the censored."""
+        return self.texts + (self.censored.texts if self.censored else [])
 
     def rows(self, part: str) -> np.ndarray:
         """Row numbers of a part."""
@@ -35,8 +50,13 @@ class Prepared:
 def read_prepared(config: Config) -> Prepared:
     """Read, check, split and serialize the table. Deterministic: every stage gets the same."""
     cohort = read_cohort(config.data, config.seed, config.evaluation.keep_row_ids)
-    parts = split_cohort(cohort, config.data, config.split, config.split_seed)
+    parts, others = np.split(split_cohort(cohort, config.data, config.split, config.split_seed), [cohort.frame.height])
     if config.split.train_rows:
         parts = cut_training(parts, cohort.events, config.split.train_rows, config.split_seed)
     order = column_order(cohort.frame.filter(pl.Series(parts == "train")), config.data, config.serialize)
-    return Prepared(cohort, parts, order, serialize_rows(cohort.frame, order, config.data, config.serialize))
+
+    def texts(frame: pl.DataFrame) -> list[str]:
+        return serialize_rows(frame, order, config.data, config.serialize)
+
+    censored = None if cohort.censored is None else Censored(cohort.censored, others, texts(cohort.censored))
+    return Prepared(cohort, parts, order, texts(cohort.frame), censored)

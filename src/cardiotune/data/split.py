@@ -21,32 +21,46 @@ Parts = np.ndarray
 """(rows,) array of the names in PARTS, or `UNUSED`."""
 UNUSED = "unused"
 """Part of a row that is neither fitted nor scored."""
+CENSORED = 2
+"""Beside 0 and 1, an outcome to stratify by."""
+FEWEST_CENSORED = 20
+"""Fewer cannot be spread over the parts by their share, and go with those without the event."""
 
 
 def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int) -> Parts:
-    """The part of every row, shape (rows,).
+    """The part of every row, shape (rows,); behind them those of `cohort.censored`, who fall in parts as the others do.
 
     Raises DataError when a part would lack events or non-events, or when the rule cannot be followed.
     """
     group = data.name_of("group")
+    frame, outcomes = _everyone(cohort)
     if split.by == "column":
-        parts = _by_column(cohort.frame[_named(data, "split")])
+        parts = _by_column(frame[_named(data, "split")])
     elif split.by == "time":
-        parts = _by_time(cohort.frame[_named(data, "time")], split)
+        parts = _by_time(frame[_named(data, "time")], split)
     elif split.by == "site":
-        parts = _by_site(cohort.frame[_named(data, "site")], split, seed)
+        parts = _by_site(frame[_named(data, "site")], split, seed)
     else:
-        several = group and cohort.frame[group].is_duplicated().any()
-        groups = cohort.frame[group].rank("dense").to_numpy() if group and several else None
+        several = group and frame[group].is_duplicated().any()
+        groups = frame[group].rank("dense").to_numpy() if group and several else None
         if split.by == "files":
-            parts = _by_file(cohort.frame[PART].to_numpy(), cohort.events, groups, split, seed)
+            parts = _by_file(frame[PART].to_numpy(), outcomes, groups, split, seed)
         else:
-            parts = _random(cohort.events, groups, split, seed)
+            parts = _random(outcomes, groups, split, seed)
     if split.shared_groups == "unused" and group:
-        parts = _without_shared(parts, cohort.frame[group])
-    _check_outcomes(parts, cohort.events)
-    _check_disjoint(parts, cohort, data)
+        parts = _without_shared(parts, frame[group])
+    _check_outcomes(parts[: cohort.frame.height], cohort.events)
+    _check_disjoint(parts, frame, data)
     return parts
+
+
+def _everyone(cohort: Cohort) -> tuple[pl.DataFrame, np.ndarray]:
+    """Rows, and behind them the censored; outcomes to stratify by: 0, 1, and 2 of the censored if they are not very few."""
+    if cohort.censored is None:
+        return cohort.frame, cohort.events
+    outcome = CENSORED if cohort.censored.height >= FEWEST_CENSORED else 0
+    outcomes = np.concatenate([cohort.events, np.full(cohort.censored.height, outcome)])
+    return pl.concat([cohort.frame, cohort.censored]), outcomes
 
 
 def _without_shared(parts: Parts, groups: pl.Series) -> Parts:
@@ -93,7 +107,8 @@ def _draw(
         return np.delete(rows, drawn), rows[drawn]
     except ValueError as error:
         raise DataError(
-            f"split: {len(rows)} rows with {int(events[rows].sum())} events cannot be parted into the asked shares ({error})"
+            f"split: {len(rows)} rows with {int((events[rows] == 1).sum())} events cannot be parted into the asked shares "
+            f"({error})"
         ) from None
 
 
@@ -208,14 +223,14 @@ def _check_outcomes(parts: Parts, events: np.ndarray) -> None:
             )
 
 
-def _check_disjoint(parts: Parts, cohort: Cohort, data: DataConfig) -> None:
+def _check_disjoint(parts: Parts, frame: pl.DataFrame, data: DataConfig) -> None:
     """No row, patient or group may stand in two parts."""
-    if cohort.frame[ROW_ID].n_unique() != cohort.frame.height:
+    if frame[ROW_ID].n_unique() != frame.height:
         raise DataError("split: row ids are not unique")
     for role in ("id", "group"):
         name = data.name_of(role)
         if name:
-            found = {key: count for key, count in shared_between(cohort.frame[name], parts).items() if count}
+            found = {key: count for key, count in shared_between(frame[name], parts).items() if count}
             if found:
                 raise DataError(
                     f"split: column {name} (role {role}) has values in more than one part (rows: {found}); "

@@ -197,7 +197,8 @@ def audit_predictions(
     """
     ceiling = _ceiling(columns, known_ceiling)
     test = metrics["parts"].get("test", {"n": 0, "n_events": 0, "models": {}})
-    enough = min(test["n_events"], test["n"] - test["n_events"]) >= FEW
+    # None where one of them is below ten.
+    enough = test["n_events"] is not None and min(test["n_events"], test["n"] - test["n_events"]) >= FEW
     found = _shared_predictions(rows)
     for model, judged in test["models"].items() if enough else ():
         low = _interval(judged["auroc"])[0]

@@ -30,19 +30,23 @@ Baseline = Callable[[pl.DataFrame, NDArray[np.int_], Parts, DataConfig, int], Ar
 
 def prevalence(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int) -> Array:
     """The training part's share of events, for every row."""
-    rows, weights = parts == "train", _row_weights(frame)
-    return np.full(len(events), np.average(events[rows], weights=None if weights is None else weights[rows]))
+    return _prevalence(events, parts, row_weights(frame))
 
 
-def _row_weights(frame: pl.DataFrame) -> Array | None:
+def row_weights(frame: pl.DataFrame) -> Array | None:
     """(rows,) how much each counts; None when all count the same."""
     return frame[WEIGHT].to_numpy() if WEIGHT in frame.columns else None
 
 
-def prevalence_because(reason: str, events: NDArray[np.int_], parts: Parts) -> Array:
+def prevalence_because(reason: str, events: NDArray[np.int_], parts: Parts, weights: Array | None = None) -> Array:
     """The prevalence for every row, and a warning: for a comparator that has nothing to read."""
     log.warning("%s, so it predicts the prevalence", reason)
-    return np.full(len(events), events[parts == "train"].mean())
+    return _prevalence(events, parts, weights)
+
+
+def _prevalence(events: NDArray[np.int_], parts: Parts, weights: Array | None) -> Array:
+    rows = parts == "train"
+    return np.full(len(events), np.average(events[rows], weights=None if weights is None else weights[rows]))
 
 
 def logistic_regression(
@@ -52,8 +56,8 @@ def logistic_regression(
     rows = parts == "train"
     matrix, first = _matrix(frame, data, rows, data.features)
     if not matrix.shape[1]:
-        return prevalence_because(ALL_TEXT.format("logistic regression"), events, parts)
-    return _regression(matrix, first, events, rows, weights=_row_weights(frame))
+        return prevalence_because(ALL_TEXT.format("logistic regression"), events, parts, row_weights(frame))
+    return _regression(matrix, first, events, rows, weights=row_weights(frame))
 
 
 def age_sex_logistic_regression(
@@ -64,11 +68,13 @@ def age_sex_logistic_regression(
     found = age_and_sex(data)
     if not found:
         hint = "give a feature column `phrase: age` or `phrase: sex`"
-        return prevalence_because(f"{name}: the dictionary names neither age nor sex ({hint})", events, parts)
+        return prevalence_because(
+            f"{name}: the dictionary names neither age nor sex ({hint})", events, parts, row_weights(frame)
+        )
     if len(found) == 1:
         log.warning("%s: of age and sex the dictionary names one alone, column %s", name, found[0])
     matrix, first = _matrix(frame, data, rows, found)
-    return _regression(matrix, first, events, rows, weights=_row_weights(frame))
+    return _regression(matrix, first, events, rows, weights=row_weights(frame))
 
 
 def spline_regression(
@@ -83,10 +89,10 @@ def spline_regression(
     rows = parts == "train"
     matrix, first = _matrix(frame, data, rows, data.features)
     if not matrix.shape[1]:
-        return prevalence_because(ALL_TEXT.format("spline regression"), events, parts)
+        return prevalence_because(ALL_TEXT.format("spline regression"), events, parts, row_weights(frame))
     knots = {column: knots_of(matrix[rows, column]) for column in range(first)}
     curves = {column: at for column, at in knots.items() if len(at) > 2}
-    return _regression(matrix, first, events, rows, curves, _row_weights(frame))
+    return _regression(matrix, first, events, rows, curves, row_weights(frame))
 
 
 def knots_of(values: Array) -> Array:
@@ -189,7 +195,7 @@ def lightgbm(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: 
     train, validation = parts == "train", parts == "validation"
     matrix, first = _matrix(frame, data, train, data.features)
     if not matrix.shape[1]:
-        return prevalence_because(ALL_TEXT.format("LightGBM"), events, parts)
+        return prevalence_because(ALL_TEXT.format("LightGBM"), events, parts, row_weights(frame))
     settings = {
         "objective": "binary",
         "metric": "binary_logloss",
@@ -202,7 +208,7 @@ def lightgbm(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: 
         "min_data_per_group": int(np.clip(train.sum() // 20, 1, 100)),
     }
     categories = list(range(first, matrix.shape[1]))
-    weights = _row_weights(frame)
+    weights = row_weights(frame)
     counts = [None if weights is None else weights[rows] for rows in (train, validation)]
     known = Dataset(matrix[train], events[train], weight=counts[0], categorical_feature=categories, params=settings)
     watched = Dataset(matrix[validation], events[validation], weight=counts[1], reference=known, params=settings)

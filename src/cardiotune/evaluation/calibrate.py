@@ -25,8 +25,9 @@ MIN_OUTCOMES = 5
 """Fewer events, or non-events, cannot calibrate anything."""
 
 
-def fit(logits: Array, y_true: Array, method: Method) -> Calibrator:
-    """Fit on held-out rows. logits: (rows,), not yet calibrated; y_true: (rows,) of 0 and 1.
+def fit(logits: Array, y_true: Array, method: Method, weight: Array | None = None) -> Calibrator:
+    """Fit on held-out rows. logits: (rows,), not yet calibrated; y_true: (rows,) of 0 and 1; weight (rows,): how much each
+    row counts, by default 1.
 
     temperature: one slope (Guo et al., ICML 2017). platt: intercept and slope on the logit (Platt 1999). beta: intercept
     and a slope each for log p and log(1 - p) (Kull et al., AISTATS 2017). isotonic: a monotone step function, joined by
@@ -42,14 +43,14 @@ def fit(logits: Array, y_true: Array, method: Method) -> Calibrator:
     if method == "none":
         return {"method": method}
     if method == "isotonic":
-        return _isotonic(logits, y_true)
+        return _isotonic(logits, y_true, weight)
     if method == "temperature":
-        (slope,) = _maximum_a_posteriori(logits[:, None], y_true, intercept=False)
+        (slope,) = _maximum_a_posteriori(logits[:, None], y_true, weight, intercept=False)
         return {"method": method, "slope": slope}
     if method == "platt":
-        intercept, slope = _maximum_a_posteriori(logits[:, None], y_true)
+        intercept, slope = _maximum_a_posteriori(logits[:, None], y_true, weight)
         return {"method": method, "intercept": intercept, "slope": slope}
-    intercept, above, below = _maximum_a_posteriori(_beta_terms(logits), y_true)
+    intercept, above, below = _maximum_a_posteriori(_beta_terms(logits), y_true, weight)
     return {"method": method, "intercept": intercept, "slope_log_p": above, "slope_log_1_p": below}
 
 
@@ -73,8 +74,9 @@ def apply(calibrator: Calibrator, logits: Array) -> Array:
     raise DataError("calibration: not a calibrator of this program; restore calibration.json, or predict again")
 
 
-def update(logits: Array, y_true: Array, method: Update) -> Calibrator:
-    """Adapt calibrated risks to a new site. logits: (rows,) of the calibrated risks; y_true: (rows,) of that site.
+def update(logits: Array, y_true: Array, method: Update, weight: Array | None = None) -> Calibrator:
+    """Adapt calibrated risks to a new site. logits: (rows,) of the calibrated risks; y_true: (rows,) of that site; weight
+    (rows,): how much each row counts, by default 1.
 
     intercept: shift only. logistic: intercept and slope. Maximum likelihood, no prior: a recalibration study says what
     its rows say. Steyerberg 2019, Clinical Prediction Models, chapter 20. DataError with too few rows of an outcome.
@@ -87,9 +89,9 @@ def update(logits: Array, y_true: Array, method: Update) -> Calibrator:
         )
     if method == "intercept":
         ones = np.ones((len(logits), 1))
-        (shift,) = most_probable(ones, logits, y_true, np.zeros(1), np.zeros(1), [(None, None)])
+        (shift,) = most_probable(ones, logits, y_true, np.zeros(1), np.zeros(1), [(None, None)], weight)
         return {"method": method, "intercept": float(shift), "slope": 1.0}
-    intercept, slope = _maximum_a_posteriori(logits[:, None], y_true, prior=False)
+    intercept, slope = _maximum_a_posteriori(logits[:, None], y_true, weight, prior=False)
     return {"method": method, "intercept": intercept, "slope": slope}
 
 
@@ -98,20 +100,22 @@ def _beta_terms(logits: Array) -> Array:
     return np.column_stack([-np.logaddexp(0, -logits), np.logaddexp(0, logits)])
 
 
-def _maximum_a_posteriori(terms: Array, y_true: Array, intercept: bool = True, prior: bool = True) -> tuple[float, ...]:
+def _maximum_a_posteriori(
+    terms: Array, y_true: Array, weight: Array | None, intercept: bool = True, prior: bool = True
+) -> tuple[float, ...]:
     """Intercept (flat prior) and one slope a term, at least 0."""
     ones = [np.ones((len(terms), 1))] if intercept else []
     precision = np.r_[[0.0] * intercept, [prior / SLOPE_SD**2] * terms.shape[1]]
     start = np.r_[[0.0] * intercept, np.ones(terms.shape[1])]
     bounds = [(None, None)] * intercept + [(0.0, None)] * terms.shape[1]
-    found = most_probable(np.hstack([*ones, terms]), np.zeros(len(terms)), y_true, start, precision, bounds)
+    found = most_probable(np.hstack([*ones, terms]), np.zeros(len(terms)), y_true, start, precision, bounds, weight)
     return tuple(float(value) for value in found)
 
 
-def _isotonic(logits: Array, y_true: Array) -> Calibrator:
+def _isotonic(logits: Array, y_true: Array, weight: Array | None) -> Calibrator:
     from sklearn.isotonic import IsotonicRegression
 
-    rising = IsotonicRegression(out_of_bounds="clip").fit(logits, y_true)
+    rising = IsotonicRegression(out_of_bounds="clip").fit(logits, y_true, sample_weight=weight)
     # Off 0 and 1: a group of rows without events does not prove that there never is one.
     margin = 1 / (len(y_true) + 2)
     risks = np.clip(rising.y_thresholds_, margin, 1 - margin)

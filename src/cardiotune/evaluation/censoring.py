@@ -10,7 +10,7 @@ competing deaths). The weights hold if censoring has nothing to do with the even
 such as nations whose records end on different days.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +19,16 @@ from numpy.typing import NDArray
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.disclosure import FEW
-from cardiotune.evaluation.estimates import estimate
-from cardiotune.evaluation.intervals import NORMAL_QUANTILE, bootstrap_counts
+from cardiotune.evaluation.estimates import estimate, undefined, with_interval
+from cardiotune.evaluation.intervals import NORMAL_QUANTILE, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.metrics import Array
 
 Codes = NDArray[np.int_]
 CENSORED, EVENT, COMPETING = 0, 1, 2
+REPLICATES = 200
+"""The most bootstrap replicates behind the interval of a C-index."""
+PAIR_CELLS = 20_000_000
+"""Pairs that are compared at a time."""
 METRICS = {
     name: metric
     for name, metric in (metrics.RANKED | metrics.PROBABILITY | metrics.OVERALL | metrics.CURVE).items()
@@ -32,6 +36,13 @@ METRICS = {
     in ("auroc", "brier", "scaled_brier", "calibration_intercept", "calibration_slope", "observed_expected", "ici")
 }
 """What is judged with weights; each takes `y_true`, `y_prob` and `weight`."""
+
+
+class Followed(NamedTuple):
+    """One participant's days from baseline to the end of follow-up, above 0, and what ended it: 0, 1 or 2 as above."""
+
+    time_days: float
+    status: int
 
 
 class AtHorizon(NamedTuple):
@@ -115,9 +126,12 @@ def _checked(time_days: Array, status: Codes) -> tuple[Array, Codes]:
     return time, codes.astype(int)
 
 
-def describe_weights(found: AtHorizon, n_rows: int) -> dict[str, float]:
-    """Rows whose outcome is known, the largest weight, and how many equally weighted rows these are worth (Kish)."""
-    weight = found.weight
+def describe_weights(weight: Array, n_rows: int | None) -> dict[str, float | None]:
+    """Rows whose outcome is known, the largest weight, and how many equally weighted rows these are worth (Kish).
+
+    weight (rows,), 0 where the outcome is not known; `n_rows` are all that were at risk; None where
+    this is not known, or not told.
+    """
     return {
         "n": n_rows,
         "n_known": int((weight > 0).sum()),
@@ -193,6 +207,49 @@ def c_index(time_days: Array, status: Codes, y_prob: Array, horizon_days: float)
         return float(concordance(np.minimum(time, horizon_days), -np.asarray(y_prob), happened))
     except ZeroDivisionError:
         return float("nan")
+
+
+def c_index_entry(
+    time_days: Array, status: Codes, y_prob: Array, horizon_days: float, resamples: Iterable[Array]
+) -> dict[str, Any]:
+    """The C-index as `{"value", "ci"}`; null with a reason where it is undefined or the survival library is missing.
+
+    resamples: counts of the rows, (some replicates, n) at a time, for the percentile interval.
+    """
+    try:
+        value = c_index(time_days, status, y_prob, horizon_days)
+    except ConfigError as error:
+        return undefined(str(error))
+    if not np.isfinite(value):
+        return undefined("no pair of participants whose order is known by the horizon")
+    sample = np.concatenate([_c_of(time_days, status, y_prob, horizon_days, counts) for counts in resamples])
+    return with_interval(value, percentile_interval(sample))
+
+
+def _c_of(time_days: Array, status: Codes, y_prob: Array, horizon_days: float, counts: Array) -> Array:
+    """(replicates,) `c_index` of rows that count `counts` (replicates, n) times, all replicates by one matrix product.
+
+    The library takes one sample at a time, which is minutes for a thousand of a large cohort.
+    """
+    happened = np.flatnonzero((status == EVENT) & (time_days <= horizon_days))
+    others = counts.T.astype(np.float32)
+    pairs, concordant = np.zeros(len(counts)), np.zeros(len(counts))
+    for some in np.array_split(happened, max(1, len(happened) * len(time_days) // PAIR_CELLS)):
+        when, risk = time_days[some, None], y_prob[some, None]
+        later = (time_days > when) | ((time_days == when) & (status != EVENT))
+        ours = later * ((risk > y_prob) + 0.5 * (risk == y_prob))
+        drawn = counts[:, some]
+        pairs += (drawn * (later.astype(np.float32) @ others).T).sum(1)
+        concordant += (drawn * (ours.astype(np.float32) @ others).T).sum(1)
+    return np.asarray(np.divide(concordant, pairs, out=np.full(len(counts), np.nan), where=pairs > 0))
+
+
+def observed_entry(time_days: Array, status: Codes, y_prob: Array, horizon_days: float) -> dict[str, Any]:
+    """`{"groups": observed_by_risk}`; null with a reason with too few events or without the survival library."""
+    try:
+        return {"groups": observed_by_risk(time_days, status, y_prob, horizon_days)}
+    except (ConfigError, DataError) as error:
+        return {"groups": None, "reason": str(error)}
 
 
 def observed_by_risk(

@@ -157,7 +157,7 @@ def _about_data(record: Record) -> dict[str, str]:
         "predictors": f"{len(units)} columns: {', '.join(units)}",
         "predictor_choice": "all feature columns of the data dictionary; the run selects none by its relation to the outcome",
         "size": "; ".join(
-            f"{part}: {size['n']} rows, {events(size['n'], size['n_events'])}"
+            f"{part}: {size['n'] or 'few'} rows, {events(size['n'], size['n_events'])}"
             for part, size in cohort.get("parts", {}).items()
         ),
         "missing": _missing(config, notes.get("missing"), record.extras["table1"]),
@@ -170,7 +170,7 @@ def _about_data(record: Record) -> dict[str, str]:
     }
 
 
-def _missing(config: Config, counts: dict[str, int] | None, table1: dict[str, Any]) -> str:
+def _missing(config: Config, counts: dict[str, int | str] | None, table1: dict[str, Any]) -> str:
     """Without the sum where Table 1 withholds a column's count: the sum less the others would tell it."""
     text = (
         f"missing values are {MISSING[config.serialize.missing]} for the language model; classical models learn how to fill "
@@ -179,11 +179,12 @@ def _missing(config: Config, counts: dict[str, int] | None, table1: dict[str, An
     if counts is None:
         return text
     where = f"in {sum(map(bool, counts.values()))} of {len(counts)} columns"
-    withheld = any(map(is_small, counts.values())) or HIDDEN in [row["missing"] for row in table1.get("columns", [])]
-    return f"{text}; {'' if withheld else f'{sum(counts.values())} '}values are missing {where}"
+    numbers = [count for count in counts.values() if not isinstance(count, str) and not is_small(count)]
+    withheld = len(numbers) < len(counts) or HIDDEN in [row["missing"] for row in table1.get("columns", [])]
+    return f"{text}; {'' if withheld else f'{sum(numbers)} '}values are missing {where}"
 
 
-def _overlap(overlap: dict[str, dict[str, int]]) -> str:
+def _overlap(overlap: dict[str, dict[str, int | str]]) -> str:
     words = {"rows": "in every feature", "texts": "in the text"}
     counts = [f"{found['test_in_train']} {words.get(kind, kind)}" for kind, found in overlap.items()]
     return (
@@ -254,7 +255,7 @@ def _calibration(record: Record) -> str:
     found = record.extras["calibration"]
     if not found.get("method"):
         return ""
-    size = f", {found['n']} rows, {found['n_events']} events" if found.get("n") else ""
+    size = f", {found['n']} rows, {found['n_events'] or 'few'} events" if found.get("n") else ""
     return f"calibration by {found['method']}, fitted on the {found.get('fitted_on', 'validation')} part{size}"
 
 
@@ -334,8 +335,8 @@ def _about_results(record: Record) -> dict[str, str]:
 def _limits(record: Record) -> str:
     n, happened = record.part["n"], record.part["n_events"]
     limits = []
-    if min(happened, n - happened) < FEW_EVENTS:
-        limits.append(f"the test part has {n} rows and {happened} events, so intervals are wide")
+    if happened is None or min(happened, n - happened) < FEW_EVENTS:
+        limits.append(f"the test part has {n} rows and {happened or 'few'} events, so intervals are wide")
     if record.config.split.by == "random":
         limits.append(
             "the test part comes from the same table as training, so nothing is shown about other places or times"

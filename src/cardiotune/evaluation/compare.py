@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cardiotune.data.small_counts import told_events
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.estimates import undefined, with_interval
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 Risks = dict[str, dict[str, float]]
 """Model -> row_id -> risk, of the test rows with a known outcome."""
+Weights = dict[str, float]
+"""row_id -> how much the row counts; 1 but for a cohort with weights of censoring."""
 
 COMPARED: dict[str, metrics.Metric] = {
     "auroc": metrics.auroc,
@@ -48,7 +51,8 @@ def compare(
     highest AUROC. Row ids agree between runs on the same file.
 
     Raises ConfigError for fewer than two different runs, ModelError for predictions that are damaged, DataError when the test
-    rows differ (unless `common`, which takes those that all share), when they share none, or when a row's outcome differs.
+    rows differ (unless `common`, which takes those that all share), when they share none, or when a row's outcome or weight
+    differs. Rows of a cohort with weights of censoring count by them; the result then says `"weights": "ipcw"`.
     """
     if len(runs) < 2:
         raise ConfigError(f"compare: got {len(runs)} run, expected two or more; name their folders")
@@ -56,12 +60,13 @@ def compare(
         raise ConfigError("compare: a run is named twice; name different run folders")
     names = _names(runs)
     read = [_read(run) for run in runs]
-    ids = _shared(names, [outcomes for outcomes, _ in read], common)
+    ids = _shared(names, [outcomes for outcomes, _, _ in read], common)
+    weight = _shared_weights(ids, [weights for _, _, weights in read])
     y_true = np.array([read[0][0][row_id] for row_id in ids], float)
     candidates = []
-    for name, (_, risks) in zip(names, read, strict=True):
+    for name, (_, risks, _) in zip(names, read, strict=True):
         aligned = {model: np.array([own[row_id] for row_id in ids], float) for model, own in risks.items()}
-        chosen = in_order(list(aligned)) if all_models else [_main(y_true, aligned)]
+        chosen = in_order(list(aligned)) if all_models else [_main(y_true, aligned, weight)]
         candidates += [(name, model, aligned[model]) for model in chosen]
     if not all(map(_independent, runs)):
         log.warning(
@@ -71,11 +76,12 @@ def compare(
     return {
         "schema_version": 1,
         "n": len(ids),
-        "n_events": int(y_true.sum()),
+        "n_events": told_events(len(ids), int(y_true.sum())),
         "common": common,
+        **({} if (weight == 1).all() else {"weights": "ipcw"}),
         "interval": {"level": 0.95, "method": "paired bootstrap, percentile", "replicates": replicates, "seed": seed},
         "first": {"run": candidates[0][0], "model": candidates[0][1]},
-        "entries": _judge(y_true, candidates, replicates, seed),
+        "entries": _judge(y_true, candidates, weight, replicates, seed),
     }
 
 
@@ -91,14 +97,16 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
     return [str(run.path) if short.count(name) > 1 else name for run, name in zip(runs, short, strict=True)]
 
 
-def _read(run: RunFolder) -> tuple[dict[str, int], Risks]:
-    """Outcomes by row id, and risks by model, of the test rows with a known outcome."""
+def _read(run: RunFolder) -> tuple[dict[str, int], Risks, Weights]:
+    """Outcomes by row id, risks by model, and weights, of the test rows with a known outcome."""
     outcomes: dict[str, int] = {}
+    weights: Weights = {}
     risks: Risks = {}
     try:
         for row in read_predictions(run):
             if row["part"] == "test" and row["y_true"] is not None:
                 outcomes[row["row_id"]] = row["y_true"]
+                weights[row["row_id"]] = float(row.get("weight", 1.0))
                 risks.setdefault(row["model"], {})[row["row_id"]] = row["y_prob"]
     except (ValueError, KeyError, TypeError):
         raise ModelError(
@@ -112,7 +120,18 @@ def _read(run: RunFolder) -> tuple[dict[str, int], Risks]:
             f"{run.predictions}: {', '.join(partial)} does not cover all {len(outcomes)} test rows; make the predictions "
             f"anew with `cardiotune predict {run.path}`"
         )
-    return outcomes, risks
+    return outcomes, risks, weights
+
+
+def _shared_weights(ids: list[str], weights: list[Weights]) -> Array:
+    """(rows,) weights of the shared rows; DataError when runs differ in them, as with another horizon or rule."""
+    first, *others = (np.array([own[row_id] for row_id in ids]) for own in weights)
+    if not all(np.allclose(first, other) for other in others):
+        raise DataError(
+            "compare: the runs weigh the shared rows in different ways; compare runs with the same data.ukb.censored, horizon "
+            "and release"
+        )
+    return first
 
 
 def _shared(names: list[str], outcomes: list[dict[str, int]], common: bool) -> list[str]:
@@ -138,21 +157,27 @@ def _shared(names: list[str], outcomes: list[dict[str, int]], common: bool) -> l
     return sorted(shared)
 
 
-def _main(y_true: Array, risks: dict[str, Array]) -> str:
+def _main(y_true: Array, risks: dict[str, Array], weight: Array) -> str:
     if "tuned" in risks:
         return "tuned"
-    return max(in_order(list(risks)), key=lambda model: np.nan_to_num(metrics.auroc(y_true, risks[model])).item())
+    return max(in_order(list(risks)), key=lambda model: _ranks(y_true, risks[model], weight))
 
 
-def _judge(y_true: Array, candidates: list[tuple[str, str, Array]], replicates: int, seed: int) -> list[dict[str, Any]]:
+def _ranks(y_true: Array, risk: Array, weight: Array) -> float:
+    return float(np.nan_to_num(metrics.auroc(y_true, risk, weight)).item())
+
+
+def _judge(
+    y_true: Array, candidates: list[tuple[str, str, Array]], weight: Array, replicates: int, seed: int
+) -> list[dict[str, Any]]:
     drawn: list[dict[str, list[Array]]] = [{metric: [] for metric in COMPARED} for _ in candidates]
     for counts in bootstrap_counts(y_true, replicates, seed):
         for (_, _, risk), samples in zip(candidates, drawn, strict=True):
             for metric, function in COMPARED.items():
-                samples[metric].append(np.atleast_1d(function(y_true, risk, counts)))
+                samples[metric].append(np.atleast_1d(function(y_true, risk, counts * weight)))
     sampled = [{metric: np.concatenate(parts) for metric, parts in own.items()} for own in drawn]
     points = [
-        {metric: np.asarray(function(y_true, risk)).item() for metric, function in COMPARED.items()}
+        {metric: np.asarray(function(y_true, risk, weight)).item() for metric, function in COMPARED.items()}
         for _, _, risk in candidates
     ]
     entries: list[dict[str, Any]] = []
@@ -180,6 +205,7 @@ def as_text(result: dict[str, Any]) -> str:
     first = result["first"]
     head = f"{result['n']} test rows, {events(result['n'], result['n_events'])}"
     head += ", those that all runs share" if result["common"] else ""
+    head += "; metrics weighted by inverse probability of censoring (IPCW)" if "weights" in result else ""
     rows = [["run", "model", *(metric_words(metric)[0] for metric in COMPARED)]]
     for entry in result["entries"]:
         cells = [number(entry["metrics"][m]["value"]) for m in COMPARED]

@@ -2,11 +2,12 @@
 
 import statistics
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cardiotune.data.small_counts import is_small
 from cardiotune.evaluation import logistic
 from cardiotune.evaluation.intervals import TAIL, bootstrap_counts
 from cardiotune.evaluation.metrics import RIDGE
@@ -28,19 +29,21 @@ OUTLIERS = 0.01
 """Share of the risks that may lie beyond either end of what is drawn."""
 
 
-def roc(y_true: Array, risk: Array) -> tuple[Array, Array]:
-    """1 - specificity and sensitivity, (points,) each, from (0, 0) to (1, 1). Needs both outcomes."""
+def roc(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array, Array]:
+    """1 - specificity and sensitivity, (points,) each, from (0, 0) to (1, 1). Needs both outcomes. `weight` (n,): how much
+    each row counts.
+    """
     from sklearn.metrics import roc_curve
 
-    false_alarms, found, _ = roc_curve(y_true, risk)
+    false_alarms, found, _ = roc_curve(y_true, risk, sample_weight=weight)
     return _thin(false_alarms, found)
 
 
-def precision_recall(y_true: Array, risk: Array) -> tuple[Array, Array]:
-    """Recall and precision, (points,) each, recall falling from 1 to 0. Needs an event."""
+def precision_recall(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array, Array]:
+    """Recall and precision, (points,) each, recall falling from 1 to 0. Needs an event. `weight` (n,) as in `roc`."""
     from sklearn.metrics import precision_recall_curve
 
-    precision, recall, _ = precision_recall_curve(y_true, risk, drop_intermediate=True)
+    precision, recall, _ = precision_recall_curve(y_true, risk, drop_intermediate=True, sample_weight=weight)
     return _thin(recall, precision)
 
 
@@ -49,20 +52,21 @@ def _thin(x: Array, y: Array) -> tuple[Array, Array]:
     return x[kept], y[kept]
 
 
-def roc_band(y_true: Array, risk: Array, seed: int = 0) -> tuple[Array, Array]:
+def roc_band(y_true: Array, risk: Array, seed: int = 0, weight: Array | None = None) -> tuple[Array, Array]:
     """Lower and upper 95 % limit of the sensitivity at each value of `BAND_GRID`, (101,) each.
 
     Pointwise percentiles over bootstrap replicates (vertical averaging: Fawcett, Pattern Recognit Lett 2006;27:861).
-    Replicates with one outcome only are left out.
+    Replicates with one outcome only are left out. `weight` (n,) as in `roc`.
     """
+    drawn = np.ones(len(risk)) if weight is None else weight
     order = np.argsort(-risk, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(risk[order]) < 0, True])  # last row of each distinct risk
     happened = y_true[order]
     curves = []
     for counts in bootstrap_counts(y_true, BAND_REPLICATES, seed):
-        weight = counts[:, order]
-        found = np.cumsum(weight * happened, axis=1)[:, ends]
-        alarms = np.cumsum(weight * (1 - happened), axis=1)[:, ends]
+        counted = (counts * drawn)[:, order]
+        found = np.cumsum(counted * happened, axis=1)[:, ends]
+        alarms = np.cumsum(counted * (1 - happened), axis=1)[:, ends]
         both = (found[:, -1] > 0) & (alarms[:, -1] > 0)
         for hits, misses in zip(found[both], alarms[both], strict=True):
             curves.append(np.interp(BAND_GRID, np.r_[0, misses / misses[-1]], np.r_[0, hits / hits[-1]]))
@@ -70,43 +74,59 @@ def roc_band(y_true: Array, risk: Array, seed: int = 0) -> tuple[Array, Array]:
     return low, high
 
 
-def calibration_points(y_true: Array, risk: Array) -> tuple[Array, Array, Array, Array]:
-    """(groups,) each: mean risk, share of events, and the share's 95 % Wilson interval. Equal risks share a group."""
+def calibration_points(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array, Array, Array, Array]:
+    """(groups,) each: mean risk, share of events, and the share's 95 % Wilson interval. Equal risks share a group.
+
+    Neighbouring groups are taken together until each has ten events and ten others, or none; where all rows together have
+    fewer there is no group. With `weight` (n,) mean and share are weighted, and the interval is that of so many equally
+    weighted rows as these are worth (Kish 1965, Survey Sampling, section 11.7).
+    """
     from statsmodels.stats.proportion import proportion_confint
 
     groups = int(np.clip(len(risk) // MIN_GROUP_ROWS, 2, 10))
     edges = np.unique(np.quantile(risk, np.linspace(0, 1, groups + 1)[1:-1]))
     _, group = np.unique(np.searchsorted(edges, risk, side="right"), return_inverse=True)
-    rows, events = np.bincount(group), np.bincount(group, y_true)
-    mean, share = np.bincount(group, risk) / rows, events / rows
-    low, high = proportion_confint(events, rows, method="wilson")
+    rows = np.array([np.bincount(group, y_true == outcome) for outcome in (1, 0)])
+    group = merged(rows)[group]
+    if any(map(is_small, rows.sum(1))):
+        return (np.empty(0),) * 4
+    counted = np.ones(len(risk)) if weight is None else weight
+    total = np.bincount(group, counted)
+    mean, share = np.bincount(group, risk * counted) / total, np.bincount(group, y_true * counted) / total
+    worth = total**2 / np.bincount(group, counted**2)
+    low, high = proportion_confint(share * worth, worth, method="wilson")
     # At a share of 0 or 1, rounding may put a bound on its wrong side by one part in 10^16.
     return mean, share, np.minimum(low, share), np.maximum(high, share)
 
 
 def calibration_curve(y_true: Array, risk: Array, at: Array, weight: Array | None = None) -> Array:
-    """Smoothed share of events at each risk of `at`: (points,), or (replicates, points) with weights (replicates, n).
+    """Smoothed share of events at each risk of `at`: (points,), or (replicates, points) with weights (replicates, n); of
+    (n,) weights too it is (points,).
 
     The curve that `metrics.calibration_errors` measures from, with the same knots and the same fit: its mean distance
     from the risks of all rows is the ICI. NaN with one outcome.
     """
-    weights = np.ones((1, len(y_true))) if weight is None else weight
+    weights = np.atleast_2d(np.ones(len(y_true)) if weight is None else weight)
     log_odds = logistic.logit(risk)
     knots = logistic.knots(y_true, log_odds)
     both = (weights @ y_true > 0) & (weights @ (1 - y_true) > 0)
     design = logistic.natural_spline(log_odds, knots)
     fitted = logistic.fit(design, np.zeros(len(y_true)), y_true, weights, both, RIDGE)
     shares = logistic.sigmoid(fitted @ logistic.natural_spline(logistic.logit(at), knots).T)
-    return shares[0] if weight is None else shares
+    return shares if weight is not None and weight.ndim == 2 else shares[0]
 
 
-def calibration_band(y_true: Array, risk: Array, at: Array, seed: int = 0) -> tuple[Array, Array]:
+def calibration_band(
+    y_true: Array, risk: Array, at: Array, seed: int = 0, weight: Array | None = None
+) -> tuple[Array, Array]:
     """Lower and upper 95 % limit of the calibration curve at each risk of `at`, (points,) each. Needs both outcomes.
 
     Pointwise percentiles over bootstrap replicates; the knots stay where all rows put them. Replicates with one outcome
-    are left out.
+    are left out. `weight` (n,): how much each row counts.
     """
-    drawn = [calibration_curve(y_true, risk, at, counts) for counts in bootstrap_counts(y_true, BAND_REPLICATES, seed)]
+    counted = np.ones(len(risk)) if weight is None else weight
+    resamples = bootstrap_counts(y_true, BAND_REPLICATES, seed)
+    drawn = [calibration_curve(y_true, risk, at, counts * counted) for counts in resamples]
     low, high = np.nanquantile(np.concatenate(drawn), [TAIL, 1 - TAIL], axis=0)
     return low, high
 
@@ -123,10 +143,60 @@ def axis_end(risks: Iterable[Array]) -> float:
     return next(end for end in AXIS_ENDS if highest <= end)
 
 
-def risk_counts(y_true: Array, risk: Array, end: float = 1.0) -> tuple[Array, Array]:
-    """Rows with and without the event in each of the bins of `RISK_BINS`, drawn together to end at `end`; (20,) each."""
+def merged(rows: Array) -> NDArray[np.int_]:
+    """(bins,) the number of the wider bin that each of neighbouring bins falls in, so that no bin has a small count.
+
+    rows (outcomes, bins). As many bins as can be; a small count of all rows stays small.
+    """
+    edges, held = [0], np.zeros(len(rows))
+    for place in range(rows.shape[1]):
+        held += rows[:, place]
+        if not any(map(is_small, held)):
+            edges.append(place + 1)
+            held = np.zeros(len(rows))
+    if held.any():  # the last bins go with as many of those before them as it takes
+        while len(edges) > 1 and any(map(is_small, rows[:, edges[-1] :].sum(1))):
+            edges.pop()
+    ends = [*edges, rows.shape[1]] if edges[-1] < rows.shape[1] else edges
+    return np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+
+
+class Histogram(NamedTuple):
+    """Rows with and without the event in bins that may be of unequal width, none with a small count."""
+
+    edges: Array
+    """(bins + 1,)"""
+    counts: tuple[Array, Array]
+    """(bins,) rows, or sums of their weights; NaN where all rows of an outcome together are few."""
+    heights: tuple[Array, Array]
+    """(bins,) rows in a bin of the usual width: what is drawn, so that areas are rows."""
+
+
+def histogram(y_true: Array, risk: Array, end: float = 1.0, weight: Array | None = None) -> Histogram:
+    """The bins of `risk_counts`, neighbours taken together until each has ten rows of an outcome or none."""
+    exact = np.array(risk_counts(y_true, risk, end))
+    number = merged(exact)
+    bins = RISK_BINS * end
+    starts = np.r_[True, np.diff(number) > 0]
+    edges = np.r_[bins[:-1][starts], bins[-1]]
+    few = [any(map(is_small, np.bincount(number, rows))) for rows in exact]
+    shown = exact if weight is None else np.array(risk_counts(y_true, risk, end, weight))
     with_event, without = (
-        np.histogram(risk[y_true == outcome], RISK_BINS * end)[0].astype(float) for outcome in (1, 0)
+        np.where(hide, np.nan, np.bincount(number, rows)) for rows, hide in zip(shown, few, strict=True)
+    )
+    wider = (bins[1] - bins[0]) / np.diff(edges)
+    return Histogram(edges, (with_event, without), (with_event * wider, without * wider))
+
+
+def risk_counts(y_true: Array, risk: Array, end: float = 1.0, weight: Array | None = None) -> tuple[Array, Array]:
+    """Rows with and without the event in each of the bins of `RISK_BINS`, drawn together to end at `end`; (20,) each.
+
+    With `weight` (n,) the sums of the weights.
+    """
+    counted = np.ones(len(risk)) if weight is None else weight
+    with_event, without = (
+        np.histogram(risk[y_true == outcome], RISK_BINS * end, weights=counted[y_true == outcome])[0]
+        for outcome in (1, 0)
     )
     return with_event, without
 

@@ -14,11 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-FEW = 10
-"""A count below this, but not 0, is not told: a neighbour could recognise a patient."""
-SMALL = f"<{FEW}"
-HIDDEN = "hidden"
-"""Written for a count of ten or more that is left out, because it would give a small one away."""
+from cardiotune.data.small_counts import FEW, HIDDEN, SMALL, is_small
 
 Counts = NDArray[np.int64]
 Rows = NDArray[np.bool_]
@@ -35,11 +31,6 @@ class Known(NamedTuple):
     sum: Sum
     low: float
     high: float
-
-
-def is_small(count: float) -> bool:
-    """Whether a count must not be told."""
-    return 0 < count < FEW
 
 
 def follows(aim: Sum, known: Sequence[Known]) -> bool:
@@ -206,3 +197,6 @@ class _Pieces:
         exact += [rows * self.happened for cell, rows in self.cells.items() if cell not in without_events]
         facts = [Known(rows, size := float(rows @ self.patients), size) for rows in exact]
         return facts + [Known(rows, count.low, count.high) for count, rows in self.told]
+
+
+__all__ = ["FEW", "HIDDEN", "SMALL", "Told", "follows", "is_small", "suppress", "withhold"]

@@ -1,5 +1,6 @@
 """predictions.jsonl -> metrics.json. Every model is judged by the same code, on the same rows and resamples."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cardiotune.data.small_counts import FEW, is_small, told_events
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
+from cardiotune.evaluation.censoring import (
+    EVENT,
+    REPLICATES,
+    Followed,
+    c_index_entry,
+    describe_weights,
+    observed_entry,
+)
 from cardiotune.evaluation.disclosure import Told
 from cardiotune.evaluation.estimates import estimate, share, undefined, with_interval
 from cardiotune.evaluation.groups import judge_groups
 from cardiotune.evaluation.intervals import bootstrap_counts, delong_interval, delong_test, percentile_interval
 from cardiotune.evaluation.metrics import Array
+
+log = logging.getLogger(__name__)
 
 CLASSICAL = {
     "age_sex_logistic_regression": "logistic regression on age and sex",
@@ -31,6 +43,8 @@ NEGLIGIBLE = 0.0005
 FEW_ROWS = 100
 """Fewer events, or fewer non-events, judge a model poorly. Collins et al., Stat Med 2016;35:214."""
 SCHEMA_VERSION = 1
+WEIGHTED = "ipcw"
+"""How `metrics.json` says that all metrics are weighted by the inverse probability of censoring."""
 RAW_REPLICATES = 200
 """Bootstrap replicates behind the intervals of probabilities that are not the final ones."""
 GROUP_REPLICATES = 200
@@ -49,6 +63,8 @@ def evaluate_predictions(
     subgroups: Mapping[str, Mapping[str, str | None]] | None = None,
     clusters: Mapping[str, Hashable] | None = None,
     told: Sequence[Told] = (),
+    followed: Mapping[str, Followed] | None = None,
+    horizon_days: float = 0,
 ) -> dict[str, Any]:
     """The content of `metrics.json`, whose keys are described in `metrics.schema.json`.
 
@@ -58,21 +74,32 @@ def evaluate_predictions(
     belong to (a patient), None for a row by itself: clusters are then resampled whole, and intervals that take rows as
     independent (DeLong, Wilson) are left out or replaced by the bootstrap's. `told`: counts that Table 1 tells
     (`told_beside`); subgroups are withheld until no small count follows from both.
+
+    Rows with a `weight`, the inverse probability of censoring, count by it in every metric and interval, and the result
+    says so. The weights are taken as known, those of the whole cohort; that its censoring was estimated makes intervals
+    rather too wide (Robins et al., J Am Stat Assoc 1994;89:846). `followed`: row_id -> follow-up of these rows and of the
+    censored, whose outcome is unknown, for what judges times up to `horizon_days`.
+
     Raises DataError for rows that do not fit together, unknown rows and thresholds beyond 0 and 1.
     """
     parts: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    unknown: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row["y_true"] is not None:
-            parts[row["part"]][row["model"]].append(row)
+        (unknown if row["y_true"] is None else parts)[row["part"]][row["model"]].append(row)
     if not parts:
         raise DataError("no row with a known outcome to evaluate")
     judged = {}
     for name, models in parts.items():
         part = _read_part(name, models, thresholds or {}, subgroups or {}, clusters)
-        judged[name] = _judge_part(part, _Bootstrap(replicates, seed, stratified), told)
+        bootstrap = _Bootstrap(replicates, seed, stratified)
+        times = None
+        if part.weight is not None:
+            times = _judge_times(part, unknown[name], followed, horizon_days, bootstrap, clusters)
+        judged[name] = _judge_part(part, bootstrap, told, times)
     kind = "cluster " if clusters is not None else "" if stratified else "ordinary "
     return {
         "schema_version": SCHEMA_VERSION,
+        **({"weights": WEIGHTED} if any("weight" in row for row in rows) else {}),
         "interval": {
             "level": 0.95,
             "method": f"{'stratified ' if stratified else ''}{kind}bootstrap, percentile",
@@ -115,6 +142,17 @@ class _Part:
     """Title -> label of each row's group."""
     clusters: NDArray[np.int_] | None
     """Number of each row's cluster; None when no two rows belong together."""
+    weight: Array | None = None
+    """How much each row counts; None when all count the same."""
+
+    @property
+    def independent(self) -> bool:
+        """Whether rows are alike and have nothing to do with each other, as intervals by formula take them."""
+        return self.clusters is None and self.weight is None
+
+    def counted(self, counts: Array) -> Array:
+        """Row counts of a bootstrap (replicates, rows), weighted."""
+        return counts if self.weight is None else counts * self.weight
 
 
 def _read_part(
@@ -153,7 +191,21 @@ def _read_part(
         named,
         {title: [labels[row_id] for row_id in ids] for title, labels in subgroups.items()},
         None if clusters is None else _numbers([clusters[row_id] for row_id in ids]),
+        _weights(name, models),
     )
+
+
+def _weights(part: str, models: dict[str, list[dict[str, Any]]]) -> Array | None:
+    """(rows,) weights; None where no row has one. DataError for one that is not above 0, or that not all models have."""
+    found = [[row.get("weight") for row in rows] for rows in models.values()]
+    if all(weight is None for weights in found for weight in weights):
+        return None
+    if any(weights != found[0] for weights in found) or not all(weight and weight > 0 for weight in found[0]):
+        raise DataError(
+            f"predictions, part {part}: a row with a known outcome has no weight above 0, or models differ in weights; make "
+            "them anew with `cardiotune predict`"
+        )
+    return np.array(found[0], float)
 
 
 def _numbers(keys: list[Hashable]) -> NDArray[np.int_] | None:
@@ -164,18 +216,22 @@ def _numbers(keys: list[Hashable]) -> NDArray[np.int_] | None:
     return np.array(numbered) if len(numbers) < len(keys) else None
 
 
-def _judge_part(part: _Part, bootstrap: _Bootstrap, told: Sequence[Told]) -> dict[str, Any]:
+def _judge_part(
+    part: _Part, bootstrap: _Bootstrap, told: Sequence[Told], times: dict[str, Any] | None = None
+) -> dict[str, Any]:
     y_true, risks = part.y_true, part.risks
     samples = _resample(part, bootstrap)
-    points = {model: _quantities(part, model, None) for model in risks}
+    points = {model: _quantities(part, model, part.weight) for model in risks}
     judged: dict[str, Any] = {
         "n": len(y_true),
-        "n_events": int(y_true.sum()),
+        "n_events": told_events(len(y_true), int(y_true.sum())),
         "models": {model: _model(part, model, points[model], samples[model]) for model in risks},
         "thresholds": {model: _thresholds(part, model, points[model], samples[model]) for model in risks},
         "decision_curve": {
             "thresholds": CURVE_THRESHOLDS.tolist(),
-            "treat_all": metrics.decision_curve(y_true, np.ones(len(y_true)), thresholds=CURVE_THRESHOLDS).tolist(),
+            "treat_all": metrics.decision_curve(
+                y_true, np.ones(len(y_true)), part.weight, thresholds=CURVE_THRESHOLDS
+            ).tolist(),
             "models": {
                 model: {
                     "net_benefit": points[model]["decision_curve"].tolist(),
@@ -185,12 +241,16 @@ def _judge_part(part: _Part, bootstrap: _Bootstrap, told: Sequence[Told]) -> dic
             },
         },
     }
+    if times is not None:
+        judged["censoring"] = times
     if part.name == "test":
         resamples = bootstrap.counts(part, GROUP_REPLICATES) if part.columns else ()
-        judged["subgroups"] = judge_groups(y_true, risks, part.decision, part.columns, resamples, part.ids, told)
+        judged["subgroups"] = judge_groups(
+            y_true, risks, part.decision, part.columns, resamples, part.ids, told, part.weight
+        )
     if part.raw:
         counts = np.concatenate(list(bootstrap.counts(part, RAW_REPLICATES)))
-        judged["raw"] = {model: _judge_raw(y_true, risk, counts) for model, risk in part.raw.items()}
+        judged["raw"] = {model: _judge_raw(part, risk, counts) for model, risk in part.raw.items()}
     if "tuned" in risks:
         judged["differences"] = {
             other: {m: _difference(points, samples, other, m) for m in DIFFERENCES}
@@ -198,7 +258,7 @@ def _judge_part(part: _Part, bootstrap: _Bootstrap, told: Sequence[Told]) -> dic
             if other != "tuned"
         }
         for other, entries in judged["differences"].items():
-            found = None if part.clusters is not None else delong_test(y_true, risks["tuned"], risks[other])
+            found = None if not part.independent else delong_test(y_true, risks["tuned"], risks[other])
             entries["auroc"] |= {"delong_p": found and found.p, "delong_ci": found and list(found.ci)}
         if part.name == "test":  # the other parts had a hand in making the model
             judged["verdict"] = verdict(judged)
@@ -222,6 +282,7 @@ def _resample(part: _Part, bootstrap: _Bootstrap) -> dict[str, dict[str, Array]]
     drawn: dict[str, dict[str, list[Array]]] = {model: defaultdict(list) for model in part.risks}
     with ThreadPoolExecutor(WORKERS) as pool:  # numpy works outside the lock
         for counts in bootstrap.counts(part):
+            counts = part.counted(counts)
             tasks = [(model, some) for model in part.risks for some in np.array_split(counts, WORKERS) if len(some)]
             found = pool.map(lambda task: _quantities(part, *task), tasks)
             for (model, _), quantities in zip(tasks, found, strict=True):
@@ -233,7 +294,7 @@ def _resample(part: _Part, bootstrap: _Bootstrap) -> dict[str, dict[str, Array]]
 def _model(part: _Part, model: str, point: dict[str, Array], sample: dict[str, Array]) -> dict[str, Any]:
     y_true, risk = part.y_true, part.risks[model]
     entries = {name: estimate(name, point[name].item(), sample[name], y_true, risk) for name in metrics.NAMES}
-    ci = None if part.clusters is not None else delong_interval(y_true, risk)
+    ci = delong_interval(y_true, risk) if part.independent else None
     entries["auroc"]["delong_ci"] = None if ci is None else list(ci)
     return entries
 
@@ -246,7 +307,7 @@ def _thresholds(part: _Part, model: str, point: dict[str, Array], sample: dict[s
             key = f"{metric}@{place}"
             return estimate(metric, point[key].item(), sample[key], y_true, risk)
 
-        tp, fp, fn, tn = metrics.table(y_true, risk, threshold=threshold)
+        tp, fp, fn, tn = metrics.table(y_true, risk, part.weight, threshold=threshold)
         shares = {
             "sensitivity": ("recall", tp, tp + fn),
             "specificity": ("specificity", tn, tn + fp),
@@ -258,9 +319,9 @@ def _thresholds(part: _Part, model: str, point: dict[str, Array], sample: dict[s
             "name": name,
             "value": threshold,
             **{
-                # Wilson's interval takes rows as independent, which those of one patient are not.
+                # Wilson's interval takes rows as independent and alike, which those of one patient and weighted ones are not.
                 title: resampled(metric)
-                if part.clusters is not None
+                if not part.independent
                 else share(metric, float(count), float(size), y_true, risk)
                 for title, (metric, count, size) in shares.items()
             },
@@ -270,12 +331,62 @@ def _thresholds(part: _Part, model: str, point: dict[str, Array], sample: dict[s
     return [describe(place, *named) for place, named in enumerate(part.named[model])]
 
 
-def _judge_raw(y_true: Array, risk: Array, counts: Array) -> dict[str, Any]:
+def _judge_raw(part: _Part, risk: Array, counts: Array) -> dict[str, Any]:
     """How good the probabilities were before anything was done to them (they rank the rows as the final ones do)."""
+    y_true, counted = part.y_true, part.counted(counts)
     return {
-        name: estimate(name, float(metric(y_true, risk).item()), metric(y_true, risk, counts), y_true, risk)
+        name: estimate(
+            name, float(metric(y_true, risk, part.weight).item()), metric(y_true, risk, counted), y_true, risk
+        )
         for name, metric in metrics.PROBABILITY.items()
     }
+
+
+def _judge_times(
+    part: _Part,
+    unknown: dict[str, list[dict[str, Any]]],
+    followed: Mapping[str, Followed] | None,
+    horizon_days: float,
+    bootstrap: _Bootstrap,
+    clusters: Mapping[str, Hashable] | None,
+) -> dict[str, Any]:
+    """What the weights are worth and, with `followed`, the C-index and the observed risk of all at risk, censored ones too."""
+    assert part.weight is not None
+    known = followed or {}
+    ids = part.ids + [row["row_id"] for row in next(iter(unknown.values()), []) if row["row_id"] in known]
+    few = is_small(len(ids) - len(part.ids))  # then no number may tell how many there are with the censored
+    judged: dict[str, Any] = {
+        "prevalence": float(np.average(part.y_true, weights=part.weight)),
+        "weights": describe_weights(part.weight, None if followed is None or few else len(ids)),
+        "horizon_days": horizon_days,
+    }
+    if followed is None:
+        return judged
+    if not all(row_id in known for row_id in ids):
+        raise DataError(f"part {part.name}: the follow-up of some predicted rows is not in the table")
+    time, status = (np.array(column) for column in zip(*(known[row_id] for row_id in ids), strict=True))
+    number = None if clusters is None else _numbers([clusters[row_id] for row_id in ids])
+    happened = ((status == EVENT) & (time <= horizon_days)).astype(float)
+    drawn = list(
+        bootstrap_counts(happened, min(REPLICATES, bootstrap.replicates), bootstrap.seed, bootstrap.stratified, number)
+    )
+    models: dict[str, Any] = {}
+    for model, risk in part.risks.items():
+        risk_of = {row["row_id"]: float(row["y_prob"]) for row in unknown.get(model, [])}
+        risks = np.concatenate([risk, [risk_of[row_id] for row_id in ids[len(risk) :]]])
+        observed = observed_entry(time, status, risks, horizon_days)
+        for group in observed["groups"] or () if few else ():
+            group["n"] = None
+        models[model] = {
+            "c_index": c_index_entry(time, status, risks, horizon_days, drawn),
+            "observed": observed,
+        }
+    missing = next(
+        (m["c_index"]["reason"] for m in models.values() if "not installed" in m["c_index"].get("reason", "")), ""
+    )
+    if missing:
+        log.warning("no C-index and no Kaplan-Meier calibration: %s", missing)
+    return judged | {"models": models}
 
 
 def _check_rows(part: str, models: dict[str, list[dict[str, Any]]]) -> tuple[Array, dict[str, Array], dict[str, float]]:
@@ -340,11 +451,12 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
             "cheaper to fit, run and explain."
         ),
     }[decision]
-    if min(part["n_events"], part["n"] - part["n_events"]) < FEW_ROWS:
-        text += (
-            f" With only {part['n']} test rows, {part['n_events']} of them events, the intervals are wide: read this as "
-            "a first look."
-        )
+    happened = part["n_events"]
+    if happened is None or min(happened, part["n"] - happened) < FEW_ROWS:
+        told = f"fewer than {FEW} with one of the outcomes" if happened is None else f"{happened} of them events"
+        text += f" With only {part['n']} test rows, {told}, the intervals are wide: read this as a first look."
+    if "censoring" in part:
+        text += " All figures are weighted by the inverse probability of censoring (IPCW)."
     return {"decision": decision, "against": rival, "text": text}
 
 

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from cardiotune.config import NUMBERS, DataConfig, SerializeConfig
 from cardiotune.data import schema
+from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.split import Parts
 from cardiotune.data.subsample import stratified_rows
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.baselines import Baseline
+from cardiotune.evaluation.baselines import Baseline, row_weights
 from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
 from cardiotune.evaluation.probes import Score, with_values
 
@@ -59,10 +60,11 @@ def table_risk(
     The rows to be scored are laid below the others as rows of the test part. Comparators learn nothing from that part, so
     it is the model of the report, and the outcomes written for these rows are never read.
     """
-    known = frame.select(data.inputs)
+    names = [*data.inputs, *([WEIGHT] if WEIGHT in frame.columns else [])]
+    known = frame.select(names)
 
     def risk_of(rows: pl.DataFrame) -> Array:
-        below = rows.select(data.inputs)
+        below = rows.select(names)
         both = pl.concat([known, below])
         all_parts = np.concatenate([parts, np.full(below.height, "test", dtype=parts.dtype)])
         all_events = np.concatenate([events, np.zeros(below.height, dtype=events.dtype)])
@@ -152,21 +154,27 @@ def permutation_importance(
         for _ in range(repeats)
     ]
     base, *others = _ask(risk_of, [frame, *shuffled])
+    weight = row_weights(frame)
     counts = np.concatenate(list(bootstrap_counts(y_true, replicates, seed)))
     return [
-        {"column": name, **_worse(y_true, base, others[place * repeats : (place + 1) * repeats], counts)}
+        {"column": name, **_worse(y_true, base, others[place * repeats : (place + 1) * repeats], counts, weight)}
         for place, name in enumerate(data.features)
     ]
 
 
-def _worse(y_true: Array, base: Array, shuffled: list[Array], counts: Array) -> dict[str, Any]:
+def _worse(
+    y_true: Array, base: Array, shuffled: list[Array], counts: Array, weight: Array | None = None
+) -> dict[str, Any]:
     """Each replicate of the bootstrap judges one of the shuffles, so the interval holds the spread of both."""
+    counts = counts if weight is None else counts * weight
     entry: dict[str, Any] = {}
     for metric, sign, value, ci in (
         (metrics.auroc, -1, "value", "ci"),
         (metrics.log_loss, 1, "log_loss", "log_loss_ci"),
     ):
-        mean = float(np.mean([sign * (metric(y_true, risk) - metric(y_true, base)) for risk in shuffled]))
+        mean = float(
+            np.mean([sign * (metric(y_true, risk, weight) - metric(y_true, base, weight)) for risk in shuffled])
+        )
         drawn = [
             sign * (metric(y_true, risk, some) - metric(y_true, base, some))
             for risk, some in zip(

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from cardiotune.data.small_counts import SMALL, told
 from cardiotune.evaluation import curves
 from cardiotune.evaluation.drawing import (
     LONGEST,
@@ -42,13 +44,15 @@ def performance(record: Record) -> list[Drawing]:
     # The same risk for every row has no curve: it is the reference line.
     scored = {model: found for model, found in record.scored.items() if np.ptp(found.y_prob) > 0}
     drawings = []
-    if 0 < part["n_events"] < part["n"] and scored:
+    if all(len(np.unique(found.y_true)) == 2 for found in scored.values()) and scored:
         drawings += [_roc(record, scored), _precision_recall(part, scored)]
     if scored:
         drawings.append(_calibration(scored, record.config.seed))
     drawings.append(_risks(record.main, record.scored[record.main], record.config.task.threshold))
     if decision := part.get("decision_curve"):
         drawings.append(_decision(decision, list(scored), record.main))
+    if record.censoring:
+        drawings = [replace(drawing, caption=f"{drawing.caption} IPCW-weighted.") for drawing in drawings]
     if record.training:
         drawings.append(_training(record.training))
     return drawings
@@ -73,8 +77,10 @@ def _curve(axes: Axes, model: str, line: tuple[Array, Array], point: list[Any], 
 
 def _roc(record: Record, scored: dict[str, Scores]) -> Drawing:
     part, main = record.part, record.main
-    lines = {model: curves.roc(found.y_true, found.y_prob) for model, found in scored.items()}
-    band = curves.roc_band(scored[main].y_true, scored[main].y_prob, record.config.seed) if main in scored else None
+    lines = {model: curves.roc(found.y_true, found.y_prob, found.weight) for model, found in scored.items()}
+    band = None
+    if found := scored.get(main):
+        band = curves.roc_band(found.y_true, found.y_prob, record.config.seed, found.weight)
 
     def paint(figure: Figure) -> None:
         axes = square(figure, "1 − specificity", "Sensitivity (recall)")
@@ -107,8 +113,10 @@ def _roc(record: Record, scored: dict[str, Scores]) -> Drawing:
 
 
 def _precision_recall(part: dict[str, Any], scored: dict[str, Scores]) -> Drawing:
-    share = part["n_events"] / part["n"]
-    lines = {model: curves.precision_recall(found.y_true, found.y_prob) for model, found in scored.items()}
+    share = part.get("censoring", {}).get("prevalence", next(iter(scored.values())).y_true.mean())
+    lines = {
+        model: curves.precision_recall(found.y_true, found.y_prob, found.weight) for model, found in scored.items()
+    }
 
     def paint(figure: Figure) -> None:
         axes = square(figure, "Recall (sensitivity)", "Precision (PPV)")
@@ -155,9 +163,7 @@ def _calibration(scored: dict[str, Scores], seed: int) -> Drawing:
             _calibration_line(axes, lines["final"], look(model) | {"linestyle": "-", "linewidth": 1.8}, "after")
             if len(lines) > 1:
                 axes.legend(frameon=False, fontsize=8, loc="upper left", borderaxespad=0)
-            _two_sided(
-                bars, *curves.risk_counts(scored[model].y_true, scored[model].y_prob, end), curves.RISK_BINS * end
-            )
+            _two_sided(bars, _histogram(scored[model], end))
 
         return paint
 
@@ -204,12 +210,12 @@ def _calibration_lines(found: Scores, seed: int) -> dict[str, Calibration]:
         if 0 < found.y_true.sum() < len(found.y_true):
             at = curves.curve_risks(risk)
             band = (
-                curves.calibration_band(found.y_true, risk, at, seed)
+                curves.calibration_band(found.y_true, risk, at, seed, found.weight)
                 if when == "final"
                 else np.full((2, len(at)), np.nan)
             )
-            curve = np.array([at, curves.calibration_curve(found.y_true, risk, at), *band])
-        lines[when] = Calibration(np.array(curves.calibration_points(found.y_true, risk)), curve)
+            curve = np.array([at, curves.calibration_curve(found.y_true, risk, at, found.weight), *band])
+        lines[when] = Calibration(np.array(curves.calibration_points(found.y_true, risk, found.weight)), curve)
     return lines
 
 
@@ -223,42 +229,53 @@ def _calibration_line(axes: Axes, line: Calibration, style: dict[str, Any], labe
     axes.errorbar(mean, share, yerr=bars, capsize=3, elinewidth=1, **{**style, "linestyle": ""})
 
 
-def _two_sided(axes: Axes, with_event: Array, without: Array, bins: Array) -> None:
-    axes.stairs(with_event, bins, **EVENT)
-    axes.stairs(-without, bins, **NO_EVENT)
+def _two_sided(axes: Axes, found: curves.Histogram) -> None:
+    axes.stairs(found.heights[0], found.edges, **EVENT)
+    axes.stairs(-found.heights[1], found.edges, **NO_EVENT)
     axes.axhline(0, color="#333", linewidth=0.8)
     axes.set(xlabel="Predicted risk", ylabel="Rows")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
+def _histogram(found: Scores, end: float) -> curves.Histogram:
+    return curves.histogram(found.y_true, found.y_prob, end, found.weight)
+
+
 def _risks(model: str, found: Scores, threshold: float) -> Drawing:
     end = curves.axis_end([found.y_prob, np.array([threshold])])
-    counts = curves.risk_counts(found.y_true, found.y_prob, end)
-    rows_of = {"Event": int(found.y_true.sum()), "No event": int((1 - found.y_true).sum())}
+    drawn = _histogram(found, end)
+    happened = int(found.y_true.sum())
+    rows_of = {"Event": told(happened), "No event": told(len(found.y_true) - happened)}
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
-        for axes, counted, (name, rows), style in zip(panels, counts, rows_of.items(), (EVENT, NO_EVENT), strict=True):
-            axes.stairs(counted, bins, **style)
+        for axes, counted, (name, rows), style in zip(
+            panels, drawn.heights, rows_of.items(), (EVENT, NO_EVENT), strict=True
+        ):
+            axes.stairs(counted, drawn.edges, **style)
             axes.axvline(threshold, color=RED, linewidth=1.2, linestyle=(0, (4, 2)))
             axes.set_title(f"{name} ({rows} rows)", fontsize=10, loc="left")
             axes.set_ylabel("Rows")
             axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         panels[1].set(xlabel="Predicted risk", xlim=(0, end))
 
-    bins = curves.RISK_BINS * end
     return Drawing(
         name="risks",
         title=f"Risks by outcome: {model_words(model)}",
         label=f"Histograms of the risks of {model_words(model)} on the test part, for rows with and without the event",
         caption="Look for little overlap between the two histograms, with the events to the right; the dashed line is "
-        f"the threshold of {threshold:g}."
+        f"the threshold of {threshold:g}. Areas are rows; bins are as wide as it takes for none to have a small count."
         + (f" The axis ends at {end:g}, above which 1 % of the rows are at most." if end < 1 else ""),
         svg=svg("risks", (WIDTH, 4.1), paint),
         data=table(
             ("risk from", "risk to", "rows with the event", "rows without"),
-            zip(bins[:-1], bins[1:], *counts, strict=True),
+            zip(
+                drawn.edges[:-1],
+                drawn.edges[1:],
+                *([SMALL if np.isnan(c) else c for c in counts] for counts in drawn.counts),
+                strict=True,
+            ),
         ),
     )
 
@@ -340,6 +357,7 @@ def forest(record: Record) -> Drawing | None:
 
         return paint
 
+    weighted = " IPCW-weighted." if record.censoring else ""
     overall = record.part["models"][main]["auroc"]["value"]
     height = 0.9 + sum(0.24 * (label.count("\n") + 1) + 0.1 for label in labels)
     drawn = [
@@ -365,7 +383,7 @@ def forest(record: Record) -> Drawing | None:
         label=f"Forest plot of AUROC and observed by expected events of {model_words(main)} in {len(groups)} subgroups",
         caption="Look for intervals that all reach the dotted line: the AUROC of everyone, and as many events as expected "
         "(O:E 1). Above 1 the risks of the group are too low. Many groups are looked at, so one that stands out may do "
-        "so by chance. Withheld: too few rows or events. The data hold every model.",
+        "so by chance. Withheld: too few rows or events. The data hold every model." + weighted,
         svg=Markup("\n").join(drawn),
         data=table(header, rows),
         panels="large",

@@ -115,24 +115,26 @@ def risks(parsed: Parsed, prevalence: float) -> NDArray[np.float64]:
     return np.where(parsed == UNPARSABLE, prevalence, parsed).astype(float)
 
 
-def judge(parsed: Parsed, y_true: NDArray[Any]) -> dict[str, int | float | None]:
+def judge(parsed: Parsed, y_true: NDArray[Any], weight: NDArray[Any] | None = None) -> dict[str, int | float | None]:
     """How often parsing failed, and what that does to the figures.
 
     `accuracy`, `precision_weighted` and `f1_weighted` are as published: an answer that cannot be parsed is wrong, and
     figures of the two outcomes are weighted by their rows (Pedregosa et al., JMLR 2011;12:2825). `accuracy_parsed` is
-    that of the parsed answers, None where there is none.
+    that of the parsed answers, None where there is none. The figures, not the counts, are of rows that count by `weight`
+    (rows,), by default all the same.
     """
     answered = parsed != UNPARSABLE
     right = parsed == y_true
     precision, _, f1, _ = precision_recall_fscore_support(
-        y_true, parsed, labels=[0, 1], average="weighted", zero_division=0
+        y_true, parsed, labels=[0, 1], average="weighted", zero_division=0, sample_weight=weight
     )
+    counted = np.ones(len(parsed)) if weight is None else weight
     return {
         "n": len(parsed),
         "n_unparsable": int((~answered).sum()),
         "share_unparsable": float((~answered).mean()),
-        "accuracy": float(right.mean()),
-        "accuracy_parsed": float(right[answered].mean()) if answered.any() else None,
+        "accuracy": float(np.average(right, weights=counted)),
+        "accuracy_parsed": float(np.average(right[answered], weights=counted[answered])) if answered.any() else None,
         "precision_weighted": float(precision),
         "f1_weighted": float(f1),
     }

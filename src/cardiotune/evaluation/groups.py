@@ -26,12 +26,14 @@ def judge_groups(
     resamples: Iterable[Array],
     ids: Sequence[str] = (),
     told: Sequence[Told] = (),
+    weight: Array | None = None,
 ) -> list[dict[str, Any]]:
     """One entry a column and group: its size, its events and every model's METRICS, at the model's own threshold.
 
     y_true (n,); risks: model -> (n,); columns: title -> labels (n,); resamples: row counts, (some replicates, n) at a
     time. In a replicate a group has the rows that were drawn of it, so its size varies as it would in another sample.
     `told`: what another table tells of the rows with `ids` (n,) and others, beside which nothing small may follow.
+    `weight` (n,): how much each row counts in the metrics, by default 1.
     """
     cells = {(column, group): rows for column, labels in columns.items() for group, rows in _groups(labels).items()}
     without_size, without_events = withhold(cells, y_true, ids, told)
@@ -40,7 +42,7 @@ def judge_groups(
     for counts in resamples:
         for cell in judged:
             rows = cells[cell]
-            drawn = counts[:, rows]
+            drawn = counts[:, rows] if weight is None else counts[:, rows] * weight[rows]
             for model, risk in risks.items():
                 for name, values in _metrics(y_true[rows], risk[rows], drawn, thresholds[model]).items():
                     samples[cell, model, name].append(values)
@@ -52,8 +54,9 @@ def judge_groups(
             return {model: {name: undefined(WITHHELD) for name in METRICS} for model in risks}
         happened = y_true[cells[cell]]
         entries: dict[str, Any] = defaultdict(dict)
+        counted = None if weight is None else weight[cells[cell]]
         for model, risk in ((model, risk[cells[cell]]) for model, risk in risks.items()):
-            for name, value in _metrics(happened, risk, None, thresholds[model]).items():
+            for name, value in _metrics(happened, risk, counted, thresholds[model]).items():
                 sample = np.concatenate(samples[cell, model, name])
                 entries[model][name] = estimate(name, value.item(), sample, happened, risk)
         return dict(entries)

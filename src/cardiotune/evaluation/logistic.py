@@ -111,19 +111,27 @@ def logit(risks: Array) -> Array:
 
 
 def most_probable(
-    design: Array, offset: Array, y_true: Array, prior_mean: Array, precision: Array, bounds: Sequence[Any]
+    design: Array,
+    offset: Array,
+    y_true: Array,
+    prior_mean: Array,
+    precision: Array,
+    bounds: Sequence[Any],
+    weight: Array | None = None,
 ) -> Array:
     """(columns,) coefficients of the greatest posterior density, within bounds.
 
     design (n, columns), offset (n,), y_true (n,) of 0 and 1; the prior of each coefficient is normal with this mean and
-    precision (columns,), flat where the precision is 0. The search starts from the mean.
+    precision (columns,), flat where the precision is 0. The search starts from the mean. `weight` (n,): how often each row
+    counts, by default once.
     """
+    counted = np.ones(len(y_true)) if weight is None else weight
 
     def loss(weights: Array) -> tuple[float, Array]:
         log_odds, away = design @ weights + offset, weights - prior_mean
         value = np.logaddexp(0, log_odds) - y_true * log_odds
-        slope = design.T @ (sigmoid(log_odds) - y_true)
-        return float(value.sum() + 0.5 * (precision * away**2).sum()), slope + precision * away
+        slope = design.T @ (counted * (sigmoid(log_odds) - y_true))
+        return float((counted * value).sum() + 0.5 * (precision * away**2).sum()), slope + precision * away
 
     options = {"ftol": 1e-14, "gtol": 1e-9}
     return np.asarray(minimize(loss, prior_mean, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)

@@ -12,7 +12,7 @@ import jinja2
 from cardiotune.config import ModelConfig
 from cardiotune.evaluation import checklists
 from cardiotune.evaluation.record import Record, read_record
-from cardiotune.evaluation.wording import KEY_METRICS, capitalized, estimate, events, metric_words, model_words, plain
+from cardiotune.evaluation.wording import KEY_METRICS, capitalized, estimate, metric_words, model_words, plain
 from cardiotune.runs import RunFolder, write_text
 
 HUB_LICENSES = {"Gemma Terms of Use": "gemma", "Apache-2.0": "apache-2.0", "MIT": "mit"}
@@ -118,7 +118,7 @@ def _content(record: Record) -> dict[str, Any]:
         "terms": terms_notice(config.model) if config.needs_llm else None,
         "facts": checklists.facts(record),
         "n": part["n"],
-        "events": events(part["n"], part["n_events"]),
+        "events": record.events,
         "columns": [model_words(model) for model in rivals],
         "rows": [
             [metric_words(metric)[0], *(estimate(judged[m].get(metric, {"value": None})) for m in rivals)]

@@ -125,12 +125,15 @@ def prediction_rows(
     risks: NDArray[np.float64],
     raw_risks: NDArray[np.float64],
     threshold: float,
+    weights: Iterable[float | None] | None = None,
 ) -> list[dict[str, Any]]:
     """Objects of `predictions.jsonl`: ids, part, model and numbers; never a patient's text or values.
 
-    raw_risks are the model's own, before anything that was added to its odds in training is taken out.
+    raw_risks are the model's own, before anything that was added to its odds in training is taken out. `weights`, where the
+    rows of a cohort have some, say how much each counts when it is judged; 0 for the censored, None for who is no part of
+    a cohort.
     """
-    return [
+    rows = [
         {
             "row_id": row_id,
             "part": part,
@@ -143,6 +146,9 @@ def prediction_rows(
         }
         for row_id, part, event, risk, raw in zip(row_ids, parts, events, risks, raw_risks, strict=True)
     ]
+    if weights is not None:
+        rows = [{**row, "weight": weight} for row, weight in zip(rows, weights, strict=True)]
+    return rows
 
 
 def write_predictions(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cardiotune.config import Config, load_resolved
 from cardiotune.errors import DataError
 from cardiotune.evaluation.predict import read_predictions
-from cardiotune.evaluation.wording import in_order
+from cardiotune.evaluation.wording import events, in_order
 from cardiotune.runs import RunFolder, read_json
 
 Array = NDArray[np.float64]
@@ -23,6 +23,8 @@ class Scores(NamedTuple):
     y_true: Array
     y_prob: Array
     y_prob_raw: Array
+    weight: Array | None = None
+    """How much each row counts; None when all count the same."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,17 @@ class Record:
     scored: dict[str, Scores]
     extras: dict[str, dict[str, Any]]
     """Name in `OPTIONAL` -> content."""
+
+    @property
+    def censoring(self) -> dict[str, Any]:
+        """What the test part says of censoring and of its weights; empty when every row counts the same."""
+        found: dict[str, Any] = self.part.get("censoring", {})
+        return found
+
+    @property
+    def events(self) -> str:
+        """`36 events (54 %)` of the test part."""
+        return events(self.part["n"], self.part["n_events"], self.censoring.get("prevalence"))
 
     @property
     def main(self) -> str:
@@ -84,6 +97,8 @@ def scores(rows: list[dict[str, Any]], models: list[str]) -> dict[str, Scores]:
     found = {}
     for model in models:
         own = [row for row in judged if row["model"] == model]
-        columns = ([row[name] for row in own] for name in ("y_true", "y_prob", "y_prob_raw"))
-        found[model] = Scores(*(np.array(column, float) for column in columns))
+        y_true, y_prob, raw = (np.array([row[n] for row in own], float) for n in ("y_true", "y_prob", "y_prob_raw"))
+        weighted = all(row.get("weight") is not None for row in own)
+        weight = np.array([row["weight"] for row in own], float) if own and weighted else None
+        found[model] = Scores(y_true, y_prob, raw, weight)
     return found

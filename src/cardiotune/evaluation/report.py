@@ -14,8 +14,9 @@ import numpy as np
 from cardiotune.config import Config
 from cardiotune.evaluation import checklists, curves, figures, learning_curve, metrics, model_card
 from cardiotune.evaluation.checklists import SPLITS
+from cardiotune.evaluation.disclosure import is_small
 from cardiotune.evaluation.record import Record, read_record
-from cardiotune.evaluation.table1 import FEW, HIDDEN, SMALL
+from cardiotune.evaluation.table1 import HIDDEN, SMALL
 from cardiotune.evaluation.wording import (
     GLOSSARY,
     KEY_METRICS,
@@ -48,6 +49,10 @@ CALIBRATIONS = {
     "isotonic": "isotonic regression",
     "beta": "beta calibration",
 }
+WEIGHTED_WORDS = (
+    "every metric, interval and curve on the test part is weighted by the inverse probability of censoring (IPCW), and all "
+    "models and calibrators are fitted with these weights"
+)
 SEVERITIES = ("leak", "warning", "note")
 MOST_MOVED = 5
 """Patients that are named under the probes, and again where risks fell."""
@@ -106,7 +111,8 @@ def _content(record: Record) -> dict[str, Any]:
         "cohort": _cohort(record.cohort, extras["table1"]),
         "table1": _table1(extras["table1"]),
         "n": part["n"],
-        "events": events(part["n"], part["n_events"]),
+        "events": record.events,
+        "censoring": _censoring(record, notes),
         "key": _comparison(record, record.models, KEY_METRICS, notes),
         "others": _comparison(
             record, record.models, [m for m in more if m not in metrics.AT_THRESHOLD], notes, delong=True
@@ -312,6 +318,64 @@ def _subgroups(record: Record, notes: Notes) -> dict[str, Any]:
     return {"model": model_words(record.main), "header": [metric_words(m)[0] for m in OF_SUBGROUP], "rows": rows}
 
 
+def _censoring(record: Record, notes: Notes) -> dict[str, Any] | None:
+    """How many the weights stand for, C-index and observed risk by groups; None when every row counts the same."""
+    found = record.censoring
+    if not found:
+        return None
+    weights, judged = found["weights"], found.get("models", {})
+    models = [model for model in _main_first(record, "models") if model in judged]
+    at_risk = "" if weights["n"] is None else f" of {weights['n']}"
+    text = (
+        f"{weights['n_known']}{at_risk} people of the test part at risk were followed until the outcome was known. They stand "
+        f"for the censored by weights of up to {weights['largest_weight']:.2f}, and are worth {weights['effective_n']:.0f} "
+        "equally weighted rows."
+    )
+    reasons = [judged[model]["observed"]["reason"] for model in models if judged[model]["observed"]["groups"] is None]
+    return {
+        "text": text,
+        "c_index": {
+            "header": [("C-index", "not weighted; the censored count until they leave")],
+            "rows": [
+                {
+                    "name": model_words(model),
+                    "main": model == record.main,
+                    "cells": [_cell(judged[model]["c_index"], notes)],
+                }
+                for model in models
+            ],
+        },
+        "observed": [
+            _observed(model, judged[model]["observed"]["groups"])
+            for model in models
+            if judged[model]["observed"]["groups"]
+        ],
+        "unobserved": reasons[0] if reasons else "",
+    }
+
+
+def _observed(model: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    def cell(value: str, ci: str | None = None) -> dict[str, Any]:
+        return {"value": value, "ci": ci, "note": None, "reason": None}
+
+    return {
+        "model": model_words(model),
+        "header": ["People", "Events", "Mean risk", "Observed risk"],
+        "rows": [
+            {
+                "name": f"group {place}",
+                "cells": [
+                    cell("not told" if group["n"] is None else str(group["n"])),
+                    cell(str(group["n_events"])),
+                    cell(number(group["risk"])),
+                    cell(number(group["observed"]), span(group["ci"])),
+                ],
+            }
+            for place, group in enumerate(groups, 1)
+        ],
+    }
+
+
 def _learning(record: Record) -> dict[str, Any] | None:
     """Figure and tables of the learning curve; None when none was made."""
     points = read_json(record.run.path / LEARNING_CURVE).get("points")
@@ -375,6 +439,7 @@ def _done(record: Record) -> dict[str, str]:
         "Seeds": f"experiment {config.seed}, split {config.split_seed}",
         **_calibration(record.extras["calibration"]),
         "Threshold": f"a row is flagged at a risk of {config.task.threshold} and above",
+        **({"Censoring": WEIGHTED_WORDS} if record.censoring else {}),
         "Intervals": f"{percent(interval['level'])}, {interval['method']}, {interval['replicates']} replicates",
         **{term: str(text) for term, text in found.items() if text},
     }
@@ -431,17 +496,17 @@ def _method(config: Config) -> str:
 def _cohort(found: dict[str, Any], table1: dict[str, Any]) -> dict[str, Any]:
     """What `cohort.json` says, ready for the templates; empty where it says nothing.
 
-    Counts of values are written by the rule of Table 1: where it hides one that would give a small count away, none of
-    the larger ones is written here either.
+    Small counts are not in the file; where it holds plain numbers, as those of earlier versions do, they are written by
+    the rule of Table 1: where it hides one that would give a small count away, none of the larger ones is written here.
     """
     notes = found.get("notes", {})
     hidden = any(row["missing"] == HIDDEN for row in table1.get("columns", []))
+
+    def written(count: int | str) -> int | str:
+        return count if isinstance(count, str) else SMALL if is_small(count) else HIDDEN if hidden else count
+
     missing, outside = (
-        ", ".join(
-            f"{name} ({SMALL if count < FEW else HIDDEN if hidden else count})"
-            for name, count in notes.get(key, {}).items()
-            if count
-        )
+        ", ".join(f"{name} ({written(count)})" for name, count in notes.get(key, {}).items() if count)
         for key in ("missing", "values_out_of_range")
     )
     lines = {
@@ -452,7 +517,8 @@ def _cohort(found: dict[str, Any], table1: dict[str, Any]) -> dict[str, Any]:
     return {
         "flow": found.get("flow"),
         "parts": [
-            (name, size["n"], events(size["n"], size["n_events"])) for name, size in found.get("parts", {}).items()
+            (name, "few" if size["n"] is None else size["n"], events(size["n"], size["n_events"]))
+            for name, size in found.get("parts", {}).items()
         ],
         "overlap": found.get("overlap"),
         "notes": {title: text for title, text in lines.items() if text},

@@ -7,15 +7,18 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from cardiotune.config import COMPARATORS, PUBLISHED_SCORES, Config, PublishedScore
 from cardiotune.data.cache import run_tokens
 from cardiotune.data.prepare import Prepared
+from cardiotune.data.small_counts import told_events
+from cardiotune.data.split import UNUSED
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import DataError
 from cardiotune.evaluation import calibrate, thresholds
-from cardiotune.evaluation.baselines import BASELINES
+from cardiotune.evaluation.baselines import BASELINES, prevalence, row_weights
 from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities, progress
 from cardiotune.evaluation.risk_scores import completed_risks
@@ -30,11 +33,13 @@ Array = NDArray[np.float64]
 EMBEDDING_ROWS = 4000
 """Training rows that the model on frozen hidden states is fitted on at most; each costs as much as scoring it."""
 CALIBRATED_ON = "validation"
+CENSORED = "censored"
+"""Part of those whose outcome is not known, whatever part they are judged in."""
 
 
 @dataclass(frozen=True)
 class Risks:
-    """Probabilities of one model, (rows of the cohort,); NaN where a row was not scored."""
+    """Probabilities of one model, (rows of the cohort and, behind them, the censored,); NaN where a row was not scored."""
 
     final: Array
     raw: Array
@@ -48,10 +53,15 @@ class CohortRisks:
         self.run = run
         self.config = config
         self.prepared = prepared
-        self.events = prepared.cohort.events
-        self.parts = prepared.parts
+        self.frame, self.events, self.parts = prepared.cohort.frame, prepared.cohort.events, prepared.parts
+        if others := prepared.censored:  # behind the cohort, in a part that nothing is learned from
+            self.frame = pl.concat([self.frame, others.frame])
+            self.events = np.concatenate([self.events, np.zeros(others.frame.height, int)])
+            asked = np.isin(others.parts, config.evaluation.parts)
+            self.parts = np.concatenate([self.parts, np.where(asked, CENSORED, UNUSED)])
+        self.weights = row_weights(self.frame)
         # The validation part is always scored: calibration, thresholds and stacking learn on it.
-        self.scored = np.flatnonzero(np.isin(prepared.parts, [*config.evaluation.parts, CALIBRATED_ON]))
+        self.scored = np.flatnonzero(np.isin(self.parts, [*config.evaluation.parts, CALIBRATED_ON, CENSORED]))
         self.calibrators: dict[str, calibrate.Calibrator] = {}
         self.found: dict[str, Risks] = {}
         self.encoded: TokenRows | None = None
@@ -80,22 +90,22 @@ class CohortRisks:
             "method": self.config.evaluation.calibration,
             "fitted_on": CALIBRATED_ON,
             "n": len(held),
-            "n_events": int(y_true.sum()),
+            "n_events": told_events(len(held), int(y_true.sum())),
             "models": self.calibrators,
             "thresholds": {
-                name: [decision, *thresholds.fix(rules, y_true, risks.final[held])]
+                name: [decision, *thresholds.fix(rules, y_true, risks.final[held], self._weights_of(held))]
                 for name, risks in self.found.items()
             },
         }
 
     def _risks(self, name: str) -> Risks:
-        frame, data, seed = self.prepared.cohort.frame, self.config.data, self.config.seed
+        frame, data, seed = self.frame, self.config.data, self.config.seed
         if name in PUBLISHED_SCORES:
             return self._published(name)
         if name in BASELINES:
             return _same(BASELINES[name](frame, self.events, self.parts, data, seed))
         if name == "tfidf":
-            return _same(tfidf(self.prepared.texts, self.events, self.parts, seed))
+            return _same(tfidf(self.prepared.all_texts, self.events, self.parts, seed, self.weights))
         if name == "embedding":
             return self._embedding()
         if name == "free_generation":
@@ -120,7 +130,7 @@ class CohortRisks:
         """All rows of the cohort, encoded once for every model and stage."""
         if self.encoded is None:
             weights = find_weights(self.config.model)
-            self.encoded = run_tokens(self.run, self.prepared.texts, scorer.encoder, weights)
+            self.encoded = run_tokens(self.run, self.prepared.all_texts, scorer.encoder, weights)
         return self.encoded
 
     def _spread(self, values: Array) -> Array:
@@ -128,6 +138,10 @@ class CohortRisks:
         out = np.full((len(self.parts), *values.shape[1:]), np.nan)
         out[self.scored] = values
         return out
+
+    def _weights_of(self, rows: NDArray[Any]) -> Array | None:
+        """How much each of these rows counts; None when all count the same."""
+        return None if self.weights is None else self.weights[rows]
 
     def _embedding(self) -> Risks:
         """Logistic regression on the base model's hidden states, of a sample of the training rows where they are many."""
@@ -138,7 +152,7 @@ class CohortRisks:
             training = np.sort(draw.choice(training, EMBEDDING_ROWS, replace=False))
         rows = np.union1d(training, self.scored)
         states = self.base.states(self._tokens(self.base).take(rows), what="embedding")
-        risks = embedding(states, self.events[rows], self.parts[rows], self.config.seed)
+        risks = embedding(states, self.events[rows], self.parts[rows], self.config.seed, self._weights_of(rows))
         out = np.full(len(self.parts), np.nan)
         out[rows] = risks
         return _same(out)
@@ -154,17 +168,21 @@ class CohortRisks:
         with progress("free generation", len(prompts)) as advance:
             parsed = generator.parsed(prompts, generation.choose_parser(task.options, labels), advance)
         test = self.parts[self.scored] == "test"
-        self.run.update_manifest(free_generation=generation.judge(parsed[test], self.events[self.scored][test]))
-        return self._spread(generation.risks(parsed, float(self.events[self.parts == "train"].mean())))
+        rows = self.scored[test]
+        judged = generation.judge(parsed[test], self.events[rows], self._weights_of(rows))
+        self.run.update_manifest(free_generation=judged)
+        share = prevalence(self.frame, self.events, self.parts, self.config.data, self.config.seed)[0]
+        return self._spread(generation.risks(parsed, float(share)))
 
     def _published(self, name: PublishedScore) -> Risks:
         """A published score, raw, and recalibrated on the validation part: it was made for other people and outcomes."""
         held, region = self.parts == CALIBRATED_ON, self.config.evaluation.score2_region
         columns, training = self.config.data.columns, self.parts == "train"
-        raw = completed_risks(self.prepared.cohort.frame, columns, name, training, region)
+        raw = completed_risks(self.frame, columns, name, training, region)
         logits = logit(raw)
         try:
-            calibrator = calibrate.update(logits[held], self.events[held].astype(float), "logistic")
+            outcomes = self.events[held].astype(float)
+            calibrator = calibrate.update(logits[held], outcomes, "logistic", self._weights_of(held))
         except DataError as error:
             log.warning("%s: %s; its risks stay as they are", name, error)
             return _same(raw)
@@ -177,7 +195,8 @@ class CohortRisks:
         held = self.parts[self.scored] == CALIBRATED_ON
         shifted = model.corrected(logits)
         self.tuned_logits = self._spread(shifted)
-        calibrator = fit_calibrator(self.config, shifted[held], self.events[self.scored][held])
+        rows = self.scored[held]
+        calibrator = fit_calibrator(self.config, shifted[held], self.events[rows], self._weights_of(rows))
         self.calibrators["tuned"] = calibrator
         return Risks(self._spread(calibrate.apply(calibrator, shifted)), self._spread(probabilities(logits)))
 

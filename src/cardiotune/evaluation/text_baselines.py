@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from cardiotune.config import DataConfig
 from cardiotune.data.split import Parts
 from cardiotune.errors import ModelError
-from cardiotune.evaluation.baselines import BASELINES, lightgbm, logistic_regression, prevalence_because
+from cardiotune.evaluation.baselines import (
+    BASELINES,
+    lightgbm,
+    logistic_regression,
+    prevalence_because,
+    row_weights,
+)
 from cardiotune.evaluation.logistic import logit, most_probable, sigmoid
 
 Array = NDArray[np.float64]
@@ -40,11 +46,12 @@ WEIGHT_SD = 0.25
 FOLDS = 5
 
 
-def tfidf(texts: Sequence[str], events: Events, parts: Parts, seed: int) -> Array:
+def tfidf(texts: Sequence[str], events: Events, parts: Parts, seed: int, counts: Array | None = None) -> Array:
     """(rows,) risks: logistic regression on TF-IDF of words and pairs of words. Deterministic whatever the seed.
 
     Terms of two training texts or more; term counts on a log scale. C is that of the least log-loss in the validation
-    part. Manning et al., Introduction to Information Retrieval 2008, sections 6.2 and 6.4.1.
+    part. Manning et al., Introduction to Information Retrieval 2008, sections 6.2 and 6.4.1. `counts` (rows,): how much each
+    row counts, by default 1.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -55,15 +62,18 @@ def tfidf(texts: Sequence[str], events: Events, parts: Parts, seed: int) -> Arra
     try:
         terms.fit(training)
     except ValueError:  # all it can say about texts: no term is left
-        return prevalence_because("tfidf: no term stands in two training texts", events, parts)
-    return _least_validation_loss(terms.transform(texts), events, parts, TEXT_PENALTIES)
+        return prevalence_because("tfidf: no term stands in two training texts", events, parts, counts)
+    return _least_validation_loss(terms.transform(texts), events, parts, TEXT_PENALTIES, counts)
 
 
-def embedding(states: NDArray[np.floating[Any]], events: Events, parts: Parts, seed: int) -> Array:
+def embedding(
+    states: NDArray[np.floating[Any]], events: Events, parts: Parts, seed: int, counts: Array | None = None
+) -> Array:
     """(rows,) risks: logistic regression on frozen hidden states, a linear probe. Deterministic whatever the seed.
 
     states: (rows, width), of any scale: standardized on the training part. C is that of the least log-loss in the
-    validation part. Alain & Bengio, arXiv 1610.01644. Raises ModelError for states that are not finite.
+    validation part. Alain & Bengio, arXiv 1610.01644. `counts` (rows,): how much each row counts, by default 1. Raises
+    ModelError for states that are not finite.
     """
     from sklearn.preprocessing import StandardScaler
 
@@ -72,22 +82,26 @@ def embedding(states: NDArray[np.floating[Any]], events: Events, parts: Parts, s
     train = parts == "train"
     scaled = np.array(states, np.float64)
     StandardScaler(copy=False).fit(scaled[train]).transform(scaled)
-    return _least_validation_loss(scaled, events, parts, STATE_PENALTIES)
+    return _least_validation_loss(scaled, events, parts, STATE_PENALTIES, counts)
 
 
-def _least_validation_loss(matrix: Any, events: Events, parts: Parts, penalties: Sequence[float]) -> Array:
+def _least_validation_loss(
+    matrix: Any, events: Events, parts: Parts, penalties: Sequence[float], counts: Array | None
+) -> Array:
     """(rows,) risks of the L2 logistic regression, fitted on training, whose C is the best; at a tie the smallest C."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
     train, validation = parts == "train", parts == "validation"
     known, outcomes = matrix[train], events[train]
+    fitted, judged = (None if counts is None else counts[rows] for rows in (train, validation))
     model = LogisticRegression(max_iter=2000, warm_start=True)
     found = []
     for penalty in sorted(penalties):
-        model.set_params(C=penalty).fit(known, outcomes)
+        model.set_params(C=penalty).fit(known, outcomes, sample_weight=fitted)
         risks = model.predict_proba(matrix)[:, 1]
-        found.append((log_loss(events[validation], risks[validation], labels=[0, 1]), risks))
+        loss = log_loss(events[validation], risks[validation], labels=[0, 1], sample_weight=judged)
+        found.append((loss, risks))
     return np.asarray(min(found, key=lambda pair: pair[0])[1])
 
 
@@ -107,18 +121,24 @@ def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig,
     Validation rows get their risk from the other folds of five (the rows of a patient or group in one fold), test rows
     from all validation rows. The checkpoint and the number of trees were chosen on the validation part, so their logits
     are a little too good there; one choice among a few costs less than taking rows away. Training rows get the model's
-    value, optimistic as that of every model on the rows it learned from, and NaN where their logit is.
+    value, optimistic as that of every model on the rows it learned from, and NaN where their logit is. Rows
+    of a cohort with inverse-probability-of-censoring weights count by them.
 
     Raises ModelError for logits of validation or test rows that are not finite.
     """
-    if not np.isfinite(logits[parts != "train"]).all():
+    if not np.isfinite(logits[np.isin(parts, ("validation", "test"))]).all():
         raise ModelError("stacked: logits of the tuned model that are not finite; score with model.score_dtype=float32")
     columns = [logit(fit(frame, events, parts, data, seed)) for fit in (logistic_regression, lightgbm)]
     sources = np.column_stack([logits, *(found for found in columns if np.ptp(found))])
     validation = np.flatnonzero(parts == "validation")
-    risks = _combine(sources, _weights(sources[validation], events[validation]))
+    counts = row_weights(frame)
+
+    def weights_of(rows: Events) -> Array:
+        return _weights(sources[rows], events[rows], None if counts is None else counts[rows])
+
+    risks = _combine(sources, weights_of(validation))
     for others, held in _folds(events[validation], _groups(frame, data, validation), seed):
-        fitted = _weights(sources[validation[others]], events[validation[others]])
+        fitted = weights_of(validation[others])
         risks[validation[held]] = _combine(sources[validation[held]], fitted)
     return risks
 
@@ -127,7 +147,7 @@ def _combine(sources: Array, weights: Array) -> Array:
     return sigmoid(weights[0] + sources @ weights[1:])
 
 
-def _weights(sources: Array, events: Events) -> Array:
+def _weights(sources: Array, events: Events, counts: Array | None = None) -> Array:
     """(1 + sources,): intercept, with a flat prior, and weights, at least 0, of the greatest posterior density."""
     count = sources.shape[1]
     start: Array = np.r_[0.0, np.full(count, 1 / count)]
@@ -137,7 +157,7 @@ def _weights(sources: Array, events: Events) -> Array:
     precision = np.r_[0.0, np.full(count, WEIGHT_SD**-2)]
 
     bounds = [(None, None), *[(0.0, None)] * count]
-    return most_probable(design, np.zeros(len(events)), events.astype(float), start, precision, bounds)
+    return most_probable(design, np.zeros(len(events)), events.astype(float), start, precision, bounds, counts)
 
 
 def _folds(events: Events, groups: Events | None, seed: int) -> list[tuple[Events, Events]]:

@@ -11,26 +11,29 @@ from cardiotune.config import Threshold
 Array = NDArray[np.float64]
 
 
-def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array) -> list[dict[str, Any]]:
-    """`{"name", "value"}` for each rule. y_true, y_prob: (rows,) of the validation part; all of one model.
+def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array | None = None) -> list[dict[str, Any]]:
+    """`{"name", "value"}` for each rule. y_true, y_prob: (rows,) of the validation part; all of one model. weight (rows,):
+    how much each row counts, by default 1.
 
     A named value is taken as it is. `sensitivity`: the highest threshold at which at least `at` of the events are
     flagged. `youden`: the highest sensitivity + specificity - 1 (Youden, Cancer 1950;3:32). `net_benefit`: the highest
     net benefit when a false positive weighs at / (1 - at) of a true one (Vickers & Elkin, Med Decis Making 2006;26:565).
     """
-    return [{"name": rule.label, "value": _value(rule, y_true, y_prob)} for rule in rules]
+    counted = np.ones(len(y_true)) if weight is None else weight
+    return [{"name": rule.label, "value": _value(rule, y_true, y_prob, counted)} for rule in rules]
 
 
-def _value(rule: Threshold, y_true: Array, y_prob: Array) -> float:
+def _value(rule: Threshold, y_true: Array, y_prob: Array, weight: Array) -> float:
     if rule.value is not None:
         return rule.value
     candidates = np.unique(y_prob)[::-1]
     flagged = y_prob >= candidates[:, None]  # (candidates, rows)
-    found, false = flagged @ y_true, flagged @ (1 - y_true)
-    events, others = y_true.sum(), (1 - y_true).sum()
+    happened, not_happened = weight * y_true, weight * (1 - y_true)
+    found, false = flagged @ happened, flagged @ not_happened
+    events, others = happened.sum(), not_happened.sum()
     if rule.rule == "sensitivity":
         return float(candidates[np.argmax(found >= (rule.at or 0) * events)])
     if rule.rule == "youden":
         return float(candidates[np.argmax(found / max(events, 1) - false / max(others, 1))])
-    weight = (rule.at or 0.5) / (1 - (rule.at or 0.5))
-    return float(candidates[np.argmax(found - weight * false)])
+    odds = (rule.at or 0.5) / (1 - (rule.at or 0.5))
+    return float(candidates[np.argmax(found - odds * false)])

@@ -49,10 +49,12 @@ class TunedModel:
         return calibrate.apply(read_calibrator(self.run), self.corrected(self.logits(texts)))
 
 
-def fit_calibrator(config: Config, logits: Array, events: NDArray[np.int_]) -> calibrate.Calibrator:
+def fit_calibrator(
+    config: Config, logits: Array, events: NDArray[np.int_], weight: Array | None = None
+) -> calibrate.Calibrator:
     """The experiment's calibrator on held-out rows; none, said aloud, where they hold too few of an outcome."""
     try:
-        return calibrate.fit(logits, events.astype(float), config.evaluation.calibration)
+        return calibrate.fit(logits, events.astype(float), config.evaluation.calibration, weight)
     except DataError as error:
         log.warning("%s; probabilities stay as they are", error)
         return {"method": "none"}

@@ -104,8 +104,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def events(n: int, n_events: int) -> str:
-    """`36 events (54 %)`."""
+def events(n: int | None, n_events: int | None, weighted: float | None = None) -> str:
+    """`36 events (54 %)`. `weighted`: their share by weights of censoring; the share as counted would be of nobody. None is
+    a count that is not told.
+    """
+    if n_events is None:
+        return "events not told (a small count)"
+    if weighted is not None:
+        return f"{n_events} events (IPCW-weighted {100 * weighted:.1f} %)"
     return f"{n_events} events" + (f" ({percent(n_events / n)})" if n else "")
 
 

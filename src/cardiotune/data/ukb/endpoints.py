@@ -3,11 +3,13 @@
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import polars as pl
 from pydantic import Field
 
 from cardiotune.config import Settings, find_file, read_yaml
+from cardiotune.data.ukb.columns import Place
 from cardiotune.data.ukb.fields import fields
 from cardiotune.data.ukb.read import EID, Export, answers, canonical
 from cardiotune.errors import ConfigError, DataError
@@ -85,49 +87,61 @@ def absent_sources(export: Export, endpoint: Endpoint) -> list[str]:
     return sorted(lacking)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Records of the disease from some columns: when, as expressions over `Export.scan` of these places."""
+
+    where: str
+    """Begins an error about its cells."""
+    places: list[Place]
+    records: list[tuple[pl.Expr, pl.Expr]]
+    """Whether a record is one of the disease, and its date as text."""
+    filled: bool = False
+    """A record is none where it has no date."""
+    lists: dict[str, pl.Expr] = field(default_factory=dict)
+    """Columns that the records read, made once."""
+
+
 def first_records(export: Export, endpoint: Endpoint) -> pl.DataFrame:
     """A row a participant of the export: `eid`, `disease` (Date of the first dated record, whenever it was), `undated` (a
     record without a date, or with a placeholder), `told` (self-reported at baseline), `death` (Date).
     """
+    *sources, deaths = [*_sources(export, endpoint), _deaths(export)]
     frame = pl.DataFrame({EID: export.eids})
-    dated: list[str] = []
-    undated: list[str] = []
-    for number, part in enumerate(_sources(export, endpoint)):
-        renamed = part.rename({"date": f"date{number}", "undated": f"undated{number}"})
-        frame = frame.join(renamed, on=EID, how="left", maintain_order="left")
-        dated.append(f"date{number}")
-        undated.append(f"undated{number}")
-    return frame.join(_deaths(export), on=EID, how="left", maintain_order="left").select(
+    for found in _collect(export, [*sources, deaths]):
+        frame = frame.join(found, on=EID, how="left", maintain_order="left")
+    numbers = range(len(sources))
+    return frame.select(
         EID,
-        "death",
-        disease=pl.min_horizontal(dated),
-        undated=pl.any_horizontal(pl.col(name).fill_null(False) for name in undated),
+        death=pl.col(f"date{len(sources)}"),
+        disease=pl.min_horizontal(f"date{number}" for number in numbers),
+        undated=pl.any_horizontal(pl.col(f"undated{number}").fill_null(False) for number in numbers),
         told=_told(export, endpoint),
     )
 
 
-def _sources(export: Export, endpoint: Endpoint) -> Iterator[pl.DataFrame]:
-    """(`eid`, `date`, `undated`) of every source that the endpoint names and the export has."""
+def _sources(export: Export, endpoint: Endpoint) -> Iterator[_Source]:
+    """Every source that the endpoint names and the export has."""
     for source, (codes, dates) in CODED_SOURCES.items():
         if getattr(endpoint, source) and export.places(codes) and export.places(dates):
             yield _coded(export, codes, dates, endpoint.pattern(source))
     for number in endpoint.date_fields:
         place = export.places(number)[0]
         date = (pl.lit(True), pl.col(canonical(place)))
-        yield _collect(export.scan([place]), [date], f"{export.path}: field {number}", filled=True)
+        yield _Source(f"{export.path}: field {number}", [place], [date], filled=True)
     if endpoint.death:
         yield _death_causes(export, endpoint.pattern("death"))
 
 
-def _coded(export: Export, codes: int, dates: int, pattern: str) -> pl.DataFrame:
-    """First date of the codes of a list of records; the i-th date belongs to the i-th code."""
+def _coded(export: Export, codes: int, dates: int, pattern: str) -> _Source:
+    """Codes of a list of records; the i-th date belongs to the i-th code."""
     code_places, date_places = export.places(codes), {place.array: place for place in export.places(dates)}
     no_date = pl.lit(None, pl.String)
     records: list[tuple[pl.Expr, pl.Expr]] = []
-    scan = export.scan([*code_places, *date_places.values()])
+    lists: dict[str, pl.Expr] = {}
     if len(code_places) == 1:  # the platform: all codes in one cell
-        scan = scan.with_columns(codes=answers(pl.col(canonical(code_places[0]))))
-        listed = pl.col("codes").list
+        lists[f"codes{codes}"] = answers(pl.col(canonical(code_places[0])))
+        listed = pl.col(f"codes{codes}").list
         for i, place in date_places.items():
             records.append((_matches(listed.get(i, null_on_oob=True), pattern), pl.col(canonical(place))))
         without = listed.slice(max(date_places) + 1).list.eval(_matches(pl.element(), pattern))
@@ -136,36 +150,51 @@ def _coded(export: Export, codes: int, dates: int, pattern: str) -> pl.DataFrame
         for place in code_places:
             date = pl.col(canonical(date_places[place.array])) if place.array in date_places else no_date
             records.append((_matches(pl.col(canonical(place)), pattern), date))
-    return _collect(scan, records, f"{export.path}: fields {codes}, {dates}")
+    return _Source(
+        f"{export.path}: fields {codes}, {dates}", [*code_places, *date_places.values()], records, lists=lists
+    )
 
 
 def _matches(code: pl.Expr, pattern: str) -> pl.Expr:
     return code.str.strip_chars().str.replace(".", "", literal=True).str.contains(pattern).fill_null(False)
 
 
-def _collect(
-    scan: pl.LazyFrame, records: list[tuple[pl.Expr, pl.Expr]], where: str, filled: bool = False
-) -> pl.DataFrame:
-    """`eid`, `date` (the earliest of the records), `undated` (a record without a date), while the files stream by.
+def _collect(export: Export, sources: list[_Source]) -> Iterator[pl.DataFrame]:
+    """`eid`, and `date0` (the earliest record of the first source), `undated0` (one without a date), `date1`...
 
-    A record is whether it is one of the disease, and its date as text; with `filled` it is none where it has no text.
-    DataError, beginning with `where`, for cells that are no dates.
+    Sources in the same files are read together while these stream by: to find hundreds of columns among thousands, every
+    line has to be parsed. DataError for cells that are no dates.
     """
-    cells = [pl.when(hit).then(date.str.strip_chars()) for hit, date in records]
+    together: dict[tuple[int, ...], list[int]] = {}
+    for number, source in enumerate(sources):
+        tables = {i for i, table in enumerate(export.tables) for place in source.places if place in table.columns}
+        together.setdefault(tuple(sorted(tables)), []).append(number)
+    for numbers in together.values():
+        places = dict.fromkeys(place for number in numbers for place in sources[number].places)
+        days = [expression for number in numbers for expression in _first_date(sources[number], number)]
+        lists = {name: made for number in numbers for name, made in sources[number].lists.items()}
+        found = export.scan(places).with_columns(**lists).select(EID, *days).collect(engine="streaming")
+        for number in numbers:
+            if strange := int(found[f"bad{number}"].sum()):
+                raise DataError(
+                    f"{sources[number].where}: {strange} participants have cells that are no dates; expected 2008-06-01 or "
+                    "01/06/2008"
+                )
+        yield found.drop(f"bad{number}" for number in numbers)
+
+
+def _first_date(source: _Source, number: int) -> list[pl.Expr]:
+    cells = [pl.when(hit).then(date.str.strip_chars()) for hit, date in source.records]
     days = [parse_date(cell) for cell in cells]
     real = [pl.when(~day.is_in(_placeholders())).then(day) for day in days]
-    there = [cell.is_not_null() if filled else hit for (hit, _), cell in zip(records, cells, strict=True)]
-    found = scan.select(
-        EID,
-        date=pl.min_horizontal(real),
-        undated=pl.any_horizontal(record & day.is_null() for record, day in zip(there, real, strict=True)),
-        bad=pl.any_horizontal(cell.is_not_null() & day.is_null() for cell, day in zip(cells, days, strict=True)),
-    ).collect(engine="streaming")
-    if strange := int(found["bad"].sum()):
-        raise DataError(
-            f"{where}: {strange} participants have cells that are no dates; expected 2008-06-01 or 01/06/2008"
-        )
-    return found.drop("bad")
+    there = [cell.is_not_null() if source.filled else hit for (hit, _), cell in zip(source.records, cells, strict=True)]
+    undated = (record & day.is_null() for record, day in zip(there, real, strict=True))
+    bad = (cell.is_not_null() & day.is_null() for cell, day in zip(cells, days, strict=True))
+    return [
+        pl.min_horizontal(real).alias(f"date{number}"),
+        pl.any_horizontal(undated).alias(f"undated{number}"),
+        pl.any_horizontal(bad).alias(f"bad{number}"),
+    ]
 
 
 def _placeholders() -> pl.Series:
@@ -183,16 +212,15 @@ def parse_date(cell: pl.Expr) -> pl.Expr:
 # death, and what was told
 
 
-def _deaths(export: Export) -> pl.DataFrame:
-    """`death`: the earliest date of the certificates."""
+def _deaths(export: Export) -> _Source:
+    """The earliest date of the certificates."""
     places = export.places(DEATH_DATE, CERTIFICATES)
     dates = [(pl.lit(True), pl.col(canonical(place))) for place in places]
-    found = _collect(export.scan(places), dates, f"{export.path}: field {DEATH_DATE}", filled=True)
-    return found.select(EID, death="date")
+    return _Source(f"{export.path}: field {DEATH_DATE}", places, dates, filled=True)
 
 
-def _death_causes(export: Export, pattern: str) -> pl.DataFrame:
-    """Date of a death that the disease caused or contributed to."""
+def _death_causes(export: Export, pattern: str) -> _Source:
+    """A death that the disease caused or contributed to."""
     dates = export.places(DEATH_DATE, CERTIFICATES)
     causes = [*export.places(UNDERLYING, CERTIFICATES)]
     if any(place.field == CONTRIBUTORY for table in export.tables for place in table.columns):
@@ -202,7 +230,7 @@ def _death_causes(export: Export, pattern: str) -> pl.DataFrame:
         answers(pl.col(canonical(place))).list.eval(_matches(pl.element(), pattern)).list.any().fill_null(False)
         for place in causes
     )
-    return _collect(export.scan([*dates, *causes]), [(hit, died)], f"{export.path}: field {DEATH_DATE}")
+    return _Source(f"{export.path}: field {DEATH_DATE}", [*dates, *causes], [(hit, died)])
 
 
 def _told(export: Export, endpoint: Endpoint) -> pl.Series:

@@ -10,10 +10,11 @@ import sqlite3
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 DEEPEST = 4
@@ -105,6 +106,8 @@ def _plain(data: bytes) -> Iterator[Content]:
         yield _table(data)
     elif data.startswith(b"SQLite format 3"):
         yield from _database(data)
+    elif data.startswith(b"\x93NUMPY"):
+        yield _array(data)
     elif (header := _safetensors_header(data)) is not None:
         yield Content(text=header + _printable(data), binary=True)
     elif data.startswith(UNOPENED):
@@ -125,8 +128,24 @@ def _table(data: bytes) -> Content:
         frame = read(io.BytesIO(data))
     except (pl.exceptions.PolarsError, OSError):
         return Content(closed="a damaged Parquet or Arrow file, which cannot be looked into")
-    text = "\n".join(" ".join(map(str, row)) for row in frame.iter_rows())
-    return Content(text, (Records(frozenset(frame.columns), frame.height),))
+    return Content(_said(frame.iter_rows()), (Records(frozenset(frame.columns), frame.height),))
+
+
+def _said(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as lines; an empty cell says nothing, as in a delimited text."""
+    return "\n".join(" ".join("" if value is None else str(value) for value in row) for row in rows)
+
+
+def _array(data: bytes) -> Content:
+    """A NumPy array, of numbers or text; one of objects is a pickle."""
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError):
+        return Content(
+            text=_printable(data), closed="a damaged NumPy file, or one with a pickle, which is not safe to open"
+        )
+    rows = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
+    return Content(_said(rows.tolist()), (Records(frozenset(array.dtype.names or ()), len(rows)),))
 
 
 def _database(data: bytes) -> Iterator[Content]:
@@ -138,7 +157,7 @@ def _database(data: bytes) -> Iterator[Content]:
             for name in names:
                 found = database.execute('select * from "{}"'.format(name.replace('"', '""')))
                 keys, rows = frozenset(column[0] for column in found.description), found.fetchall()
-                yield Content("\n".join(" ".join(map(str, row)) for row in rows), (Records(keys, len(rows)),))
+                yield Content(_said(rows), (Records(keys, len(rows)),))
     except sqlite3.Error:
         yield Content(closed="a damaged SQLite file, which cannot be looked into")
 

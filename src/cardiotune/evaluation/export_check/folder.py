@@ -36,6 +36,7 @@ WEIGHTS = "weights may have learned patients by heart: ask the data holder, and 
 BY_NAME: tuple[tuple[str, str, str], ...] = (
     (r"predictions\.jsonl", STAY, "one row a patient and model"),
     (r"split\.parquet", STAY, "one row a patient"),
+    (r"exact_counts\.json", STAY, "counts of patients, small ones included; cohort.json is what may be shown"),
     (r"tokens/.*", STAY, "token ids, which can be turned back into the patients' texts"),
     (r"checkpoints/[^/]+/weights/.*\.(safetensors|bin|pt)", ASK, WEIGHTS),
     (r"checkpoints/[^/]+/weights/.*", LEAVE, "settings of an adapter"),
@@ -139,6 +140,8 @@ def _judge_content(content: Content, name: str, known: Known) -> Iterator[tuple[
         small = len(COUNT_KEYS.findall(content.text)) + len(COUNT_WORDS.findall(content.text))
         if small:
             yield ASK, f"counts under {FEW} ({small} places)"
+    if name == "metrics.json" and re.search(r'"n": \d+,\s+"n_events": null,\s+"models": \{\s+"', content.text):
+        yield STAY, f"a part with fewer than {FEW} events, or others: its figures give the count away"
     if name == "calibration.json" and '"isotonic"' in content.text:
         yield ASK, "steps of an isotonic calibrator are single patients' logits"
 

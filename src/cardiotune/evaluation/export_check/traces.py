@@ -15,6 +15,7 @@ from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.serialize import NOT_RECORDED
 from cardiotune.data.table import column_names, locate, read_cells
+from cardiotune.data.ukb.read import open_export
 from cardiotune.errors import CardioTuneError
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ GAP = 2
 """Words that may stand between two of them."""
 UNSAID = frozenset({"the", "is"})
 """Words that one style writes and another does not."""
-EID = re.compile(r"(?<![0-9A-Za-z.])[1-9]\d{6}(?![0-9A-Za-z]|\.\d)")
-"""A whole number of seven digits, as the ids of UK Biobank are."""
+EID = re.compile(r"(?<![0-9A-Za-z.])[1-9]\d{6}(?:\.0+)?(?![0-9A-Za-z]|\.\d)")
+"""A whole number of seven digits, as the ids of UK Biobank are; `.0` behind it where a program took it for a decimal one."""
 Words = list[str]
 
 
@@ -94,6 +95,8 @@ def learn(config: Config, row_ids: Sequence[str], sizes: frozenset[int]) -> Know
         return Known(columns, row_ids=hashed, sizes=sizes)
     ids = _telling(_ids(config, prepared.cohort.frame))
     hashed |= _hashes(prepared.cohort.frame[ROW_ID].to_list())
+    if prepared.censored is not None:
+        hashed |= _hashes(prepared.censored.frame[ROW_ID].to_list())
     lengths = frozenset(len(identity) for identity in ids if len(identity) >= SHORTEST_ID)
     return Known(columns, _hashes(ids), hashed, _windows(config, prepared), lengths, sizes)
 
@@ -104,6 +107,8 @@ def _hashes(ids: Iterable[str]) -> frozenset[int]:
 
 def _ids(config: Config, frame: pl.DataFrame) -> set[str]:
     """All ids in the table, those of excluded rows too."""
+    if config.data.format == "ukb":
+        return {eid for path in config.data.files.values() for eid in open_export(locate(path, folder=True)).eids}
     found: set[str] = set()
     names = [name for name in (config.data.name_of("id"), config.data.name_of("group")) if name]
     for name in names:
@@ -130,7 +135,9 @@ def _telling(ids: set[str]) -> set[str]:
 def _windows(config: Config, prepared: Prepared) -> dict[int, frozenset[int]]:
     """The beginning, middle and end of each patient's text and of each row's raw values."""
     found: dict[int, set[int]] = {}
-    for text in (*prepared.texts, *_raw_rows(config, prepared.cohort.frame)):
+    frame = prepared.cohort.frame
+    everyone = frame if prepared.censored is None else pl.concat([frame, prepared.censored.frame])
+    for text in (*prepared.all_texts, *_raw_rows(config, everyone)):
         said = words(text)
         length = min(WINDOW, len(said))
         for start in {0, (len(said) - length) // 2, len(said) - length}:
@@ -179,7 +186,7 @@ def traces(text: str, known: Known, binary: bool = False) -> Iterator[str]:
 
 def _candidates(text: str) -> set[str]:
     """What may be an id in a text: words as a whole, what stands between signs within one, and numbers by themselves."""
-    text = text.casefold()
+    text = re.sub(r"(?<=\d)\.0+(?!\d)", "", text.casefold())  # a program that took an id for a decimal number
     whole = set(re.findall(r"[^\s\"'<>,;:|()\[\]{}=\\/]+", text))
     # A number with a point beside it is part of a decimal one, not an id.
     parts = set(re.findall(r"(?<![a-z0-9.])[a-z]*\d[a-z0-9]*(?![a-z0-9]|\.\d)", text))

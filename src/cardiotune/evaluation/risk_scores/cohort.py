@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cardiotune.config import Column, PublishedScore
+from cardiotune.data import small_counts
 from cardiotune.data.schema import codes_of
 from cardiotune.errors import DataError
 from cardiotune.evaluation.risk_scores.american import framingham, framingham_bmi, pooled_cohort
@@ -119,7 +120,7 @@ def completed_risks(
             raise DataError(f"{score}: no training row has {name}; leave {score} out of models")
         inputs[name] = np.where(np.isfinite(values), values, np.quantile(known, 0.5, method="inverted_cdf"))
     if exact.left_out:
-        told = "; ".join(f"{reason} ({rows} rows)" for reason, rows in exact.left_out.items())
+        told = "; ".join(f"{reason} ({small_counts.told(rows)} rows)" for reason, rows in exact.left_out.items())
         log.warning("%s: scored with the training median, or the nearest end of its range: %s", score, told)
     return _apply(score, inputs, region, "nearest").risk
 

@@ -1,0 +1,108 @@
+"""Which counts of people may be told: none of 1 to 9, and none that gives such a one away.
+
+A member of a list whose total is known is the total less the others, so further members are hidden until no small one
+follows. Complementary suppression: Hundepool et al., Statistical Disclosure Control, Wiley 2012, chapter 4. Tables of
+several dimensions: `cardiotune.evaluation.disclosure`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FEW = 10
+"""A count below this, but not 0, is not told: a neighbour could recognise a patient."""
+SMALL = f"<{FEW}"
+HIDDEN = "hidden"
+"""Written for a count of ten or more that is left out, because it would give a small one away."""
+
+
+def is_small(count: float) -> bool:
+    """Whether a count must not be told."""
+    return 0 < count < FEW
+
+
+def told(count: int) -> int | str:
+    """A count that stands for itself, or `SMALL`."""
+    return SMALL if is_small(count) else count
+
+
+def told_events(n: int, n_events: int) -> int | None:
+    """How many of n have the event; None where they, or the others, are few."""
+    return None if is_small(n_events) or is_small(n - n_events) else n_events
+
+
+def hide(counts: Sequence[int], last: int | None = None) -> tuple[set[int], bool]:
+    """Places that must be hidden in a list whose total is known; and whether that protects the small ones.
+
+    The smallest other counts are hidden with them, that of place `last` only if nothing else is left. What hides a small
+    count must hold at least FEW with it. Where even hiding all does not do, the total must not be told.
+    """
+    hidden = {place for place, count in enumerate(counts) if is_small(count)}
+    while hidden and _given_away([counts[place] for place in hidden]):
+        others = [place for place, count in enumerate(counts) if count and place not in hidden]
+        if not others:
+            return hidden, False
+        hidden.add(min(others, key=lambda place: (place == last, counts[place])))
+    return hidden, True
+
+
+def _given_away(counts: Sequence[int]) -> bool:
+    """Whether the sum of hidden counts, each known to be small or to be ten or more, is small or allows one value of one."""
+    total = sum(counts)
+    ranges = [(1, FEW - 1) if is_small(count) else (FEW, total) for count in counts]
+    lowest, highest = (sum(end) for end in zip(*ranges, strict=True))
+    return total < FEW or any(
+        max(low, total - (highest - high)) == min(high, total - (lowest - low))
+        for (low, high), count in zip(ranges, counts, strict=True)
+        if is_small(count)
+    )
+
+
+def tell_flow(flow: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Exclusions `{"step", "excluded", "left"}` in order, as they may be told; how many are left in the end is always told.
+
+    Small exclusions become SMALL, others that would give them away HIDDEN. How many are left is hidden from the first
+    hidden step to the last: their differences are the exclusions. Where one small exclusion stands alone, the number that
+    the table had is hidden too.
+    """
+    counts = [int(step["excluded"]) for step in flow[1:]]
+    hidden, safe = hide(counts)
+    first, last = (min(hidden), max(hidden)) if hidden else (len(counts), -1)
+    if not safe:
+        first = -1
+
+    def row(place: int, step: Mapping[str, Any]) -> dict[str, Any]:
+        excluded: int | str = int(step["excluded"])
+        if place in hidden:
+            excluded = SMALL if is_small(int(step["excluded"])) else HIDDEN
+        return {**step, "excluded": excluded, "left": HIDDEN if first <= place < last else step["left"]}
+
+    return [row(place, step) for place, step in enumerate(flow, -1)]
+
+
+def tell_parts(parts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int | None]]:
+    """`{"n", "n_events"}` a part, as they may be told beside the totals; a number that is not told is None.
+
+    The test part's is the last to go, for its metrics stand on it.
+    """
+    names = list(parts)
+    sizes = [parts[name]["n"] for name in names]
+    events = [parts[name]["n_events"] for name in names]
+    last = names.index("test") if "test" in names else None
+    without_size, _ = hide(sizes, last)
+    few = without_size.union(
+        *(hide(some, last)[0] for some in (events, [a - b for a, b in zip(sizes, events, strict=True)]))
+    )
+    return {
+        name: {
+            "n": None if place in without_size else parts[name]["n"],
+            "n_events": None if place in few else parts[name]["n_events"],
+        }
+        for place, name in enumerate(names)
+    }
+
+
+def tell_each(counts: Mapping[str, int], hide_all: bool = False) -> dict[str, int | str]:
+    """Counts that do not add up to anything: small ones become SMALL, and with `hide_all` the others HIDDEN."""
+    return {
+        name: SMALL if is_small(count) else HIDDEN if hide_all and count else count for name, count in counts.items()
+    }
