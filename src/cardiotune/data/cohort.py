@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 
 from cardiotune.config import DataConfig
 from cardiotune.data import schema
-from cardiotune.data.small_counts import tell_flow, told
+from cardiotune.data.small_counts import HIDDEN, tell_flow, told
 from cardiotune.data.table import column_names, locate, read_cells, spoken
 from cardiotune.data.ukb import build as ukb
 from cardiotune.data.ukb.followup import LOST
@@ -102,7 +102,7 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
         rows.exclude(f"not in the random sample of data.max_rows = {data.max_rows}", pl.Series(drawn))
     notes["missing"] = {name: rows.frame[name].null_count() for name in data.features}
     for step in tell_flow(rows.flow)[1:]:
-        log.info("excluded %s rows: %s", step["excluded"], step["step"])
+        log.info("excluded %s rows: %s", "some" if step["excluded"] == HIDDEN else step["excluded"], step["step"])
     return Cohort(rows.frame.drop(LINE), rows.flow, notes, None if censored is None else censored.drop(LINE))
 
 
