@@ -45,7 +45,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             "models=[prevalence,logistic_regression,tfidf]",
             "split.train_rows=null",
             "split.test=0.4",
-            "evaluation.bootstrap=50",
+            "evaluation.bootstrap=100",
         ],
     )
 
