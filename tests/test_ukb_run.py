@@ -149,7 +149,7 @@ def parquet_file(frame: pl.DataFrame) -> bytes:
 
 
 def sqlite_file(eid: int, folder: Path) -> bytes:
-    file = folder / "made.sqlite"
+    file = folder / f"made{eid}.sqlite"
     with sqlite3.connect(file) as database:
         database.execute("create table notes (number integer)")
         database.execute("insert into notes values (?)", [eid])
