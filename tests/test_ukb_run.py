@@ -45,7 +45,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             "models=[prevalence,logistic_regression,tfidf]",
             "split.train_rows=null",
             "split.test=0.4",
-            "evaluation.bootstrap=50",
+            "evaluation.bootstrap=100",
         ],
     )
 
@@ -149,7 +149,7 @@ def parquet_file(frame: pl.DataFrame) -> bytes:
 
 
 def sqlite_file(eid: int, folder: Path) -> bytes:
-    file = folder / "made.sqlite"
+    file = folder / f"made{eid}.sqlite"
     with sqlite3.connect(file) as database:
         database.execute("create table notes (number integer)")
         database.execute("insert into notes values (?)", [eid])

@@ -186,7 +186,7 @@ def _collect(export: Export, sources: list[_Source]) -> Iterator[pl.DataFrame]:
 def _first_date(source: _Source, number: int) -> list[pl.Expr]:
     cells = [pl.when(hit).then(date.str.strip_chars()) for hit, date in source.records]
     days = [parse_date(cell) for cell in cells]
-    real = [pl.when(~day.is_in(_placeholders())).then(day) for day in days]
+    real = [pl.when(~day.is_in(_placeholders().implode())).then(day) for day in days]
     there = [cell.is_not_null() if source.filled else hit for (hit, _), cell in zip(source.records, cells, strict=True)]
     undated = (record & day.is_null() for record, day in zip(there, real, strict=True))
     bad = (cell.is_not_null() & day.is_null() for cell, day in zip(cells, days, strict=True))
