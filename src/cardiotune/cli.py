@@ -216,15 +216,20 @@ def predict(
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Write the table's own ids, not hashed ones.")] = False,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Score with the base model instead.")] = False,
     site: Annotated[str | None, typer.Option(help="Use the recalibration of this name; see `recalibrate`.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --out: processes that share the table.")] = 1,
+    chunk_rows: Annotated[int, typer.Option(min=1, help="Rows in memory at a time, in each process.")] = 16_384,
 ) -> None:
     """Score a table with a run's model; every row gets a probability, in the table's order.
+
+    A table of any size, in flat memory. With --out an interrupted command, given again, goes on where it was.
 
     Example: cardiotune predict runs/statlog_heart new_patients.csv --out risks.csv
     """
     from cardiotune import stages
+    from cardiotune.deployment.bulk import Job, score_to_file, write_to_stdout
 
-    folder = stages.open_run(run)
     if table is None:
+        folder = stages.open_run(run)
         stages.predict(folder)
         _say(f"predictions: {folder.predictions}")
         return
@@ -232,12 +237,14 @@ def predict(
         raise ConfigError(f"--out {output}: expected a name ending in .csv or .parquet")
     if site and zero_shot:
         raise ConfigError("--site is of the tuned model; it does not go with --zero-shot")
-    frame = stages.score_table(folder, table, keep_ids, tuned=not zero_shot, site=site)
+    if workers > 1 and output is None:
+        raise ConfigError("--workers needs --out: several processes cannot write to standard output")
+    stages.check_scorable(run, tuned=not zero_shot)
+    job = Job(run, table, keep_ids, not zero_shot, site, chunk_rows)
     if output is None:
-        sys.stdout.write(frame.write_csv())
-        return
-    stages.write_table(frame, output)
-    _say(f"{frame.height} rows scored: {output}")
+        write_to_stdout(job)
+    else:
+        _say(f"{score_to_file(job, output, workers)} rows scored: {output}")
 
 
 @app.command()

@@ -527,23 +527,9 @@ def score_table(
     Columns: row (1-based), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing (how many of the row's
     values were missing or out of range).
     """
-    config = _config(folder)
-    if tuned:
-        _check_tuned(folder, ", or ask for the zero-shot model with --zero-shot")
-    cohort = read_rows(table, config.data, keep_ids)
-    risks, raw = _score(folder, cohort.frame, tuned, site)
-    blanked = cohort.frame.select(pl.sum_horizontal(pl.col(config.data.inputs).is_null())).to_series()
-    return pl.DataFrame(
-        {
-            "row": range(1, len(risks) + 1),
-            "row_id": cohort.frame[ROW_ID],
-            "y_prob": risks,
-            "y_prob_raw": raw,
-            "prediction": (risks >= config.task.threshold).astype(int),
-            "threshold": config.task.threshold,
-            "values_missing": blanked,
-        }
-    )
+    from cardiotune.deployment.bulk import Job, score_chunks
+
+    return pl.concat(score_chunks(Job(folder.path, table, keep_ids, tuned, site)))
 
 
 def _score(folder: RunFolder, frame: pl.DataFrame, tuned: bool = True, site: str | None = None) -> tuple[Array, Array]:
@@ -626,6 +612,18 @@ def _check_tuned(folder: RunFolder, otherwise: str = "") -> None:
     raise ConfigError(f"{folder.path}: has no tuned model; {how}{otherwise}")
 
 
+def check_scorable(path: Path, tuned: bool) -> None:
+    """ConfigError, before any table is read, when a folder is no run or export that can score a table."""
+    from cardiotune.deployment.scorer import is_export
+
+    if not is_export(path):
+        folder = open_run(path)
+        if tuned:
+            _check_tuned(folder, ", or ask for the zero-shot model with --zero-shot")
+    elif not tuned:
+        raise ConfigError(f"{path}: an export has no base model; use --zero-shot with its run")
+
+
 def _tuned_model(folder: RunFolder, config: Config, order: list[str]) -> "TunedModel":
     """The run's own model."""
     from cardiotune.evaluation.tuned import TunedModel
@@ -694,12 +692,3 @@ def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:
             config.serialize,
         )
     return [prompt_text(config, text) for text in texts]
-
-
-def write_table(frame: pl.DataFrame, file: Path) -> None:
-    """Write a table as CSV or Parquet, by the file's ending; whole or not at all."""
-    with runs.atomic(file) as temporary:
-        if file.suffix == ".parquet":
-            frame.write_parquet(temporary)
-        else:
-            frame.write_csv(temporary)

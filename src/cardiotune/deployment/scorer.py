@@ -33,7 +33,14 @@ from cardiotune.training.weights import same_weights
 Array = NDArray[np.float64]
 TextModel = Callable[[list[str]], Array]
 """Patients' texts, n of them -> logits (n,), as the model gives them."""
+EXPORT = "export.json"
+"""In an export's folder: format, order of the columns, odds multiplier, versions, parity with its run."""
 NONE: calibrate.Calibrator = {"method": "none"}
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder was written by `cardiotune export`."""
+    return (folder / EXPORT).is_file()
 
 
 class Problem(NamedTuple):
