@@ -339,6 +339,64 @@ def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson =
         raise DataError(f"leaks found: {leaks}; results are not to be believed before they are explained")
 
 
+@app.command()
+def export(
+    run: RunArgument,
+    to: Annotated[
+        Literal["merged", "gguf", "onnx", "hub"],
+        typer.Option(help="merged: safetensors; gguf: llama.cpp; onnx: onnxruntime; hub: upload a merged export."),
+    ],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the export.")],
+    precision: Annotated[
+        Literal["f32", "f16", "q8_0", "q4_k_m"], typer.Option(help="Of the numbers in a GGUF.")
+    ] = "f16",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only put an export that is there through the parity gate again.")
+    ] = False,
+    repository: Annotated[str | None, typer.Option(help="With --to hub: OWNER/NAME.")] = None,
+    upload: Annotated[bool, typer.Option("--upload", help="With --to hub: yes, let it leave this machine.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="With --to hub: for everybody to see.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's model in another format, and prove that it predicts the same; exit code 4 when it does not.
+
+    The folder scores raw rows (`predict DIR TABLE`, `RiskModel.load(DIR)`) and holds no patient's row.
+
+    Example: cardiotune export runs/statlog_heart --to merged --out exported
+    """
+    if to == "hub" and upload:  # before any library reads it
+        os.environ["HF_HUB_OFFLINE"] = "0"
+    from cardiotune import stages
+    from cardiotune.deployment import hub
+    from cardiotune.deployment.scorer import is_export
+
+    if check or not (to == "hub" and is_export(out_folder)):
+        found = stages.export(run, "merged" if to == "hub" else to, out_folder, precision, check)
+        if as_json:
+            sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        else:
+            _show_parity(found)
+        _say(f"{'the same' if check else 'exported'}: {out_folder}", as_json)
+    if to == "hub":
+        wanted = hub.check_asked(repository, upload, out_folder)
+        _say(f"uploaded: {hub.upload(out_folder, wanted, public)}", as_json)
+
+
+def _show_parity(found: dict[str, Any]) -> None:
+    from cardiotune.deployment.parity import as_text
+
+    table = Table("", "run", "export")
+    for name, key in (("AUROC", "auroc"), ("Brier score", "brier")):
+        if "test" in found:
+            table.add_row(name, *map(as_text, found["test"][key]))
+    if "test" in found:
+        out.print(table)
+    _say(
+        f"difference in probability: at most {found['max_difference']:.2g}, mean {found['mean_difference']:.2g} "
+        f"(allowed {found['tolerance']:g})"
+    )
+
+
 @app.command("export-check")
 def export_check(run: RunArgument, as_json: AsJson = False) -> None:
     """List what of a run folder may leave the safe environment; exit code 3 when a file must stay.

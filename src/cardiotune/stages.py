@@ -539,6 +539,25 @@ def _score(folder: RunFolder, frame: pl.DataFrame, tuned: bool = True, site: str
     return RowScorer.load(folder.path, site, tuned).score(frame)
 
 
+def export(path: Path, to: Any, out: Path, precision: Any = "f16", check: bool = False) -> dict[str, Any]:
+    """The run's model in another format, in `out`; or, with `check`, an export that is there put through the gate again.
+
+    Returns the parity gate's numbers. Without the run's table they are of synthetic rows alone, which is said.
+    """
+    from cardiotune.deployment import export as exporting
+
+    folder = open_run(path)
+    _check_tuned(folder)
+    prepared = None
+    try:
+        prepared = _open(folder, None)[1]
+    except DataError as error:
+        log.warning("parity is checked on synthetic rows alone: %s", error)
+    if check:
+        return exporting.check_again(folder, out, prepared)
+    return exporting.export(folder, to, out, precision, prepared)
+
+
 def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[str, dict[str, float | None]]]:
     """Adapt the run's calibrated risks to a new site, whose table has the outcome.
 

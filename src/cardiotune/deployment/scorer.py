@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from cardiotune import __version__
@@ -19,15 +20,18 @@ from cardiotune.data.cohort import needed_columns, typed_rows
 from cardiotune.data.prepare import read_order
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.table import cells_of
-from cardiotune.errors import DataError
+from cardiotune.deployment.gguf import GgufModel
+from cardiotune.deployment.onnx import OnnxModel
+from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
 from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, probabilities
-from cardiotune.evaluation.tuned import TunedModel, read_calibrator, read_site
+from cardiotune.evaluation.tuned import TunedModel, probe_texts, read_calibrator, read_site
 from cardiotune.runs import RunFolder, read_json, sha256
-from cardiotune.training.checkpoint import HASHES
+from cardiotune.training.checkpoint import HASHES, check_probe, verify
 from cardiotune.training.loss import corrected
+from cardiotune.training.model import build_encoder, load_tokenizer, pad_id_of, set_up
 from cardiotune.training.weights import same_weights
 
 Array = NDArray[np.float64]
@@ -107,6 +111,10 @@ class RowScorer:
         Raises ConfigError when it is neither, ModelError when the model does not score as it did when it was saved.
         """
         folder = Path(folder)
+        if is_export(folder):
+            if site or not tuned:
+                raise ConfigError(f"{folder}: an export has neither sites nor a base model; ask its run for them")
+            return cls.open_export(folder)
         run = RunFolder(folder)
         manifest = run.read_manifest()
         config, order = load_resolved(run.config), read_order(run)
@@ -121,6 +129,20 @@ class RowScorer:
         multiplier = float(manifest.get("training", {}).get("odds_multiplier", 1.0))
         weights = sha256(run.tuned_folder(config.method.kind) / HASHES)[:12]
         return cls(config, order, model.logits, calibration, multiplier, {**versions, "model": weights}, adapted)
+
+    @classmethod
+    def open_export(cls, folder: Path, verified: bool = True) -> "RowScorer":
+        """Open an export; `verified` checks its files' hashes and how it scores the recorded sample, as `load` does."""
+        if verified:
+            verify(folder)
+        entry, config = read_json(folder / EXPORT), load_resolved(folder / "config.yaml")
+        model = _exported_model(folder, entry["format"], config)
+        if verified:
+            exact = torch.float32 if entry["format"] != "gguf" else torch.float16
+            check_probe(folder, model(probe_texts(config, entry["order"])), exact)
+        versions = {**entry["versions"], "format": entry["kind"]}
+        calibration = read_json(folder / "calibration.json")
+        return cls(config, entry["order"], model, calibration, entry["odds_multiplier"], versions)
 
     # -----------------------------------------------------------------------------------------------------------------
     # raw rows
@@ -228,6 +250,23 @@ class RowScorer:
         derived is not asked for.
         """
         return [_described(name, self.config.data.columns[name]) for name in needed_columns(self.config.data, False)]
+
+
+def _exported_model(folder: Path, kind: str, config: Config) -> TextModel:
+    """The model in an export, by the library that its format is for."""
+    if kind == "merged":
+        return LanguageScorer(config, folder, folder, foreign=True).logits
+    set_up(config.train.threads)
+    tokenizer = load_tokenizer(folder)
+    encoder = build_encoder(config, tokenizer)
+    model: OnnxModel | GgufModel
+    if kind == "onnx":
+        budget = config.evaluation.score_batch_tokens
+        model = OnnxModel(folder, pad_id_of(tokenizer), budget, config.train.threads)
+    else:
+        labels = encoder.label_tokens(config.task.positive_label, config.task.negative_label)
+        model = GgufModel(folder, labels, config.serialize.max_tokens, config.train.threads)
+    return lambda texts: model.logits(encoder.prompts(texts))
 
 
 def _described(name: str, column: Column) -> dict[str, Any]:
