@@ -216,15 +216,20 @@ def predict(
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Write the table's own ids, not hashed ones.")] = False,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Score with the base model instead.")] = False,
     site: Annotated[str | None, typer.Option(help="Use the recalibration of this name; see `recalibrate`.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --out: processes that share the table.")] = 1,
+    chunk_rows: Annotated[int, typer.Option(min=1, help="Rows in memory at a time, in each process.")] = 16_384,
 ) -> None:
     """Score a table with a run's model; every row gets a probability, in the table's order.
+
+    A table of any size, in flat memory. With --out an interrupted command, given again, goes on where it was.
 
     Example: cardiotune predict runs/statlog_heart new_patients.csv --out risks.csv
     """
     from cardiotune import stages
+    from cardiotune.deployment.bulk import Job, score_to_file, write_to_stdout
 
-    folder = stages.open_run(run)
     if table is None:
+        folder = stages.open_run(run)
         stages.predict(folder)
         _say(f"predictions: {folder.predictions}")
         return
@@ -232,12 +237,14 @@ def predict(
         raise ConfigError(f"--out {output}: expected a name ending in .csv or .parquet")
     if site and zero_shot:
         raise ConfigError("--site is of the tuned model; it does not go with --zero-shot")
-    frame = stages.score_table(folder, table, keep_ids, tuned=not zero_shot, site=site)
+    if workers > 1 and output is None:
+        raise ConfigError("--workers needs --out: several processes cannot write to standard output")
+    stages.check_scorable(run, tuned=not zero_shot)
+    job = Job(run, table, keep_ids, not zero_shot, site, chunk_rows)
     if output is None:
-        sys.stdout.write(frame.write_csv())
-        return
-    stages.write_table(frame, output)
-    _say(f"{frame.height} rows scored: {output}")
+        write_to_stdout(job)
+    else:
+        _say(f"{score_to_file(job, output, workers)} rows scored: {output}")
 
 
 @app.command()
@@ -330,6 +337,64 @@ def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson =
     leaks = sum(finding["severity"] == "leak" for finding in findings)
     if leaks:
         raise DataError(f"leaks found: {leaks}; results are not to be believed before they are explained")
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    to: Annotated[
+        Literal["merged", "gguf", "onnx", "hub"],
+        typer.Option(help="merged: safetensors; gguf: llama.cpp; onnx: onnxruntime; hub: upload a merged export."),
+    ],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the export.")],
+    precision: Annotated[
+        Literal["f32", "f16", "q8_0", "q4_k_m"], typer.Option(help="Of the numbers in a GGUF.")
+    ] = "f16",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only put an export that is there through the parity gate again.")
+    ] = False,
+    repository: Annotated[str | None, typer.Option(help="With --to hub: OWNER/NAME.")] = None,
+    upload: Annotated[bool, typer.Option("--upload", help="With --to hub: yes, let it leave this machine.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="With --to hub: for everybody to see.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's model in another format, and prove that it predicts the same; exit code 4 when it does not.
+
+    The folder scores raw rows (`predict DIR TABLE`, `RiskModel.load(DIR)`) and holds no patient's row.
+
+    Example: cardiotune export runs/statlog_heart --to merged --out exported
+    """
+    if to == "hub" and upload:  # before any library reads it
+        os.environ["HF_HUB_OFFLINE"] = "0"
+    from cardiotune import stages
+    from cardiotune.deployment import hub
+    from cardiotune.deployment.scorer import is_export
+
+    if check or not (to == "hub" and is_export(out_folder)):
+        found = stages.export(run, "merged" if to == "hub" else to, out_folder, precision, check)
+        if as_json:
+            sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        else:
+            _show_parity(found)
+        _say(f"{'the same' if check else 'exported'}: {out_folder}", as_json)
+    if to == "hub":
+        wanted = hub.check_asked(repository, upload, out_folder)
+        _say(f"uploaded: {hub.upload(out_folder, wanted, public)}", as_json)
+
+
+def _show_parity(found: dict[str, Any]) -> None:
+    from cardiotune.deployment.parity import as_text
+
+    table = Table("", "run", "export")
+    for name, key in (("AUROC", "auroc"), ("Brier score", "brier")):
+        if "test" in found:
+            table.add_row(name, *map(as_text, found["test"][key]))
+    if "test" in found:
+        out.print(table)
+    _say(
+        f"difference in probability: at most {found['max_difference']:.2g}, mean {found['mean_difference']:.2g} "
+        f"(allowed {found['tolerance']:g})"
+    )
 
 
 @app.command("export-check")

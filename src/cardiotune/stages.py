@@ -20,7 +20,7 @@ from cardiotune import runs
 from cardiotune.config import Config, DataConfig, dump, load_resolved
 from cardiotune.data.cache import keep_tokens, run_tokens
 from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME, WEIGHT, read_rows
-from cardiotune.data.prepare import Prepared, read_prepared
+from cardiotune.data.prepare import Prepared, read_order, read_prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
 from cardiotune.data.small_counts import HIDDEN, tell_each, tell_flow, tell_parts, told, told_events
@@ -516,7 +516,7 @@ def explain_row(folder: RunFolder, row: str, table: str | None = None) -> dict[s
         if prepared.parts[place] == "train":
             log.warning("--row: this patient is in the training part, so the model has learned from the outcome")
     else:
-        frame, order = read_rows(table, config.data).frame, _column_order(folder)
+        frame, order = read_rows(table, config.data).frame, read_order(folder)
         place = int(row) - 1 if row.isascii() and row.isdigit() else -1
         if not 0 <= place < frame.height:
             raise ConfigError(f"--row: expected the number of a row of {table}, 1 to {frame.height}")
@@ -597,45 +597,35 @@ def score_table(
     Columns: row (1-based), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing (how many of the row's
     values were missing or out of range).
     """
-    config = _config(folder)
-    if tuned:
-        _check_tuned(folder, ", or ask for the zero-shot model with --zero-shot")
-    cohort = read_rows(table, config.data, keep_ids)
-    risks, raw = _score(folder, config, cohort.frame, tuned, site)
-    blanked = cohort.frame.select(pl.sum_horizontal(pl.col(config.data.inputs).is_null())).to_series()
-    return pl.DataFrame(
-        {
-            "row": range(1, len(risks) + 1),
-            "row_id": cohort.frame[ROW_ID],
-            "y_prob": risks,
-            "y_prob_raw": raw,
-            "prediction": (risks >= config.task.threshold).astype(int),
-            "threshold": config.task.threshold,
-            "values_missing": blanked,
-        }
-    )
+    from cardiotune.deployment.bulk import Job, score_chunks
+
+    return pl.concat(score_chunks(Job(folder.path, table, keep_ids, tuned, site)))
 
 
-def _score(
-    folder: RunFolder, config: Config, frame: pl.DataFrame, tuned: bool = True, site: str | None = None
-) -> tuple[Array, Array]:
+def _score(folder: RunFolder, frame: pl.DataFrame, tuned: bool = True, site: str | None = None) -> tuple[Array, Array]:
     """Final and raw risks of rows that the run has not seen, (rows,) each."""
-    from cardiotune.evaluation import calibrate
-    from cardiotune.evaluation.logistic import logit
-    from cardiotune.evaluation.predict import LanguageScorer, probabilities
-    from cardiotune.evaluation.tuned import read_calibrator
-    from cardiotune.training.weights import same_weights
+    from cardiotune.deployment.scorer import RowScorer
 
-    adapted = _read_site(folder, site) if site else None
-    order = _column_order(folder)
-    texts = serialize_rows(frame, order, config.data, config.serialize)
-    if not tuned:
-        raw = probabilities(LanguageScorer(config, same_weights(folder, config.model), None).logits(texts))
-        return raw, raw
-    model = _tuned_model(folder, config, order)
-    logits = model.logits(texts)
-    risks = calibrate.apply(read_calibrator(folder), model.corrected(logits))
-    return calibrate.apply(adapted, logit(risks)) if adapted else risks, probabilities(logits)
+    return RowScorer.load(folder.path, site, tuned).score(frame)
+
+
+def export(path: Path, to: Any, out: Path, precision: Any = "f16", check: bool = False) -> dict[str, Any]:
+    """The run's model in another format, in `out`; or, with `check`, an export that is there put through the gate again.
+
+    Returns the parity gate's numbers. Without the run's table they are of synthetic rows alone, which is said.
+    """
+    from cardiotune.deployment import export as exporting
+
+    folder = open_run(path)
+    _check_tuned(folder)
+    prepared = None
+    try:
+        prepared = _open(folder, None)[1]
+    except DataError as error:
+        log.warning("parity is checked on synthetic rows alone: %s", error)
+    if check:
+        return exporting.check_again(folder, out, prepared)
+    return exporting.export(folder, to, out, precision, prepared)
 
 
 def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[str, dict[str, float | None]]]:
@@ -661,7 +651,7 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
             f"{table}: {config.data.name_of('target')} is known in {frame.height} rows, {int(y_true.sum())} of them events; "
             f"recalibration needs the outcome, of {needed} events and {needed} non-events at least"
         )
-    before, _ = _score(folder, config, frame)
+    before, _ = _score(folder, frame)
     logits = logit(before)
     site = calibrate.update(logits, y_true, method, weight)
     after = np.empty_like(logits)
@@ -682,16 +672,6 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
     finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
     runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table, folder=True)), **size, **finite})
     return file, finite
-
-
-def _read_site(folder: RunFolder, site: str) -> dict[str, Any]:
-    file = folder.path / "sites" / f"{site}.json"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in (folder.path / "sites").glob("*.json"))) or "none"
-        raise ConfigError(
-            f"--site {site}: this run has been recalibrated for {known}; see `cardiotune recalibrate --help`"
-        )
-    return runs.read_json(file)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -715,14 +695,6 @@ def _config(folder: RunFolder) -> Config:
     return load_resolved(folder.config)
 
 
-def _column_order(folder: RunFolder) -> list[str]:
-    """Feature columns in the order of the run's text."""
-    order: list[str] | None = runs.read_json(folder.cohort).get("column_order")
-    if order is None:
-        raise ModelError(f"{folder.cohort}: does not say the order of the columns; restore it, or start a new run")
-    return order
-
-
 def _check_tuned(folder: RunFolder, otherwise: str = "") -> None:
     """ConfigError, before any table is read, when the run has no tuned model."""
     config = _config(folder)
@@ -733,6 +705,18 @@ def _check_tuned(folder: RunFolder, otherwise: str = "") -> None:
     else:
         how = "its models do not hold tuned, so make another run"
     raise ConfigError(f"{folder.path}: has no tuned model; {how}{otherwise}")
+
+
+def check_scorable(path: Path, tuned: bool) -> None:
+    """ConfigError, before any table is read, when a folder is no run or export that can score a table."""
+    from cardiotune.deployment.scorer import is_export
+
+    if not is_export(path):
+        folder = open_run(path)
+        if tuned:
+            _check_tuned(folder, ", or ask for the zero-shot model with --zero-shot")
+    elif not tuned:
+        raise ConfigError(f"{path}: an export has no base model; use --zero-shot with its run")
 
 
 def _tuned_model(folder: RunFolder, config: Config, order: list[str]) -> "TunedModel":
@@ -785,7 +769,7 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     release()  # the trained network would stand beside the reloaded one
     saved = folder.tuned_folder(config.method.kind)
     scorer = LanguageScorer(config, same_weights(folder, config.model), saved)
-    logits = scorer.logits(probe_texts(config, _column_order(folder)), what="checking")
+    logits = scorer.logits(probe_texts(config, read_order(folder)), what="checking")
     if world()[0] == 0:
         record_probe(saved, logits, scorer.dtype)
 
@@ -803,12 +787,3 @@ def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:
             config.serialize,
         )
     return [prompt_text(config, text) for text in texts]
-
-
-def write_table(frame: pl.DataFrame, file: Path) -> None:
-    """Write a table as CSV or Parquet, by the file's ending; whole or not at all."""
-    with runs.atomic(file) as temporary:
-        if file.suffix == ".parquet":
-            frame.write_parquet(temporary)
-        else:
-            frame.write_csv(temporary)

@@ -89,7 +89,7 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
         notes["values_out_of_range"] = {name: len(lines) for name, lines in blanked.items()}
         if data.out_of_range == "error" and blanked:
             raise DataError(
-                f"{file}: values out of range: {_counts(notes['values_out_of_range'])}; "
+                f"{file}: values out of range: {counted(notes['values_out_of_range'])}; "
                 "correct them, or set data.out_of_range to exclude or missing"
             )
     _check_duplicates(rows, data)
@@ -170,13 +170,33 @@ def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False) -> Cohort
     height = frame.height
     outside = {name: len(lines) for name, lines in read.blanked.items()}
     if outside:
-        log.warning("%s: values out of range are taken as missing: %s", file.name, _counts(outside))
+        log.warning("%s: values out of range are taken as missing: %s", file.name, counted(outside))
     flow = [{"step": "rows in the table", "excluded": 0, "left": height}]
     if read.steps:
         frame = _only_known_outcomes(frame, flow)
     return Cohort(
         frame.drop(LINE), flow, {"columns_ignored": read.ignored, "values_out_of_range": outside, **read.notes}
     )
+
+
+def typed_rows(source: object, cells: pl.DataFrame, data: DataConfig) -> tuple[pl.DataFrame, dict[str, set[int]]]:
+    """Rows to be scored, from text cells: the dictionary's columns, typed, a row each; row numbers blanked, by column.
+
+    As `read_rows` does, an implausible value becomes a missing one. `source` is what an error names. Ids, outcome and columns
+    that the dictionary does not know are passed over. Raises DataError for absent columns and cells of another type.
+    """
+    data = data.model_copy(update={"out_of_range": "missing"})
+    needed = check_present(source, cells.columns, data)
+    frame, blanked = _typed(source, cells.select(needed), data, 0)
+    return frame.drop(LINE), blanked
+
+
+def check_present(source: object, present: list[str], data: DataConfig) -> list[str]:
+    """The columns that a table to be scored needs; DataError when some of them are not among those `present`."""
+    needed = needed_columns(data, target_needed=False)
+    if absent := [name for name in needed if name not in present]:
+        raise DataError(_absent(source, absent, needed, present))
+    return needed
 
 
 def _only_known_outcomes(frame: pl.DataFrame, flow: list[dict[str, Any]]) -> pl.DataFrame:
@@ -194,7 +214,8 @@ def _only_known_outcomes(frame: pl.DataFrame, flow: list[dict[str, Any]]) -> pl.
     ).drop(LEFT)
 
 
-def _counts(counts: dict[str, int]) -> str:
+def counted(counts: dict[str, int]) -> str:
+    """`age (12 rows), sbp (<10 rows)`."""
     return ", ".join(f"{name} ({told(count)} rows)" for name, count in counts.items())
 
 
@@ -226,7 +247,7 @@ def _read_rows(
         frame, blanked = _typed(file, cells, data, first_line)
         read = _Read(frame, ignored, blanked)
         key = b"" if keep_row_ids else row_key(file)
-    ids = _row_ids(frame, data, None if keep_row_ids else key)
+    ids = row_ids(frame, data, None if keep_row_ids else key)
     return replace(read, frame=frame.with_columns(ids))
 
 
@@ -244,21 +265,12 @@ def _read_wanted(file: Path, data: DataConfig, target_needed: bool) -> tuple[pl.
 
 
 def _typed(
-    file: Path, cells: pl.DataFrame, data: DataConfig, first_line: int
+    file: object, cells: pl.DataFrame, data: DataConfig, first_line: int
 ) -> tuple[pl.DataFrame, dict[str, set[int]]]:
     """Typed columns, derived ones too, with line numbers from `first_line`; and lines with values out of range."""
-    unreadable: dict[str, int] = {}
-    typed: list[pl.Series] = []
-    for name in cells.columns:
-        values, bad = schema.parse(cells[name], data.columns[name])
-        typed.append(values)
-        if bad:
-            unreadable[f"{name}: {data.columns[name].type}"] = bad
-    if unreadable:
-        raise DataError(
-            f"{file}: cells that are not of the column's type: {_counts(unreadable)}; correct the type, add their code to "
-            "data.columns.NAME.missing, or write numbers with a decimal point and no thousands mark"
-        )
+    parsed = {name: schema.parse(cells[name], data.columns[name]) for name in cells.columns}
+    typed = [values for values, _ in parsed.values()]
+    check_readable(file, {name: bad for name, (_, bad) in parsed.items()}, data)
     frame, outside = _blank(pl.DataFrame(typed).with_row_index(LINE, first_line), cells.columns, data)
     # After its inputs: what is derived from a blanked value is missing too.
     frame = schema.derive(frame, data)
@@ -266,7 +278,17 @@ def _typed(
     return frame, outside | outside_derived
 
 
-def _absent(file: Path, absent: list[str], needed: list[str], present: list[str]) -> str:
+def check_readable(file: object, unreadable: dict[str, int], data: DataConfig) -> None:
+    """DataError when cells of a column are not of its type; their number, by column."""
+    counts = {f"{name}: {data.columns[name].type}": bad for name, bad in unreadable.items() if bad}
+    if counts:
+        raise DataError(
+            f"{file}: cells that are not of the column's type: {counted(counts)}; correct the type, add their code to "
+            "data.columns.NAME.missing, or write numbers with a decimal point and no thousands mark"
+        )
+
+
+def _absent(file: object, absent: list[str], needed: list[str], present: list[str]) -> str:
     if len(present) == 1:
         return (
             f"{file}: only one column was found, {len(needed)} are needed; check data.separator "
@@ -313,10 +335,13 @@ def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
     return codes.is_in(positive).cast(pl.Int8).alias(EVENT)
 
 
-def _row_ids(frame: pl.DataFrame, data: DataConfig, key: bytes | None) -> pl.Series:
-    """The id column, or the line number where there is none; hashed with a key that only holders of the table have."""
+def row_ids(frame: pl.DataFrame, data: DataConfig, key: bytes | None, first: int = 0) -> pl.Series:
+    """The id column, or the line number where there is none; hashed with a key that only holders of the table have.
+
+    first: rows of the table before those of `frame`.
+    """
     name = data.name_of("id")
-    lines = [str(number) for number in range(1, frame.height + 1)]
+    lines = [str(first + number) for number in range(1, frame.height + 1)]
     ids = lines
     if name is not None and name in frame.columns:
         ids = [i or f"line {line}" for i, line in zip(frame[name].cast(pl.String), lines, strict=True)]

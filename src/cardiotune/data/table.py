@@ -5,8 +5,9 @@ import gzip
 import io
 import json
 import logging
+import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -73,8 +74,17 @@ def is_parquet(file: Path) -> bool:
 
 def is_json(file: Path) -> bool:
     """By content: a list of objects, or an object a line (JSONL)."""
-    with _open(file) as stream:
-        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+    return _first_sign(file) in (b"{", b"[")
+
+
+def is_json_list(file: Path) -> bool:
+    """A list of objects, which is one piece: it cannot be read row by row."""
+    return _first_sign(file) == b"["
+
+
+def _first_sign(file: Path) -> bytes:
+    with open_unpacked(file) as stream:
+        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def column_names(
@@ -82,10 +92,11 @@ def column_names(
 ) -> list[str]:
     """The columns of a table; of CSV and Parquet, without reading its rows."""
     if is_parquet(file):
-        with _parquet_errors(file):
+        with parquet_errors(file):
             return pl.scan_parquet(file, glob=False).collect_schema().names()
     if is_json(file):
-        return list(dict.fromkeys(name for row in _json_rows(file) for name in row))
+        with open_unpacked(file) as stream:
+            return list(dict.fromkeys(name for row in _json_rows(file, stream) for name in row))
     return sniff(file, separator, encoding, header).columns
 
 
@@ -103,6 +114,52 @@ def _is_number(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def cells_of(rows: Any) -> pl.DataFrame:
+    """Rows that come from Python, as the text cells that a file would have.
+
+    rows: a polars or pandas frame, an Arrow table, or a list of `{column: value}`, in which an absent key is an empty cell.
+    DataError for anything else, and for values that are lists or objects.
+    """
+    if isinstance(rows, pl.LazyFrame):
+        rows = rows.collect()
+    if not isinstance(rows, pl.DataFrame) and hasattr(rows, "iloc"):  # pandas; its own way to Arrow needs pyarrow
+        names = list(map(str, rows.columns))
+        if len(set(names)) < len(names):
+            raise DataError(f"rows: {len(names) - len(set(names))} column names stand twice; rename them")
+        columns = (rows.iloc[:, place].astype(object) for place in range(len(names)))
+        cells = [column.where(column.notna(), None).tolist() for column in columns]
+        return pl.DataFrame(
+            {name: pl.Series(name, map(_cell, c), pl.String) for name, c in zip(names, cells, strict=True)}
+        )
+    if isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in rows):
+        names = list(dict.fromkeys(str(name) for row in rows for name in row))
+        return pl.DataFrame({n: pl.Series(n, [_cell(row.get(n)) for row in rows], pl.String) for n in names})
+    if not isinstance(rows, pl.DataFrame) and not hasattr(rows, "__arrow_c_stream__"):
+        raise DataError(
+            f"rows: a {type(rows).__name__} has no column names; expected a polars or pandas frame, an Arrow table or a "
+            "list of {column: value}"
+        )
+    return as_text("rows", pl.DataFrame(rows))
+
+
+def _cell(value: Any) -> str | None:
+    """One value as the text that a file would hold; numbers with all their digits."""
+    value = value.item() if hasattr(value, "item") else value  # numpy's scalars
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, list | tuple | set | Mapping | bytes):
+        raise DataError("rows: cells that hold lists, objects or bytes, not values; flatten them")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_text(source: object, frame: pl.DataFrame) -> pl.DataFrame:
+    """A typed frame as text cells; DataError for columns of lists or bytes."""
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested() or kind in (pl.Binary, pl.Object)]
+    if nested:
+        raise DataError(f"{source}: columns that hold lists or bytes, not values: {', '.join(nested)}; leave them out")
+    return frame.select(pl.all().cast(pl.String, strict=False))
 
 
 def read_cells(
@@ -136,18 +193,20 @@ def read_cells(
 
 
 def _read_parquet(file: Path, columns: list[str] | None) -> pl.DataFrame:
-    with _parquet_errors(file):
+    with parquet_errors(file):
         frame = pl.read_parquet(file, columns=columns, glob=False)
-    nested = [name for name, kind in frame.schema.items() if kind.is_nested() or kind in (pl.Binary, pl.Object)]
-    if nested:
-        raise DataError(f"{file}: columns that hold lists or bytes, not values: {', '.join(nested)}; leave them out")
-    return frame.select(pl.all().cast(pl.String, strict=False))
+    return as_text(file, frame)
 
 
 def _read_json(file: Path, columns: list[str] | None) -> pl.DataFrame:
-    cells: dict[str, list[str | None]] = {name: [] for name in columns or column_names(file)}
+    with open_unpacked(file) as stream:
+        return _json_cells(file, stream, columns or column_names(file))
+
+
+def _json_cells(file: Path, stream: IO[bytes], columns: list[str], before: int = 0) -> pl.DataFrame:
+    cells: dict[str, list[str | None]] = {name: [] for name in columns}
     nested: set[str] = set()
-    for row in _json_rows(file):
+    for row in _json_rows(file, stream, before):
         for name, column in cells.items():
             value = row.get(name)
             if isinstance(value, dict | list):
@@ -159,21 +218,20 @@ def _read_json(file: Path, columns: list[str] | None) -> pl.DataFrame:
     return pl.DataFrame(cells, schema=dict.fromkeys(cells, pl.String))
 
 
-def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(file: Path, stream: IO[bytes], before: int = 0) -> Iterator[dict[str, Any]]:
     """The objects of a JSON list or, read line by line, of JSONL; numbers stay text, as they were written."""
     read = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str).decode
-    listed, count = False, 0
+    listed, count = False, before
     try:
-        with _open(file) as stream:
-            lines = io.TextIOWrapper(stream, "utf-8-sig", newline="\n")
-            first = next((line for line in lines if line.strip()), "")
-            listed = first.lstrip().startswith("[")
-            one_by_one = (read(line.strip()) for line in chain([first], lines) if line.strip())
-            for row in read((first + lines.read()).strip()) if listed else one_by_one:
-                if not isinstance(row, dict):
-                    raise DataError(f"{file}: expected a list of JSON objects, or one object a line, each a row")
-                count += 1
-                yield row
+        lines = io.TextIOWrapper(stream, "utf-8-sig", newline="\n")
+        first = next((line for line in lines if line.strip()), "")
+        listed = first.lstrip().startswith("[")
+        one_by_one = (read(line.strip()) for line in chain([first], lines) if line.strip())
+        for row in read((first + lines.read()).strip()) if listed else one_by_one:
+            if not isinstance(row, dict):
+                raise DataError(f"{file}: expected a list of JSON objects, or one object a line, each a row")
+            count += 1
+            yield row
     except UnicodeDecodeError:
         raise DataError(f"{file}: is not UTF-8 text; set data.encoding to the right one") from None
     except json.JSONDecodeError as error:
@@ -183,16 +241,44 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _parquet_errors(file: Path) -> Iterator[None]:
+def parquet_errors(file: Path) -> Iterator[None]:
+    """A damaged file becomes a DataError; the library's message may quote cells."""
     try:
         yield
     except (pl.exceptions.PolarsError, OSError):
         raise DataError(f"{file}: cannot be read as Parquet; the file is damaged or cut short") from None
 
 
+def row_ends(stream: IO[bytes], quoted: bool) -> Iterator[int]:
+    """Bytes from here to the end of each row; with `quoted`, a line end within quotes ends no row."""
+    size = quotes = 0
+    for line in stream:
+        size += len(line)
+        quotes += line.count(b'"') if quoted else 0
+        if quotes % 2 == 0:
+            yield size
+    if quotes % 2:
+        yield size
+
+
+def parse_text(file: Path, raw: bytes, layout: Layout, columns: list[str] | None) -> pl.DataFrame:
+    """Whole rows of a text table, as they stand in the file, without its header -> text cells."""
+    names = layout.separator.join(f"c{place}" for place in range(len(layout.columns)))
+    plain = Layout(layout.columns, layout.separator, "UTF-8", 0, True)
+    return _parse(file, io.BytesIO(f"{names}\n{_decode(file, raw, layout.encoding)}".encode()), plain, columns)
+
+
+def parse_json(file: Path, raw: bytes, columns: list[str], before: int) -> pl.DataFrame:
+    """Whole lines of a JSONL table, `before` objects from its beginning -> text cells."""
+    return _json_cells(file, io.BytesIO(raw), columns, before)
+
+
 def _read_text(file: Path, layout: Layout, columns: list[str] | None) -> pl.DataFrame:
-    plain_utf8 = layout.encoding.startswith("UTF-8") and not _gzipped(file)
-    source: Path | io.BytesIO = file if plain_utf8 else io.BytesIO(_decoded(file, layout.encoding))
+    plain_utf8 = layout.encoding.startswith("UTF-8") and not is_gzipped(file)
+    return _parse(file, file if plain_utf8 else io.BytesIO(_decoded(file, layout.encoding)), layout, columns)
+
+
+def _parse(file: Path, source: Path | io.BytesIO, layout: Layout, columns: list[str] | None) -> pl.DataFrame:
     try:
         frame = pl.read_csv(
             source,
@@ -216,16 +302,17 @@ def _read_text(file: Path, layout: Layout, columns: list[str] | None) -> pl.Data
     return frame if columns is None else frame.select(columns)
 
 
-def _gzipped(file: Path) -> bool:
+def is_gzipped(file: Path) -> bool:
+    """By content."""
     with file.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
 
 
 @contextmanager
-def _open(file: Path) -> Iterator[IO[bytes]]:
+def open_unpacked(file: Path) -> Iterator[IO[bytes]]:
     """The file's bytes, unpacked."""
     try:
-        with cast(IO[bytes], gzip.open(file)) if _gzipped(file) else file.open("rb") as stream:
+        with cast(IO[bytes], gzip.open(file)) if is_gzipped(file) else file.open("rb") as stream:
             yield stream
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise DataError(f"{file}: cannot be unpacked; the gzip file is damaged or cut short") from None
@@ -233,7 +320,7 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
 
 def _decoded(file: Path, encoding: str) -> bytes:
     """The whole file as UTF-8 bytes without a byte-order mark."""
-    with _open(file) as stream:
+    with open_unpacked(file) as stream:
         raw = stream.read()
     return _decode(file, raw, encoding).encode()
 
@@ -252,7 +339,7 @@ def sniff(
     file: Path, separator: str | None = None, encoding: str | None = None, header: list[str] | None = None
 ) -> Layout:
     """Detect how a text table is written, from its first MiB."""
-    with _open(file) as stream:
+    with open_unpacked(file) as stream:
         head = stream.read(HEAD_BYTES)
     if b"\0" in head:
         kind = "UTF-16 text: save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "a binary file"
@@ -301,7 +388,7 @@ def _fields(line: str, separator: str) -> list[str]:
 def _detect_encoding(file: Path, head: bytes) -> str:
     if head.startswith(b"\xef\xbb\xbf"):
         return "UTF-8 with byte-order mark"
-    with _open(file) as stream:
+    with open_unpacked(file) as stream:
         try:
             reader = io.TextIOWrapper(stream, "utf-8")
             while reader.read(HEAD_BYTES):

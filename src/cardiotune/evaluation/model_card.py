@@ -37,8 +37,8 @@ def write_model_card(run: RunFolder) -> Path:
     return file
 
 
-def render(record: Record) -> str:
-    """YAML front matter that the hub accepts, and the card in Markdown."""
+def render(record: Record, exported_to: str | None = None) -> str:
+    """YAML front matter that the hub accepts, and the card in Markdown; of the run, or of an export of it to this library."""
     from huggingface_hub import ModelCard
 
     environment = jinja2.Environment(
@@ -52,7 +52,7 @@ def render(record: Record) -> str:
     )
     environment.filters["capitalized"] = capitalized
     body = environment.get_template("model_card.md.j2").render(_content(record))
-    return str(ModelCard(f"---\n{_front_matter(record)}\n---\n\n{body}"))
+    return str(ModelCard(f"---\n{_front_matter(record, exported_to)}\n---\n\n{body}"))
 
 
 def terms_notice(model: ModelConfig) -> str | None:
@@ -61,7 +61,7 @@ def terms_notice(model: ModelConfig) -> str | None:
     return next((notice for part, notice in TERMS.items() if part in named), None)
 
 
-def _front_matter(record: Record) -> str:
+def _front_matter(record: Record, exported_to: str | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     config, judged = record.config, record.part["models"][record.main]
@@ -80,11 +80,11 @@ def _front_matter(record: Record) -> str:
     ]
     about_base: dict[str, Any] = {}
     if tuned:
-        adapter = config.method.kind == "lora"
+        adapter = config.method.kind == "lora" and not exported_to
         about_base = {
             "base_model": config.model.hub_id,
             "base_model_relation": ("adapter" if adapter else "finetune") if config.model.hub_id else None,
-            "library_name": "peft" if adapter else "transformers",
+            "library_name": exported_to or ("peft" if adapter else "transformers"),
             **_license(config.model),
         }
     data = ModelCardData(

@@ -277,8 +277,25 @@ def load_tuned(
         raise ModelError(f"{saved}: neither an adapter nor a model folder; train the run first")
     network = read(model, config, encoder)
     if isinstance(network, ClassifierNetwork):
-        _load_head(network, saved)
+        load_head(network, saved)
     return network.eval()
+
+
+def load_plain(weights: Path, saved: Path, config: Config) -> Any:
+    """What a run saved as a plain model of transformers: float32, on the CPU, adapters summed into the weights.
+
+    Weights that were quantized are those that the adapters were trained on, written out. Errors as `load_tuned`.
+    """
+    cpu = torch.device("cpu")
+    if (saved / "adapter_config.json").is_file():
+        base = load_base(weights, config, torch.float32, cpu)
+        if getattr(base, "is_quantized", False):
+            base = base.dequantize()
+        model = _with_adapter(base, saved).unload()
+    else:
+        model = load_base(saved, config, torch.float32, cpu)
+    model.config._name_or_path = ""  # a folder of this machine
+    return model
 
 
 def _with_adapter(base: Any, folder: Path) -> Any:
@@ -288,7 +305,7 @@ def _with_adapter(base: Any, folder: Path) -> Any:
         raise ModelError(f"{folder}: {ADAPTER_FILE} is missing; the adapter is not whole")
     try:
         config = PeftConfig.from_pretrained(folder)
-        if config.task_type == TaskType.SEQ_CLS:  # its head is read by `_load_head`
+        if config.task_type == TaskType.SEQ_CLS:  # its head is read by `load_head`
             config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, None
         with warnings.catch_warnings():
             # PEFT only warns when weights are missing, and goes on with untrained ones.
@@ -301,7 +318,8 @@ def _with_adapter(base: Any, folder: Path) -> Any:
     return adapted
 
 
-def _load_head(network: ClassifierNetwork, folder: Path) -> None:
+def load_head(network: ClassifierNetwork, folder: Path) -> None:
+    """Put a saved head on a classifier; ModelError when there is none or it does not fit."""
     from safetensors.torch import load_file
 
     if (weight := _foreign_head(folder)) is not None:

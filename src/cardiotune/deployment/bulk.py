@@ -1,0 +1,195 @@
+"""Risks of a table of any size: flat memory, resumed when interrupted, the same file from one process or many.
+
+The table is cut into chunks that never change. Each chunk's risks are written to a file of its own in `<out>.parts/`, whole or
+not at all; what is there is not computed again. When all are there they are put together and the folder goes.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from cardiotune import __version__
+from cardiotune.config import Config, LaunchConfig, load_resolved
+from cardiotune.data.chunks import CHUNK_ROWS, Chunk, TableChunks
+from cardiotune.data.cohort import ROW_ID
+from cardiotune.data.table import locate
+from cardiotune.deployment.scorer import RowScorer
+from cardiotune.errors import ConfigError, InterruptedRunError
+from cardiotune.evaluation.predict import progress
+from cardiotune.runs import RunFolder, atomic, read_json, sha256, write_json
+from cardiotune.training.checkpoint import HASHES
+from cardiotune.training.distributed import is_launched, is_worker, launch
+
+log = logging.getLogger(__name__)
+
+ROW_GROUP = 131_072
+"""Rows of a group of the Parquet file."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A table to be scored by a run or an export."""
+
+    folder: Path
+    table: str
+    keep_ids: bool = False
+    tuned: bool = True
+    site: str | None = None
+    chunk_rows: int = CHUNK_ROWS
+
+    @property
+    def config(self) -> Config:
+        """The settings of the model."""
+        return load_resolved(RunFolder(self.folder).config)
+
+    def chunks(self, known: list[Chunk] | None = None) -> TableChunks:
+        """The table's rows."""
+        return TableChunks(self.table, self.config.data, self.keep_ids, known, self.chunk_rows)
+
+    def scorer(self) -> RowScorer:
+        """The model."""
+        return RowScorer.load(self.folder, self.site, self.tuned)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the risks depend on: a part made with another one is of no use."""
+        run, file = RunFolder(self.folder), locate(self.table, folder=True)
+        weights = [run.tuned_folder(self.config.method.kind) / HASHES, self.folder / HASHES]
+        files = [run.config, run.cohort, run.calibration, *weights, self.folder / "sites" / f"{self.site}.json", file]
+        facts = [__version__, self.chunk_rows, self.keep_ids, self.tuned, self.site]
+        return hashlib.sha256(json.dumps([facts, *(sha256(f) for f in files if f.exists())]).encode()).hexdigest()
+
+
+def score_chunks(job: Job) -> Iterator[pl.DataFrame]:
+    """The predictions of the table, chunk by chunk, in its order; one process, nothing kept."""
+    chunks = job.chunks()
+    scorer = job.scorer()
+    for number in range(len(chunks)):
+        yield predictions(scorer, chunks, number)
+
+
+def predictions(scorer: RowScorer, chunks: TableChunks, number: int) -> pl.DataFrame:
+    """Of one chunk: row (1-based, of the table), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing."""
+    frame, first = chunks.frame(number), chunks.chunks[number].first
+    found = scorer.score(frame)
+    return pl.DataFrame(
+        {
+            "row": range(first + 1, first + frame.height + 1),
+            "row_id": frame[ROW_ID],
+            "y_prob": found.final,
+            "y_prob_raw": found.raw,
+            "prediction": (found.final >= scorer.threshold).astype(int),
+            "threshold": scorer.threshold,
+            "values_missing": frame.select(pl.sum_horizontal(pl.col(scorer.config.data.inputs).is_null())).to_series(),
+        }
+    )
+
+
+def score_to_file(job: Job, out: Path, workers: int = 1) -> int:
+    """Write the predictions of the whole table to `out`, CSV or Parquet by its ending; the number of rows.
+
+    Stopped, even by SIGKILL, the same call goes on where it was. `workers`: processes of this machine; processes that a launcher
+    such as torchrun or `accelerate launch` has started, on one machine or many, share the work by themselves. ConfigError when
+    `<out>.parts` is of another table or model.
+    """
+    parts = out.with_name(out.name + ".parts")
+    chunks = _planned(job, parts)
+    if workers > 1 and not is_worker():
+        _launch(job, out, workers)
+    else:
+        _score_own(job, parts, chunks, out.suffix)
+    if is_launched() or (is_worker() and _rank()[0] > 0):
+        return chunks.rows  # another process puts the parts together
+    _wait_for(parts, len(chunks), out.suffix)
+    _join(parts, len(chunks), out)
+    shutil.rmtree(parts)
+    return chunks.rows
+
+
+def _planned(job: Job, parts: Path) -> TableChunks:
+    """The table's chunks: as an earlier or another process has found them, or now."""
+    plan, fingerprint = parts / "plan.json", job.fingerprint
+    if plan.is_file():
+        known = read_json(plan)
+        if known["fingerprint"] != fingerprint:
+            raise ConfigError(
+                f"{parts}: was begun with another table, model or option; remove the folder, or choose another --out"
+            )
+        return job.chunks([Chunk(**chunk) for chunk in known["chunks"]])
+    chunks = job.chunks()
+    write_json(plan, {"fingerprint": fingerprint, "chunks": chunks.as_json()})
+    return chunks
+
+
+def _score_own(job: Job, parts: Path, chunks: TableChunks, suffix: str) -> None:
+    """Of this process's chunks, those that are not there yet."""
+    rank, processes = _rank()
+    own = range(rank, len(chunks), processes)
+    left = [number for number in own if not _part(parts, number, suffix).is_file()]
+    if len(left) < len(own):
+        log.info("going on: %d of %d parts are done", len(own) - len(left), len(own))
+    if not left:
+        return
+    scorer = job.scorer()
+    with progress("scoring the table", sum(chunks.chunks[number].rows for number in left)) as advance:
+        for number in left:
+            frame = predictions(scorer, chunks, number)
+            with atomic(_part(parts, number, suffix)) as temporary:
+                if suffix == ".parquet":
+                    frame.write_parquet(temporary)
+                else:
+                    frame.write_csv(temporary, include_header=number == 0)
+            advance(frame.height)
+
+
+def _part(parts: Path, number: int, suffix: str) -> Path:
+    return parts / f"{number:07d}{suffix}"
+
+
+def _rank() -> tuple[int, int]:
+    """This process's number among those of a launcher, and how many they are. They do not talk to each other."""
+    return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if is_worker() else (0, 1)
+
+
+def _launch(job: Job, out: Path, workers: int) -> None:
+    options = [("--keep-ids", job.keep_ids), ("--zero-shot", not job.tuned)]
+    named = [name for name, chosen in options if chosen] + (["--site", job.site] if job.site else [])
+    named += ["--chunk-rows", str(job.chunk_rows)]
+    config = job.config.model_copy(update={"launch": LaunchConfig(processes=workers)})
+    try:
+        launch(config, ["predict", str(job.folder), job.table, "--out", str(out), *named])
+    except InterruptedRunError as error:
+        raise InterruptedRunError("stopped; the same command goes on where it was", error.exit_code - 128) from None
+
+
+def _wait_for(parts: Path, count: int, suffix: str) -> None:
+    """Until the parts of other processes are there, which may be on other machines; their launcher ends us if one dies."""
+    while not all(_part(parts, number, suffix).is_file() for number in range(count)):
+        time.sleep(1)
+
+
+def _join(parts: Path, count: int, out: Path) -> None:
+    files = [_part(parts, number, out.suffix) for number in range(count)]
+    with atomic(out) as temporary:
+        if out.suffix == ".parquet":
+            pl.scan_parquet(files, glob=False).sink_parquet(temporary, row_group_size=ROW_GROUP)
+            return
+        with temporary.open("wb") as whole:
+            for file in files:
+                with file.open("rb") as part:
+                    shutil.copyfileobj(part, whole)
+
+
+def write_to_stdout(job: Job) -> None:
+    """The predictions as CSV on standard output, as they come."""
+    for number, frame in enumerate(score_chunks(job)):
+        sys.stdout.write(frame.write_csv(include_header=number == 0))

@@ -1,0 +1,95 @@
+"""Predictions of a large table: killed and resumed, or shared among processes, the file is the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cardiotune import stages
+from conftest import build_toy_table, write_toy_experiment
+from test_cli import call, check_refusal
+
+ROWS, CHUNK = 5000, 500
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
+    experiment = write_toy_experiment(tmp_path_factory.mktemp("bulk"), toy_model)
+    folder = experiment.parent / "runs" / "toy"
+    for step in (("prepare", experiment, "models=[tuned]"), ("train", folder), ("predict", folder)):
+        done = call(*step)
+        assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(run: Path) -> Path:
+    file = run.parent / "large.csv"
+    build_toy_table(ROWS, seed=8).drop("disease").write_csv(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def expected(run: Path, table: Path) -> Path:
+    """Scored without a break, in one process."""
+    out = run.parent / "expected.csv"
+    done = call("predict", run, table, "--out", out, "--chunk-rows", str(CHUNK))
+    assert done.exit_code == 0, done.output
+    assert f"{ROWS} rows scored" in done.stdout
+    return out
+
+
+def test_chunks_change_no_risk_and_leave_nothing_behind(run: Path, table: Path, expected: Path) -> None:
+    frame, whole = pl.read_csv(expected), stages.score_table(stages.open_run(run), str(table), keep_ids=False)
+    assert frame.columns == whole.columns and frame["row"].to_list() == list(range(1, ROWS + 1))
+    assert frame["row_id"].equals(whole["row_id"]) and frame["values_missing"].sum() > 0
+    np.testing.assert_allclose(frame["y_prob"], whole["y_prob"], atol=1e-5)
+    assert frame["y_prob"].n_unique() > 100
+    assert not expected.with_name("expected.csv.parts").exists()
+
+
+def test_killed_it_goes_on_and_gives_the_same_file(run: Path, table: Path, expected: Path) -> None:
+    out = run.parent / "killed.csv"
+    options = ["predict", str(run), str(table), "--out", str(out), "--chunk-rows", str(CHUNK)]
+    parts = out.with_name("killed.csv.parts")
+    with subprocess.Popen([sys.executable, "-m", "cardiotune", *options], stderr=subprocess.PIPE) as process:
+        while len(list(parts.glob("0*.csv"))) < 2:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    made = {part: part.stat().st_mtime_ns for part in parts.glob("0*.csv")}
+    assert not out.exists() and 2 <= len(made) < ROWS // CHUNK
+    other = call("predict", run, table, "--out", out, "--chunk-rows", str(CHUNK), "--keep-ids")
+    check_refusal(other, 2, "was begun with another table, model or option")
+    assert {part: part.stat().st_mtime_ns for part in parts.glob("0*.csv")} == made
+    again = call(*options)
+    assert again.exit_code == 0, again.output
+    assert f"going on: {len(made)} of {ROWS // CHUNK} parts are done" in again.stderr
+    assert out.read_bytes() == expected.read_bytes() and not parts.exists()
+
+
+def test_two_processes_give_the_same_file(run: Path, table: Path, expected: Path) -> None:
+    out = run.parent / "shared.csv"
+    done = call("predict", run, table, "--out", out, "--chunk-rows", str(CHUNK), "--workers", "2")
+    assert done.exit_code == 0, done.output
+    assert out.read_bytes() == expected.read_bytes() and not out.with_name("shared.csv.parts").exists()
+
+
+def test_parquet_holds_the_same(run: Path, table: Path, expected: Path) -> None:
+    out = run.parent / "risks.parquet"
+    done = call("predict", run, table, "--out", out, "--chunk-rows", str(CHUNK))
+    assert done.exit_code == 0, done.output
+    text = pl.read_csv(expected)
+    frame = pl.read_parquet(out)
+    assert frame["row_id"].equals(text["row_id"])
+    np.testing.assert_array_equal(frame["y_prob"], text["y_prob"])
+
+
+def test_several_processes_need_a_file(run: Path, table: Path) -> None:
+    check_refusal(call("predict", run, table, "--workers", "2"), 2, "--workers needs --out")

