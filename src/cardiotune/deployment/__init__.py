@@ -1,0 +1,1 @@
+"""What becomes of a run: a server that answers for raw rows, and the page in front of it."""
