@@ -19,7 +19,7 @@ from cardiotune import runs
 from cardiotune.config import Config, DataConfig, dump, load_resolved
 from cardiotune.data.cache import keep_tokens, run_tokens
 from cardiotune.data.cohort import EVENT, ROW_ID, read_rows
-from cardiotune.data.prepare import Prepared, read_prepared
+from cardiotune.data.prepare import Prepared, read_order, read_prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
 from cardiotune.data.split import PARTS, Parts, counts, overlap
@@ -446,7 +446,7 @@ def explain_row(folder: RunFolder, row: str, table: str | None = None) -> dict[s
         if prepared.parts[place] == "train":
             log.warning("--row: this patient is in the training part, so the model has learned from the outcome")
     else:
-        frame, order = read_rows(table, config.data).frame, _column_order(folder)
+        frame, order = read_rows(table, config.data).frame, read_order(folder)
         place = int(row) - 1 if row.isascii() and row.isdigit() else -1
         if not 0 <= place < frame.height:
             raise ConfigError(f"--row: expected the number of a row of {table}, 1 to {frame.height}")
@@ -531,7 +531,7 @@ def score_table(
     if tuned:
         _check_tuned(folder, ", or ask for the zero-shot model with --zero-shot")
     cohort = read_rows(table, config.data, keep_ids)
-    risks, raw = _score(folder, config, cohort.frame, tuned, site)
+    risks, raw = _score(folder, cohort.frame, tuned, site)
     blanked = cohort.frame.select(pl.sum_horizontal(pl.col(config.data.inputs).is_null())).to_series()
     return pl.DataFrame(
         {
@@ -546,26 +546,11 @@ def score_table(
     )
 
 
-def _score(
-    folder: RunFolder, config: Config, frame: pl.DataFrame, tuned: bool = True, site: str | None = None
-) -> tuple[Array, Array]:
+def _score(folder: RunFolder, frame: pl.DataFrame, tuned: bool = True, site: str | None = None) -> tuple[Array, Array]:
     """Final and raw risks of rows that the run has not seen, (rows,) each."""
-    from cardiotune.evaluation import calibrate
-    from cardiotune.evaluation.logistic import logit
-    from cardiotune.evaluation.predict import LanguageScorer, probabilities
-    from cardiotune.evaluation.tuned import read_calibrator
-    from cardiotune.training.weights import same_weights
+    from cardiotune.deployment.scorer import RowScorer
 
-    adapted = _read_site(folder, site) if site else None
-    order = _column_order(folder)
-    texts = serialize_rows(frame, order, config.data, config.serialize)
-    if not tuned:
-        raw = probabilities(LanguageScorer(config, same_weights(folder, config.model), None).logits(texts))
-        return raw, raw
-    model = _tuned_model(folder, config, order)
-    logits = model.logits(texts)
-    risks = calibrate.apply(read_calibrator(folder), model.corrected(logits))
-    return calibrate.apply(adapted, logit(risks)) if adapted else risks, probabilities(logits)
+    return RowScorer.load(folder.path, site, tuned).score(frame)
 
 
 def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[str, dict[str, float | None]]]:
@@ -590,7 +575,7 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
             f"{table}: {config.data.name_of('target')} is known in {frame.height} rows, {int(y_true.sum())} of them events; "
             f"recalibration needs the outcome, of {needed} events and {needed} non-events at least"
         )
-    before, _ = _score(folder, config, frame)
+    before, _ = _score(folder, frame)
     logits = logit(before)
     site = calibrate.update(logits, y_true, method)
     after = np.empty_like(logits)
@@ -606,16 +591,6 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
     finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
     runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table, folder=True)), **size, **finite})
     return file, finite
-
-
-def _read_site(folder: RunFolder, site: str) -> dict[str, Any]:
-    file = folder.path / "sites" / f"{site}.json"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in (folder.path / "sites").glob("*.json"))) or "none"
-        raise ConfigError(
-            f"--site {site}: this run has been recalibrated for {known}; see `cardiotune recalibrate --help`"
-        )
-    return runs.read_json(file)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -637,14 +612,6 @@ def prompt_text(config: Config, text: str) -> str:
 
 def _config(folder: RunFolder) -> Config:
     return load_resolved(folder.config)
-
-
-def _column_order(folder: RunFolder) -> list[str]:
-    """Feature columns in the order of the run's text."""
-    order: list[str] | None = runs.read_json(folder.cohort).get("column_order")
-    if order is None:
-        raise ModelError(f"{folder.cohort}: does not say the order of the columns; restore it, or start a new run")
-    return order
 
 
 def _check_tuned(folder: RunFolder, otherwise: str = "") -> None:
@@ -709,7 +676,7 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     release()  # the trained network would stand beside the reloaded one
     saved = folder.tuned_folder(config.method.kind)
     scorer = LanguageScorer(config, same_weights(folder, config.model), saved)
-    logits = scorer.logits(probe_texts(config, _column_order(folder)), what="checking")
+    logits = scorer.logits(probe_texts(config, read_order(folder)), what="checking")
     if world()[0] == 0:
         record_probe(saved, logits, scorer.dtype)
 

@@ -167,6 +167,20 @@ def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False) -> Cohort
     )
 
 
+def typed_rows(source: object, cells: pl.DataFrame, data: DataConfig) -> tuple[pl.DataFrame, dict[str, set[int]]]:
+    """Rows to be scored, from text cells: the dictionary's columns, typed, a row each; row numbers blanked, by column.
+
+    As `read_rows` does, an implausible value becomes a missing one. `source` is what an error names. Ids, outcome and columns
+    that the dictionary does not know are passed over. Raises DataError for absent columns and cells of another type.
+    """
+    data = data.model_copy(update={"out_of_range": "missing"})
+    needed = needed_columns(data, target_needed=False)
+    if absent := [name for name in needed if name not in cells.columns]:
+        raise DataError(_absent(source, absent, needed, cells.columns))
+    frame, blanked = _typed(source, cells.select(needed), data, 0)
+    return frame.drop(LINE), blanked
+
+
 def _only_known_outcomes(frame: pl.DataFrame, flow: list[dict[str, Any]]) -> pl.DataFrame:
     """Of an export to be scored: without who withdrew, and no outcome for who would not be in a cohort."""
     stay = frame[LEFT].ne_missing(ukb.WITHDREW)
@@ -226,7 +240,7 @@ def _read_wanted(file: Path, data: DataConfig, target_needed: bool) -> tuple[pl.
 
 
 def _typed(
-    file: Path, cells: pl.DataFrame, data: DataConfig, first_line: int
+    file: object, cells: pl.DataFrame, data: DataConfig, first_line: int
 ) -> tuple[pl.DataFrame, dict[str, set[int]]]:
     """Typed columns, derived ones too, with line numbers from `first_line`; and lines with values out of range."""
     unreadable: dict[str, int] = {}
@@ -248,7 +262,7 @@ def _typed(
     return frame, outside | outside_derived
 
 
-def _absent(file: Path, absent: list[str], needed: list[str], present: list[str]) -> str:
+def _absent(file: object, absent: list[str], needed: list[str], present: list[str]) -> str:
     if len(present) == 1:
         return (
             f"{file}: only one column was found, {len(needed)} are needed; check data.separator "

@@ -11,6 +11,8 @@ from cardiotune.data.cohort import Cohort, read_cohort
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.data.split import Parts, split_cohort
 from cardiotune.data.subsample import cut_training
+from cardiotune.errors import ModelError
+from cardiotune.runs import RunFolder, read_json
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,11 @@ def read_prepared(config: Config) -> Prepared:
         parts = cut_training(parts, cohort.events, config.split.train_rows, config.split_seed)
     order = column_order(cohort.frame.filter(pl.Series(parts == "train")), config.data, config.serialize)
     return Prepared(cohort, parts, order, serialize_rows(cohort.frame, order, config.data, config.serialize))
+
+
+def read_order(run: RunFolder) -> list[str]:
+    """Feature columns in the order of a run's text; ModelError when the run does not say it."""
+    order: list[str] | None = read_json(run.cohort).get("column_order")
+    if order is None:
+        raise ModelError(f"{run.cohort}: does not say the order of the columns; restore it, or start a new run")
+    return order

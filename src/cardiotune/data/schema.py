@@ -31,9 +31,23 @@ def parse(cells: pl.Series, column: Column) -> tuple[pl.Series, int]:
 
     numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing `.0`).
     """
+    text = recorded(cells, column)
+    if column.role == "text" or column.type == "text" or column.type in CODED:
+        return (_zero_or_one(text, column) if column.type == "binary" else text), 0
+    values = _dates(text) if column.type == "date" else _numbers(text)
+    return values, values.null_count() - text.null_count()
+
+
+def unreadable(cells: pl.Series, column: Column) -> pl.Series:
+    """True where a cell holds something that is not of the column's type."""
+    return recorded(cells, column).is_not_null() & parse(cells, column)[0].is_null()
+
+
+def recorded(cells: pl.Series, column: Column) -> pl.Series:
+    """Cells as text without what stands around it; null where they mean "missing"."""
     text = cells.cast(pl.String).str.strip_chars()
     if column.role == "text":
-        return text.set(text == "", None), 0
+        return text.set(text == "", None)
     if column.type != "text":
         text = text.str.replace(r"^([+-]?\d+)\.0+$", "$1")
     # A code that the dictionary names has a meaning, so it is not a missing one.
@@ -42,9 +56,7 @@ def parse(cells: pl.Series, column: Column) -> tuple[pl.Series, int]:
     text = pl.select(pl.when(~text.str.to_lowercase().is_in(list(missing))).then(text)).to_series().alias(cells.name)
     if column.type == "text" or column.type in CODED:
         text = text.str.replace_all(r"\s+", " ")
-        return (_zero_or_one(text, column) if column.type == "binary" else text), 0
-    values = _dates(text) if column.type == "date" else _numbers(text)
-    return values, values.null_count() - text.null_count()
+    return text
 
 
 def _zero_or_one(text: pl.Series, column: Column) -> pl.Series:
@@ -169,6 +181,20 @@ def words(value: object, column: Column) -> str:
         return value.isoformat()
     text = codes_of(column).get(str(value), str(value))
     return f"{text} {column.unit}" if column.unit else text
+
+
+def expected(column: Column) -> str:
+    """What may stand in a column, in words: `a whole number, 60 to 260 mmHg`, or its codes."""
+    if codes := codes_of(column):
+        return "one of " + ", ".join(
+            code if code == meaning else f"{code} ({meaning})" for code, meaning in codes.items()
+        )
+    kind = {"integer": "a whole number", "numeric": "a number", "date": "a date such as 2020-01-31"}.get(
+        column.type, "text"
+    )
+    if column.range:
+        kind += f", {column.range[0]:g} to {column.range[1]:g}"
+    return f"{kind} {column.unit}" if column.unit else kind
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ import gzip
 import io
 import json
 import logging
+import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -105,6 +106,51 @@ def _is_number(name: str) -> bool:
     return True
 
 
+def cells_of(rows: Any) -> pl.DataFrame:
+    """Rows that come from Python, as the text cells that a file would have.
+
+    rows: a polars or pandas frame, an Arrow table, or a list of `{column: value}`, in which an absent key is an empty cell.
+    DataError for anything else, and for values that are lists or objects.
+    """
+    if isinstance(rows, pl.LazyFrame):
+        rows = rows.collect()
+    if not isinstance(rows, pl.DataFrame) and hasattr(rows, "iloc"):  # pandas; its own way to Arrow needs pyarrow
+        names = list(map(str, rows.columns))
+        if len(set(names)) < len(names):
+            raise DataError(f"rows: {len(names) - len(set(names))} column names stand twice; rename them")
+        columns = (rows.iloc[:, place].astype(object) for place in range(len(names)))
+        cells = [column.where(column.notna(), None).tolist() for column in columns]
+        return pl.DataFrame(
+            {name: pl.Series(name, map(_cell, c), pl.String) for name, c in zip(names, cells, strict=True)}
+        )
+    if isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in rows):
+        names = list(dict.fromkeys(str(name) for row in rows for name in row))
+        return pl.DataFrame({n: pl.Series(n, [_cell(row.get(n)) for row in rows], pl.String) for n in names})
+    if not isinstance(rows, pl.DataFrame) and not hasattr(rows, "__arrow_c_stream__"):
+        raise DataError(
+            f"rows: a {type(rows).__name__} has no column names; expected a polars or pandas frame, an Arrow table or a "
+            "list of {column: value}"
+        )
+    return _as_text("rows", pl.DataFrame(rows))
+
+
+def _cell(value: Any) -> str | None:
+    """One value as the text that a file would hold; numbers with all their digits."""
+    value = value.item() if hasattr(value, "item") else value  # numpy's scalars
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, list | tuple | set | Mapping | bytes):
+        raise DataError("rows: cells that hold lists, objects or bytes, not values; flatten them")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _as_text(source: object, frame: pl.DataFrame) -> pl.DataFrame:
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested() or kind in (pl.Binary, pl.Object)]
+    if nested:
+        raise DataError(f"{source}: columns that hold lists or bytes, not values: {', '.join(nested)}; leave them out")
+    return frame.select(pl.all().cast(pl.String, strict=False))
+
+
 def read_cells(
     file: Path,
     columns: list[str] | None = None,
@@ -138,10 +184,7 @@ def read_cells(
 def _read_parquet(file: Path, columns: list[str] | None) -> pl.DataFrame:
     with _parquet_errors(file):
         frame = pl.read_parquet(file, columns=columns, glob=False)
-    nested = [name for name, kind in frame.schema.items() if kind.is_nested() or kind in (pl.Binary, pl.Object)]
-    if nested:
-        raise DataError(f"{file}: columns that hold lists or bytes, not values: {', '.join(nested)}; leave them out")
-    return frame.select(pl.all().cast(pl.String, strict=False))
+    return _as_text(file, frame)
 
 
 def _read_json(file: Path, columns: list[str] | None) -> pl.DataFrame:

@@ -1,1 +1,1 @@
-"""What becomes of a run: a server that answers for raw rows, and the page in front of it."""
+"""A finished model at work: raw rows scored in a process, in bulk, or by an exported copy that predicts the same."""

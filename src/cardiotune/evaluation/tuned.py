@@ -11,10 +11,10 @@ from cardiotune.config import Config
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.tokens import TokenRows
-from cardiotune.errors import DataError
+from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.predict import LanguageScorer
-from cardiotune.runs import RunFolder
+from cardiotune.runs import RunFolder, read_json
 from cardiotune.training.loss import corrected
 from cardiotune.training.weights import same_weights
 
@@ -65,6 +65,17 @@ def read_calibrator(run: RunFolder) -> calibrate.Calibrator:
         return {"method": "none"}
     found: calibrate.Calibrator = json.loads(run.calibration.read_text())["models"].get("tuned", {"method": "none"})
     return found
+
+
+def read_site(run: RunFolder, site: str) -> calibrate.Calibrator:
+    """The recalibration of this name; ConfigError when the run has none."""
+    file = run.path / "sites" / f"{site}.json"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in (run.path / "sites").glob("*.json"))) or "none"
+        raise ConfigError(
+            f"--site {site}: this run has been recalibrated for {known}; see `cardiotune recalibrate --help`"
+        )
+    return read_json(file)
 
 
 def probe_texts(config: Config, order: list[str]) -> list[str]:

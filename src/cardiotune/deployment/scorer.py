@@ -1,0 +1,235 @@
+"""A trained model that takes patients' rows as they stand in a table: of a run folder, or of an export."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cardiotune import __version__
+from cardiotune.config import Column, Config, load_resolved, suggest
+from cardiotune.data import schema
+from cardiotune.data.cohort import needed_columns, typed_rows
+from cardiotune.data.prepare import read_order
+from cardiotune.data.serialize import serialize_rows
+from cardiotune.data.table import cells_of
+from cardiotune.errors import DataError
+from cardiotune.evaluation import calibrate
+from cardiotune.evaluation.explain import language_risk, leave_one_field_out
+from cardiotune.evaluation.logistic import logit
+from cardiotune.evaluation.predict import LanguageScorer, probabilities
+from cardiotune.evaluation.tuned import TunedModel, read_calibrator, read_site
+from cardiotune.runs import RunFolder, read_json, sha256
+from cardiotune.training.checkpoint import HASHES
+from cardiotune.training.loss import corrected
+from cardiotune.training.weights import same_weights
+
+Array = NDArray[np.float64]
+TextModel = Callable[[list[str]], Array]
+"""Patients' texts, n of them -> logits (n,), as the model gives them."""
+NONE: calibrate.Calibrator = {"method": "none"}
+
+
+class Problem(NamedTuple):
+    """What is wrong with one cell; it never holds the cell's value."""
+
+    column: str
+    kind: str
+    """`missing`, `unreadable` (not of the column's type), `out_of_range`, or `unknown_category`."""
+    expected: str
+    """What may stand there, in words."""
+
+
+class Scored(NamedTuple):
+    """Probabilities of rows, (rows,) each."""
+
+    final: Array
+    raw: Array
+    """As the model gives them, before class imbalance is taken out and they are calibrated."""
+
+
+class RowScorer:
+    """Raw rows -> calibrated risks, the same that `cardiotune predict` writes. May be called from several threads.
+
+    Rows are a polars or pandas frame, an Arrow table or a list of `{column: value}`, with the columns of `schema`; others are
+    passed over. An implausible value counts as a missing one, as it does in `predict`; `check_rows` tells which they are.
+    Methods raise DataError for absent columns and for cells that are not of their column's type.
+    """
+
+    classes_ = np.array([0, 1])
+    """No event, event: the columns of `predict_proba`."""
+
+    def __init__(
+        self,
+        config: Config,
+        order: list[str],
+        model: TextModel,
+        calibration: dict[str, Any],
+        odds_multiplier: float,
+        versions: dict[str, str],
+        site: calibrate.Calibrator | None = None,
+    ) -> None:
+        """`order`: columns in the order of the text. `calibration`: as `calibration.json`; only `tuned` is read of it."""
+        self.config = config
+        self.order = order
+        self.calibrator: calibrate.Calibrator = calibration.get("models", {}).get("tuned", NONE)
+        self.thresholds: list[dict[str, Any]] = calibration.get("thresholds", {}).get("tuned", [])
+        """`{"name", "value"}`: the decision threshold and those by rule, fixed on the validation part."""
+        self.odds_multiplier = odds_multiplier
+        self.site = site
+        changed = {"calibrator": self.calibrator, "odds_multiplier": odds_multiplier, "site": site}
+        self.versions = {
+            "cardiotune": __version__,
+            **versions,
+            "calibrator": hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12],
+        }
+        """Of the program, the model (first digits of the sha256 of its weights' hashes) and the calibrator."""
+        self._model = model
+        self._lock = threading.RLock()  # the network's hooks hold the state of one pass
+
+    @classmethod
+    def load(cls, folder: str | Path, site: str | None = None, tuned: bool = True) -> "RowScorer":
+        """Open a run folder or an export; `site` as `recalibrate` named it. Without `tuned`, a run's base model.
+
+        Raises ConfigError when it is neither, ModelError when the model does not score as it did when it was saved.
+        """
+        folder = Path(folder)
+        run = RunFolder(folder)
+        manifest = run.read_manifest()
+        config, order = load_resolved(run.config), read_order(run)
+        adapted = read_site(run, site) if site else None
+        versions = {"run": config.name, "format": "run"}
+        if not tuned:
+            base = LanguageScorer(config, same_weights(run, config.model), None)
+            return cls(config, order, base.logits, {}, 1.0, {**versions, "model": "base"})
+        calibration = read_json(run.calibration)  # refused, if damaged, before the weights are loaded
+        read_calibrator(run)  # says so when the run has none yet
+        model = TunedModel(run, config, order)
+        multiplier = float(manifest.get("training", {}).get("odds_multiplier", 1.0))
+        weights = sha256(run.tuned_folder(config.method.kind) / HASHES)[:12]
+        return cls(config, order, model.logits, calibration, multiplier, {**versions, "model": weights}, adapted)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # raw rows
+
+    def risks(self, rows: Any) -> Array:
+        """(rows,) final probabilities of the event."""
+        return self.score(self._typed(rows)).final
+
+    def logits(self, rows: Any) -> Array:
+        """(rows,) logits as the model gives them, before calibration."""
+        return self.text_logits(self._texts(self._typed(rows)))
+
+    def predict_proba(self, rows: Any) -> Array:
+        """(rows, 2) probabilities of no event and of the event."""
+        risks = self.risks(rows)
+        return np.column_stack([1 - risks, risks])
+
+    def predict(self, rows: Any) -> NDArray[np.int_]:
+        """(rows,) 1 where the risk is at or above `threshold`, else 0."""
+        return (self.risks(rows) >= self.threshold).astype(int)
+
+    def leave_one_field_out(self, row: Any) -> dict[str, Any]:
+        """What one patient's risk rests on, as `explain.leave_one_field_out` gives it; for one row."""
+        data = self.config.data
+        if data.name_of("text"):
+            raise DataError("leave_one_field_out: the patients' texts come ready made, so no field can be left out")
+        risk_of = language_risk(self._text_risks, self.order, data, self.config.serialize)
+        return leave_one_field_out(risk_of, self._typed(row), data)
+
+    def check_rows(self, rows: Any) -> list[list[Problem]]:
+        """For each row, what is wrong with its cells: an empty list where nothing is. No value is repeated.
+
+        DataError when a column is absent, or a list of `{column: value}` has a key that the dictionary does not know.
+        """
+        cells, data = self._cells(rows), self.config.data
+        found: list[list[Problem]] = [[] for _ in range(cells.height)]
+        for name in needed_columns(data, target_needed=False):
+            column = data.columns[name]
+            bad = schema.unreadable(cells[name], column)
+            missing = schema.recorded(cells[name], column).is_null()
+            cells = cells.with_columns(pl.when(~bad).then(pl.col(name)).alias(name))
+            for kind, rows_of in (("unreadable", bad), ("missing", missing)):
+                for row in rows_of.arg_true():
+                    found[row].append(Problem(name, kind, schema.expected(column)))
+        for name, outside in typed_rows("rows", cells, data)[1].items():
+            column = data.columns[name]
+            kind = "unknown_category" if schema.codes_of(column) else "out_of_range"
+            for row in outside:
+                found[row].append(Problem(name, kind, schema.expected(column)))
+        return found
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # rows that are typed
+
+    def score(self, frame: pl.DataFrame) -> Scored:
+        """Probabilities of rows with the dictionary's columns, typed."""
+        logits = self.text_logits(self._texts(frame))
+        return Scored(self._calibrated(logits), probabilities(logits))
+
+    def text_logits(self, texts: list[str]) -> Array:
+        """(texts,) logits of patients' texts, as the model gives them. One call at a time is computed."""
+        with self._lock:
+            return self._model(texts)
+
+    def _text_risks(self, texts: Sequence[str]) -> Array:
+        return self._calibrated(self.text_logits(list(texts)))
+
+    def _calibrated(self, logits: Array) -> Array:
+        risks = calibrate.apply(self.calibrator, corrected(logits, self.odds_multiplier))
+        return calibrate.apply(self.site, logit(risks)) if self.site else risks
+
+    def _texts(self, frame: pl.DataFrame) -> list[str]:
+        return serialize_rows(frame, self.order, self.config.data, self.config.serialize)
+
+    def _typed(self, rows: Any) -> pl.DataFrame:
+        return typed_rows("rows", self._cells(rows), self.config.data)[0]
+
+    def _cells(self, rows: Any) -> pl.DataFrame:
+        """Text cells. In rows of `{column: value}` an absent key is an empty cell, but one that nobody knows is an error."""
+        cells = cells_of(rows)
+        if isinstance(rows, list | tuple):
+            columns = self.config.data.columns
+            needed = needed_columns(self.config.data, target_needed=False)
+            if strange := [name for name in cells.columns if name not in columns]:
+                near = suggest(strange[0], needed)  # names of the dictionary, not what came
+                raise DataError(f"rows: {len(strange)} keys that the data dictionary does not know; {near}")
+            absent = [pl.lit(None, pl.String).alias(name) for name in needed if name not in cells.columns]
+            # A row without any key still is a row.
+            cells = cells.with_columns(absent) if cells.width else pl.DataFrame({n: [None] * len(rows) for n in needed})
+        return cells
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # what is known about them
+
+    @property
+    def threshold(self) -> float:
+        """Risk at and above which `predict` gives 1."""
+        return self.config.task.threshold
+
+    @cached_property
+    def schema(self) -> list[dict[str, Any]]:
+        """The data dictionary of a row, in its order: `{column, type, unit, range, categories, description}`.
+
+        `range`: [lowest, highest] plausible value; `categories`: code -> meaning. Null where a column has none. What is
+        derived is not asked for.
+        """
+        return [_described(name, self.config.data.columns[name]) for name in needed_columns(self.config.data, False)]
+
+
+def _described(name: str, column: Column) -> dict[str, Any]:
+    label = schema.label(name, column)
+    return {
+        "column": name,
+        "type": column.type,
+        "unit": column.unit,
+        "range": list(column.range) if column.range else None,
+        "categories": dict(schema.codes_of(column)) or None,
+        "description": " ".join(label.replace("{value}", "...").split()),
+    }

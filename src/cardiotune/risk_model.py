@@ -1,0 +1,149 @@
+"""The Python API: a run's model as a scikit-learn classifier, fitted by the stages that the command line runs."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+
+from cardiotune.config import Column, Config, compose, load_config
+from cardiotune.data.table import cells_of
+from cardiotune.deployment.scorer import Array, Problem, RowScorer
+from cardiotune.errors import ConfigError, DataError
+
+SMALLEST_TEST = 0.01
+"""Share of the rows that a fit leaves to the test part, which nobody looks at: whoever calls it holds out rows of their own."""
+
+
+class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A fine-tuned language model that predicts a yes/no outcome from patients' rows.
+
+    `RiskModel.load(run)` opens a run folder or an export. `RiskModel(config).fit(X, y)` fine-tunes afresh on rows with the
+    columns of the experiment's data dictionary; the outcome comes as `y`, of 0 and 1. Rows (`X`) are a polars or pandas
+    frame, an Arrow table or a list of `{column: value}`.
+    """
+
+    classes_: NDArray[np.int_]
+    scorer_: RowScorer
+    """The loaded model; also what a server needs: schema, versions, thresholds."""
+
+    def __init__(
+        self,
+        config: str | Path | Mapping[str, Any] | Config | None = None,
+        overrides: Sequence[str] = (),
+        out: str | Path | None = None,
+    ) -> None:
+        """`config`: an experiment, as file, shipped name, mapping or `Config`; `overrides`: `key.sub=value` on top.
+
+        `out`: where the run folder of a fit stays. Default: a temporary folder that goes with the model.
+        """
+        self.config = config
+        self.overrides = overrides
+        self.out = out
+
+    @classmethod
+    def load(cls, folder: str | Path, site: str | None = None) -> "RiskModel":
+        """The model of a run folder or an export; `site` as `cardiotune recalibrate` named it. Errors as `RowScorer.load`."""
+        scorer = RowScorer.load(folder, site)
+        model = cls(scorer.config)
+        model._use(folder, scorer, site)
+        return model
+
+    def fit(self, X: Any, y: Any) -> "RiskModel":
+        """Fine-tune on rows X, whose outcomes y are 0 and 1, (rows,). Part of them is held out as the experiment's split says,
+        to choose the step and to calibrate.
+
+        Raises ConfigError, DataError and ModelError as `cardiotune train` does.
+        """
+        from cardiotune import stages
+
+        cells, config = cells_of(X), self._experiment()
+        target = str(config.data.name_of("target"))
+        outcome = _coded(y, config.data.columns[target], cells.height)
+        kept = tempfile.TemporaryDirectory(prefix="cardiotune-")
+        place = Path(self.out) if self.out else Path(kept.name) / "run"
+        # The rows lie on disk for as long as the fit takes, readable by their owner alone.
+        with tempfile.TemporaryDirectory(prefix="cardiotune-") as private:
+            table = Path(private) / "table.parquet"
+            cells.with_columns(pl.Series(target, outcome, pl.String)).write_parquet(table)
+            run, prepared = stages.prepare(_to_fit(config, table, place, cells.height))
+            stages.train(run, prepared)
+            stages.predict(run, prepared)
+            run.update_manifest(status="trained")
+        self._kept = kept
+        self.n_features_in_ = cells.width
+        self.feature_names_in_ = np.array(cells.columns, dtype=object)
+        self._use(place, RowScorer.load(place))
+        return self
+
+    def predict_proba(self, X: Any) -> Array:
+        """(rows, 2) calibrated probabilities of no event and of the event, as `cardiotune predict` gives them."""
+        return self._scorer.predict_proba(X)
+
+    def predict(self, X: Any) -> NDArray[np.int_]:
+        """(rows,) 1 where the risk is at or above the experiment's threshold, else 0."""
+        return self._scorer.predict(X)
+
+    def check_rows(self, X: Any) -> list[list[Problem]]:
+        """What is wrong with each row's cells, without their values."""
+        return self._scorer.check_rows(X)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and the run folder's place: a pickle holds no weights, so the folder must stay where it is (`out`)."""
+        if hasattr(self, "_kept") and self.out is None:
+            raise ConfigError("RiskModel: its run folder is temporary; fit with out=FOLDER to pickle it")
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in ("scorer_", "_kept")}
+
+    @property
+    def _scorer(self) -> RowScorer:
+        if not hasattr(self, "scorer_"):
+            if not hasattr(self, "run_folder_"):
+                raise NotFittedError("RiskModel: not fitted yet; call fit, or open a run with RiskModel.load")
+            self._use(self.run_folder_, RowScorer.load(self.run_folder_, self.site_))
+        return self.scorer_
+
+    def _use(self, folder: str | Path, scorer: RowScorer, site: str | None = None) -> None:
+        self.run_folder_, self.site_ = Path(folder), site
+        self.scorer_, self.classes_ = scorer, scorer.classes_
+
+    def _experiment(self) -> Config:
+        overrides = list(self.overrides)
+        if isinstance(self.config, str | Path):
+            return load_config(self.config, overrides)
+        if self.config is None:
+            raise ConfigError(
+                "RiskModel: config is missing; give an experiment to fit, or open a run with RiskModel.load"
+            )
+        tree = self.config.model_dump(mode="json") if isinstance(self.config, Config) else dict(self.config)
+        return compose(tree, overrides, "config", Path())
+
+
+def _coded(y: Any, target: Column, rows: int) -> list[str]:
+    """Outcomes of 0 and 1 in the codes of the data dictionary."""
+    outcome = np.asarray(y)
+    if outcome.shape != (rows,) or not np.isin(outcome, (0, 1)).all():
+        raise DataError(f"y: expected {rows} outcomes of 0 and 1, one for each row of X; came: shape {outcome.shape}")
+    event = (target.positive or ["1"])[0]
+    other = next(code for code in (target.codes or {"0": "", "1": ""}) if code not in (target.positive or ["1"]))
+    return [event if value else other for value in outcome.tolist()]
+
+
+def _to_fit(config: Config, table: Path, place: Path, rows: int) -> Config:
+    """The experiment on another table, with the tuned model alone."""
+    if config.data.format == "ukb":
+        raise ConfigError(
+            "RiskModel: an export of UK Biobank is more than its rows; use `cardiotune run`, then RiskModel.load"
+        )
+    tree = config.model_dump(mode="json")
+    tree |= {"name": place.name, "runs_dir": str(place.parent), "models": ["tuned"], "use": {}}
+    tree["data"] |= {"path": str(table), "test_path": None, "validation_path": None, "column_names": None}
+    tree["data"] |= {"separator": None, "encoding": None}
+    if tree["split"]["by"] in ("random", "files"):
+        tree["split"] |= {"by": "random", "test": max(SMALLEST_TEST, 4 / rows)}
+    return Config.model_validate(tree)
