@@ -118,7 +118,10 @@ class Measures:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
-            "cardiotune_requests", "Answers, by route, method and status", ["route", "method", "status"], registry=self.registry
+            "cardiotune_requests",
+            "Answers, by route, method and status",
+            ["route", "method", "status"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "cardiotune_request_seconds", "Time to an answer, by route", ["route"], registry=self.registry
@@ -209,7 +212,9 @@ def create_app(models: Models, limits: Limits, keys: list[bytes], measures: Meas
             "limits": {"rows": limits.rows, "body_bytes": limits.body_bytes, "answer_seconds": seconds},
         }
 
-    @app.get("/v1/report", summary="The run's report, HTML", response_class=Response, responses=GUARDED | _failures(404))
+    @app.get(
+        "/v1/report", summary="The run's report, HTML", response_class=Response, responses=GUARDED | _failures(404)
+    )
     async def report() -> Response:
         if not (folder / "report.html").is_file():
             raise Refusal(404, "no report lies beside this model")
@@ -243,7 +248,9 @@ def create_app(models: Models, limits: Limits, keys: list[bytes], measures: Meas
         try:
             await models.reload()
         except CardioTuneError as error:
-            raise Refusal(409, f"the new model is bad ({type(error).__name__}), the old one stays; see the log") from None
+            raise Refusal(
+                409, f"the new model is bad ({type(error).__name__}), the old one stays; see the log"
+            ) from None
         return Status(status="reloaded")
 
     return Guard(app, limits, keys, measures.on_request)
@@ -344,5 +351,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _internal(request: Request, error: Exception) -> Response:
     return _failed(request, Refusal(500, "internal error; the log has it under this request id"))
-
-

@@ -2,27 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cardiotune import __version__
 from cardiotune.config import Config
 from cardiotune.data.cohort import needed_columns
-from cardiotune.data.schema import MISSING, codes_of
-from cardiotune.deployment.rows import expected, plain_label
+from cardiotune.data.schema import MISSING, codes_of, expected
+from cardiotune.deployment.rows import plain_label
+from cardiotune.deployment.scorer import RowScorer
 from cardiotune.evaluation.curves import calibration_points
 from cardiotune.evaluation.wording import KEY_METRICS, metric_words
 from cardiotune.runs import read_json
-
-if TYPE_CHECKING:
-    from cardiotune.deployment.served import Scorer
 
 CARDS = ("model_card.md", "README.md")
 """The model card in a run folder, and in an export."""
 
 
-def describe(scorer: "Scorer", folder: Path) -> dict[str, Any]:
+def describe(scorer: RowScorer, folder: Path) -> dict[str, Any]:
     """Name, outcome, versions, threshold, the fields of a row, and what the run's folder tells of test and training.
 
     What an export does not hold (metrics, calibration groups) is null.

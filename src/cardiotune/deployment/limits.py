@@ -121,7 +121,9 @@ def read_keys(file: Path | None, text: str | None) -> list[bytes]:
     if not keys:
         raise ConfigError("API keys: none found; expected one a line, for example from `openssl rand -hex 32`")
     if any(len(key) < SHORTEST_KEY for key in keys):
-        raise ConfigError(f"API keys: one is shorter than {SHORTEST_KEY} characters; make it with `openssl rand -hex 32`")
+        raise ConfigError(
+            f"API keys: one is shorter than {SHORTEST_KEY} characters; make it with `openssl rand -hex 32`"
+        )
     return keys
 
 
@@ -167,9 +169,7 @@ class Guard:
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.perf_counter() - start
             self.on_request(route, scope["method"], answer.status, seconds)
-            log.info(
-                "request %s: %s %s %d, %.0f ms", request_id, _method(scope), route, answer.status, 1000 * seconds
-            )
+            log.info("request %s: %s %s %d, %.0f ms", request_id, _method(scope), route, answer.status, 1000 * seconds)
 
     def _check(self, scope: Scope) -> None:
         """Refusal of a request that must not be served, before any of its body is read."""

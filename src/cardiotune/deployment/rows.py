@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cardiotune.config import CODED, NUMBERS, Column, DataConfig
 from cardiotune.data.cohort import needed_columns
-from cardiotune.data.schema import TRUTH, codes_of, label
+from cardiotune.data.schema import TRUTH, codes_of, expected, label
 
 LONGEST_TEXT = 20_000
 LONGEST_CODE = 200
@@ -55,27 +55,11 @@ def problems(error: ValidationError, data: DataConfig) -> list[dict[str, Any]]:
     return found
 
 
-def expected(column: Column) -> str:
-    """What a cell of this column may hold, in words."""
-    if column.type in NUMBERS:
-        kind = "a whole number" if column.type == "integer" else "a number"
-        return f"{kind}{f' in {column.unit}' if column.unit else ''}"
-    if column.type == "date":
-        return "a date such as 2020-01-31"
-    if codes := codes_of(column):
-        return "one of the codes " + ", ".join(codes)
-    return "text"
-
-
 def described(name: str, data: DataConfig) -> str:
-    """A column in words: name, what it may hold, the range in which the model has been tried, the meaning of its codes."""
+    """A column in words: its name, and what it may hold."""
     column = data.columns[name]
-    text = f"{plain_label(name, column)}: {expected(column)}"
-    if column.range:
-        text += f"; plausible from {column.range[0]:g} to {column.range[1]:g}, outside of it the answer abstains"
-    if codes := codes_of(column):
-        text += " (" + ", ".join(f"{code}: {meaning}" for code, meaning in codes.items()) + ")"
-    return f"{text}. Null when it is not recorded."
+    outside = "; outside of it the answer abstains" if column.range else ""
+    return f"{plain_label(name, column)}: {expected(column)}{outside}. Null when it is not recorded."
 
 
 def plain_label(name: str, column: Column) -> str:

@@ -16,7 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from cardiotune.deployment.app import Measures, create_app
 from cardiotune.deployment.batching import BatchSettings
 from cardiotune.deployment.limits import LOOPBACK, Limits
-from cardiotune.deployment.served import Scorer, Served
+from cardiotune.deployment.scorer import RowScorer
+from cardiotune.deployment.served import Served
 from cardiotune.errors import CardioTuneError, ConfigError, RunError
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class ServeSettings:
 class Models:
     """The model that is served now, and how it is replaced."""
 
-    def __init__(self, load: Callable[[], Scorer], settings: ServeSettings, measures: Measures) -> None:
+    def __init__(self, load: Callable[[], RowScorer], settings: ServeSettings, measures: Measures) -> None:
         self.served: Served | None = None
         self.failure: CardioTuneError | None = None
         """Why there is no first model."""
@@ -108,7 +109,7 @@ class Models:
         task.add_done_callback(self._tasks.discard)
 
 
-def serve(settings: ServeSettings, load: Callable[[], Scorer]) -> None:
+def serve(settings: ServeSettings, load: Callable[[], RowScorer]) -> None:
     """Listen until SIGTERM or SIGINT; accepted requests are finished. `load` gives the model, again at each reload.
 
     Raises ConfigError when the address cannot be had or needs a key, and what `load` raised for the first model.

@@ -1,39 +1,17 @@
 """One loaded model with all that depends on it: its rows, its queue, what is said about it. Reloading replaces it whole."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from cardiotune.config import Config
 from cardiotune.data.cohort import needed_columns
 from cardiotune.deployment.batching import Batcher, BatchSettings
 from cardiotune.deployment.card import describe
 from cardiotune.deployment.rows import Row, rows_model
-
-
-class Scorer(Protocol):
-    """What a loaded model can do: `risk_model.RiskModel`."""
-
-    config: Config
-    versions: dict[str, str]
-    """Among them `model` and `calibrator`."""
-
-    @property
-    def threshold(self) -> float:
-        """Risk at and above which a row is flagged."""
-
-    def risks(self, rows: Any) -> NDArray[Any]:
-        """(rows,) final probabilities."""
-
-    def check_rows(self, rows: Any) -> Sequence[Sequence[Any]]:
-        """For each row what is wrong with its cells, each with `column` and `kind`."""
-
-    def leave_one_field_out(self, row: Any) -> dict[str, Any]:
-        """`{"risk", "fields": [{"column", "risk", "change"}], "not_recorded"}` of one row."""
+from cardiotune.deployment.scorer import RowScorer
 
 
 class Prediction(BaseModel):
@@ -56,7 +34,7 @@ class Served:
 
     def __init__(
         self,
-        scorer: Scorer,
+        scorer: RowScorer,
         folder: Path,
         most_rows: int,
         batches: BatchSettings,

@@ -5,14 +5,24 @@ log-probability of the positive label minus that of the negative one: the softma
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from cardiotune.config import load_resolved
+from cardiotune.data.prepare import read_order
 from cardiotune.data.tokens import LabelTokens, PromptEncoder
+from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, RunError
+from cardiotune.evaluation.tuned import probe_texts, read_site
+from cardiotune.runs import RunFolder, read_json, sha256
+from cardiotune.training.checkpoint import HASHES, check_probe, verify
+from cardiotune.training.model import build_encoder, load_tokenizer
+from cardiotune.training.weights import same_weights
 
 Array = NDArray[np.float64]
 TOP = 20
@@ -84,3 +94,29 @@ class VllmModel:
         if answer.status_code != 200:  # what it says may quote the prompt
             raise RunError(f"{self._url}{path}: answered with status {answer.status_code}; see the log of vLLM")
         return answer.json()
+
+
+def load_vllm(
+    folder: Path, url: str, name: str | None = None, key: str | None = None, site: str | None = None
+) -> RowScorer:
+    """A run whose model is computed by a vLLM server; prompts, calibration and checks of rows stay here.
+
+    ConfigError for a run without a tuned label-token model, ModelError when the server does not score the run's synthetic
+    sample as the run recorded it: another model, or the base without its adapter.
+    """
+    run = RunFolder(folder)
+    manifest, config = run.read_manifest(), load_resolved(run.config)
+    if config.task.head != "label_tokens":
+        raise ConfigError(f"{folder}: task.head is {config.task.head}; vLLM gives only what label_tokens needs")
+    saved = run.tuned_folder(config.method.kind)
+    if not saved.is_dir():
+        raise ConfigError(f"{folder}: has no tuned model; train it with `cardiotune train {folder}`")
+    verify(saved)
+    order, adapted = read_order(run), read_site(run, site) if site else None
+    encoder = build_encoder(config, load_tokenizer(same_weights(run, config.model)))
+    labels = encoder.label_tokens(config.task.positive_label, config.task.negative_label)
+    model = VllmModel(url, encoder, labels, name, key)
+    check_probe(saved, model(probe_texts(config, order)), torch.bfloat16)
+    versions = {"run": config.name, "format": "vllm", "model": sha256(saved / HASHES)[:12]}
+    multiplier = float(manifest.get("training", {}).get("odds_multiplier", 1.0))
+    return RowScorer(config, order, model, read_json(run.calibration), multiplier, versions, adapted)
