@@ -549,8 +549,7 @@ def serve(
     try:
         from cardiotune.deployment.batching import BatchSettings
         from cardiotune.deployment.limits import Limits, read_keys
-        from cardiotune.deployment.serve import ServeSettings
-        from cardiotune.deployment.serve import serve as listen
+        from cardiotune.deployment.serve import ServeSettings, bind
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"serve: the package {error.name} is not installed; use `pip install cardiotune[serve]`"
@@ -576,7 +575,7 @@ def serve(
 
         return RowScorer.load(folder, site)
 
-    listen(ServeSettings(folder, host, port, keys, limits, batches), load)
+    bind(ServeSettings(folder, host, port, keys, limits, batches), load).run()
 
 
 @app.command()

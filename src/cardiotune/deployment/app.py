@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -29,7 +30,9 @@ from cardiotune.deployment.batching import QueueFullError
 from cardiotune.deployment.limits import Guard, Limits, Refusal, busy
 from cardiotune.deployment.rows import MOST_PROBLEMS, Row, as_rows, problems
 from cardiotune.deployment.served import Prediction, Served
-from cardiotune.errors import CardioTuneError, DataError
+from cardiotune.errors import CardioTuneError, DataError, RunError
+
+log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / "web"
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
@@ -317,6 +320,9 @@ async def _answered(submit: Callable[[], "Future[list[Answer]]"], seconds: float
         raise busy("too many rows wait already; try again") from None
     except TimeoutError:
         raise busy(f"no answer within {seconds:g} seconds; try again, with fewer rows", 5) from None
+    except RunError as error:  # a backend elsewhere
+        log.warning("not scored: %s", error)
+        raise busy("the model does not answer; try again", 5) from None
     except DataError as error:  # a row that passed the dictionary and still cannot be scored, such as too long a text
         raise Refusal(422, str(error)) from None
 

@@ -168,7 +168,7 @@ class Guard:
             self.at_once -= 1
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.perf_counter() - start
-            self.on_request(route, scope["method"], answer.status, seconds)
+            self.on_request(route, _method(scope), answer.status, seconds)
             log.info("request %s: %s %s %d, %.0f ms", request_id, _method(scope), route, answer.status, 1000 * seconds)
 
     def _check(self, scope: Scope) -> None:

@@ -109,10 +109,36 @@ class Models:
         task.add_done_callback(self._tasks.discard)
 
 
-def serve(settings: ServeSettings, load: Callable[[], RowScorer]) -> None:
-    """Listen until SIGTERM or SIGINT; accepted requests are finished. `load` gives the model, again at each reload.
+@dataclass(frozen=True)
+class Serving:
+    """A server that is bound to its address and has not begun to answer."""
 
-    Raises ConfigError when the address cannot be had or needs a key, and what `load` raised for the first model.
+    server: uvicorn.Server
+    models: Models
+    listening: socket.socket
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host, port = self.listening.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def run(self) -> None:
+        """Answer until SIGTERM, SIGINT or `server.should_exit`, and finish what was accepted.
+
+        Raises what `load` raised for the first model.
+        """
+        log.info("listening on %s", self.url)
+        with self.listening:
+            self.server.run(sockets=[self.listening])
+        if self.models.failure:
+            raise self.models.failure
+
+
+def bind(settings: ServeSettings, load: Callable[[], RowScorer]) -> Serving:
+    """Take the address. `load` will give the model, and again at each reload.
+
+    Raises ConfigError when the address cannot be had, or is reachable from other machines and there is no key.
     """
     if settings.host not in LOOPBACK and not settings.keys:
         raise ConfigError(
@@ -121,11 +147,9 @@ def serve(settings: ServeSettings, load: Callable[[], RowScorer]) -> None:
         )
     measures = Measures()
     models = Models(load, settings, measures)
-    app = create_app(models, settings.limits, settings.keys, measures, settings.folder)
-    listening = _bind(settings.host, settings.port)
     server = uvicorn.Server(
         uvicorn.Config(
-            app,
+            create_app(models, settings.limits, settings.keys, measures, settings.folder),
             http=_Impatient,
             ws="none",
             log_config=None,
@@ -136,15 +160,10 @@ def serve(settings: ServeSettings, load: Callable[[], RowScorer]) -> None:
         )
     )
     models.on_failure = lambda: setattr(server, "should_exit", True)
-    host, port = listening.getsockname()[:2]
-    log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    with listening:
-        server.run(sockets=[listening])
-    if models.failure:
-        raise models.failure
+    return Serving(server, models, _listen(settings.host, settings.port))
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
