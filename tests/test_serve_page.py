@@ -49,7 +49,10 @@ def watched(page: Page, url: str) -> Iterator[Page]:
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url) if not request.url.startswith((url, "blob:", "data:")) else None)
+    page.on(
+        "request",
+        lambda request: said.append(request.url) if not request.url.startswith((url, "blob:", "data:")) else None,
+    )
     page.goto(url)
     expect(page.locator("#app")).to_be_visible()
     yield page
@@ -79,7 +82,9 @@ def test_one_patient_from_form_to_what_it_rests_on(opened: Page, scorer: RowScor
     risk = scorer.risks([ROW])[0]
     percent = f"{round(100 * risk)} %"
     expect(opened.locator("#risk")).to_have_text(percent)
-    expect(opened.locator("#meaning")).to_contain_text(f"Of 100 people like this, about {round(100 * risk)} would have heart disease")
+    expect(opened.locator("#meaning")).to_contain_text(
+        f"Of 100 people like this, about {round(100 * risk)} would have heart disease"
+    )
     expect(opened.locator("#calibration")).to_contain_text("95 % interval")
     expect(opened.locator("#people i.in")).to_have_count(round(100 * risk))
     expect(opened.locator("#warning")).to_be_hidden()
@@ -88,7 +93,9 @@ def test_one_patient_from_form_to_what_it_rests_on(opened: Page, scorer: RowScor
     first = opened.locator("#drivers tbody tr").first
     name = {"sbp": "Systolic pressure", "pain": "Chest pain"}.get(wanted[0]["column"], wanted[0]["column"].capitalize())
     expect(first).to_contain_text(name)
-    expect(first).to_contain_text(f"{'raises' if wanted[0]['change'] < 0 else 'lowers'} by {abs(100 * wanted[0]['change']):.1f}")
+    expect(first).to_contain_text(
+        f"{'raises' if wanted[0]['change'] < 0 else 'lowers'} by {abs(100 * wanted[0]['change']):.1f}"
+    )
     expect(opened.get_by_text("Research use only.")).to_be_visible()
     shoot(opened, "one_1400")
 

@@ -6,6 +6,7 @@ header or a value.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -32,9 +33,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-OPEN = ("/", "/docs", "/healthz", "/readyz")
-"""Paths that need no key: nothing of the model or of a patient is in them. So has everything below `/web/`."""
+PROBES = ("/healthz", "/readyz")
+"""Never limited: a busy server is not to be taken for a dead one."""
+OPEN = ("/", "/docs", *PROBES)
+"""Paths that need no key, like all below `/web/`: nothing of the model or of a patient is in them."""
 SHORTEST_KEY = 16
+PASSED_OVER = 4 << 20
+"""Bytes of a body over the limit that are read, and not kept, before it is refused."""
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -174,7 +179,8 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         """Refusal of a request that must not be served, before any of its body is read."""
         headers = {name.lower(): value for name, value in scope["headers"]}
-        if self.at_once > self.limits.requests_at_once:
+        probe = scope["path"] in PROBES
+        if self.at_once > self.limits.requests_at_once and not probe:
             raise busy(f"more than {self.limits.requests_at_once} requests at once; try again")
         if not self.keys and _host(headers) not in LOOPBACK:
             raise Refusal(403, "without API keys the server answers under a loopback name only, such as 127.0.0.1")
@@ -182,7 +188,7 @@ class Guard:
             raise Refusal(403, "a page of another site sent this; only the server's own page may")
         known = self._key(headers)
         client = hashlib.sha256(known).hexdigest() if known else (scope.get("client") or ("unknown",))[0]
-        if not self._rate.hit(self._allowance, client):
+        if not probe and not self._rate.hit(self._allowance, client):
             reset = self._rate.get_window_stats(self._allowance, client).reset_time - time.time()
             raise Refusal(
                 429,
@@ -211,6 +217,7 @@ class Guard:
         too_large = Refusal(413, f"the body is over {most} bytes; send fewer rows", headers={"Connection": "close"})
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > most:
+            await _pass_over(receive, int(declared))
             raise too_large
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refusal(415, "the body is compressed; send it as it is")
@@ -224,6 +231,7 @@ class Guard:
                         break
                     body += message.get("body", b"")
                     if len(body) > most:
+                        await _pass_over(receive, PASSED_OVER)
                         raise too_large
                     more = message.get("more_body", False)
         except TimeoutError:
@@ -262,6 +270,18 @@ class _Answer:
         encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self({"type": "http.response.start", "status": refusal.status, "headers": encoded})
         await self({"type": "http.response.body", "body": body})
+
+
+async def _pass_over(receive: Receive, size: int) -> None:
+    """Read on for a moment and keep nothing: a client that is cut off while it sends may never see the answer."""
+    left = min(size, PASSED_OVER)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
