@@ -307,7 +307,7 @@ def _host(headers: dict[bytes, bytes]) -> str:
 def _method(scope: Scope) -> str:
     """The method, if it is one that is usual: an invented one may hold anything."""
     known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-    return scope["method"] if scope["method"] in known else "other"
+    return str(scope["method"]) if scope["method"] in known else "other"
 
 
 def _place(error: BaseException) -> str:
