@@ -106,6 +106,7 @@ def test_out_of_range_there_is_a_warning_and_no_decision(opened: Page) -> None:
     opened.get_by_role("button", name="Show the risk").click()
     expect(opened.locator("#warning")).to_contain_text("Out of range: age.")
     expect(opened.locator("#decision")).to_have_text("no decision")
+    expect(opened.locator("#meaning")).to_contain_text("Without age: of 100 people like this")
     shoot(opened, "warning_1400")
 
 
@@ -154,7 +155,7 @@ def test_a_table_from_upload_to_download(opened: Page, scorer: RowScorer, tmp_pa
     upload(opened, file)
     checks = opened.locator("#check-list")
     expect(checks).to_contain_text("240 rows, 6 columns.")
-    expect(checks).to_contain_text("1 rows will not be scored, for cells that cannot be read: age (1).")
+    expect(checks).to_contain_text("1 row will not be scored, for cells that cannot be read: age (1).")
     expect(checks).to_contain_text("Values out of range, where the answer abstains: age (1).")
     shoot(opened, "checks_1400")
     opened.get_by_role("button", name="Score the table").click()
@@ -205,9 +206,10 @@ def test_the_model_is_shown_with_card_and_report(opened: Page, run: Path) -> Non
     expect(opened.locator("#metrics")).to_contain_text("AUROC")
     expect(opened.locator("#card")).to_contain_text("Not intended for")
     shoot(opened, "model_1400")
-    with opened.context.expect_page() as report:
-        opened.get_by_role("button", name="Open the full report").click()
-    expect(report.value.locator("h1")).to_be_visible()
+    opened.get_by_role("link", name="Open the full report").click()
+    opened.wait_for_url("**/v1/report")
+    expect(opened.locator(".verdict, h2").first).to_be_visible()
+    expect(opened.locator("svg").first).to_be_visible()
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Browser, run: Path, scorer: RowScorer) -> None:
@@ -224,7 +226,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Browser, run: Path, sc
         expect(page.locator("#app")).to_be_visible()
         page.get_by_role("tab", name="The model").click()
         with page.expect_download() as download:
-            page.get_by_role("button", name="Open the full report").click()
+            page.get_by_role("link", name="Open the full report").click()
         assert download.value.path().read_bytes() == (run / "report.html").read_bytes()
         page.close()
 

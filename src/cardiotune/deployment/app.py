@@ -309,7 +309,8 @@ def _checked(served: Served, body: Any) -> list[Row]:
     except ValidationError as error:
         found = problems(error, served.data)
         more = f"; the first {MOST_PROBLEMS} are listed" if len(found) > MOST_PROBLEMS else ""
-        raise Refusal(422, f"{len(found)} problems in what was sent{more}", found[:MOST_PROBLEMS]) from None
+        count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+        raise Refusal(422, f"{count} in what was sent{more}", found[:MOST_PROBLEMS]) from None
 
 
 async def _answered(submit: Callable[[], "Future[list[Answer]]"], seconds: float) -> list[Answer]:

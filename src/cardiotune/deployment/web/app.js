@@ -16,6 +16,7 @@ function el(tag, attributes = {}, ...children) {
 
 const show = (node, visible = true) => { node.hidden = !visible; };
 const percent = share => share > 0 && share < 0.01 ? "under 1 %" : share < 1 && share > 0.99 ? "over 99 %" : `${Math.round(100 * share)} %`;
+const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 const fixed = (value, digits = 3) => value === null ? "–" : value.toFixed(digits);
 const capital = text => text.charAt(0).toUpperCase() + text.slice(1);
 const labelOf = column => (model.fields.find(field => field.column === column) || { label: column.replaceAll("_", " ") }).label;
@@ -191,7 +192,8 @@ function drawRisk(answer) {
   show($("warning"), why.length > 0);
   $("people").replaceChildren(...Array.from({ length: 100 }, (_, place) => el("i", { class: place < count ? "in" : null })));
   $("people").setAttribute("aria-label", `${count} of 100 dots are filled`);
-  $("meaning").textContent = `Of 100 people like this, about ${count} would have ${model.outcome}, and about ${100 - count} would not.`;
+  const without = found.out_of_range.length ? `Without ${found.out_of_range.map(labelOf).join(" and ")}: of` : "Of";
+  $("meaning").textContent = `${without} 100 people like this, about ${count} would have ${model.outcome}, and about ${100 - count} would not.`;
   $("calibration").textContent = calibrationSaid(found.probability);
   const missing = found.not_recorded.length;
   $("provenance").textContent = `${missing ? `Not recorded: ${missing} of ${model.fields.length} fields. ` : ""}Model ${answer.model_version}, calibrator ${answer.calibrator_version}, request ${answer.request_id}.`;
@@ -218,10 +220,10 @@ async function drawDrivers(row, turn) {
     const points = -100 * change, raises = points >= 0, fill = el("i", { class: raises ? null : "lowers" });
     fill.style[raises ? "left" : "right"] = "50%";
     fill.style.width = `${(50 * Math.abs(change)) / widest}%`;
-    const size = Math.abs(points) < 0.05 ? "no change" : `${raises ? "raises by" : "lowers by"} ${Math.abs(points).toFixed(1)}`;
+    const size = Math.abs(points) < 0.05 ? "no change" : `${raises ? "raises" : "lowers"} by ${Math.abs(points).toFixed(1)}`;
     return el("tr", {}, el("th", { scope: "row" }, capital(labelOf(column))), el("td", { class: "bar" }, el("div", { class: "track", "aria-hidden": "true" }, fill)), el("td", {}, size));
   });
-  $("drivers").replaceChildren(shown.length ? el("table", { class: "drivers" }, el("caption", {}, "Percentage points that the risk loses or gains when this field alone is left out. It shows what the model rests on, not what causes disease."), el("tbody", {}, ...lines)) : el("p", { class: "soft" }, "No field is recorded."));
+  $("drivers").replaceChildren(shown.length ? el("table", { class: "drivers" }, el("caption", {}, "By how many percentage points each finding raises or lowers the risk, beside the same patient without it. It shows what the model rests on, not what causes disease."), el("tbody", {}, ...lines)) : el("p", { class: "soft" }, "No field is recorded."));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -252,9 +254,9 @@ async function take(file) {
   if (!table.rows.length) stops.push("The file has no rows below its header.");
   else if (table.absent.length === model.fields.length) stops.push("None of the model's columns is in the header; they are listed under The model.");
   else if (table.absent.length) stops.push(`Columns that are not there: ${table.absent.join(", ")}. Add them, with empty cells where they are not recorded.`);
-  fine.push(`${table.rows.length} rows, ${parsed.header.length} columns.`);
+  fine.push(`${counted(table.rows.length, "row")}, ${counted(parsed.header.length, "column")}.`);
   if (table.passedOver.length) fine.push(`Columns that the model does not use are not sent: ${table.passedOver.length}.`);
-  if (unreadable) looks.push(`${unreadable} rows will not be scored, for cells that cannot be read: ${[listed(table.counts.unreadable), table.uneven ? `${table.uneven} with another number of cells than the header` : ""].filter(Boolean).join(", ")}.`);
+  if (unreadable) looks.push(`${counted(unreadable, "row")} will not be scored, for cells that cannot be read: ${[listed(table.counts.unreadable), table.uneven ? `${table.uneven} with another number of cells than the header` : ""].filter(Boolean).join(", ")}.`);
   if (table.counts.outside.size) looks.push(`Values out of range, where the answer abstains: ${listed(table.counts.outside)}.`);
   if (table.counts.missing.size) looks.push(`Not recorded: ${listed(table.counts.missing)}.`);
   if (!stops.length && !looks.length) fine.push("Every cell can be read and is in range.");
@@ -287,7 +289,7 @@ $("start").addEventListener("click", async () => {
       answer.predictions.forEach((found, i) => { results[some[i]] = { row: some[i] + 1, ...found, problem: null, model: answer.model_version, calibrator: answer.calibrator_version }; });
     } catch (error) {
       const where = (error.details || []).slice(0, 3).map(({ row, column, problem: what }) => `${row === null ? "" : `row ${some[row] + 1}, `}${column || "a column"}: ${what}`);
-      problem = [`Stopped after ${first} rows. ${error.message}`, ...where].join(". ");
+      problem = [`Stopped after ${counted(first, "row")}. ${error.message}`, ...where].join(". ");
       break;
     }
   }
@@ -343,7 +345,7 @@ function drawModel() {
   if (model.metrics) $("metrics").replaceChildren(el("h3", {}, "On the test part"), grid(["metric", "value", "95 % interval", ""], model.metrics.map(entry => [entry.metric, fixed(entry.value), between(entry.ci), entry.reads]), "Metrics"));
   if (model.calibration_groups) $("groups").replaceChildren(el("h3", {}, "Do the risks mean what they say?"), grid(["mean risk given", `had ${model.outcome}`, "95 % interval"],
     model.calibration_groups.map(group => [percent(group.mean_risk), percent(group.observed), `${percent(group.low)} to ${percent(group.high)}`]), "Calibration in groups of test patients"));
-  const allowed = field => field.codes ? field.codes.map(({ code, meaning }) => (code === meaning ? code : `${code}: ${meaning}`)).join(", ") : [field.expected, spoken(field)].filter(Boolean).join(", ");
+  const allowed = field => field.codes ? field.codes.map(({ code, meaning }) => (code === meaning ? code : `${code}: ${meaning}`)).join(", ") : field.expected;
   $("dictionary").replaceChildren(...gridParts(["column", "meaning", "values"], model.fields.map(field => [field.column, field.label, allowed(field)])));
   if (model.card) { $("card").replaceChildren(...markdown(model.card)); show($("card-part")); }
 }
@@ -357,9 +359,10 @@ function grid(head, rows, name) {
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, el("table", {}, ...gridParts(head, rows)));
 }
 
-$("report").addEventListener("click", async () => {
-  if (!sessionStorage.getItem("key")) { window.open("/v1/report", "_blank", "noopener"); return; }
-  save(await (await ask("/v1/report")).blob(), "report.html"); // a link could not carry the key
+$("report").addEventListener("click", async event => {
+  if (!sessionStorage.getItem("key")) return;
+  event.preventDefault(); // a link cannot carry the key
+  save(await (await ask("/v1/report")).blob(), "report.html");
 });
 
 /** The Markdown that our model cards use, as elements: headings, lists, tables, paragraphs; bold, code and links in them. */
