@@ -41,7 +41,7 @@ class Completions:
             own = [None, *(float(told[place, token]) for place, token in enumerate(ids[1:]))]
             return {"logprobs": {"tokens": [f"token_id:{token}" for token in ids], "token_logprobs": own}}
         assert request["max_tokens"] == 1
-        values, tokens = told[-1].topk(request["logprobs"])
+        values, tokens = told[-1].topk(min(request["logprobs"], told.shape[1]))
         top = {f"token_id:{token}": value for token, value in zip(tokens.tolist(), values.tolist(), strict=True)}
         return {"logprobs": {"tokens": [next(iter(top))], "token_logprobs": [values[0].item()], "top_logprobs": [top]}}
 

@@ -36,7 +36,7 @@ def rows_model(data: DataConfig, most_rows: int) -> type[BaseModel]:
         for place, name in enumerate(names)
     }
     row = create_model("Row", __config__=strict, **cells)
-    return create_model("Rows", __config__=strict, rows=(list[row], Field(min_length=1, max_length=most_rows)))  # type: ignore[valid-type]
+    return create_model("Rows", __config__=strict, rows=(list[row], Field(min_length=1, max_length=most_rows)))
 
 
 def as_rows(body: BaseModel) -> list[Row]:

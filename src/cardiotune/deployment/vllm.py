@@ -64,8 +64,8 @@ class VllmModel:
         for first in range(0, len(prompts), self.batch_rows):
             some = range(first, min(first + self.batch_rows, len(prompts)))
             for row, found in zip(some, self._first_tokens([prompts[row] for row in some]), strict=True):
-                pair = [found.get(f"token_id:{label}") for label in (self.labels.positive, self.labels.negative)]
-                logits[row] = self._told(prompts[row]) if None in pair else pair[0] - pair[1]
+                yes, no = (found.get(f"token_id:{label}") for label in (self.labels.positive, self.labels.negative))
+                logits[row] = self._told(prompts[row]) if yes is None or no is None else yes - no
         return logits
 
     def _first_tokens(self, prompts: list[list[int]]) -> list[dict[str, Any]]:
