@@ -140,7 +140,7 @@ async def load(url: str, rows: Sequence[Any], risks: np.ndarray, clients: int, s
                     continue
                 found.latencies.append(time.perf_counter() - begun)
                 risk = answer.json()["predictions"][0]["probability"]
-                found.wrong += abs(risk - risks[number]) > TOLERANCE
+                found.wrong += bool(abs(risk - risks[number]) > TOLERANCE)
 
         await asyncio.gather(*(ask() for _ in range(clients)))
         found.seconds = time.perf_counter() - start
