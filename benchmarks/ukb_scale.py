@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prepare import Steps, peak_mib
+from benchmarks.prepare import Steps
+from benchmarks.worker import peak_memory_mib
 from cardiotune.config import load_config
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.serialize import column_order, serialize_rows
@@ -35,7 +36,7 @@ def measure(export: Path, *overrides: str) -> dict[str, Any]:
         order = column_order(cohort.frame, config.data, config.serialize)
         texts = serialize_rows(cohort.frame, order, config.data, config.serialize)
     seconds = sum(step["seconds"] for step in steps.measured.values())
-    return {"rows": cohort.flow[0]["left"], "cohort": len(texts), "seconds": seconds, "peak_mib": round(peak_mib()),
+    return {"rows": cohort.flow[0]["left"], "cohort": len(texts), "seconds": seconds, "peak_mib": round(peak_memory_mib()),
             "steps": steps.measured, "flow": cohort.flow}  # fmt: skip
 
 

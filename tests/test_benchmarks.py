@@ -1,5 +1,6 @@
 """The shipped measurements, end to end on a toy model; and what they measure with."""
 
+import asyncio
 import json
 import math
 from contextlib import closing
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
-from benchmarks import scaling, score_speed, speed, train_speed
+from benchmarks import load_test, scaling, score_speed, speed, train_speed
 from benchmarks.peak import flop_per_token, multiplication_peak, weights_multiplied
 from benchmarks.tables import GUIDELINE, cardio_table, long_instruction
 from sklearn.linear_model import LogisticRegression
@@ -17,9 +19,11 @@ from sklearn.metrics import roc_auc_score
 
 from cardiotune.config import load_config
 from cardiotune.data.prepare import read_prepared
+from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, RunError
 from cardiotune.training.model import build_encoder, load_tokenizer
 from conftest import toy_config
+from serving import serving, train_toy_run
 
 SCHEMA = json.loads((Path(speed.__file__).parent / "speed.schema.json").read_text())
 
@@ -238,3 +242,32 @@ def test_scaling_end_to_end(tmp_path: Path, toy_model: Path) -> None:
     assert abs(low["prompt_tokens"] - 120) < 15
     assert low["score"]["tokens_computed_per_row"] > high["score"]["tokens_computed_per_row"]
     assert file.with_suffix(".png").is_file()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# load on the server
+
+
+def test_load_on_the_server_is_measured_and_every_answer_checked(
+    tmp_path: Path, toy_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = train_toy_run(tmp_path, toy_model), tmp_path / "load.json"
+    asked = ["--clients", "1,8", "--seconds", "1", "--minutes", "0.05", "--json", str(file)]
+    assert load_test.main([str(run), *asked]) == 0
+    found = json.loads(file.read_text())
+    for entry in (*found["load"], found["batching"]["one_by_one"], found["memory"]):
+        assert entry["answers"] > 0 and entry["wrong"] == entry["failed"] == 0
+        assert 0 < entry["p50_ms"] <= entry["p95_ms"] <= entry["p99_ms"]
+    assert [entry["clients"] for entry in found["load"]] == [1, 8]
+    assert found["patients"]["distinct_risks"] > 100, "or an answer that went astray would not be seen"
+    assert len(found["memory"]["samples"]) > 1 and all(size > 100 for _, size in found["memory"]["samples"])
+    assert f"{found['batching']['ratio']} times" in capsys.readouterr().out
+
+
+def test_an_answer_of_another_patient_is_counted(tmp_path: Path, toy_model: Path) -> None:
+    run = train_toy_run(tmp_path, toy_model)
+    scorer = RowScorer.load(run)
+    rows, risks = load_test.patients(scorer)
+    with serving(run, lambda: scorer, requests_a_minute=10**6) as (client, _):
+        found = asyncio.run(load_test.load(str(client.base_url), rows, np.roll(risks, 1), 4, 1))
+    assert found.wrong > 0.5 * len(found.latencies) > 0

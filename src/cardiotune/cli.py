@@ -581,6 +581,69 @@ def compare(
 
 
 @app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|EXPORT", help="A run folder, or an export of one.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; off loopback a key is needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File of API keys, one a line. Or set CARDIOTUNE_API_KEYS.")
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="A recalibration of the run, as `recalibrate` named it.")] = None,
+    max_body_kib: Annotated[int, typer.Option(min=1, help="Largest body of a request, KiB.")] = 1024,
+    max_rows: Annotated[int, typer.Option(min=1, help="Most rows of a request.")] = 1000,
+    max_queue_rows: Annotated[int, typer.Option(min=1, help="Most rows that wait.")] = 4096,
+    max_requests: Annotated[int, typer.Option(min=1, help="Most requests at once.")] = 1000,
+    rate: Annotated[int, typer.Option(min=1, help="Requests a minute of one key or address.")] = 6000,
+    body_seconds: Annotated[float, typer.Option(min=0.1, help="Time for a body to arrive.")] = 10,
+    answer_seconds: Annotated[float, typer.Option(min=0.1, help="Time for rows to wait and be scored.")] = 60,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that are scored together.")] = 256,
+    batch_wait_ms: Annotated[float, typer.Option(min=0, help="How long a row waits for others.")] = 3,
+    backend: Annotated[
+        Literal["local", "vllm"], typer.Option(help="Who computes: this process, or a vLLM server.")
+    ] = "local",
+    backend_url: Annotated[str, typer.Option(help="vLLM's OpenAI-compatible API.")] = "http://127.0.0.1:8001/v1",
+    backend_model: Annotated[str | None, typer.Option(help="Name of the model at vLLM, if it serves several.")] = None,
+) -> None:
+    """Serve a model: an API for patients' rows, and a page for the browser. Needs `pip install cardiotune[serve]`.
+
+    SIGTERM finishes what was accepted; SIGHUP loads the model anew. vLLM's key is read from VLLM_API_KEY. docs/serving.md
+    tells more.
+
+    Example: cardiotune serve runs/statlog_heart --port 8000
+    """
+    try:
+        from cardiotune.deployment.batching import BatchSettings
+        from cardiotune.deployment.limits import Limits, read_keys
+        from cardiotune.deployment.serve import ServeSettings, bind
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"serve: the package {error.name} is not installed; use `pip install cardiotune[serve]`"
+        ) from None
+
+    limits = Limits(
+        body_bytes=max_body_kib << 10,
+        rows=max_rows,
+        body_seconds=body_seconds,
+        answer_seconds=answer_seconds,
+        requests_a_minute=rate,
+        requests_at_once=max_requests,
+    )
+    keys = read_keys(api_key_file, os.environ.get("CARDIOTUNE_API_KEYS"))
+    batches = BatchSettings(batch_rows, batch_wait_ms / 1000, max_queue_rows)
+
+    def load() -> Any:
+        if backend == "vllm":
+            from cardiotune.deployment.vllm import load_vllm
+
+            return load_vllm(folder, backend_url, backend_model, os.environ.get("VLLM_API_KEY"), site)
+        from cardiotune.deployment.scorer import RowScorer
+
+        return RowScorer.load(folder, site)
+
+    bind(ServeSettings(folder, host, port, keys, limits, batches), load).run()
+
+
+@app.command()
 def report(run: RunArgument) -> None:
     """Draw report.html and report.md again.
 

@@ -1,0 +1,160 @@
+"""What a client may send: rows checked against the data dictionary of the run, and what is wrong with them in words.
+
+Types and categories are hard: a row that breaks them is refused. A plausible range is soft: outside it the model has not
+been tried, so the answer abstains. No message repeats a value, or a key that the dictionary does not know.
+"""
+
+import re
+from datetime import date
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
+
+from cardiotune.config import CODED, NUMBERS, Column, DataConfig
+from cardiotune.data.cohort import needed_columns
+from cardiotune.data.schema import TRUTH, codes_of, expected, label
+
+LONGEST_TEXT = 20_000
+LONGEST_CODE = 200
+MOST_PROBLEMS = 20
+"""Problems that an answer lists; the number of all is told."""
+
+Row = dict[str, float | str | None]
+"""Column -> value as its cell would be in a table; None is not recorded."""
+
+
+def rows_model(data: DataConfig, most_rows: int) -> type[BaseModel]:
+    """The body of a prediction request: `{"rows": [{column: value or null}, ...]}`, 1 to `most_rows` of them.
+
+    A column that is left out counts as not recorded; one that the dictionary does not know is an error.
+    """
+    names = needed_columns(data, target_needed=False)
+    strict = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    cells: dict[str, Any] = {
+        # Names of columns need not be names of Python.
+        f"cell_{place}": (_cell(data.columns[name]), Field(None, alias=name, description=described(name, data)))
+        for place, name in enumerate(names)
+    }
+    row = create_model("Row", __config__=strict, **cells)
+    return create_model("Rows", __config__=strict, rows=(list[row], Field(min_length=1, max_length=most_rows)))
+
+
+def as_rows(body: BaseModel) -> list[Row]:
+    """Checked rows, each with all columns of the dictionary."""
+    return [row.model_dump(by_alias=True) for row in body.rows]  # type: ignore[attr-defined]
+
+
+def problems(error: ValidationError, data: DataConfig) -> list[dict[str, Any]]:
+    """What is wrong, as `{"row", "column", "problem"}`; row counts from 0, either may be null. Never a value."""
+    found = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        where = fault["loc"]
+        row = where[1] if len(where) > 1 and isinstance(where[1], int) else None
+        column = where[2] if len(where) > 2 and where[2] in data.columns else None
+        found.append({"row": row, "column": column, "problem": _in_words(fault, column, data)})
+    return found
+
+
+def described(name: str, data: DataConfig) -> str:
+    """A column in words: its name, and what it may hold."""
+    column = data.columns[name]
+    outside = "; outside of it the answer abstains" if column.range else ""
+    return f"{plain_label(name, column)}: {expected(column)}{outside}. Null when it is not recorded."
+
+
+def plain_label(name: str, column: Column) -> str:
+    """The column's name in words, without the place of its value in a sentence."""
+    return re.sub(r"\s*\{value\}[.]?\s*", " ", label(name, column)).strip() or name
+
+
+def _in_words(fault: Any, column: str | None, data: DataConfig) -> str:
+    if column is not None:
+        return f"expected {expected(data.columns[column])}, or null"
+    match fault["type"]:
+        case "extra_forbidden":
+            return "a key that is not known; the columns of a row are those of GET /v1/model"
+        case "too_long":
+            return "too many rows; send them in several requests"
+        case "too_short":
+            return "no rows; expected one at least"
+        case "missing":
+            return 'expected {"rows": [{column: value, ...}, ...]}'
+    return "expected an object of columns" if len(fault["loc"]) > 1 else 'expected {"rows": [...]}'
+
+
+def _cell(column: Column) -> Any:
+    """The type of one cell, null included."""
+    if column.type in NUMBERS:
+        schema: dict[str, Any] = {"type": "integer" if column.type == "integer" else "number"}
+        check: Any = _whole if column.type == "integer" else _number
+    elif column.type == "date":
+        schema, check = {"type": "string", "format": "date"}, _day
+    elif column.type in CODED and codes_of(column):
+        codes = [*codes_of(column), *column.missing]
+        schema, check = {"enum": [*codes, *_spellings(codes)]}, _code(codes)
+    else:
+        longest = LONGEST_TEXT if column.type == "text" else LONGEST_CODE
+        schema, check = {"type": "string", "minLength": 1, "maxLength": longest}, _text(longest)
+    return Annotated[
+        float | str | None,
+        BeforeValidator(lambda value: None if value is None else check(value)),
+        WithJsonSchema({"anyOf": [schema, {"type": "null"}]}),
+    ]
+
+
+def _number(value: Any) -> float:
+    """JSON numbers only: text would leave open what a comma means."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError("not a finite number") from None
+    if number - number != 0:
+        raise ValueError("not a finite number")
+    return number
+
+
+def _whole(value: Any) -> float:
+    number = _number(value)
+    if number != round(number):
+        raise ValueError("not a whole number")
+    return number
+
+
+def _day(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        raise ValueError("not a date")
+    return date.fromisoformat(value).isoformat()
+
+
+def _spellings(codes: list[str]) -> list[int]:
+    """Codes that may also be sent as numbers."""
+    return [int(code) for code in codes if re.fullmatch(r"0|-?[1-9]\d{0,8}", code)]
+
+
+def _code(codes: list[str]) -> Any:
+    """A code as text or as a number; yes, no, true and false where the codes are 0 and 1."""
+    truth = {word: code for word, code in TRUTH.items() if {"0", "1"} <= set(codes) and word not in codes}
+
+    def check(value: Any) -> str:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        word = str(value).strip() if isinstance(value, str | int) else ""
+        word = truth.get(word.lower(), word)
+        if word not in codes:
+            raise ValueError("not one of the codes")
+        return word
+
+    return check
+
+
+def _text(longest: int) -> Any:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= longest:
+            raise ValueError("not a text of this length")
+        if "\x00" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise ValueError("not a text")
+        return value
+
+    return check
