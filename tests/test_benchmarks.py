@@ -1,6 +1,7 @@
 """The shipped measurements, end to end on a toy model; and what they measure with."""
 
 import asyncio
+import importlib
 import json
 import math
 from contextlib import closing
@@ -271,3 +272,8 @@ def test_an_answer_of_another_patient_is_counted(tmp_path: Path, toy_model: Path
     with serving(run, lambda: scorer, requests_a_minute=10**6) as (client, _):
         found = asyncio.run(load_test.load(str(client.base_url), rows, np.roll(risks, 1), 4, 1))
     assert found.wrong > 0.5 * len(found.latencies) > 0
+
+
+@pytest.mark.parametrize("file", sorted(Path(speed.__file__).parent.glob("*.py")), ids=lambda file: file.stem)
+def test_every_measurement_can_be_loaded(file: Path) -> None:
+    importlib.import_module(f"benchmarks.{file.stem}")
