@@ -54,6 +54,7 @@ def clean(finished: RunFolder, tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "toy")
     run.predictions.unlink()
     run.split.unlink()
+    run.exact_counts.unlink()
     shutil.rmtree(run.checkpoints)
     shutil.rmtree(run.path / "tokens", ignore_errors=True)
     return run
@@ -84,8 +85,8 @@ def test_what_is_derived_from_rows_must_stay_and_aggregates_may_leave(finished: 
     found = verdicts(finished)
     assert set(found) == {str(path.relative_to(finished.path)) for path in finished.path.rglob("*") if path.is_file()}
     stay = {path for path, entry in found.items() if entry.verdict == STAY}
-    assert {"predictions.jsonl", "split.parquet"} <= stay
-    assert all(path.startswith(("predictions", "split", "checkpoints/", "tokens/")) for path in stay)
+    assert {"predictions.jsonl", "split.parquet", "exact_counts.json"} <= stay
+    assert all(path.startswith(("predictions", "split", "exact_counts", "checkpoints/", "tokens/")) for path in stay)
     assert any(path.endswith("optimizer.safetensors") for path in stay)
     for name in (
         "metrics.json",
@@ -404,3 +405,10 @@ def test_the_command_says_what_must_stay_and_never_what_it_found(clean: RunFolde
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     result = call(tmp_path)
     assert result.exit_code == 2 and "not a run folder" in result.stderr
+
+
+def test_the_place_of_a_tensor_in_its_file_is_nobodys_id() -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [1234567, 1234571]}})
+    (content,) = contents(struct.pack("<Q", len(header)) + header.encode() + b"\0" * 4)
+    assert "shape" in content.text
+    assert "1234567" not in content.text
