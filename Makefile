@@ -23,7 +23,7 @@ browser:
 	else echo "no Chromium, and none could be installed: the browser tests will be skipped" >&2; fi >/dev/null
 
 test: setup browser
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Libraries that our metrics are tested against and that ask for older packages than the project's.
 oracles: .venv/oracles/installed

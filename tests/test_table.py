@@ -39,8 +39,8 @@ def refusal(file: Path, **options: str) -> str:
         PLAIN.replace(",", "|").encode(),
         b"\xef\xbb\xbf" + PLAIN.encode(),
         PLAIN.replace("\n", "\r\n").encode(),
-        gzip.compress(PLAIN.encode()),
-        gzip.compress(b"\xef\xbb\xbf" + PLAIN.encode()),
+        gzip.compress(PLAIN.encode(), mtime=0),
+        gzip.compress(b"\xef\xbb\xbf" + PLAIN.encode(), mtime=0),
         ("# a comment\n# another; with, marks\n" + PLAIN).encode(),
         b"id, age ,note\n1,63,a\n2,,b\n",
         b'"id","age","note"\n"1","63","a"\n"2",,"b"\n',
@@ -63,7 +63,7 @@ OBJECTS = ['{"id": 1, "age": 63.0, "note": "a"}', '{"id": "2", "note": "b", "age
         f"[{','.join(OBJECTS)}]",
         f" [\n{OBJECTS[0]},\n{OBJECTS[1]}]\n",
         b"\xef\xbb\xbf" + "\r\n".join(OBJECTS).encode(),
-        gzip.compress("\n".join(OBJECTS).encode()),
+        gzip.compress("\n".join(OBJECTS).encode(), mtime=0),
     ],
 )
 def test_json_and_jsonl_read_alike(tmp_path: Path, content: str | bytes) -> None:
@@ -160,8 +160,8 @@ def test_given_names_must_fit(tmp_path: Path) -> None:
         ("id,age\n1,2\n".encode("utf-16"), "UTF-16 text: save it as UTF-8"),
         (b"PK\x03\x04\x00\x00" + CANARY.encode(), "a binary file"),
         (b"PAR1" + CANARY.encode() * 9, "cannot be read as Parquet"),
-        (gzip.compress(PLAIN.encode())[:-9], "gzip file is damaged"),
-        (gzip.compress(PLAIN.encode())[:12] + b"\xff" * 30, "gzip file is damaged"),
+        (gzip.compress(PLAIN.encode(), mtime=0)[:-9], "gzip file is damaged"),
+        (gzip.compress(PLAIN.encode(), mtime=0)[:12] + b"\xff" * 30, "gzip file is damaged"),
         (CANARY.encode() * 30_000, "cannot be read as column names"),
     ],
 )
