@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from cardiotune import RiskModel, runs
 from cardiotune.config import configs_folder, load_model
+from cardiotune.deployment.gguf import make_readable
+from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ModelError
 from cardiotune.training.checkpoint import HASHES
 from cardiotune.training.weights import describe, find_weights
@@ -211,6 +215,19 @@ def test_gguf(known_tokenizer_run: Path, tmp_path: Path, precision: str, toleran
     assert found["tolerance"] == tolerance and 0 < found["max_difference"] <= tolerance
     same_risks(known_tokenizer_run, out, tolerance)
     assert {file.suffix for file in out.iterdir()} <= {".gguf", ".json", ".yaml", ".md", ".txt", ".jinja"}
+
+
+def test_a_tokenizer_that_llama_cpp_does_not_know_is_no_hindrance(known_tokenizer_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    assert call("export", known_tokenizer_run, "--to", "gguf", "--out", out).exit_code == 0
+    tool = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--force", "--pre-tokenizer"]
+    subprocess.run([*tool, "nobody-knows", out / "model.gguf", tmp_path / "new.gguf"], check=True, capture_output=True)
+    shutil.move(tmp_path / "new.gguf", out / "model.gguf")
+    with pytest.raises(ModelError, match=r"llama\.cpp cannot open it"):
+        RowScorer.open_export(out, verified=False)
+    make_readable(out / "model.gguf")
+    found = RowScorer.open_export(out, verified=False).risks(NEW)
+    np.testing.assert_allclose(found, RiskModel.load(known_tokenizer_run).predict_proba(NEW)[:, 1], atol=5e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

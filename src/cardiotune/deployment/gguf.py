@@ -1,5 +1,6 @@
 """A run's model as a GGUF file, by llama.cpp's own converter and quantizer; and scoring with llama.cpp."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from cardiotune.config import Config
 from cardiotune.data.tokens import LabelTokens, TokenRows
 from cardiotune.errors import ConfigError, ModelError
 from cardiotune.training.packing import in_order, shared_length
+
+log = logging.getLogger(__name__)
 
 FILE = "model.gguf"
 INSTALL = "pip install 'cardiotune[gguf]'"
@@ -49,9 +52,31 @@ def write(folder: Path, precision: str, file: Path) -> None:
     if done.returncode or not made.is_file():
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1][:200]
         raise ModelError(f"--to gguf: llama.cpp's converter does not take this model ({said}); use merged or onnx")
+    make_readable(made)
     if rounded:
         _quantize(made, file, QUANTIZED[precision])
         made.unlink()
+
+
+def make_readable(file: Path) -> None:
+    """Where the llama.cpp that is here does not know how a tokenizer cuts text, let the file say `default`, and say so.
+
+    The converter may be newer than the library. Risks do not depend on it, for prompts come as token ids.
+    """
+    library = _library()
+    settings = library.LlamaModelParams()
+    settings.vocab_only = True
+    try:
+        library.LlamaModel(str(file), settings)
+    except ValueError:
+        log.warning(
+            "llama.cpp here does not know this tokenizer; give the GGUF token ids of the tokenizer beside it, not text"
+        )
+        copy = file.with_name(f"{file.name}.copy")
+        tool = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--pre-tokenizer", "default", "--force"]
+        if subprocess.run([*tool, str(file), str(copy)], capture_output=True).returncode:
+            raise ModelError("--to gguf: the converter's file cannot be read; use merged or onnx") from None
+        copy.replace(file)
 
 
 def _quantize(source: Path, target: Path, kind: int) -> None:
@@ -72,7 +97,8 @@ class GgufModel:
         settings.n_gpu_layers = 0
         context = self._library.LlamaContextParams()
         context.n_ctx = context.n_batch = context.n_ubatch = max_tokens
-        context.n_threads = context.n_threads_batch = threads or os.cpu_count() or 1
+        threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        context.n_threads = context.n_threads_batch = threads
         context.type_k = context.type_v = F32
         context.swa_full = True  # else a sliding window forgets what the next prompt shares with this one
         try:
