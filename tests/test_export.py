@@ -230,6 +230,24 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_no_hindrance(known_tokenize
     np.testing.assert_allclose(found, RiskModel.load(known_tokenizer_run).predict_proba(NEW)[:, 1], atol=5e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.real_model
+def test_the_demo_model_in_every_format(tmp_path: Path) -> None:
+    if describe(load_model(configs_folder() / "models" / "gemma3-270m.yaml")) is None:
+        pytest.skip("the weights of Gemma 3 270M are not here; make setup installs them")
+    run = tmp_path / "statlog_heart"
+    settings = (f"runs_dir={tmp_path}", "models=[tuned]", "train.max_steps=8")
+    for step in (("prepare", "statlog_heart", *settings), ("train", run), ("predict", run)):
+        done = call(*step)
+        assert done.exit_code == 0, done.output
+    for kind, package in (("merged", "torch"), ("onnx", "onnxruntime"), ("gguf", "cyllama")):
+        pytest.importorskip(package)
+        done = call("export", run, "--to", kind, "--out", tmp_path / kind, "--json")
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)
+        assert found["max_difference"] <= found["tolerance"] and found["test"]["n"] == 68
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # hub
 
