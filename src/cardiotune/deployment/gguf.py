@@ -61,22 +61,33 @@ def write(folder: Path, precision: str, file: Path) -> None:
 def make_readable(file: Path) -> None:
     """Where the llama.cpp that is here does not know how a tokenizer cuts text, let the file say `default`, and say so.
 
-    The converter may be newer than the library. Risks do not depend on it, for prompts come as token ids.
+    The converter may be newer than the library. Risks do not depend on it, for prompts come as token ids. Raises ModelError
+    when llama.cpp cannot open the file even so.
     """
-    library = _library()
-    settings = library.LlamaModelParams()
-    settings.vocab_only = True
-    try:
-        library.LlamaModel(str(file), settings)
-    except ValueError:
-        log.warning(
-            "llama.cpp here does not know this tokenizer; give the GGUF token ids of the tokenizer beside it, not text"
-        )
-        copy = file.with_name(f"{file.name}.copy")
-        tool = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--pre-tokenizer", "default", "--force"]
-        if subprocess.run([*tool, str(file), str(copy)], capture_output=True).returncode:
-            raise ModelError("--to gguf: the converter's file cannot be read; use merged or onnx") from None
-        copy.replace(file)
+    if _opens(file):
+        return
+    copy = file.with_name(f"{file.name}.copy")
+    tool = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--pre-tokenizer", "default", "--force"]
+    if subprocess.run([*tool, str(file), str(copy)], capture_output=True).returncode or not _opens(copy):
+        raise ModelError("--to gguf: llama.cpp cannot read the converter's file; use merged or onnx")
+    copy.replace(file)
+    log.warning(
+        "llama.cpp here does not know this tokenizer; give the GGUF token ids of the tokenizer beside it, not text"
+    )
+
+
+OPEN = """
+import sys
+from cyllama.llama import llama_cpp
+settings = llama_cpp.LlamaModelParams()
+settings.n_gpu_layers = 0
+llama_cpp.LlamaModel(sys.argv[1], settings)
+"""
+
+
+def _opens(file: Path) -> bool:
+    """Whether llama.cpp can open the file. Asked of a process of its own: at some files the library aborts its process."""
+    return subprocess.run([sys.executable, "-c", OPEN, str(file)], capture_output=True).returncode == 0
 
 
 def _quantize(source: Path, target: Path, kind: int) -> None:
