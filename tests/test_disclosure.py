@@ -194,7 +194,8 @@ class Reader:
         ]
         in_test = points(lambda s, a, y, p: p == "test")
         self.totals += [self.exact(in_test, test["n"])]
-        self.totals += [self.exact(in_test * points(lambda s, a, y, p: y == 1), test["n_events"])]
+        if test["n_events"] is not None:  # few events, or few others, are not told
+            self.totals += [self.exact(in_test * points(lambda s, a, y, p: y == 1), test["n_events"])]
         self.facts = list(self.totals)
         for row in table["columns"]:
             if row["name"].startswith("sex: "):
