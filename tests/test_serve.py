@@ -326,7 +326,8 @@ def test_an_answer_that_takes_too_long(run: Path, scorer: RowScorer) -> None:
             answer = client.post("/v1/predict", json={"rows": [ROW]})
             assert answer.status_code == 503 and "retry-after" in answer.headers
             error(answer)
-        assert client.post("/v1/predict", json={"rows": [ROW]}).status_code == 200
+        # Half a second may be too short for an answer on a busy machine, but not every time.
+        wait_until(lambda: client.post("/v1/predict", json={"rows": [ROW]}).status_code == 200)
 
 
 def test_too_many_requests_at_once(run: Path, scorer: RowScorer) -> None:
