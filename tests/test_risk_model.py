@@ -145,7 +145,7 @@ def test_cells_are_checked_without_their_values(model: RiskModel) -> None:
         (NEW.to_numpy(), "a ndarray has no column names"),
         ([{"ages": 3}], "1 keys that the data dictionary does not know; did you mean age?"),
         ([{"age": [61]}], "cells that hold lists"),
-        ([{"age": "CANARY"}], "cells that are not of the column's type: age: integer (1 rows)"),
+        ([{"age": "CANARY"}], "cells that are not of the column's type: age: integer (<10 rows)"),
     ],
 )
 def test_rows_that_cannot_be_read_are_refused(model: RiskModel, rows: object, said: str) -> None:
