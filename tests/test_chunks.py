@@ -86,7 +86,9 @@ def test_what_is_out_of_range_is_said_once(tmp_path: Path, caplog: pytest.LogCap
     table().with_columns(age=pl.Series([17000 if row % 10 == 0 else 60 for row in range(23)])).write_csv(file)
     with caplog.at_level("WARNING", "cardiotune"):
         chunks = TableChunks(str(file), DATA, True, rows=4)
-    assert [r.getMessage() for r in caplog.records] == ["t.csv: values out of range are taken as missing: age (<10 rows)"]
+    assert [r.getMessage() for r in caplog.records] == [
+        "t.csv: values out of range are taken as missing: age (<10 rows)"
+    ]
     assert chunks.frame(0)["age"].to_list() == [None, 60, 60, 60]
 
 
