@@ -111,6 +111,7 @@ def test_the_fewest_outcomes_that_suffice(run: RunFolder, tmp_path: Path) -> Non
     blind = table[:30].with_columns(disease=pl.lit(None, pl.Int64))
     pl.concat([table.filter(disease=1)[:6], table.filter(disease=0)[:9], blind]).write_csv(tmp_path / "six.csv")
     file, judged = stages.recalibrate(run, str(tmp_path / "six.csv"), "intercept")
-    assert (json.loads(file.read_text())["n"], json.loads(file.read_text())["n_events"]) == (15, 6)
+    site = json.loads(file.read_text())
+    assert (site["n"], site["n_events"]) == (15, None), "six events are too few to be told"
     assert judged["after"]["log_loss"] is not None
     file.unlink()
