@@ -125,7 +125,8 @@ def check_renewal(
     with caplog.at_level(logging.WARNING, "cardiotune"):
         assert list(run_tokens(run, after, renewed, other)) == encoder(other).encode(after)
     assert renewed.tokenizer.texts == len(after)
-    assert caplog.text.count("made anew") == 1
+    said = {id(record) for record in caplog.records if "made anew" in record.getMessage()}
+    assert len(said) == 1  # other tests may have left a second handler, which sees the same record again
     assert list(run_tokens(run, after, again, other)) == encoder(other).encode(after)
     assert again.tokenizer.texts == 0
 
