@@ -116,7 +116,7 @@ class RowScorer:
                 raise ConfigError(f"{folder}: an export has neither sites nor a base model; ask its run for them")
             return cls.open_export(folder)
         run = RunFolder(folder)
-        manifest = run.read_manifest()
+        run.read_manifest()  # ConfigError when it is no run folder
         config, order = load_resolved(run.config), read_order(run)
         adapted = read_site(run, site) if site else None
         versions = {"run": config.name, "format": "run"}
@@ -126,9 +126,9 @@ class RowScorer:
         calibration = read_json(run.calibration)  # refused, if damaged, before the weights are loaded
         read_calibrator(run)  # says so when the run has none yet
         model = TunedModel(run, config, order)
-        multiplier = float(manifest.get("training", {}).get("odds_multiplier", 1.0))
         weights = sha256(run.tuned_folder(config.method.kind) / HASHES)[:12]
-        return cls(config, order, model.logits, calibration, multiplier, {**versions, "model": weights}, adapted)
+        versions["model"] = weights
+        return cls(config, order, model.logits, calibration, model.odds_multiplier, versions, adapted)
 
     @classmethod
     def open_export(cls, folder: Path, verified: bool = True) -> "RowScorer":
@@ -177,7 +177,19 @@ class RowScorer:
 
         DataError when a column is absent, or a list of `{column: value}` has a key that the dictionary does not know.
         """
-        cells, data = self._cells(rows), self.config.data
+        return self._checked(self._cells(rows))[0]
+
+    def check_and_score(self, rows: Any) -> tuple[list[list[Problem]], Array]:
+        """`check_rows` and `risks` of the same rows, whose cells are read once."""
+        cells = self._cells(rows)
+        problems, frame = self._checked(cells)
+        if any(problem.kind == "unreadable" for found in problems for problem in found):
+            typed_rows("rows", cells, self.config.data)  # raises, as in `risks`
+        return problems, self.score(frame).final
+
+    def _checked(self, cells: pl.DataFrame) -> tuple[list[list[Problem]], pl.DataFrame]:
+        """What is wrong with each row, and the rows typed, without the cells that cannot be read."""
+        data = self.config.data
         found: list[list[Problem]] = [[] for _ in range(cells.height)]
         for name in needed_columns(data, target_needed=False):
             column = data.columns[name]
@@ -187,12 +199,13 @@ class RowScorer:
             for kind, rows_of in (("unreadable", bad), ("missing", missing)):
                 for row in rows_of.arg_true():
                     found[row].append(Problem(name, kind, schema.expected(column)))
-        for name, outside in typed_rows("rows", cells, data)[1].items():
+        frame, blanked = typed_rows("rows", cells, data)
+        for name, outside in blanked.items():
             column = data.columns[name]
             kind = "unknown_category" if schema.codes_of(column) else "out_of_range"
             for row in outside:
                 found[row].append(Problem(name, kind, schema.expected(column)))
-        return found
+        return found, frame
 
     # -----------------------------------------------------------------------------------------------------------------
     # rows that are typed

@@ -68,7 +68,7 @@ class Served:
         self._explanations.close()
 
     def _predict(self, rows: list[Row]) -> list[Prediction]:
-        problems, risks = self.scorer.check_rows(rows), self.scorer.risks(rows)
+        problems, risks = self.scorer.check_and_score(rows)
         threshold = self.scorer.threshold
         answers = []
         for risk, found in zip(risks, problems, strict=True):
