@@ -13,19 +13,14 @@ import pytest
 
 from cardiotune import stages
 from conftest import build_toy_table, write_toy_experiment
-from test_cli import call, check_refusal
+from test_cli import call, check_refusal, run_tuned_alone
 
 ROWS, CHUNK = 5000, 500
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
-    experiment = write_toy_experiment(tmp_path_factory.mktemp("bulk"), toy_model)
-    folder = experiment.parent / "runs" / "toy"
-    for step in (("prepare", experiment, "models=[tuned]"), ("train", folder), ("predict", folder)):
-        done = call(*step)
-        assert done.exit_code == 0, done.output
-    return folder
+    return run_tuned_alone(write_toy_experiment(tmp_path_factory.mktemp("bulk"), toy_model))
 
 
 @pytest.fixture(scope="module")

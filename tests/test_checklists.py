@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from cardiotune.config import dump
+from cardiotune.data.small_counts import HIDDEN
 from cardiotune.evaluation.checklists import FILE, NOT_PROVIDED, facts, fill, write_checklists
-from cardiotune.evaluation.disclosure import HIDDEN
 from cardiotune.evaluation.model_card import TERMS, write_model_card
 from cardiotune.evaluation.record import read_record
 from cardiotune.evaluation.report import write_report

@@ -22,6 +22,15 @@ def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def run_tuned_alone(experiment: Path) -> Path:
+    """The folder of a toy experiment's run up to its predictions, without comparators."""
+    folder = experiment.parent / "runs" / "toy"
+    for step in (("prepare", experiment, "models=[tuned]"), ("train", folder), ("predict", folder)):
+        done = call(*step)
+        assert done.exit_code == 0, done.output
+    return folder
+
+
 def check_refusal(result: Result, code: int, said: str, problems: int = 1) -> None:
     """One line on standard error that begins with `error:` (with several problems, one line each below it)."""
     everything = result.stdout + result.stderr

@@ -12,7 +12,8 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from cardiotune.config import DataConfig
 from cardiotune.data.cohort import EVENT, ROW_ID
-from cardiotune.evaluation.disclosure import FEW, HIDDEN, SMALL, Known, follows, suppress, withhold
+from cardiotune.data.small_counts import FEW, HIDDEN, SMALL
+from cardiotune.evaluation.disclosure import Known, follows, suppress, withhold
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.predict import prediction_rows
 from cardiotune.evaluation.subgroups import subgroups

@@ -20,7 +20,7 @@ from cardiotune import RiskModel
 from cardiotune.deployment.scorer import Problem, RowScorer
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
 from conftest import build_toy_table, write_toy_experiment
-from test_cli import call
+from test_cli import call, run_tuned_alone
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Pat
 
 @pytest.fixture(scope="module")
 def run(experiment: Path) -> Path:
-    folder = experiment.parent / "runs" / "toy"
-    for step in (("prepare", experiment, "models=[tuned]"), ("train", folder), ("predict", folder)):
-        done = call(*step)
-        assert done.exit_code == 0, done.output
-    return folder
+    return run_tuned_alone(experiment)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cardiotune.data.small_counts import FEW
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.disclosure import FEW
 from cardiotune.evaluation.estimates import estimate, undefined, with_interval
 from cardiotune.evaluation.intervals import NORMAL_QUANTILE, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.metrics import Array

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cardiotune.config import Config
-from cardiotune.evaluation.disclosure import HIDDEN, is_small
+from cardiotune.data.small_counts import HIDDEN, is_small
 from cardiotune.evaluation.record import Record, read_record
 from cardiotune.evaluation.wording import capitalized, estimate, events, metric_words, model_words, percent, plain
 from cardiotune.runs import RunFolder, write_text

@@ -197,6 +197,3 @@ class _Pieces:
         exact += [rows * self.happened for cell, rows in self.cells.items() if cell not in without_events]
         facts = [Known(rows, size := float(rows @ self.patients), size) for rows in exact]
         return facts + [Known(rows, count.low, count.high) for count, rows in self.told]
-
-
-__all__ = ["FEW", "HIDDEN", "SMALL", "Told", "follows", "is_small", "suppress", "withhold"]

@@ -12,9 +12,9 @@ import jinja2
 import numpy as np
 
 from cardiotune.config import Config
+from cardiotune.data.small_counts import is_small
 from cardiotune.evaluation import checklists, curves, figures, learning_curve, metrics, model_card
 from cardiotune.evaluation.checklists import SPLITS
-from cardiotune.evaluation.disclosure import is_small
 from cardiotune.evaluation.record import Record, read_record
 from cardiotune.evaluation.table1 import HIDDEN, SMALL
 from cardiotune.evaluation.wording import (

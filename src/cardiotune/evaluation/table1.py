@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from cardiotune.config import CODED, Column, DataConfig
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID
+from cardiotune.data.small_counts import FEW, HIDDEN, SMALL, is_small
 from cardiotune.data.split import PARTS, Parts
-from cardiotune.evaluation.disclosure import FEW, HIDDEN, SMALL, Counts, Told, is_small, suppress
+from cardiotune.evaluation.disclosure import Counts, Told, suppress
 from cardiotune.evaluation.subgroups import columns_of
 
 NONE = "-"
