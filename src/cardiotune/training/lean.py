@@ -37,33 +37,35 @@ def slim(network: nn.Module) -> None:
 
 def _norm_forward(plain: Any, added: float) -> Any:
     def forward(self: Any, states: Tensor) -> Any:
-        if states.dtype != torch.float32 or self.weight.dtype != torch.float32:
+        # In half precision the plain ones round before they scale; those that scale by one plus their weight, afterwards.
+        if states.dtype != torch.float32 and not added:
             return plain(self, states)
         epsilon = self.eps if hasattr(self, "eps") else self.variance_epsilon
-        return _Norm.apply(states, self.weight + added, epsilon)  # type: ignore[no-untyped-call]
+        return _Norm.apply(states, self.weight.float() + added, epsilon)  # type: ignore[no-untyped-call]
 
     return forward
 
 
 class _Norm(torch.autograd.Function):
-    """x / root mean square of x * scale (Zhang & Sennrich 2019, eq. 4), over the last dimension."""
+    """x / root mean square of x * scale (Zhang & Sennrich 2019, eq. 4), over the last dimension; computed in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
-        width = x.shape[-1]
-        inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / width + epsilon).rsqrt_()
+        single, width = x.float(), x.shape[-1]
+        inverse = (torch.linalg.vector_norm(single, dim=-1, keepdim=True).square_() / width + epsilon).rsqrt_()
         ctx.save_for_backward(x, scale, inverse)
-        out: Tensor = (x * inverse).mul_(scale)
-        return out
+        out: Tensor = (single * inverse).mul_(scale)
+        return out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        x, scale, inverse = ctx.saved_tensors
+        given, scale, inverse = ctx.saved_tensors
+        x = given.float()
         grad_scale = (grad * x * inverse).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        grad_x = grad * scale
+        grad_x = grad * scale  # float32, as scale is
         along = torch.linalg.vecdot(grad_x, x)[..., None] * inverse.pow(3) / x.shape[-1]
-        return grad_x.mul_(inverse).addcmul_(x, along, value=-1), grad_scale, None
+        return grad_x.mul_(inverse).addcmul_(x, along, value=-1).to(given.dtype), grad_scale, None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -65,10 +65,11 @@ def _attend(
     blocks, keys = tree_keys.shape
     (heads, tokens, width), key_heads = query.shape[1:], key.shape[1]
     grouped = (key_heads, heads // key_heads, blocks, -1, width)
-    filled = pad(query[0], (0, 0, 0, blocks * attention_mask.shape[2] - tokens))
+    # Views, not `[0]`: the gradient of a selection fills a tensor of zeros first.
+    filled = pad(query.squeeze(0), (0, 0, 0, blocks * attention_mask.shape[2] - tokens))
     asking = filled.view(grouped).permute(2, 0, 1, 3, 4).reshape(blocks, key_heads, -1, width)
-    asked = key[0, :, tree_keys].transpose(0, 1)  # (blocks, key heads, keys, width)
-    answers = value[0, :, tree_keys].transpose(0, 1)
+    asked = key.squeeze(0)[:, tree_keys].transpose(0, 1)  # (blocks, key heads, keys, width)
+    answers = value.squeeze(0)[:, tree_keys].transpose(0, 1)
     scores = (asking @ asked.transpose(-1, -2)).float() * settings["scaling"]
     if cap := settings.get("softcap"):
         scores = cap * torch.tanh(scores / cap)
