@@ -31,6 +31,8 @@ class Scorer:
     def __init__(self, job: dict[str, Any]) -> None:
         run = stages.open_run(job["run"])
         config = load_resolved(run.config)
+        if dtype := job.get("score_dtype"):
+            config = config.model_copy(update={"model": config.model.model_copy(update={"score_dtype": dtype})})
         tuned = run.adapter if job["tuned"] else None
         self.scorer = LanguageScorer(config, find_weights(config.model), tuned)
         self.dtype = str(self.scorer.dtype).removeprefix("torch.")

@@ -17,13 +17,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from benchmarks import speed
 from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.data.prepare import read_prepared
-from cardiotune.training.model import build_encoder, load_tokenizer
+from cardiotune.training.model import build_encoder, computes_in_bfloat16, load_tokenizer
 from cardiotune.training.weights import find_weights
 
+CONTENDERS = ["ours", "trainer", "trainer_bfloat16", "ours_bfloat16", "trainer_autocast", "sft_bfloat16"]
+"""In `--quick` without the last two, and `ours_bfloat16` only where the hardware computes in it."""
 NEIGHBOURS = 64
 """Rows in a run of neighbours."""
 
@@ -41,11 +45,17 @@ def spread(rows: Sequence[int], count: int) -> list[int]:
     return [rows[place * len(rows) // count] for place in range(count)]
 
 
+def _default(quick: bool) -> list[str]:
+    if not quick:
+        return CONTENDERS
+    return CONTENDERS[: 4 if computes_in_bfloat16(torch.device("cpu")) else 3]
+
+
 def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
     """Measure, and return the result."""
     with speed.experiment(given) as setup:
         folder, overrides = setup.folder, setup.overrides
-        names, skipped = speed.contenders(given, speed.QUICK if given.quick else list(speed.CONTENDERS))
+        names, skipped = speed.contenders(given, CONTENDERS, _default(given.quick))
         blocks = given.blocks or (4 if given.quick else 3)
 
         # --- a run with an adapter that has learned a step; nearly all other rows are to be scored --------------------
@@ -77,7 +87,9 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         own = {"run": str(run_folder.path), "tuned": True, "texts": texts, "blocks": [warm_up, *measured]}
         whole = [stages.prompt_text(config, text) for text in texts]
         few = [spread(rows, reference_rows) for rows in (warm_up, *measured)]
-        jobs = {name: {**job, **(own if name == "ours" else {"texts": whole, "blocks": few})} for name in names}
+        jobs = {name: job | (own if name.startswith("ours") else {"texts": whole, "blocks": few}) for name in names}
+        if "ours_bfloat16" in jobs:
+            jobs["ours_bfloat16"]["score_dtype"] = "bfloat16"
 
         # --- the turns -----------------------------------------------------------------------------------------------
         with speed.workers({"peak": job, **jobs}, folder) as running:

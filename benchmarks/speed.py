@@ -43,15 +43,18 @@ GENERATED_ROWS = 70_000
 """As many as the real table has."""
 CONTENDERS = {
     "ours": "CardioTune as it comes",
+    "ours_bfloat16": "CardioTune with model.score_dtype=bfloat16",
     "trainer": "Trainer + PEFT, sequence classification, as it comes",
     "trainer_bfloat16": "Trainer + PEFT, sequence classification, loaded in bfloat16",
     "trainer_autocast": "Trainer + PEFT, sequence classification, bf16=True",
     "sft_bfloat16": "TRL SFTTrainer on chat text, loaded in bfloat16",
 }
-"""Name -> what it is. `trainer` is the reference of `ratio`."""
-QUICK = ["ours", "trainer", "trainer_bfloat16", "sft_bfloat16"]
+"""Name -> what it is. `ours_bfloat16` takes part in scoring only: training computes in bfloat16 by itself where it pays."""
 REFERENCE = "trainer"
-OPTIONAL = ("sft_bfloat16", "trainer_autocast", "trainer_bfloat16")
+"""Whom `ratio` compares with."""
+HALF_REFERENCE = "trainer_bfloat16"
+"""Whom `ratio_bfloat16` compares ours with, when ours computes in bfloat16 too."""
+OPTIONAL = ("sft_bfloat16", "trainer_autocast", "ours_bfloat16", "trainer_bfloat16")
 """Who leaves, in this order, when the quick run would not be quick: bfloat16 takes minutes where it is emulated."""
 QUICK_SECONDS = 420
 """When a quick run's blocks have to be done; after that, validation rows are judged."""
@@ -127,12 +130,14 @@ def _lacks_table(name: str, overrides: list[str]) -> bool:
     return False
 
 
-def contenders(given: argparse.Namespace, default: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def contenders(
+    given: argparse.Namespace, possible: Sequence[str], default: Sequence[str]
+) -> tuple[list[str], dict[str, str]]:
     """Who takes part, and who was left out, with the reason."""
     names = given.contenders.split(",") if given.contenders else list(default)
-    strange = [name for name in names if name not in CONTENDERS]
+    strange = [name for name in names if name not in possible]
     if strange or "ours" not in names:
-        raise ConfigError(f"--contenders {given.contenders}: expected ours and any of {', '.join(CONTENDERS)}")
+        raise ConfigError(f"--contenders {given.contenders}: expected ours and any of {', '.join(possible)}")
     skipped = {}
     if not find_spec("trl"):
         skipped = {
@@ -330,10 +335,14 @@ def result(
         speed = facts["tokens_computed_per_second"]
         facts["share_of_peak"] = round(speed * flop / 1e9 / peak[facts["dtype"]], 4) if speed else None
     ratios = {name: _ratio(found["ours"], facts) for name, facts in found.items() if name != "ours"}
+    half = next(
+        (facts for name, facts in found.items() if name.startswith("ours") and facts["dtype"] == "bfloat16"), None
+    )
     return {
         "schema_version": 1,
         "benchmark": benchmark,
         "ratio": ratios[REFERENCE]["ratio"] if REFERENCE in ratios else None,
+        "ratio_bfloat16": _ratio(half, found[HALF_REFERENCE]) if half and HALF_REFERENCE in found else None,
         "ratios": ratios,
         "setting": setting,
         "peak": {"gflops": {dtype: round(value, 1) for dtype, value in peak.items()}, "sizes": sizes},
@@ -390,6 +399,9 @@ def as_markdown(found: dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [f"\n{CONTENDERS[name]}: left out; {reason}" for name, reason in found["skipped"].items()]
+    if half := found["ratio_bfloat16"]:
+        span = f"{half['ratio']:.2f} ({half['lowest']:.2f} to {half['highest']:.2f})"
+        lines.append(f"\nBoth in bfloat16, ours is faster than the Trainer by {span}.")
     peak = ", ".join(f"{value:.0f} GFLOP/s in {dtype}" for dtype, value in found["peak"]["gflops"].items())
     return "\n".join([*lines, f"\nMatrix-multiply peak: {peak}. The whole took {found['seconds']:.0f} s."])
 
@@ -402,7 +414,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     places = range(len(facts))
     figure = Figure(figsize=(10, 1.2 + 0.6 * len(facts)), layout="constrained")
     speed, share = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
-    colours = ["#0072b2" if one["what"] == CONTENDERS["ours"] else "#999" for one in facts]
+    colours = ["#0072b2" if one["what"].startswith("CardioTune") else "#999" for one in facts]
     speed.barh(places, [one["rows_per_second"] for one in facts], color=colours)
     for place, one in zip(places, facts, strict=True):
         blocks = one["rows_per_second_blocks"]

@@ -19,10 +19,14 @@ from cardiotune.errors import ConfigError
 from cardiotune.training.model import build_encoder, load_tokenizer
 from cardiotune.training.weights import find_weights
 
+CONTENDERS = ["ours", "trainer", "trainer_bfloat16", "sft_bfloat16", "trainer_autocast"]
+"""In `--quick` without the last, with a long prompt without the last two."""
 WARM_UP = 1
 """Optimizer steps before the first block."""
 LONG_PROMPT = 200
-"""Tokens from which `--quick` measures fewer blocks, so as to stay quick."""
+"""Tokens of an instruction from which `--quick` measures fewer blocks, and the references split a batch to fit into memory."""
+LONG_MICRO_BATCH = 8
+"""Rows that a reference then takes at a time: 32 prompts of 360 tokens in float32 took more than 24 GiB."""
 
 
 def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
@@ -32,8 +36,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         config = load_config(given.experiment, overrides)
         weights = find_weights(config.model)
         long = (given.prefix or 0) > LONG_PROMPT
-        default = speed.QUICK[:3] if given.quick and long else speed.QUICK if given.quick else list(speed.CONTENDERS)
-        names, skipped = speed.contenders(given, default)
+        names, skipped = speed.contenders(given, CONTENDERS, CONTENDERS[: (3 if long else 4) if given.quick else None])
 
         # --- how much work -------------------------------------------------------------------------------------------
         blocks = given.blocks or ((3 if long else 5) if given.quick else 6)
@@ -72,13 +75,17 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
             "batch_rows": batch_rows,
             "sizes": given.peak_sizes,
         }
-        read = {
+        micro = given.reference_micro_batch or (LONG_MICRO_BATCH if long else config.train.batch_size)
+        if config.train.batch_size % micro:
+            raise ConfigError(f"--reference-micro-batch {micro}: expected a divisor of {config.train.batch_size}")
+        read: dict[str, Any] = {
             part: {
                 "texts": [stages.prompt_text(config, text) for text in prepared.texts_of(prepared.rows(part))],
                 "events": prepared.cohort.events[prepared.rows(part)].tolist(),
             }
             for part in ("train", "validation")
         }
+        read["recipe"] = job["recipe"] | {"batch_size": micro, "gradient_accumulation": batch_rows // micro}
         jobs = {name: {**job, "run": str(run_folder.path)} if name == "ours" else {**job, **read} for name in names}
 
         # --- the turns -----------------------------------------------------------------------------------------------
@@ -94,6 +101,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
                 "quick": given.quick,
                 "threads": job["threads"],
                 "batch_rows": batch_rows,
+                "reference_micro_batch": micro,
                 "train_rows": train_rows,
                 "validation_rows": len(prepared.rows("validation")),
                 "steps": steps,
@@ -110,6 +118,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = speed.parser(__doc__ or "")
     parser.add_argument("--rows", type=int, help="training rows of each contender, warm-up included")
     parser.add_argument("--validation", type=int, metavar="ROWS", help="rows that all are judged by afterwards")
+    parser.add_argument(
+        "--reference-micro-batch",
+        type=int,
+        metavar="ROWS",
+        help=f"rows that a reference takes at a time, same effective batch (all; {LONG_MICRO_BATCH} with long prompts)",
+    )
     speed.command(run, parser.parse_intermixed_args(arguments))
 
 

@@ -85,7 +85,7 @@ def main() -> None:
 
         while True:
             turns.end(gflops=multiplication_peak(tuple(job["sizes"])))
-    if job["contender"] == "ours":
+    if job["contender"].startswith("ours"):
         from benchmarks import ours as side
     else:
         from benchmarks import references as side  # type: ignore[no-redef]

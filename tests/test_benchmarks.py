@@ -168,7 +168,7 @@ def test_strange_contenders_and_too_few_rows_are_one_line(
 ) -> None:
     given = speed.parser("").parse_args(["--contenders", "ours,theirs"])
     with pytest.raises(ConfigError, match=r"theirs.*expected ours and any of ours, trainer"):
-        speed.contenders(given, [])
+        speed.contenders(given, train_speed.CONTENDERS, [])
     with pytest.raises(SystemExit, match="error: --rows 16: 3 steps of 16 rows"):
         train_speed.main(["--experiment", str(toy_experiment), "--rows", "16", "--blocks", "2"])
     arguments = ["--rows", "32", "--blocks", "1", "--validation", "16", "method.kind=full"]
@@ -178,8 +178,8 @@ def test_strange_contenders_and_too_few_rows_are_one_line(
 
 def test_a_contender_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "find_spec", lambda name: None)
-    names, skipped = speed.contenders(speed.parser("").parse_args([]), speed.QUICK)
-    assert names == ["ours", "trainer", "trainer_bfloat16"]
+    names, skipped = speed.contenders(speed.parser("").parse_args([]), train_speed.CONTENDERS, train_speed.CONTENDERS)
+    assert names == ["ours", "trainer", "trainer_bfloat16", "trainer_autocast"]
     assert "cardiotune[bench]" in skipped["sft_bfloat16"]
 
 
@@ -191,11 +191,12 @@ def test_a_contender_that_is_not_installed_is_left_out(monkeypatch: pytest.Monke
 def test_train_speed_end_to_end(tmp_path: Path, toy_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "train.json"
     sizes = ["--rows", "64", "--blocks", "3", "--validation", "24", "--peak-sizes", "32,64", "--prefix", "60"]
-    train_speed.main(["--quick", "--experiment", str(toy_experiment), *sizes, "--json", str(file)])
+    split = ["--reference-micro-batch", "8"]
+    train_speed.main(["--quick", "--experiment", str(toy_experiment), *sizes, *split, "--json", str(file)])
     found = checked(file)
     contenders = found["contenders"]
     assert {"ours", "trainer", "trainer_bfloat16"} <= set(contenders)
-    assert set(contenders) | set(found["skipped"]) == set(speed.QUICK)
+    assert set(contenders) | set(found["skipped"]) == set(train_speed.CONTENDERS) - {"trainer_autocast"}
     for facts in contenders.values():
         assert facts["rows_a_block"] == [16, 16, 16]
         assert 0 < facts["validation"]["log_loss"] < 3
@@ -217,9 +218,13 @@ def test_train_speed_end_to_end(tmp_path: Path, toy_experiment: Path, capsys: py
 def test_score_speed_end_to_end(tmp_path: Path, toy_experiment: Path) -> None:
     file = tmp_path / "score.json"
     sizes = ["--rows", "64", "--reference-rows", "16", "--blocks", "3", "--peak-sizes", "32,64"]
-    score_speed.main(["--quick", "--experiment", str(toy_experiment), *sizes, "--json", str(file)])
+    names = "ours,ours_bfloat16,trainer,trainer_bfloat16"
+    score_speed.main(["--contenders", names, "--experiment", str(toy_experiment), *sizes, "--json", str(file)])
     found = checked(file)
     contenders = found["contenders"]
+    assert contenders["ours_bfloat16"]["dtype"] == "bfloat16"
+    mine, theirs = (contenders[name]["rows_per_second"] for name in ("ours_bfloat16", "trainer_bfloat16"))
+    assert found["ratio_bfloat16"]["ratio"] == pytest.approx(mine / theirs, abs=0.01)
     assert contenders["ours"]["rows_a_block"] == [60, 60, 60]
     assert contenders["trainer"]["rows_a_block"] == [16, 16, 16]
     assert contenders["ours"]["validation"] is None
