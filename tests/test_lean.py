@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from cardiotune.evaluation.predict import LanguageScorer
 from cardiotune.training.heads import TREE_FAMILIES, LabelTokenNetwork, RiskNetwork
 from cardiotune.training.last_layer import compute_what_is_read
-from cardiotune.training.lean import slim
-from cardiotune.training.model import _adapt, _unfreeze, build_encoder, load_base, load_tokenizer, read
+from cardiotune.training.lean import NORM_PLUS_ONE, slim
+from cardiotune.training.model import _adapt, _unfreeze, build_encoder, load_base, load_tokenizer, read, set_up
 from cardiotune.training.packing import lay_out
 from conftest import build_toy_model, toy_config
 
@@ -151,3 +153,22 @@ def test_the_last_layer_is_whole_for_whoever_asks_for_all_tokens(folders: dict[s
         padded = network(lay_out(PROMPTS, 0, "padded"))
     torch.testing.assert_close(first, second)
     torch.testing.assert_close(first, padded, rtol=1e-5, atol=1e-5)
+
+
+def test_new_tensors_are_not_filled_in_deterministic_mode() -> None:
+    set_up(threads=1)
+    assert torch.are_deterministic_algorithms_enabled()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        torch.empty(1000)
+    assert "aten::empty" in [event.key for event in seen.key_averages()]
+    assert "aten::fill_" not in [event.key for event in seen.key_averages()]
+
+
+def test_scoring_uses_the_lean_norms(folders: dict[str, Path]) -> None:
+    scorer = LanguageScorer(toy_config(folders["gemma3_text"]), folders["gemma3_text"], None)
+    before = scorer.logits(["age 50", "age 61"])
+    norms = [m for m in scorer.network.modules() if type(m).__name__ in NORM_PLUS_ONE]
+    assert norms and all("forward" in vars(norm) for norm in norms)
+    for norm in norms:
+        del norm.forward
+    np.testing.assert_allclose(before, scorer.logits(["age 50", "age 61"]), rtol=1e-5, atol=1e-6)

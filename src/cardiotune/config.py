@@ -603,7 +603,7 @@ class EvaluationConfig(Settings):
     """Risk region of SCORE2, for the comparator `score2`. The United Kingdom is `low`."""
     keep_row_ids: bool = False
     """Write the table's own ids into predictions instead of keyed hashes."""
-    score_batch_tokens: int = Field(1024, ge=64)
+    score_batch_tokens: int = Field(2048, ge=64)
     """Tokens in one scoring batch, after sharing or with padding. More is faster on a GPU, not on a CPU."""
 
 

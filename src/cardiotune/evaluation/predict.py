@@ -17,6 +17,7 @@ from cardiotune.errors import DataError, ModelError
 from cardiotune.runs import RunFolder, atomic
 from cardiotune.training.checkpoint import check_probe, verify
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
+from cardiotune.training.lean import slim
 from cardiotune.training.model import (
     build_encoder,
     load_base,
@@ -49,13 +50,14 @@ class LanguageScorer:
             base = load_base(weights, config, self.dtype, self.device)
             if config.model.family == "encoder":  # only its hidden states can be read
                 self.network: RiskNetwork = RiskNetwork(base).eval()
-                return
-            labels = self.encoder.label_tokens(config.task.positive_label, config.task.negative_label)
-            self.network = LabelTokenNetwork(base, labels).eval()
+            else:
+                labels = self.encoder.label_tokens(config.task.positive_label, config.task.negative_label)
+                self.network = LabelTokenNetwork(base, labels).eval()
         else:
             if not foreign:
                 verify(tuned)
             self.network = load_tuned(weights, tuned, config, self.encoder, self.dtype, self.device)
+        slim(self.network)
 
     def logits(
         self, texts: Sequence[str] | TokenRows, encoder: PromptEncoder | None = None, what: str = "scoring"
