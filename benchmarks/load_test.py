@@ -2,6 +2,7 @@
 
     python -m benchmarks.load_test runs/statlog_heart --json load.json
     python -m benchmarks.load_test runs/statlog_heart --minutes 10 --json load.json     # memory over time
+    python -m benchmarks.load_test runs/cardio_gemma_270m --table cardio_train.csv      # patients of a table
 
 Starts `cardiotune serve` in a process of its own. Every answer is compared with what the model gives offline for the same
 row, so an answer that went to another patient is seen. `batching` compares a server that scores whatever waits together
@@ -27,7 +28,7 @@ import httpx
 import numpy as np
 import psutil
 
-from cardiotune.data.cohort import needed_columns
+from cardiotune.data.cohort import needed_columns, read_rows
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import RunError
@@ -35,7 +36,7 @@ from cardiotune.runs import environment, write_json
 
 CLIENTS = (1, 8, 64, 500)
 PATIENTS = 512
-"""Different rows, drawn from the data dictionary alone."""
+"""Different rows: drawn from the data dictionary alone, or spread evenly over a table."""
 TOLERANCE = 1e-4
 """A probability may move that much with the batch it is computed in; rows of equal risk are told apart by nothing."""
 SAMPLE_SECONDS = 5
@@ -108,11 +109,15 @@ def _url(process: "subprocess.Popen[bytes]", log: Any, seconds: float = 600) -> 
     raise RunError("the server did not start; start it by hand with `cardiotune serve` to see why")
 
 
-def patients(scorer: RowScorer) -> tuple[list[dict[str, Any]], np.ndarray]:
+def patients(scorer: RowScorer, table: Path | None) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Rows that a client would send, and their risks by the same model without a server, (rows,)."""
     data = scorer.config.data
     names = needed_columns(data, target_needed=False)
-    frame = synthetic_rows(data, PATIENTS, seed=1)
+    if table:
+        whole = read_rows(str(table), data).frame
+        frame = whole.gather_every(max(1, whole.height // PATIENTS)).head(PATIENTS)
+    else:
+        frame = synthetic_rows(data, PATIENTS, seed=1)
     rows = [{name: row.get(name) for name in names} for row in frame.iter_rows(named=True)]
     return rows, scorer.risks(rows)
 
@@ -174,16 +179,16 @@ def memory_over(
     }
 
 
-def measure(run: Path, clients: Sequence[int], seconds: float, minutes: float) -> dict[str, Any]:
+def measure(run: Path, clients: Sequence[int], seconds: float, minutes: float, table: Path | None) -> dict[str, Any]:
     """All of it, as the JSON has it."""
     scorer = RowScorer.load(run)
-    rows, risks = patients(scorer)
+    rows, risks = patients(scorer, table)
     distinct = len(np.unique(risks.round(4)))
     result: dict[str, Any] = {
         "schema_version": 1,
         "environment": environment(),
         "run": {"name": scorer.config.name, "base_model": scorer.config.model.name, "versions": scorer.versions},
-        "patients": {"rows": len(rows), "distinct_risks": distinct},
+        "patients": {"rows": len(rows), "distinct_risks": distinct, "drawn_from": "table" if table else "dictionary"},
         "tolerance": TOLERANCE,
     }
     with server(run) as (url, process):
@@ -222,12 +227,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; 1 when an answer was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run folder or an export")
+    parser.add_argument(
+        "--table", type=Path, help="send patients of this table; default: drawn from the data dictionary"
+    )
     parser.add_argument("--clients", default=",".join(map(str, CLIENTS)), help="how many at once, between commas")
     parser.add_argument("--seconds", type=float, default=20, help="of load for each number of clients")
     parser.add_argument("--minutes", type=float, default=0, help="of steady load while memory is watched")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
     given = parser.parse_args(arguments)
-    result = measure(given.run, [int(number) for number in given.clients.split(",")], given.seconds, given.minutes)
+    clients = [int(number) for number in given.clients.split(",")]
+    result = measure(given.run, clients, given.seconds, given.minutes, given.table)
     print(show(result))
     if given.json:
         write_json(given.json, result)

@@ -273,7 +273,7 @@ def test_load_on_the_server_is_measured_and_every_answer_checked(
 def test_an_answer_of_another_patient_is_counted(tmp_path: Path, toy_model: Path) -> None:
     run = train_toy_run(tmp_path, toy_model)
     scorer = RowScorer.load(run)
-    rows, risks = load_test.patients(scorer)
+    rows, risks = load_test.patients(scorer, None)
     with serving(run, lambda: scorer, requests_a_minute=10**6) as (client, _):
         found = asyncio.run(load_test.load(str(client.base_url), rows, np.roll(risks, 1), 4, 1))
     assert found.wrong > 0.5 * len(found.latencies) > 0

@@ -191,6 +191,13 @@ def typed_rows(source: object, cells: pl.DataFrame, data: DataConfig) -> tuple[p
     return frame.drop(LINE), blanked
 
 
+def plausible_rows(values: list[pl.Series], data: DataConfig) -> tuple[pl.DataFrame, dict[str, set[int]]]:
+    """`typed_rows` of columns that have been typed before, as `schema.read` gives them."""
+    data = data.model_copy(update={"out_of_range": "missing"})
+    frame, blanked = _plausible(pl.DataFrame(values).with_row_index(LINE), data)
+    return frame.drop(LINE), blanked
+
+
 def check_present(source: object, present: list[str], data: DataConfig) -> list[str]:
     """The columns that a table to be scored needs; DataError when some of them are not among those `present`."""
     needed = needed_columns(data, target_needed=False)
@@ -271,7 +278,11 @@ def _typed(
     parsed = {name: schema.parse(cells[name], data.columns[name]) for name in cells.columns}
     typed = [values for values, _ in parsed.values()]
     check_readable(file, {name: bad for name, (_, bad) in parsed.items()}, data)
-    frame, outside = _blank(pl.DataFrame(typed).with_row_index(LINE, first_line), cells.columns, data)
+    return _plausible(pl.DataFrame(typed).with_row_index(LINE, first_line), data)
+
+
+def _plausible(frame: pl.DataFrame, data: DataConfig) -> tuple[pl.DataFrame, dict[str, set[int]]]:
+    frame, outside = _blank(frame, [name for name in frame.columns if name != LINE], data)
     # After its inputs: what is derived from a blanked value is missing too.
     frame = schema.derive(frame, data)
     frame, outside_derived = _blank(frame, [name for name, column in data.columns.items() if column.derive], data)

@@ -31,16 +31,22 @@ def parse(cells: pl.Series, column: Column) -> tuple[pl.Series, int]:
 
     numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing `.0`).
     """
-    text = recorded(cells, column)
-    if column.role == "text" or column.type == "text" or column.type in CODED:
-        return (_zero_or_one(text, column) if column.type == "binary" else text), 0
-    values = _dates(text) if column.type == "date" else _numbers(text)
+    text, values = read(cells, column)
     return values, values.null_count() - text.null_count()
 
 
 def unreadable(cells: pl.Series, column: Column) -> pl.Series:
     """True where a cell holds something that is not of the column's type."""
-    return recorded(cells, column).is_not_null() & parse(cells, column)[0].is_null()
+    text, values = read(cells, column)
+    return text.is_not_null() & values.is_null()
+
+
+def read(cells: pl.Series, column: Column) -> tuple[pl.Series, pl.Series]:
+    """Cells as text -> what was recorded, null where nothing was; and typed values, null where it could not be read either."""
+    text = recorded(cells, column)
+    if column.role == "text" or column.type == "text" or column.type in CODED:
+        return text, _zero_or_one(text, column) if column.type == "binary" else text
+    return text, _dates(text) if column.type == "date" else _numbers(text)
 
 
 def recorded(cells: pl.Series, column: Column) -> pl.Series:

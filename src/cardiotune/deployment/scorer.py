@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cardiotune import __version__
 from cardiotune.config import Column, Config, load_resolved, suggest
 from cardiotune.data import schema
-from cardiotune.data.cohort import needed_columns, typed_rows
+from cardiotune.data.cohort import check_present, needed_columns, plausible_rows, typed_rows
 from cardiotune.data.prepare import read_order
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.table import cells_of
@@ -191,15 +191,16 @@ class RowScorer:
         """What is wrong with each row, and the rows typed, without the cells that cannot be read."""
         data = self.config.data
         found: list[list[Problem]] = [[] for _ in range(cells.height)]
-        for name in needed_columns(data, target_needed=False):
+        typed = []
+        for name in check_present("rows", cells.columns, data):
             column = data.columns[name]
-            bad = schema.unreadable(cells[name], column)
-            missing = schema.recorded(cells[name], column).is_null()
-            cells = cells.with_columns(pl.when(~bad).then(pl.col(name)).alias(name))
-            for kind, rows_of in (("unreadable", bad), ("missing", missing)):
+            text, values = schema.read(cells[name], column)
+            typed.append(values)
+            missing = text.is_null()
+            for kind, rows_of in (("unreadable", values.is_null() & ~missing), ("missing", missing)):
                 for row in rows_of.arg_true():
                     found[row].append(Problem(name, kind, schema.expected(column)))
-        frame, blanked = typed_rows("rows", cells, data)
+        frame, blanked = plausible_rows(typed, data)
         for name, outside in blanked.items():
             column = data.columns[name]
             kind = "unknown_category" if schema.codes_of(column) else "out_of_range"
