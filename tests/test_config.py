@@ -100,6 +100,7 @@ def test_nearest_name_is_suggested(toy_experiment: Path, override: str, said: st
         ("train.epochs=0", "train.epochs: input should be greater than 0"),
         ("train.epochs=.inf", "finite"),
         ("train=5", "train: input should be"),
+        ("method=lora", "(came: 'lora'); to choose one by name, use.method=NAME"),
         ("seed=true", "seed: true and false are not accepted"),
         ("seed=1.5", "seed: input should be a valid integer"),
         ("data.columns.sex.range=[1]", "data.columns.sex.range.1: missing"),

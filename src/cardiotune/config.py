@@ -954,7 +954,7 @@ def _explain(item: dict[str, Any]) -> str:
         return str(item["ctx"]["error"])
     came = item["input"]
     shown = f" (came: {came!r})" if isinstance(came, str | int | float | bool) else ""
-    near = ""
+    near = f"; to choose one by name, use.{where}=NAME" if item["type"] == "model_type" and where in GROUPS else ""
     if item["type"] == "literal_error" and isinstance(came, str):
         near = "; " + suggest(came, re.findall(r"'([^']+)'", item["ctx"]["expected"]))
     return f"{where}: {item['msg'][0].lower() + item['msg'][1:]}{shown}{near}"
