@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from pydantic import ValidationError
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -31,9 +32,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from cardiotune.config import load_config
 from cardiotune.deployment import serve as serving_module
 from cardiotune.deployment.app import WEB
 from cardiotune.deployment.limits import read_keys
+from cardiotune.deployment.rows import rows_model
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.deployment.serve import ServeSettings, bind
 from cardiotune.errors import ConfigError, ModelError
@@ -457,6 +460,46 @@ def test_until_the_model_is_there_the_server_says_so(run: Path, scorer: RowScore
         go.set()
         wait_until(lambda: client.get("/readyz").status_code == 200)
         assert client.post("/v1/predict", json={"rows": [ROW]}).status_code == 200
+
+
+def test_a_reload_during_the_first_load_comes_after_it(run: Path) -> None:
+    free = threading.Event()
+    made: list[Any] = []
+
+    def load() -> RowScorer:
+        if not made:
+            made.append(None)
+            assert free.wait(60)
+            made[0] = RowScorer.load(run)
+            return made[0]
+        made.append(RowScorer.load(run))
+        return made[-1]
+
+    with serving(run, load, ready=False, keys=[KEY.encode()]) as (client, server), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.post, "/v1/reload")
+        time.sleep(0.5)
+        assert not asked.done()
+        free.set()
+        assert asked.result(60).status_code == 200
+        assert len(made) == 2 and server.models.served.scorer is made[1], "the model that was loaded last is served"
+
+
+def test_yes_and_true_are_codes_of_yes_no_columns_only() -> None:
+    rows = rows_model(load_config("statlog_heart").data, 5)
+    assert rows.model_validate({"rows": [{"resting_ecg": 1, "exercise_angina": True}]})
+    for sent in (True, "yes"):
+        with pytest.raises(ValidationError, match="resting_ecg"):
+            rows.model_validate({"rows": [{"resting_ecg": sent}]})
+
+
+def test_a_column_that_is_known_but_not_sent_is_said(client: httpx.Client) -> None:
+    found = error(client.post("/v1/predict", json={"rows": [{**ROW, "disease": "1"}]}))
+    (problem,) = found["details"]
+    assert problem == {
+        "row": 0,
+        "column": "disease",
+        "problem": "not a column that is sent: the model does not read it",
+    }
 
 
 def test_reloading_takes_a_good_model_and_refuses_a_bad_one(run: Path, tmp_path: Path) -> None:

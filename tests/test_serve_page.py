@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from cardiotune.deployment.scorer import RowScorer
+from cardiotune.errors import DataError
 from serving import KEY, ROW, ROWS, serving, train_toy_run
 from test_browser import DESK, PHONE, WIDER_THAN_THE_WINDOW, _violations, browser
 
@@ -174,6 +176,97 @@ def test_a_table_from_upload_to_download(opened: Page, scorer: RowScorer, tmp_pa
     np.testing.assert_allclose(saved["probability"].drop_nulls(), wanted[scored], atol=1e-5)
     assert saved["abstain"][1] == 1 and saved["decision"][1] is None and saved["out_of_range"][1] == "age"
     assert saved["problem"][2] == "cannot be read: age"
+
+
+@pytest.fixture
+def held(browser: Browser, run: Path) -> Iterator[tuple[Page, threading.Event, RowScorer]]:
+    """The page of a server whose model answers when the event is set."""
+    scorer, free = RowScorer.load(run), threading.Event()
+    score = scorer.check_and_score
+
+    def when_free(rows: Any) -> Any:
+        assert free.wait(60)
+        return score(rows)
+
+    scorer.check_and_score = when_free  # type: ignore[method-assign]
+    with serving(run, lambda: scorer) as (client, _):
+        url = str(client.base_url).rstrip("/")
+        for page in watched(browser.new_page(viewport={"width": DESK, "height": 900}), url):
+            yield page, free, scorer
+            free.set()
+
+
+def test_a_stopped_table_does_not_end_in_the_next(
+    held: tuple[Page, threading.Event, RowScorer], tmp_path: Path
+) -> None:
+    page, free, scorer = held
+    pl.DataFrame(ROWS * 4).write_csv(tmp_path / "first.csv")
+    second = pl.DataFrame(ROWS[30:35])
+    second.write_csv(tmp_path / "second.csv")
+    upload(page, tmp_path / "first.csv")
+    page.get_by_role("button", name="Score the table").click()
+    page.get_by_role("button", name="Stop").click()
+    page.locator("#file").set_input_files(tmp_path / "second.csv")
+    expect(page.locator("#many-problem")).to_contain_text("A table is being scored")
+    expect(page.locator("#check-list")).to_contain_text("240 rows")
+    free.set()
+    expect(page.locator("#summary")).to_contain_text("Partly done: 100 of 240 rows scored")
+    page.locator("#file").set_input_files(tmp_path / "second.csv")
+    page.get_by_role("button", name="Score the table").click()
+    expect(page.locator("#summary")).to_contain_text("5 of 5 rows scored")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all results").click()
+    np.testing.assert_allclose(pl.read_csv(download.value.path())["probability"], scorer.risks(second), atol=1e-5)
+
+
+def test_a_cleared_or_changed_form_shows_no_risk_of_before(held: tuple[Page, threading.Event, RowScorer]) -> None:
+    page, free, _ = held
+    fill(page, ROW)
+    page.get_by_role("button", name="Show the risk").click()
+    page.get_by_role("button", name="Clear").click()
+    free.set()
+    expect(page.get_by_role("button", name="Show the risk")).to_be_enabled()
+    expect(page.locator("#result-full")).to_be_hidden()
+    fill(page, ROW)
+    page.get_by_role("button", name="Show the risk").click()
+    expect(page.locator("#result-full")).to_be_visible()
+    page.get_by_label("Age", exact=True).fill("62")
+    expect(page.locator("#result-full")).to_be_hidden()
+    expect(page.locator("#result-empty")).to_be_visible()
+
+
+def test_a_row_that_the_server_refuses_is_named_and_the_others_scored(
+    browser: Browser, run: Path, tmp_path: Path
+) -> None:
+    scorer = RowScorer.load(run)
+    score, strange = scorer.check_and_score, ROWS[7]["age"]
+    wanted = scorer.risks(ROWS)
+
+    def refusing(rows: list[dict[str, Any]]) -> Any:
+        if any(row["age"] == strange for row in rows):
+            raise DataError("1 of the prompts is too long")
+        return score(rows)
+
+    scorer.check_and_score = refusing  # type: ignore[method-assign]
+    pl.DataFrame(ROWS).write_csv(tmp_path / "table.csv")
+    with serving(run, lambda: scorer, requests_a_minute=10**6, body_bytes=1500) as (client, _):
+        page = browser.new_page()
+        page.goto(str(client.base_url))
+        expect(page.locator("#app")).to_be_visible()
+        upload(page, tmp_path / "table.csv")
+        page.get_by_role("button", name="Score the table").click()
+        refused = [place for place, row in enumerate(ROWS) if row["age"] == strange]
+        expect(page.locator("#summary")).to_contain_text(
+            f"{len(ROWS) - len(refused)} of 60 rows scored", timeout=60_000
+        )
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download all results").click()
+        saved = pl.read_csv(download.value.path())
+        page.close()
+    assert np.flatnonzero(saved["probability"].is_null()).tolist() == refused
+    assert set(saved["problem"][refused]) == {"1 of the prompts is too long"}
+    scored = saved["probability"].is_not_null().to_numpy()
+    np.testing.assert_allclose(saved["probability"].drop_nulls(), wanted[scored], atol=1e-5)
 
 
 @pytest.mark.parametrize(

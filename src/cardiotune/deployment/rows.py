@@ -68,6 +68,8 @@ def plain_label(name: str, column: Column) -> str:
 
 
 def _in_words(fault: Any, column: str | None, data: DataConfig) -> str:
+    if column is not None and fault["type"] == "extra_forbidden":
+        return "not a column that is sent: the model does not read it"
     if column is not None:
         return f"expected {expected(data.columns[column])}, or null"
     match fault["type"]:
@@ -91,7 +93,7 @@ def _cell(column: Column) -> Any:
         schema, check = {"type": "string", "format": "date"}, _day
     elif column.type in CODED and codes_of(column):
         codes = [*codes_of(column), *column.missing]
-        schema, check = {"enum": [*codes, *_spellings(codes)]}, _code(codes)
+        schema, check = {"enum": [*codes, *_spellings(codes)]}, _code(codes, column.type == "binary")
     else:
         longest = LONGEST_TEXT if column.type == "text" else LONGEST_CODE
         schema, check = {"type": "string", "minLength": 1, "maxLength": longest}, _text(longest)
@@ -133,9 +135,9 @@ def _spellings(codes: list[str]) -> list[int]:
     return [int(code) for code in codes if re.fullmatch(r"0|-?[1-9]\d{0,8}", code)]
 
 
-def _code(codes: list[str]) -> Any:
-    """A code as text or as a number; yes, no, true and false where the codes are 0 and 1."""
-    truth = {word: code for word, code in TRUTH.items() if {"0", "1"} <= set(codes) and word not in codes}
+def _code(codes: list[str], binary: bool) -> Any:
+    """A code as text or as a number; of a binary column also yes, no, true and false, where its codes are 0 and 1."""
+    truth = {word: code for word, code in TRUTH.items() if binary and {"0", "1"} <= set(codes) and word not in codes}
 
     def check(value: Any) -> str:
         if isinstance(value, float) and value.is_integer():

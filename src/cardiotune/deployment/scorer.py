@@ -28,8 +28,8 @@ from cardiotune.evaluation.explain import language_risk, leave_one_field_out
 from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, probabilities
 from cardiotune.evaluation.tuned import TunedModel, probe_texts, read_calibrator, read_site
-from cardiotune.runs import RunFolder, read_json, sha256
-from cardiotune.training.checkpoint import HASHES, check_probe, verify
+from cardiotune.runs import RunFolder, read_json
+from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.loss import corrected
 from cardiotune.training.model import build_encoder, load_tokenizer, pad_id_of, set_up
 from cardiotune.training.weights import same_weights
@@ -126,8 +126,7 @@ class RowScorer:
         calibration = read_json(run.calibration)  # refused, if damaged, before the weights are loaded
         read_calibrator(run)  # says so when the run has none yet
         model = TunedModel(run, config, order)
-        weights = sha256(run.tuned_folder(config.method.kind) / HASHES)[:12]
-        versions["model"] = weights
+        versions["model"] = version_of(run.tuned_folder(config.method.kind))
         return cls(config, order, model.logits, calibration, model.odds_multiplier, versions, adapted)
 
     @classmethod

@@ -96,12 +96,13 @@ class Models:
             raise RunError(f"{self._settings.folder}: cannot be loaded ({type(error).__name__})") from error
 
     async def _first(self) -> None:
-        try:
-            self.served = await asyncio.to_thread(self._open)
-            log.info("serving model %s, calibrator %s", *_names(self.served))
-        except CardioTuneError as error:
-            self.failure = error
-            self.on_failure()
+        async with self._one_at_a_time:  # a reload that is asked for meanwhile comes after it
+            try:
+                self.served = await asyncio.to_thread(self._open)
+                log.info("serving model %s, calibrator %s", *_names(self.served))
+            except CardioTuneError as error:
+                self.failure = error
+                self.on_failure()
 
     async def _on_signal(self) -> None:
         with contextlib.suppress(CardioTuneError):  # told in the log

@@ -19,8 +19,8 @@ from cardiotune.data.tokens import LabelTokens, PromptEncoder
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, RunError
 from cardiotune.evaluation.tuned import probe_texts, read_site
-from cardiotune.runs import RunFolder, read_json, sha256
-from cardiotune.training.checkpoint import HASHES, check_probe, verify
+from cardiotune.runs import RunFolder, read_json
+from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.model import build_encoder, load_tokenizer
 from cardiotune.training.weights import same_weights
 
@@ -117,6 +117,6 @@ def load_vllm(
     labels = encoder.label_tokens(config.task.positive_label, config.task.negative_label)
     model = VllmModel(url, encoder, labels, name, key)
     check_probe(saved, model(probe_texts(config, order)), torch.bfloat16)
-    versions = {"run": config.name, "format": "vllm", "model": sha256(saved / HASHES)[:12]}
+    versions = {"run": config.name, "format": "vllm", "model": version_of(saved)}
     multiplier = float(manifest.get("training", {}).get("odds_multiplier", 1.0))
     return RowScorer(config, order, model, read_json(run.calibration), multiplier, versions, adapted)

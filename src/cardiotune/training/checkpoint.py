@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cardiotune.errors import ModelError, RunError
-from cardiotune.runs import RunFolder, hash_files, write_json
+from cardiotune.runs import RunFolder, hash_files, sha256, write_json
 from cardiotune.training.heads import ClassifierNetwork, RiskNetwork
 from cardiotune.training.model import ADAPTER_FILE, HEAD_FILE
 
@@ -67,6 +67,11 @@ def _publish(work: Path, folder: Path) -> None:
     parent = os.open(folder.parent, os.O_RDONLY)
     os.fsync(parent)
     os.close(parent)
+
+
+def version_of(folder: Path) -> str:
+    """First digits of the sha256 of a saved model's record of hashes: which weights these are."""
+    return sha256(folder / HASHES)[:12]
 
 
 def verify(folder: Path) -> None:

@@ -149,14 +149,21 @@ function look(field, place) {
   return bad ? undefined : value;
 }
 
-$("patient").addEventListener("reset", () => setTimeout(() => {
-  model.fields.forEach(look);
-  show($("form-problem"), false);
+let asked = 0;
+
+/** The form no longer holds the patient whose risk is shown or on its way. */
+function forget() {
+  asked++;
   show($("result-full"), false);
   show($("result-empty"));
-}));
+}
 
-let asked = 0;
+$("patient").addEventListener("input", forget);
+$("patient").addEventListener("reset", () => setTimeout(() => {
+  forget();
+  model.fields.forEach(look);
+  show($("form-problem"), false);
+}));
 
 $("patient").addEventListener("submit", async event => {
   event.preventDefault();
@@ -229,8 +236,8 @@ async function drawDrivers(row, turn) {
 // ---------------------------------------------------------------------------------------------------------------------
 // many patients
 
-const MOST_BYTES = 50e6, SHOWN = 200;
-let table = null, running = false, results = [];
+const MOST_BYTES = 50e6, SHOWN = 200, MOST_REFUSED = 20;
+let table = null, running = false, stopping = false, results = [];
 
 for (const kind of ["dragenter", "dragover"]) $("drop").addEventListener(kind, event => { event.preventDefault(); $("drop").classList.add("over"); });
 for (const kind of ["dragleave", "drop"]) $("drop").addEventListener(kind, event => { event.preventDefault(); $("drop").classList.remove("over"); });
@@ -238,7 +245,7 @@ $("drop").addEventListener("drop", event => { if (event.dataTransfer.files.lengt
 $("file").addEventListener("change", () => { if ($("file").files.length) take($("file").files[0]); $("file").value = ""; });
 
 async function take(file) {
-  if (running) return;
+  if (running) { fail("A table is being scored. Wait until it is done, or stop it."); return; }
   for (const part of ["checks", "running", "results", "many-problem"]) show($(part), false);
   if (file.size > MOST_BYTES) { fail(`The file is over ${MOST_BYTES / 1e6} MB. Use \`cardiotune predict\`, which takes tables of any size.`); return; }
   let text;
@@ -269,39 +276,58 @@ async function take(file) {
 
 function fail(message) { $("many-problem").textContent = message; show($("many-problem")); }
 
+/** Rows of a table in parts that the server takes: not too many, not too large. */
+function partsOf(rows) {
+  const most = Math.min(model.limits.rows, 100), room = model.limits.body_bytes - 100, encoder = new TextEncoder(), parts = [];
+  let part = [], size = 0;
+  rows.forEach((row, place) => {
+    if (!row) return;
+    const bytes = encoder.encode(JSON.stringify(row)).length + 1;
+    if (part.length && (part.length === most || size + bytes > room)) { parts.push(part); part = []; size = 0; }
+    part.push(place);
+    size += bytes;
+  });
+  return part.length ? [...parts, part] : parts;
+}
+
 $("start").addEventListener("click", async () => {
-  const rows = table.rows.flatMap((row, place) => (row ? [place] : [])), size = Math.min(model.limits.rows, 100);
+  const { rows } = table, parts = partsOf(rows), wanted = parts.flat().length;
   results = table.unreadable.map((bad, place) => ({ row: place + 1, problem: bad.length ? `cannot be read: ${bad.join(", ")}` : "not scored" }));
-  running = true;
+  running = true;  // until the last answer is there: only then may another table take its place
+  stopping = false;
   show($("many-problem"), false);
   show($("results"), false);
   show($("running"));
   show($("cancel"));
   $("start").disabled = true;
-  $("progress").max = rows.length;
-  let problem = null;
-  for (let first = 0; first < rows.length && running; first += size) {
-    $("progress").value = first;
-    $("progress-text").textContent = `Scoring: ${first} of ${rows.length} rows`;
-    const some = rows.slice(first, first + size);
+  $("progress").max = wanted;
+  let problem = null, done = 0, refused = 0;
+  while (parts.length && !stopping) {
+    const some = parts.shift();
+    $("progress").value = done;
+    $("progress-text").textContent = `Scoring: ${done} of ${wanted} rows`;
     try {
-      const answer = await askPatiently("/v1/predict", { rows: some.map(place => table.rows[place]) }, () => !running);
+      const answer = await askPatiently("/v1/predict", { rows: some.map(place => rows[place]) }, () => stopping);
       answer.predictions.forEach((found, i) => { results[some[i]] = { row: some[i] + 1, ...found, problem: null, model: answer.model_version, calibrator: answer.calibrator_version }; });
+      done += some.length;
     } catch (error) {
-      const where = (error.details || []).slice(0, 3).map(({ row, column, problem: what }) => `${row === null ? "" : `row ${some[row] + 1}, `}${column || "a column"}: ${what}`);
-      problem = [`Stopped after ${counted(first, "row")}. ${error.message}`, ...where].join(". ");
+      if ([413, 422].includes(error.status) && refused < MOST_REFUSED) {  // a row of these cannot be scored: look for it, and go on without it
+        if (some.length > 1) parts.unshift(some.slice(0, some.length / 2), some.slice(some.length / 2));
+        else { results[some[0]].problem = [error.message, ...(error.details || []).map(({ column, problem: what }) => `${column || "a column"}: ${what}`)].join(". "); done++; refused++; }
+        continue;
+      }
+      problem = `Stopped after ${counted(done, "row")}. ${error.message}`;
       break;
     }
   }
-  const stopped = !running;
   running = false;
   for (const part of ["running", "cancel"]) show($(part), false);
   $("start").disabled = false;
   if (problem) fail(problem);
-  drawResults(stopped || problem !== null);
+  drawResults(parts.length > 0 || problem !== null);
 });
 
-$("cancel").addEventListener("click", () => { running = false; });
+$("cancel").addEventListener("click", () => { stopping = true; show($("cancel"), false); $("progress-text").textContent = "Stopping: the rows that were sent are still answered."; });
 
 function drawResults(partly) {
   const scored = results.filter(result => result.problem === null), abstained = scored.filter(result => result.abstain);
