@@ -1,6 +1,7 @@
 """An export predicts as its run does, or there is no export."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -113,8 +114,13 @@ def harm(export: Path) -> None:
     name = next(name for name in weights if name.endswith("o_proj.weight"))
     weights[name] = weights[name] + 0.5
     save_file(weights, export / "model.safetensors", metadata={"format": "pt"})
-    hashes = {name: runs.sha256(export / name) for name in json.loads((export / HASHES).read_text())}
-    (export / HASHES).write_text(json.dumps(hashes))
+    record_anew(export)
+
+
+def record_anew(export: Path, but: str = "") -> None:
+    """Hashes as if the files had been written so."""
+    names = [name for name in json.loads((export / HASHES).read_text()) if name != but]
+    (export / HASHES).write_text(json.dumps({name: runs.sha256(export / name) for name in names}))
 
 
 def test_a_damaged_export_is_refused(run: Path, merged: Path, tmp_path: Path) -> None:
@@ -128,10 +134,16 @@ def test_a_damaged_export_is_refused(run: Path, merged: Path, tmp_path: Path) ->
     harm(shutil.copytree(merged, damaged))
     with pytest.raises(ModelError, match="does not score the recorded sample"):
         RiskModel.load(damaged)
-    (damaged / "probe.json").unlink()  # not even the record of the sample would tell
-    hashes = json.loads((damaged / HASHES).read_text())
-    (damaged / HASHES).write_text(json.dumps({name: hashes[name] for name in hashes if name != "probe.json"}))
-    check_refusal(call("export", run, "--to", "merged", "--out", damaged, "--check"), 4, "parity: the export differs")
+    check_gate(run, damaged, "merged")
+
+
+def check_gate(run: Path, damaged: Path, kind: str, *options: str) -> None:
+    """The parity gate itself refuses: not even hashes or the record of the sample would tell."""
+    (damaged / "probe.json").unlink()
+    record_anew(damaged, but="probe.json")
+    check_refusal(
+        call("export", run, "--to", kind, *options, "--out", damaged, "--check"), 4, "parity: the export differs"
+    )
 
 
 def test_an_export_that_fails_the_gate_is_not_left_behind(
@@ -167,10 +179,20 @@ def test_what_is_in_the_way_is_left_alone(run: Path, tmp_path: Path) -> None:
 def test_onnx_of_a_decoder(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    onnx = pytest.importorskip("onnx")
     done = call("export", run, "--to", "onnx", "--out", tmp_path / "onnx", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["max_difference"] <= 1e-4
     same_risks(run, tmp_path / "onnx", 1e-4)
+    model = onnx.load(tmp_path / "onnx" / "model.onnx")
+    largest = max(model.graph.initializer, key=lambda tensor: math.prod(tensor.dims))
+    changed = onnx.numpy_helper.to_array(largest) + np.float32(0.5)
+    largest.CopyFrom(onnx.numpy_helper.from_array(changed, largest.name))
+    for file in (tmp_path / "onnx").glob("model.onnx*"):
+        file.unlink()
+    onnx.save(model, tmp_path / "onnx" / "model.onnx")
+    (tmp_path / "onnx" / "model.onnx.data").touch()
+    check_gate(run, tmp_path / "onnx", "onnx")
 
 
 def test_onnx_of_an_encoder_with_a_classifier(tmp_path: Path) -> None:
@@ -215,6 +237,11 @@ def test_gguf(known_tokenizer_run: Path, tmp_path: Path, precision: str, toleran
     assert found["tolerance"] == tolerance and 0 < found["max_difference"] <= tolerance
     same_risks(known_tokenizer_run, out, tolerance)
     assert {file.suffix for file in out.iterdir()} <= {".gguf", ".json", ".yaml", ".md", ".txt", ".jinja"}
+    if tolerance < 0.1:  # all risks of this toy model lie within 0.1
+        with (out / "model.gguf").open("r+b") as file:
+            file.seek(-300_000, 2)
+            file.write(bytes(300_000))  # the last weights are gone
+        check_gate(known_tokenizer_run, out, "gguf", "--precision", precision)
 
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_no_hindrance(known_tokenizer_run: Path, tmp_path: Path) -> None:

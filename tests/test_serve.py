@@ -462,6 +462,16 @@ def test_until_the_model_is_there_the_server_says_so(run: Path, scorer: RowScore
         assert client.post("/v1/predict", json={"rows": [ROW]}).status_code == 200
 
 
+def test_an_export_is_served_as_its_run_is(run: Path, offline: np.ndarray, tmp_path: Path) -> None:
+    assert call("export", run, "--to", "merged", "--out", tmp_path / "merged").exit_code == 0
+    with serving(tmp_path / "merged", lambda: RowScorer.load(tmp_path / "merged")) as (client, _):
+        np.testing.assert_allclose(risks(client.post("/v1/predict", json={"rows": ROWS})), offline, atol=1e-4)
+        with ThreadPoolExecutor(8) as pool:
+            alone = list(pool.map(lambda row: risks(client.post("/v1/predict", json={"rows": [row]}))[0], ROWS))
+        np.testing.assert_allclose(alone, offline, atol=1e-4)
+        assert client.get("/v1/model").json()["versions"]["format"] == "merged"
+
+
 def test_a_reload_during_the_first_load_comes_after_it(run: Path) -> None:
     free = threading.Event()
     made: list[Any] = []

@@ -1,5 +1,5 @@
 "use strict";
-// A CSV file in the browser: text -> rows -> what the server takes, by the same rules as `cardiotune predict` reads a table.
+// A CSV file in the browser: text -> rows -> what the server takes, by the rules of the API: types and codes are hard, ranges are soft.
 
 const SEPARATORS = [",", ";", "\t", "|"];
 
