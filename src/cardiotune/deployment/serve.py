@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005
 """How long the scoring thread may keep the interpreter while a request waits for it; Python's 0.005 is felt at each read
 and write of each connection."""
-HEADER_SECONDS = 10
-"""Time for the head of a request; the body has a limit of its own."""
+HEADER_SECONDS = 30
+"""Time for the head of a request, and for a connection to stay without one; the body has a limit of its own. Hundreds of clients
+that start at once, on a machine that is busy scoring, need some."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def bind(settings: ServeSettings, load: Callable[[], RowScorer]) -> Serving:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=HEADER_SECONDS,
             timeout_graceful_shutdown=round(settings.limits.answer_seconds) + 5,
         )
     )
