@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from cardiotune.training.fixed_weights import fix_weights
+
 SIZES = (1024, 2048, 4096)
 """Rows and columns of the square matrices."""
 LONGEST = 1.5
@@ -13,7 +15,7 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def multiplication_peak(sizes: tuple[int, ...] = SIZES, repeats: int = 3) -> dict[str, float]:
-    """Type -> the highest GFLOP/s of x @ w.T as a linear layer does it, over square `sizes`; n^3 products are 2 n^3 FLOP.
+    """Type -> the highest GFLOP/s of a linear layer over square `sizes`, plain or with fixed weights; 2 n^3 FLOP each.
 
     Where the hardware does not compute in a type, larger matrices would take minutes and tell nothing more: a product is
     left out when it would take longer than `LONGEST`.
@@ -29,14 +31,18 @@ def multiplication_peak(sizes: tuple[int, ...] = SIZES, repeats: int = 3) -> dic
     return found
 
 
+@torch.no_grad()
 def _rate(size: int, dtype: torch.dtype, repeats: int) -> float:
-    x, w = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
-    torch.nn.functional.linear(x, w)  # the first call chooses and prepares a kernel
+    x, layer = torch.randn(size, size, dtype=dtype), torch.nn.Linear(size, size, bias=False, dtype=dtype)
     seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.nn.functional.linear(x, w)
-        seconds.append(time.perf_counter() - start)
+    for change in (None, fix_weights):
+        if change:
+            change(layer)
+        layer(x)  # the first call chooses and prepares a kernel
+        for _ in range(repeats):
+            start = time.perf_counter()
+            layer(x)
+            seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds) / 1e9
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
+from cardiotune.deployment.bulk import Job, _planned, _score_own
 from conftest import build_toy_table, write_toy_experiment
 from test_cli import call, check_refusal, run_tuned_alone
 
@@ -74,6 +76,34 @@ def test_two_processes_give_the_same_file(run: Path, table: Path, expected: Path
     done = call("predict", run, table, "--out", out, "--chunk-rows", str(CHUNK), "--workers", "2")
     assert done.exit_code == 0, done.output
     assert out.read_bytes() == expected.read_bytes() and not out.with_name("shared.csv.parts").exists()
+
+
+def test_processes_of_another_launcher_give_the_same_file(run: Path, table: Path, expected: Path) -> None:
+    out = run.parent / "by_torchrun.csv"
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cardiotune"]
+    command = [*starter, "predict", str(run), str(table), "--out", str(out), "--chunk-rows", str(CHUNK)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    assert out.read_bytes() == expected.read_bytes() and not out.with_name("by_torchrun.csv.parts").exists()
+
+
+def test_the_first_process_waits_for_one_that_starts_late(run: Path, table: Path, expected: Path) -> None:
+    """Killed while the parts were put together, nothing is left to score; the late one would begin a table that is done."""
+    out = run.parent / "late.csv"
+    parts = out.with_name("late.csv.parts")
+    job = Job(run, str(table), chunk_rows=CHUNK)
+    _score_own(job, parts, _planned(job, parts), ".csv")
+    command = [sys.executable, "-m", "cardiotune", "predict", str(run), str(table), "--out", str(out)]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    group = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command += ["--chunk-rows", str(CHUNK)]
+    with subprocess.Popen(command, env={**group, "RANK": "0"}, stderr=subprocess.PIPE, text=True) as first:
+        assert first.stderr and "going on: 5 of 5 parts are done" in first.stderr.readline()
+        time.sleep(2)
+        assert not out.exists() and first.poll() is None
+        subprocess.run(command, env={**group, "RANK": "1"}, check=True, timeout=60)
+        assert first.wait(60) == 0
+    assert out.read_bytes() == expected.read_bytes() and not parts.exists()
 
 
 def test_parquet_holds_the_same(run: Path, table: Path, expected: Path) -> None:

@@ -215,6 +215,22 @@ def test_of_many_problems_the_first_are_listed(client: httpx.Client) -> None:
     assert said["message"].startswith("90 problems") and len(said["details"]) == 20
 
 
+def test_rows_whose_prompts_are_too_long_are_named(
+    client: httpx.Client, scorer: RowScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They pass the dictionary, and the model still cannot read them. Of an explanation's variants there is one row."""
+    encoder = scorer._model.__self__.scorer.encoder  # type: ignore[attr-defined]
+    rows = [ROW | {"pain": None} if number in (2, 5) else ROW for number in range(8)]  # "not recorded" is longer
+    lengths = encoder.prompts(scorer._texts(scorer._typed(rows))).lengths
+    monkeypatch.setattr(encoder, "max_tokens", max(lengths) - 1)
+    answer = client.post("/v1/predict", json={"rows": rows})
+    assert answer.status_code == 422 and "2 of 8 prompts are longer" in answer.json()["error"]["message"]
+    named = [{"row": row, "column": None, "problem": "its prompt is too long"} for row in (2, 5)]
+    assert answer.json()["error"]["details"] == named
+    one = client.post("/v1/explain", json={"rows": [rows[2]]})
+    assert one.status_code == 422 and [problem["row"] for problem in one.json()["error"]["details"]] == [0]
+
+
 def test_a_wrong_path_or_method_is_not_repeated(client: httpx.Client) -> None:
     assert error(client.get(f"/{CANARY}"))["code"] == "not_found"
     answer = client.delete("/v1/predict")

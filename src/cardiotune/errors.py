@@ -23,6 +23,14 @@ class DataError(CardioTuneError):
     exit_code = 3
 
 
+class PromptsTooLongError(DataError):
+    """Prompts of more tokens than `serialize.max_tokens`; `rows` are their numbers among those given, from 0."""
+
+    def __init__(self, message: str, rows: list[int]) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
 class ModelError(CardioTuneError):
     """Base weights, a tokenizer, an adapter or a checkpoint cannot be used."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cardiotune.data.serialize import Pieces
-from cardiotune.errors import ConfigError, DataError, ModelError
+from cardiotune.errors import ConfigError, ModelError, PromptsTooLongError
 
 log = logging.getLogger(__name__)
 
@@ -137,21 +137,22 @@ class PromptEncoder:
         return cleaned
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every prompt, as lists; for few rows. DataError as `prompts` raises it."""
+        """Ids of every prompt, as lists; for few rows. PromptsTooLongError as `prompts` raises it."""
         return list(self.prompts(texts))
 
     def prompts(self, rows: Sequence[str] | TokenRows) -> TokenRows:
         """Prompts of texts, or of rows that were encoded before: those get the prefix and suffix of this encoder.
 
-        Raises DataError, with a count, when one is longer than the limit: nothing is ever cut.
+        Raises PromptsTooLongError when one is longer than the limit: nothing is ever cut.
         """
         bodies = rows if isinstance(rows, TokenRows) else self._bodies(rows)
         framed = replace(bodies, prefix=self.prefix, suffix=self.suffix)
-        too_long = framed.lengths[framed.lengths > self.max_tokens]
+        too_long = np.flatnonzero(framed.lengths > self.max_tokens)
         if len(too_long):
-            raise DataError(
+            raise PromptsTooLongError(
                 f"{len(too_long)} of {len(framed)} prompts are longer than serialize.max_tokens = {self.max_tokens} "
-                f"(longest {too_long.max()}); raise it, or choose a shorter serialize.style or fewer columns"
+                f"(longest {framed.lengths.max()}); raise it, or choose a shorter serialize.style or fewer columns",
+                too_long.tolist(),
             )
         return framed
 

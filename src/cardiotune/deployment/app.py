@@ -30,7 +30,7 @@ from cardiotune.deployment.batching import QueueFullError
 from cardiotune.deployment.limits import Guard, Limits, Refusal, busy
 from cardiotune.deployment.rows import MOST_PROBLEMS, Row, as_rows, problems
 from cardiotune.deployment.served import Prediction, Served
-from cardiotune.errors import CardioTuneError, DataError, RunError
+from cardiotune.errors import CardioTuneError, DataError, PromptsTooLongError, RunError
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ def create_app(models: Models, limits: Limits, keys: list[bytes], measures: Meas
         body = _json(request, await request.body())
         served = current()  # no await from here to the queue: a reload cannot come between
         rows = _checked(served, body)
-        found = await _answered(lambda: served.predict(rows), seconds)
+        found = await _answered(lambda: served.predict(rows), len(rows), seconds)
         measures.abstained.inc(sum(prediction.abstain for prediction in found))
         return Predictions(predictions=found, **_versions(request, served))
 
@@ -241,7 +241,7 @@ def create_app(models: Models, limits: Limits, keys: list[bytes], measures: Meas
             raise Refusal(422, "expected one row")
         if not served.explains:
             raise Refusal(422, "patients' texts come ready made, so no field can be left out")
-        (found,) = await _answered(lambda: served.explain(rows[0]), seconds)
+        (found,) = await _answered(lambda: served.explain(rows[0]), 1, seconds)
         return Explanation(**found, **_versions(request, served))
 
     @app.post("/v1/reload", summary="Load the model anew", responses=GUARDED | _failures(409))
@@ -313,8 +313,8 @@ def _checked(served: Served, body: Any) -> list[Row]:
         raise Refusal(422, f"{count} in what was sent{more}", found[:MOST_PROBLEMS]) from None
 
 
-async def _answered(submit: Callable[[], "Future[list[Answer]]"], seconds: float) -> list[Answer]:
-    """The answers, or the refusal that says why there are none."""
+async def _answered(submit: Callable[[], "Future[list[Answer]]"], rows: int, seconds: float) -> list[Answer]:
+    """The answers to a request of so many rows, or the refusal that says why there are none."""
     try:
         return await asyncio.wait_for(asyncio.wrap_future(submit()), seconds)
     except QueueFullError:
@@ -324,7 +324,11 @@ async def _answered(submit: Callable[[], "Future[list[Answer]]"], seconds: float
     except RunError as error:  # a backend elsewhere
         log.warning("not scored: %s", error)
         raise busy("the model does not answer; try again", 5) from None
-    except DataError as error:  # a row that passed the dictionary and still cannot be scored, such as too long a text
+    except PromptsTooLongError as error:
+        named = sorted({min(row, rows - 1) for row in error.rows})  # an explanation asks about variants of its one row
+        found = [{"row": row, "column": None, "problem": "its prompt is too long"} for row in named]
+        raise Refusal(422, str(error), found[:MOST_PROBLEMS]) from None
+    except DataError as error:  # a row that passed the dictionary and still cannot be scored
         raise Refusal(422, str(error)) from None
 
 

@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from cardiotune.errors import ConfigError, InterruptedRunError
 from cardiotune.evaluation.predict import progress
 from cardiotune.runs import RunFolder, atomic, read_json, sha256, write_json
 from cardiotune.training.checkpoint import HASHES
-from cardiotune.training.distributed import is_launched, is_worker, launch
+from cardiotune.training.distributed import is_launched, is_worker, launch, meet
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +106,10 @@ def score_to_file(job: Job, out: Path, workers: int = 1) -> int:
         _launch(job, out, workers)
     else:
         _score_own(job, parts, chunks, out.suffix)
-    if is_launched() or (is_worker() and _rank()[0] > 0):
-        return chunks.rows  # another process puts the parts together
-    _wait_for(parts, len(chunks), out.suffix)
+    if is_launched():
+        return chunks.rows  # who launched this process puts the parts together
+    if is_worker() and not meet():
+        return chunks.rows  # the first process does
     _join(parts, len(chunks), out)
     shutil.rmtree(parts)
     return chunks.rows
@@ -156,7 +156,7 @@ def _part(parts: Path, number: int, suffix: str) -> Path:
 
 
 def _rank() -> tuple[int, int]:
-    """This process's number among those of a launcher, and how many they are. They do not talk to each other."""
+    """This process's number among those of a launcher, and how many they are. They do not talk while they work."""
     return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if is_worker() else (0, 1)
 
 
@@ -169,12 +169,6 @@ def _launch(job: Job, out: Path, workers: int) -> None:
         launch(config, ["predict", str(job.folder), job.table, "--out", str(out), *named])
     except InterruptedRunError as error:
         raise InterruptedRunError("stopped; the same command goes on where it was", error.exit_code - 128) from None
-
-
-def _wait_for(parts: Path, count: int, suffix: str) -> None:
-    """Until the parts of other processes are there, which may be on other machines; their launcher ends us if one dies."""
-    while not all(_part(parts, number, suffix).is_file() for number in range(count)):
-        time.sleep(1)
 
 
 def _join(parts: Path, count: int, out: Path) -> None:

@@ -16,6 +16,7 @@ from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import DataError, ModelError
 from cardiotune.runs import RunFolder, atomic
 from cardiotune.training.checkpoint import check_probe, verify
+from cardiotune.training.fixed_weights import fix_weights
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.lean import slim
 from cardiotune.training.model import (
@@ -58,6 +59,7 @@ class LanguageScorer:
                 verify(tuned)
             self.network = load_tuned(weights, tuned, config, self.encoder, self.dtype, self.device)
         slim(self.network)
+        fix_weights(self.network.trunk)
 
     def logits(
         self, texts: Sequence[str] | TokenRows, encoder: PromptEncoder | None = None, what: str = "scoring"

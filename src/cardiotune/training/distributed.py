@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def join(config: Config) -> None:
         if cpu and config.deepspeed:
             os.environ["DS_ACCELERATOR"] = "cpu"
         torch.distributed.init_process_group("gloo" if cpu else "nccl")
+
+
+def meet() -> bool:
+    """Wait until all processes have come here, however long their work takes; whether this is the first of them.
+
+    If one dies, its launcher ends the others. It is the only time that they meet, so they are not joined before or after.
+    """
+    torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    torch.distributed.barrier()
+    first = torch.distributed.get_rank() == 0
+    torch.distributed.destroy_process_group()
+    return first
 
 
 def launch(config: Config, arguments: list[str]) -> None:

@@ -313,7 +313,7 @@ $("start").addEventListener("click", async () => {
     } catch (error) {
       if ([413, 422].includes(error.status) && refused < MOST_REFUSED) {  // a row of these cannot be scored: look for it, and go on without it
         if (some.length > 1) parts.unshift(some.slice(0, some.length / 2), some.slice(some.length / 2));
-        else { results[some[0]].problem = [error.message, ...(error.details || []).map(({ column, problem: what }) => `${column || "a column"}: ${what}`)].join(". "); done++; refused++; }
+        else { results[some[0]].problem = [error.message, ...(error.details || []).map(({ column, problem: what }) => (column ? `${column}: ${what}` : what))].join(". "); done++; refused++; }
         continue;
       }
       problem = `Stopped after ${counted(done, "row")}. ${error.message}`;

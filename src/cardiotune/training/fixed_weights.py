@@ -1,0 +1,68 @@
+"""Weights that no longer change, laid out for the processor once and not in every product.
+
+PyTorch multiplies float32 on a CPU by MKL, which keeps to half the width of some processors' vectors, and lays the weights
+out anew in every call. oneDNN, which PyTorch brings too and uses in bfloat16, does neither when it may keep the weights in its
+own layout, and it applies the activation and the gate's multiplication before the product leaves the cache. Only scoring can
+have it: there is no gradient, and the plain weights are gone afterwards.
+"""
+
+import platform
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from cardiotune.training.model import computes_in_bfloat16
+
+ACTIVATIONS = {"GELUTanh": ("gelu", "tanh"), "SiLUActivation": ("swish", ""), "SiLU": ("swish", "")}
+"""Class of an activation -> what oneDNN calls it, and the algorithm."""
+
+
+def fix_weights(trunk: nn.Module) -> None:
+    """Give a network's linear layers and gated feed-forward networks oneDNN's products, where it has them.
+
+    float32 and, where the processor computes in it, bfloat16, on an x86 CPU; quantized layers and those with an adapter that is
+    not summed into them stay as they are. Results differ from the plain layers' as two orders of summation do.
+    """
+    fixed = set()
+    for layer in trunk.modules():
+        if type(layer) is nn.Linear and _has_kernel(layer.weight):
+            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+            del layer.weight
+            layer.register_buffer("weight", weight, persistent=False)
+            layer.forward = MethodType(_linear, layer)  # type: ignore[method-assign]
+            fixed.add(layer)
+    for module in trunk.modules():
+        layers = [_inner(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
+        activation = ACTIVATIONS.get(type(getattr(module, "act_fn", None)).__name__)
+        if activation and fixed.issuperset(layers) and layers[1].bias is None:
+            module.forward = MethodType(_gated(*activation), module)
+
+
+def _has_kernel(weight: torch.Tensor) -> bool:
+    if weight.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):  # type: ignore[no-untyped-call]
+        return False
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and computes_in_bfloat16(weight.device))
+
+
+def _inner(layer: Any) -> Any:
+    """A layer, or what stands under its adapter when that is summed into it."""
+    return layer.base_layer if getattr(layer, "merged", False) else layer
+
+
+def _linear(self: Any, x: torch.Tensor, activation: str = "none", algorithm: str = "") -> Any:
+    """x W' + bias, and an activation of it."""
+    return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], algorithm)
+
+
+def _gated(activation: str, algorithm: str) -> Any:
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        """(activation(x G') * x U') D' (Shazeer 2020, eq. 6)."""
+        gate, up, down = _inner(self.gate_proj), _inner(self.up_proj), _inner(self.down_proj)
+        opened = gate(x, activation, algorithm)
+        return down(torch.ops.mkldnn._linear_pointwise.binary(x, opened, up.weight, None, "mul"))
+
+    return forward

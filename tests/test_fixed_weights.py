@@ -1,0 +1,129 @@
+"""Layers with fixed weights give what PyTorch's give, and the others are left alone."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cardiotune.evaluation.predict import LanguageScorer
+from cardiotune.training.fixed_weights import fix_weights
+from cardiotune.training.heads import TREE_FAMILIES
+from cardiotune.training.lean import slim
+from cardiotune.training.model import computes_in_bfloat16
+from cardiotune.training.packing import lay_out
+from conftest import build_toy_encoder, build_toy_model, toy_config
+from test_lean import PROMPTS, plain_network
+
+needs_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the kernels are those of x86")
+needs_bfloat16 = pytest.mark.skipif(not computes_in_bfloat16(torch.device("cpu")), reason="the CPU has no bfloat16")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {family: build_toy_model(tmp_path_factory.mktemp(family), family) for family in TREE_FAMILIES}
+
+
+def changed(network: nn.Module, kind: str) -> list[bool]:
+    """Of every layer of a kind: whether it has a pass of its own."""
+    return ["forward" in vars(module) for module in network.modules() if type(module).__name__.endswith(kind)]
+
+
+def logits(network: nn.Module, layout: Any = "tree") -> torch.Tensor:
+    with torch.inference_mode():
+        return network(lay_out(PROMPTS, 0, layout)).float()
+
+
+@needs_x86
+@pytest.mark.parametrize("family", TREE_FAMILIES)
+@pytest.mark.parametrize("layout", ["tree", "padded"])
+@pytest.mark.parametrize("method", [{"kind": "lora", "r": 4}, {"kind": "full"}], ids=["lora", "full"])
+def test_logits_are_those_of_the_plain_layers(
+    folders: dict[str, Path], family: str, layout: str, method: dict[str, Any]
+) -> None:
+    network = plain_network(folders[family], **method).eval()
+    if method["kind"] == "lora":
+        network.model.merge_adapter()  # type: ignore[operator]
+    before = logits(network, layout)
+    slim(network)
+    fix_weights(network.trunk)
+    linear = [module for module in network.trunk.modules() if type(module) is nn.Linear]
+    assert sum(module.weight.is_mkldnn for module in linear) >= 7
+    assert all(changed(network.trunk, "MLP"))
+    torch.testing.assert_close(logits(network, layout), before, rtol=1e-5, atol=1e-5)
+
+
+@needs_x86
+@needs_bfloat16
+@pytest.mark.parametrize("family", ["gemma3_text", "llama"])
+def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_layers_are(folders: dict[str, Path], family: str) -> None:
+    exact = logits(plain_network(folders[family], kind="full").eval())
+    network = plain_network(folders[family], torch.bfloat16, kind="full").eval()
+    plain = logits(network)
+    fix_weights(network.trunk)
+    assert all(changed(network.trunk, "MLP"))
+    assert 0 < (logits(network) - exact).norm() <= 1.5 * (plain - exact).norm()
+
+
+@needs_x86
+def test_an_adapter_that_is_not_summed_in_keeps_its_layer(folders: dict[str, Path]) -> None:
+    """Its base layer may be fixed, for it is called as a layer; the feed-forward network asks the adapters still."""
+    network = plain_network(folders["llama"], r=4).eval()
+    before = logits(network)
+    fix_weights(network.trunk)
+    assert not any(changed(network.trunk, "MLP"))
+    torch.testing.assert_close(logits(network), before, rtol=1e-5, atol=1e-5)
+
+
+@needs_x86
+def test_biases_and_unknown_activations_are_right() -> None:
+    torch.manual_seed(0)
+
+    class Mlp(nn.Module):
+        def __init__(self, bias: bool, activation: nn.Module) -> None:
+            super().__init__()
+            self.gate_proj, self.up_proj = nn.Linear(8, 16, bias=bias), nn.Linear(8, 16, bias=bias)
+            self.down_proj, self.act_fn = nn.Linear(16, 8, bias=bias), activation
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+    x = torch.randn(3, 5, 8)
+    for bias, activation, gated in ((False, nn.SiLU(), True), (True, nn.SiLU(), False), (False, nn.Mish(), False)):
+        layer = Mlp(bias, activation)
+        with torch.inference_mode():
+            before = layer(x)
+            fix_weights(layer)
+            assert all(part.weight.is_mkldnn for part in layer.modules() if type(part) is nn.Linear)
+            assert ("forward" in vars(layer)) == gated
+            torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_kernel_nothing_changes(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    network = plain_network(folders["llama"], kind="full").eval()
+    fix_weights(network.trunk)
+    assert not any(changed(network.trunk, "Linear")) and not any(changed(network.trunk, "MLP"))
+    half = plain_network(folders["llama"], torch.float16, kind="full").eval()
+    monkeypatch.undo()
+    fix_weights(half.trunk)
+    assert not any(changed(half.trunk, "Linear"))
+
+
+@needs_x86
+@pytest.mark.parametrize("family", ["gemma3_text", "llama", "bert"])
+def test_scoring_has_fixed_weights(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders and encoders; a lone row and one among others agree as they did."""
+    folder = build_toy_encoder(tmp_path) if family == "bert" else build_toy_model(tmp_path, family)
+    texts = ["age 50", "age 61, smoker yes", "age 61, smoker no"]
+    kind = {"model": {"family": "encoder"}, "task": {"head": "classifier"}} if family == "bert" else {}
+    config = toy_config(folder, **kind)
+    scorer = LanguageScorer(config, folder, None)
+    assert any(changed(scorer.network.trunk, "Linear"))
+    found = scorer.states(texts)
+    np.testing.assert_allclose(np.concatenate([scorer.states([text]) for text in texts]), found, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    np.testing.assert_allclose(LanguageScorer(config, folder, None).states(texts), found, rtol=1e-4, atol=1e-5)
