@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
-from cardiotune.deployment.bulk import Job, _planned, _score_own
+from cardiotune.deployment.bulk import Job, _planned, _score_own, score_to_file
+from cardiotune.errors import ConfigError
 from conftest import build_toy_table, write_toy_experiment
 from test_cli import call, check_refusal, run_tuned_alone
 
@@ -98,12 +99,26 @@ def test_the_first_process_waits_for_one_that_starts_late(run: Path, table: Path
     group = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     command += ["--chunk-rows", str(CHUNK)]
     with subprocess.Popen(command, env={**group, "RANK": "0"}, stderr=subprocess.PIPE, text=True) as first:
-        assert first.stderr and "going on: 5 of 5 parts are done" in first.stderr.readline()
-        time.sleep(2)
-        assert not out.exists() and first.poll() is None
-        subprocess.run(command, env={**group, "RANK": "1"}, check=True, timeout=60)
-        assert first.wait(60) == 0
+        try:
+            assert first.stderr and "going on: 5 of 5 parts are done" in first.stderr.readline()
+            time.sleep(2)
+            assert not out.exists() and first.poll() is None
+            subprocess.run(command, env={**group, "RANK": "1"}, check=True, timeout=60)
+            assert first.wait(60) == 0
+        finally:
+            first.kill()
     assert out.read_bytes() == expected.read_bytes() and not parts.exists()
+
+
+def test_what_a_launcher_must_set_is_asked_for_at_the_start(
+    run: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(ConfigError, match="needs MASTER_PORT in its environment"):
+        score_to_file(Job(run, str(table)), run.parent / "unset.csv")
+    assert not (run.parent / "unset.csv.parts").exists()
 
 
 def test_parquet_holds_the_same(run: Path, table: Path, expected: Path) -> None:

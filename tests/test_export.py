@@ -2,9 +2,13 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
+import threading
+from base64 import b64decode
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +291,68 @@ def test_nothing_is_uploaded_unless_asked(run: Path, merged: Path) -> None:
     told = call("export", run, "--to", "hub", "--out", merged).stderr
     assert "model.safetensors" in told and "README.md" in told and "patients.csv" not in told
     (merged / "patients.csv").unlink()
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of a model hub as an upload meets; what it is sent is kept in `server.seen`."""
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        seen, private = self.server.seen, self.server.private  # type: ignore[attr-defined]
+        seen.append((self.command, self.path, body))
+        url = f"http://{self.headers['Host']}/me/model"
+        answer: dict[str, Any] = {"url": url, "name": "me/model"}
+        if self.path.endswith("/preupload/main"):
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
+            ]
+            answer = {"files": files}
+        elif self.path.endswith("/commit/main"):
+            answer = {"success": True, "commitOid": "0" * 40, "commitUrl": f"{url}/commit/{'0' * 40}"}
+        elif self.command == "GET":
+            answer = {"_id": "1", "id": "me/model", "private": private, "sha": "0" * 40, "tags": [], "siblings": []}
+        said = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    do_GET = do_POST = _answer  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("private", [True, False], ids=["private", "public"])
+def test_what_goes_up_is_what_the_export_recorded_and_never_into_a_public_place_unasked(
+    run: Path, merged: Path, private: bool
+) -> None:
+    """The hub's own client, over HTTP."""
+    (merged / "patients.csv").write_text("laid here by mistake")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as hub:
+        hub.seen, hub.private = [], private  # type: ignore[attr-defined]
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_TOKEN": "hf_of_the_test"}
+        environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        command = ["export", str(run), "--to", "hub", "--out", str(merged), "--repository", "me/model", "--upload"]
+        done = subprocess.run(
+            [sys.executable, "-m", "cardiotune", *command], env=environment, capture_output=True, text=True, timeout=120
+        )
+        hub.shutdown()
+    (merged / "patients.csv").unlink()
+    seen: list[tuple[str, str, str]] = hub.seen  # type: ignore[attr-defined]
+    created = next(json.loads(body) for _, path, body in seen if path == "/api/repos/create")
+    assert created["name"] == "model" and created["organization"] == "me"
+    assert created["visibility"] == "private"
+    commits = [body for _, path, body in seen if path.endswith("/commit/main")]
+    if not private:
+        assert done.returncode == 2 and "is there already and public" in done.stderr
+        assert not commits and not any("preupload" in path for _, path, _ in seen)
+        return
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("uploaded: http://127.0.0.1:")
+    entries = [json.loads(line) for commit in commits for line in commit.splitlines()]
+    sent = {entry["value"]["path"]: b64decode(entry["value"]["content"]) for entry in entries if entry["key"] == "file"}
+    assert sent == {name: (merged / name).read_bytes() for name in [*runs.read_json(merged / HASHES), HASHES]}
+    assert "README.md" in sent and "laid here by mistake" not in "".join(body for _, _, body in seen)

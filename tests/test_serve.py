@@ -224,7 +224,7 @@ def test_rows_whose_prompts_are_too_long_are_named(
     lengths = encoder.prompts(scorer._texts(scorer._typed(rows))).lengths
     monkeypatch.setattr(encoder, "max_tokens", max(lengths) - 1)
     answer = client.post("/v1/predict", json={"rows": rows})
-    assert answer.status_code == 422 and "2 of 8 prompts are longer" in answer.json()["error"]["message"]
+    assert answer.status_code == 422 and "2 of 8 rows cannot be read whole" in answer.json()["error"]["message"]
     named = [{"row": row, "column": None, "problem": "its prompt is too long"} for row in (2, 5)]
     assert answer.json()["error"]["details"] == named
     one = client.post("/v1/explain", json={"rows": [rows[2]]})

@@ -4,9 +4,11 @@ Every message is one line: what came, what was expected, how to fix it. It names
 never the value of a cell.
 """
 
+from collections.abc import Sequence
+
 
 class CardioTuneError(Exception):
-    """An expected failure. `exit_code` is what the command line ends with."""
+    """An expected failure, which one process can hand to another. `exit_code` is what the command line ends with."""
 
     exit_code = 5
 
@@ -26,9 +28,9 @@ class DataError(CardioTuneError):
 class PromptsTooLongError(DataError):
     """Prompts of more tokens than `serialize.max_tokens`; `rows` are their numbers among those given, from 0."""
 
-    def __init__(self, message: str, rows: list[int]) -> None:
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
         super().__init__(message)
-        self.rows = rows
+        self.rows = list(rows)
 
 
 class ModelError(CardioTuneError):
@@ -40,7 +42,7 @@ class ModelError(CardioTuneError):
 class InterruptedRunError(CardioTuneError):
     """A signal ended the work after a step that was saved; the exit code is the shell's for that signal."""
 
-    def __init__(self, message: str, signal_number: int) -> None:
+    def __init__(self, message: str, signal_number: int = 0) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
 

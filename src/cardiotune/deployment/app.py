@@ -308,9 +308,12 @@ def _checked(served: Served, body: Any) -> list[Row]:
         return as_rows(served.rows.model_validate(body))
     except ValidationError as error:
         found = problems(error, served.data)
-        more = f"; the first {MOST_PROBLEMS} are listed" if len(found) > MOST_PROBLEMS else ""
         count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
-        raise Refusal(422, f"{count} in what was sent{more}", found[:MOST_PROBLEMS]) from None
+        raise Refusal(422, f"{count} in what was sent{_first_are_listed(found)}", found[:MOST_PROBLEMS]) from None
+
+
+def _first_are_listed(found: list[Any]) -> str:
+    return f"; the first {MOST_PROBLEMS} are listed" if len(found) > MOST_PROBLEMS else ""
 
 
 async def _answered(submit: Callable[[], "Future[list[Answer]]"], rows: int, seconds: float) -> list[Answer]:
@@ -327,7 +330,8 @@ async def _answered(submit: Callable[[], "Future[list[Answer]]"], rows: int, sec
     except PromptsTooLongError as error:
         named = sorted({min(row, rows - 1) for row in error.rows})  # an explanation asks about variants of its one row
         found = [{"row": row, "column": None, "problem": "its prompt is too long"} for row in named]
-        raise Refusal(422, str(error), found[:MOST_PROBLEMS]) from None
+        count = f"{len(named)} of {rows} rows cannot be read whole by this model"
+        raise Refusal(422, count + _first_are_listed(found), found[:MOST_PROBLEMS]) from None
     except DataError as error:  # a row that passed the dictionary and still cannot be scored
         raise Refusal(422, str(error)) from None
 

@@ -100,6 +100,8 @@ def score_to_file(job: Job, out: Path, workers: int = 1) -> int:
     such as torchrun or `accelerate launch` has started, on one machine or many, share the work by themselves. ConfigError when
     `<out>.parts` is of another table or model.
     """
+    if is_worker() and (unset := [name for name in ("RANK", "MASTER_PORT") if name not in os.environ]):
+        raise ConfigError(f"one of many processes needs {' and '.join(unset)} in its environment, as torchrun sets it")
     parts = out.with_name(out.name + ".parts")
     chunks = _planned(job, parts)
     if workers > 1 and not is_worker():

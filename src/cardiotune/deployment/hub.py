@@ -19,7 +19,8 @@ def to_upload(folder: Path) -> list[str]:
 def upload(folder: Path, repository: str, public: bool = False) -> str:
     """Put an export into a repository of the hub, private unless asked otherwise; returns its address.
 
-    The hub's own settings apply: `HF_TOKEN`, `HF_ENDPOINT`. Raises RunError when the hub refuses or cannot be reached.
+    The hub's own settings apply: `HF_TOKEN`, `HF_ENDPOINT`. Raises ConfigError when the repository is there and public, and that
+    was not asked for; RunError when the hub refuses or cannot be reached.
     """
     import httpx
     from huggingface_hub import HfApi
@@ -29,6 +30,8 @@ def upload(folder: Path, repository: str, public: bool = False) -> str:
     api = HfApi()
     try:
         made = api.create_repo(repository, private=not public, exist_ok=True)
+        if not public and not api.model_info(repository).private:
+            raise ConfigError(f"{repository}: is there already and public; say --public, or name another repository")
         api.upload_folder(
             repo_id=repository, folder_path=folder, allow_patterns=files, commit_message="Export of CardioTune"
         )

@@ -20,6 +20,7 @@ from cardiotune.deployment.limits import LOOPBACK, Limits
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.deployment.served import Served
 from cardiotune.errors import CardioTuneError, ConfigError, RunError
+from cardiotune.training.memory import release
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class Models:
             log.info("serving model %s, calibrator %s", *_names(new))
             if old:
                 await asyncio.to_thread(old.close)
+                del old
+                await asyncio.to_thread(release)
 
     async def stop(self) -> None:
         """Answer what was accepted."""

@@ -19,6 +19,7 @@ from cardiotune.training.checkpoint import check_probe, verify
 from cardiotune.training.fixed_weights import fix_weights
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.lean import slim
+from cardiotune.training.memory import release
 from cardiotune.training.model import (
     build_encoder,
     load_base,
@@ -41,6 +42,7 @@ class LanguageScorer:
 
         What we saved has a record of hashes and must fit it; a `foreign` adapter has none.
         """
+        release()  # a model that was dropped, before there is another
         self.config = config
         self.device = set_up(config.train.threads)
         self.dtype = score_dtype(config.model, self.device)
@@ -60,6 +62,7 @@ class LanguageScorer:
             self.network = load_tuned(weights, tuned, config, self.encoder, self.dtype, self.device)
         slim(self.network)
         fix_weights(self.network.trunk)
+        release()  # the plain weights
 
     def logits(
         self, texts: Sequence[str] | TokenRows, encoder: PromptEncoder | None = None, what: str = "scoring"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.distributed.rendezvous import rendezvous
 
 from cardiotune.config import Config, DeepSpeed
 from cardiotune.errors import CardioTuneError, InterruptedRunError, ModelError, RunError
@@ -49,15 +51,16 @@ def join(config: Config) -> None:
 
 
 def meet() -> bool:
-    """Wait until all processes have come here, however long their work takes; whether this is the first of them.
+    """Whether this process is the first; that one waits here until all have come, however long their work takes.
 
-    If one dies, its launcher ends the others. It is the only time that they meet, so they are not joined before or after.
+    If one dies, its launcher ends the others. Needs what a launcher sets: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
     """
-    torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-    torch.distributed.barrier()
-    first = torch.distributed.get_rank() == 0
-    torch.distributed.destroy_process_group()
-    return first
+    # By the launcher's store alone: a process group would connect every process with every other.
+    store, rank, processes = next(rendezvous("env://", timeout=timedelta(days=30)))
+    store.set(f"arrived/{rank}", "")
+    while rank == 0 and not store.check([f"arrived/{other}" for other in range(processes)]):
+        time.sleep(0.5)
+    return bool(rank == 0)
 
 
 def launch(config: Config, arguments: list[str]) -> None:

@@ -15,6 +15,9 @@ from torch import nn
 
 from cardiotune.training.model import computes_in_bfloat16
 
+GATED = ("GemmaMLP", "Gemma2MLP", "Gemma3MLP", "LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
+"""Feed-forward networks that are `down(activation(gate(x)) * up(x))` and nothing more; others with such parts scale, clamp or
+thin out on the way."""
 ACTIVATIONS = {"GELUTanh": ("gelu", "tanh"), "SiLUActivation": ("swish", ""), "SiLU": ("swish", "")}
 """Class of an activation -> what oneDNN calls it, and the algorithm."""
 
@@ -25,19 +28,21 @@ def fix_weights(trunk: nn.Module) -> None:
     float32 and, where the processor computes in it, bfloat16, on an x86 CPU; quantized layers and those with an adapter that is
     not summed into them stay as they are. Results differ from the plain layers' as two orders of summation do.
     """
-    fixed = set()
-    for layer in trunk.modules():
-        if type(layer) is nn.Linear and _has_kernel(layer.weight):
-            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-            del layer.weight
-            layer.register_buffer("weight", weight, persistent=False)
-            layer.forward = MethodType(_linear, layer)  # type: ignore[method-assign]
-            fixed.add(layer)
+    adapted = [module for module in trunk.modules() if hasattr(module, "lora_A")]
+    kept = {part for module in adapted for part in module.modules()}
+    kept -= {module.base_layer for module in adapted if module.merged}
+    fixed = {layer for layer in trunk.modules() if type(layer) is nn.Linear and _has_kernel(layer.weight)} - kept
+    for layer in fixed:
+        weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+        del layer.weight
+        layer.register_buffer("weight", weight, persistent=False)
+        layer.forward = MethodType(_linear, layer)  # type: ignore[method-assign]
     for module in trunk.modules():
-        layers = [_inner(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
-        activation = ACTIVATIONS.get(type(getattr(module, "act_fn", None)).__name__)
-        if activation and fixed.issuperset(layers) and layers[1].bias is None:
-            module.forward = MethodType(_gated(*activation), module)
+        if type(module).__name__ in GATED:
+            layers = [_inner(layer) for layer in (module.gate_proj, module.up_proj, module.down_proj)]
+            activation = ACTIVATIONS.get(type(module.act_fn).__name__)
+            if activation and fixed.issuperset(layers) and layers[1].bias is None:
+                module.forward = MethodType(_gated(*activation), module)
 
 
 def _has_kernel(weight: torch.Tensor) -> bool:

@@ -1,5 +1,7 @@
 """From hidden states to a patient's logit: the label-token head and the classifier."""
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
@@ -7,8 +9,10 @@ from torch import nn
 
 from cardiotune.data.tokens import LabelTokens
 from cardiotune.training.last_layer import compute_what_is_read
-from cardiotune.training.packing import Batch, Layout
+from cardiotune.training.packing import Batch, Layout, rounded
 from cardiotune.training.tree_attention import tree_masks, use_tree_attention
+
+log = logging.getLogger(__name__)
 
 TREE_FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 """Decoders that take a ready mask and rotary positions, so that the tree layout is exact for them (tested)."""
@@ -20,6 +24,7 @@ class RiskNetwork(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        _say_why_padded(self.why_padded)
         if self.layout == "tree":
             use_tree_attention(self.trunk.config)
             compute_what_is_read(self.trunk.layers[-1])
@@ -38,11 +43,17 @@ class RiskNetwork(nn.Module):
     @property
     def layout(self) -> Layout:
         """The fastest layout that is exact for this model."""
+        return "padded" if self.why_padded else "tree"
+
+    @property
+    def why_padded(self) -> str:
+        """Why rows that begin alike are computed each for itself; empty where they are not."""
         config = self.trunk.config
-        # Flash attention takes no mask of its own; an encoder's tokens see those behind them too.
-        ready_mask = config._attn_implementation != "flash_attention_2"
-        causal = self.trunk is not self.base and not getattr(config, "use_bidirectional_attention", False)
-        return "tree" if ready_mask and causal and config.model_type in TREE_FAMILIES else "padded"
+        if self.trunk is self.base or getattr(config, "use_bidirectional_attention", False):
+            return "its tokens see those behind them too"
+        if config._attn_implementation == "flash_attention_2":
+            return "flash attention takes no mask of its own; model.attention=sdpa may be faster"
+        return "" if config.model_type in TREE_FAMILIES else f"not tested with {config.model_type}"
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's first."""
@@ -53,16 +64,16 @@ class RiskNetwork(nn.Module):
             tree = {
                 "attention_mask": tree_masks(batch, trunk.config),
                 "tree_keys": batch.keys,
-                "read_tokens": batch.read_tokens,
+                "read_tokens": rounded(batch.read_tokens),
             }
         states = trunk(
             **inputs,
             position_ids=batch.position_ids,
             **({"use_cache": False} if trunk is not self.base else {}),
             **tree,
-        ).last_hidden_state  # (sequences, tokens, width); of a tree (1, rows, width)
+        ).last_hidden_state  # (sequences, tokens, width); of a tree (1, rows and some, width)
         if batch.keys is not None:
-            return states[0]  # type: ignore[no-any-return]
+            return states[0, : len(batch.read_tokens)]  # type: ignore[no-any-return]
         places = torch.zeros_like(batch.read_tokens) if trunk is self.base else batch.read_tokens
         return states[batch.read_sequences, places]  # type: ignore[no-any-return]
 
@@ -116,6 +127,12 @@ class ClassifierNetwork(RiskNetwork):
         with torch.autocast(state.device.type, enabled=False):
             logits: torch.Tensor = self.head(state.to(self.head.weight.dtype)).float()[:, 0]
             return logits
+
+
+@cache
+def _say_why_padded(reason: str) -> None:
+    if reason:
+        log.info("first tokens that rows share are computed for each row: %s", reason)
 
 
 def trunk_of(base: Any) -> Any:

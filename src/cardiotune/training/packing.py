@@ -28,13 +28,16 @@ Prompts = Sequence[list[int]]
 
 BLOCK = 64
 """Tokens of a tree that share their keys. Smaller blocks copy the path more often, larger ones mask more."""
+ROUND = 16
+"""A tree has a multiple of so many tokens, a part of `BLOCK`: a library prepares its products for each number that it meets."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Tensors of one forward pass; sequences is the number of rows when padded, 1 for a tree.
 
-    input_ids, position_ids: (sequences, tokens) int64. attention: when padded (sequences, tokens) int64, 1 for a real token;
+    input_ids, position_ids: (sequences, tokens) int64, of a tree with spare ones up to a multiple of ROUND. attention: when
+    padded (sequences, tokens) int64, 1 for a real token;
     for a tree (blocks, 1, BLOCK, keys) bool, True where a token may attend; the last block is filled up. read_sequences,
     read_tokens: (rows,) int64, the place of every row's last token. owners: (sequences, tokens) int64, a row that the token
     belongs to, at the depth that position_ids say. keys, for a tree: (blocks, keys) int64, the places of the tokens that a
@@ -76,6 +79,11 @@ class Rows:
     events: NDArray[np.int_]
     states: KnownStates | None = None
     weights: NDArray[np.float64] | None = None
+
+
+def rounded(places: torch.Tensor) -> torch.Tensor:
+    """(rows,) places, the last one repeated up to a multiple of `ROUND`."""
+    return torch.cat([places, places[-1:].expand(-len(places) % ROUND)])
 
 
 def lay_out(prompts: Prompts, pad_id: int, layout: Layout) -> Batch:
@@ -129,6 +137,10 @@ def _tree(prompts: Prompts) -> Batch:
     last[path] = len(tokens) - 1
     size = len(paths) * BLOCK
     last[len(tokens) : size] = range(len(tokens), size)  # fill the last block, attend to themselves
+    spare = -len(tokens) % ROUND  # roots once more, that nobody reads
+    tokens += tokens[:1] * spare
+    depths += depths[:1] * spare
+    owners += owners[:1] * spare
 
     starts = np.arange(0, size, BLOCK)
     width = max(map(len, paths))
