@@ -31,7 +31,7 @@ def build_optimizer(network: RiskNetwork, settings: TrainConfig, method: MethodC
     if settings.optimizer == "paged_adamw_32bit":
         if not torch.cuda.is_available():
             log.info("optimizer paged_adamw_32bit needs CUDA; plain AdamW is used instead, with the same arithmetic")
-            return torch.optim.AdamW(groups, weight_decay=decay)
+            return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         try:
             from bitsandbytes.optim import PagedAdamW32bit
         except ImportError:
@@ -39,4 +39,4 @@ def build_optimizer(network: RiskNetwork, settings: TrainConfig, method: MethodC
                 "optimizer paged_adamw_32bit needs bitsandbytes: pip install 'cardiotune[qlora]'"
             ) from None
         return PagedAdamW32bit(groups, weight_decay=decay)  # type: ignore[no-any-return]
-    return torch.optim.AdamW(groups, weight_decay=decay)
+    return torch.optim.AdamW(groups, weight_decay=decay, fused=True)  # one pass over the weights, on a CPU too
