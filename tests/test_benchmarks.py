@@ -187,6 +187,21 @@ def test_a_contender_that_is_not_installed_is_left_out(monkeypatch: pytest.Monke
 # end to end
 
 
+@pytest.mark.parametrize("measure", [train_speed, score_speed], ids=["train", "score"])
+def test_ours_is_measured_beside_the_trainer(tmp_path: Path, toy_experiment: Path, measure: Any) -> None:
+    file = tmp_path / "found.json"
+    sizes = ["--rows", "48", "--blocks", "2", "--peak-sizes", "32"]
+    sizes += ["--reference-rows", "16"] if measure is score_speed else ["--validation", "16"]
+    given = ["--contenders", "ours,trainer", "--experiment", str(toy_experiment), *sizes, "--json", str(file)]
+    measure.main(given)
+    found = checked(file)
+    assert set(found["contenders"]) == {"ours", "trainer"}
+    mine, theirs = (found["contenders"][name] for name in ("ours", "trainer"))
+    assert found["ratio"] == pytest.approx(mine["rows_per_second"] / theirs["rows_per_second"], rel=0.5)
+    assert mine["tokens_computed_per_row"] < theirs["tokens_computed_per_row"]
+    assert file.with_suffix(".png").is_file()
+
+
 @pytest.mark.slow
 def test_train_speed_end_to_end(tmp_path: Path, toy_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "train.json"
