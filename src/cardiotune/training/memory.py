@@ -85,11 +85,13 @@ def estimate(config: Config, folder: Path, device: torch.device) -> Memory:
     )
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if on_cpu else 0
     # Beyond what a step holds: the file behind weights that are read in; when all weights are saved, they are on their
-    # way to the file, and read back; then the base is loaded afresh, to be scored, in the type for scoring.
+    # way to the file, and read back; then the base is loaded afresh, to be scored, in the type for scoring: mapped where that
+    # is the file's, but for the linear layers, which are laid out anew (`fixed_weights`).
     scored = sum(weight.numel() for weight in network.parameters()) * score_dtype(config.model, device).itemsize
+    laid_out = sum(layer.weight.numel() for layer in _linear(network)) * score_dtype(config.model, device).itemsize
     loading = stored + (base if not full else 4 * trained)
     saving = step[0] + step[2] + (8 * trained if full else 0)
-    probing = stored if 0.95 < scored / max(stored, 1) < 1.05 else stored + scored  # of one type: mapped, not copied
+    probing = stored + (laid_out if 0.95 < scored / max(stored, 1) < 1.05 else scored)
     files = max(0.0, max(loading, saving, probing) - sum(step)) if on_cpu else 0.0
     process = _process_bytes() if on_cpu else 0.0
     return Memory(*(value / MIB for value in (process, *step, files)))
@@ -150,6 +152,9 @@ def _forward_pass(config: Config, folder: Path, device: torch.device) -> tuple[R
 
 def _quantized_weights(network: RiskNetwork, config: Config) -> int:
     """How many weights bitsandbytes would keep in few bits: the frozen linear layers', not the output matrix."""
+    return sum(layer.weight.numel() for layer in _linear(network) if not layer.weight.requires_grad)
+
+
+def _linear(network: RiskNetwork) -> list[torch.nn.Linear]:
     trunk: Any = trunk_of(network.base)
-    layers = [m for m in trunk.modules() if isinstance(m, torch.nn.Linear)]
-    return sum(layer.weight.numel() for layer in layers if not layer.weight.requires_grad)
+    return [module for module in trunk.modules() if isinstance(module, torch.nn.Linear)]
