@@ -763,10 +763,8 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     from cardiotune.evaluation.tuned import probe_texts
     from cardiotune.training.checkpoint import record_probe
     from cardiotune.training.distributed import world
-    from cardiotune.training.memory import release
     from cardiotune.training.weights import same_weights
 
-    release()  # the trained network would stand beside the reloaded one
     saved = folder.tuned_folder(config.method.kind)
     scorer = LanguageScorer(config, same_weights(folder, config.model), saved)
     logits = scorer.logits(probe_texts(config, read_order(folder)), what="checking")

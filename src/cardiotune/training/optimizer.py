@@ -28,10 +28,9 @@ def build_optimizer(network: RiskNetwork, settings: TrainConfig, method: MethodC
         return torch.optim.Adafactor(groups, weight_decay=decay)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, weight_decay=decay)
-    if settings.optimizer == "paged_adamw_32bit":
-        if not torch.cuda.is_available():
-            log.info("optimizer paged_adamw_32bit needs CUDA; plain AdamW is used instead, with the same arithmetic")
-            return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+    if settings.optimizer == "paged_adamw_32bit" and not torch.cuda.is_available():
+        log.info("optimizer paged_adamw_32bit needs CUDA; plain AdamW is used instead, with the same arithmetic")
+    elif settings.optimizer == "paged_adamw_32bit":
         try:
             from bitsandbytes.optim import PagedAdamW32bit
         except ImportError:

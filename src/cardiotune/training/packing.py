@@ -37,12 +37,11 @@ class Batch:
     """Tensors of one forward pass; sequences is the number of rows when padded, 1 for a tree.
 
     input_ids, position_ids: (sequences, tokens) int64, of a tree with spare ones up to a multiple of ROUND. attention: when
-    padded (sequences, tokens) int64, 1 for a real token;
-    for a tree (blocks, 1, BLOCK, keys) bool, True where a token may attend; the last block is filled up. read_sequences,
-    read_tokens: (rows,) int64, the place of every row's last token. owners: (sequences, tokens) int64, a row that the token
-    belongs to, at the depth that position_ids say. keys, for a tree: (blocks, keys) int64, the places of the tokens that a
-    block's tokens may attend to. states: (sequences, tokens, width), what frozen lower layers made of the tokens, where
-    that is known.
+    padded (sequences, tokens) int64, 1 for a real token; for a tree (blocks, 1, BLOCK, keys) bool, True where a token may
+    attend; the last block is filled up. read_sequences, read_tokens: (rows,) int64, the place of every row's last token.
+    owners: (sequences, tokens) int64, a row that the token belongs to, at the depth that position_ids say. keys, for a tree:
+    (blocks, keys) int64, the places of the tokens that a block's tokens may attend to. states: (sequences, tokens, width),
+    what frozen lower layers made of the tokens, where that is known.
     """
 
     input_ids: torch.Tensor
@@ -189,7 +188,8 @@ def by_token_budget(prompts: Prompts, budget: int, layout: Layout) -> Iterator[l
             grown = (len(batch) + 1) * len(prompt)  # lengths rise, so this row's is the batch's width
         else:
             grown = tokens + len(prompt) - (shared_length(before, prompt) if batch else 0)
-        if batch and grown > budget:
+        spare = -grown % ROUND if layout == "tree" else 0
+        if batch and grown + spare > budget:
             yield batch
             batch, grown = [], len(prompt)
         batch.append(row)
