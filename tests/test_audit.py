@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from cardiotune.config import DataConfig, SerializeConfig, SplitConfig, read_yaml, shipped
 from cardiotune.data.cohort import EVENT, ROW_ID, read_cohort
+from cardiotune.data.copies import column_keys
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.split import split_cohort
 from cardiotune.evaluation import audit
@@ -288,7 +289,8 @@ def test_stored_table_shows_what_exclusions_hide(tmp_path: Path) -> None:
     table = framingham(1200)
     for leaked, check in ((oversampled(table), "oversampling"), (smote(table), "made_up_rows")):
         leaked.rename({EVENT: "chd"}).write_csv(tmp_path / "t.csv")
-        data = settings(whole).model_copy(update={"path": str(tmp_path / "t.csv")})
+        asked = {"duplicate_rows": "exclude", "out_of_range": "exclude"}
+        data = settings(whole).model_copy(update={"path": str(tmp_path / "t.csv"), **asked})
         assert grave(audit_raw(data)) == {check: "warning"}
         cohort = read_cohort(data, 0)
         assert cohort.frame.height < 1220 < 1900 < leaked.height
@@ -424,7 +426,7 @@ def test_missing_by_site_and_unique_rows() -> None:
     finding = one(findings, "missing_by_group")
     assert finding.severity == "note" and finding.numbers == {"column": "sugar", "lowest": 0.0, "highest": 1.0}
     twice = pl.concat([frame, frame[:100]])
-    columns = audit._distinct_values(twice, settings().inputs, settings())
+    columns = column_keys(twice, settings().inputs, settings())
     assert one(audit._unique_rows(columns), "unique_rows").numbers == {"rows": 1100, "share": 1100 / 1300}
 
 

@@ -118,7 +118,7 @@ def test_target_needs_positive(tmp_path: Path) -> None:
     assert not (tmp_path / "study").exists()
     _, config = drafted(tmp_path, frame, positive=["2"])
     assert read_cohort(config.data, 0).events.tolist() == build_toy_table()["disease"].to_list()
-    with pytest.raises(DataError, match="all rows of disease have one outcome"):
+    with pytest.raises(DataError, match="no row of disease holds 7"):
         draft(str(tmp_path / "my table.csv"), "disease", tmp_path / "other", positive=["7"])
 
 
@@ -179,3 +179,96 @@ def test_hospital_files(
     assert cohort.frame.height == rows and int(cohort.events.sum()) == events
     as_drafted = read_cohort(load_config(written.experiment).data, 0)
     assert sum(step["excluded"] for step in as_drafted.flow) == rows - as_drafted.frame.height <= 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one outcome in many spellings
+
+MIXED = ("yes", "Yes", "YES", " yes ", "no", "No", "NO", "no\u00a0")
+
+
+def mixed(words: tuple[str, ...] = MIXED) -> pl.DataFrame:
+    """The toy outcome, each row in another spelling of the first or the second half of `words`."""
+    frame, half = build_toy_table(), len(words) // 2
+    said = [words[row % half + (0 if happened else half)] for row, happened in enumerate(frame["disease"])]
+    return frame.with_columns(disease=pl.Series(said))
+
+
+@pytest.mark.parametrize(
+    ("words", "positive"),
+    [
+        (MIXED, None),
+        (MIXED, ["yes"]),
+        (MIXED, ["YES"]),
+        (MIXED, ["Yes", "yes"]),
+        (MIXED, ["1"]),
+        (MIXED, ["true"]),
+        (("TRUE", "True", "true", "yes", "FALSE", "False", "false", "0"), ["True"]),
+        (("1", "1.0", "1", " 1", "0", "0.0", "0", "0 "), ["1"]),
+        (("1.0", "1.00", "2.0", "2"), ["1"]),
+        (("Ill", "ill", "ILL", "i\u200bll", "Well", "well ", "WELL", "wEll"), ["ill"]),
+        (("Present", "PRESENT", "absent", "Absent"), None),
+        (("died", "Died", "DIED ", "alive", "Alive", "lost"), ["died"]),
+        (("stage 1", "Stage  2", "well", "Well"), ["Stage 1", "stage 2"]),
+    ],
+)
+def test_spellings_of_an_outcome_are_one(tmp_path: Path, words: tuple[str, ...], positive: list[str] | None) -> None:
+    written, config = drafted(tmp_path, mixed(words), positive=positive)
+    expected = build_toy_table()["disease"].to_list()
+    assert read_cohort(config.data, 0).events.tolist() == expected
+    (said,) = (note for note in written.notes if note.startswith("disease: "))
+    assert f"disease: {sum(expected)} rows with the event" in said and f"{240 - sum(expected)} without" in said
+    strange = mixed(words).with_columns(disease=pl.Series(["unclear", *mixed(words)["disease"][1:]]))
+    strange.write_csv(tmp_path / "my table.csv")
+    with pytest.raises(DataError, match="1 rows outside the codes"):
+        read_cohort(config.data, 0)
+
+
+def test_the_other_outcome_may_be_the_event(tmp_path: Path) -> None:
+    _, config = drafted(tmp_path, mixed(), positive=["No"])
+    assert read_cohort(config.data, 0).events.tolist() == [1 - event for event in build_toy_table()["disease"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "positive", "said"),
+    [
+        (MIXED, ["yes", "maybe"], "holds yes and no"),
+        (("ill", "well"), ["ill", "dead"], "no row of disease holds dead"),
+        (("01", "1", "2", "3"), ["001"], "no row of disease holds 001"),
+        (("yes", "1", "no", "maybe"), ["yes"], "the same said in 1 other ways"),
+        (("ill", "Ill", "well", "well"), ["ill", "WELL"], "all rows of disease have one outcome"),
+    ],
+)
+def test_a_value_that_never_occurs_or_is_said_otherwise_is_refused(
+    tmp_path: Path, words: tuple[str, ...], positive: list[str], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        drafted(tmp_path, mixed(words), positive=positive)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_rare_outcome_beside_the_others_is_asked_about(tmp_path: Path) -> None:
+    """It could tell of a single patient, so it is not written down; nor is it taken for "no event"."""
+    frame = mixed(("ill", "Ill", "well", "Well"))
+    frame = frame.with_columns(disease=pl.Series(["ZZCANARY42", *frame["disease"][1:]]))
+    written, config = drafted(tmp_path, frame, positive=["ill"])
+    assert "ZZCANARY42" not in written.dataset.read_text() and "<10 rows hold rare values" in "\n".join(written.notes)
+    with pytest.raises(DataError, match="1 rows outside the codes"):
+        read_cohort(config.data, 0)
+
+
+def test_categories_that_differ_in_case_are_one(tmp_path: Path) -> None:
+    sexes, smoking = ("M", "m", "F", "f", "F "), ("Never", "never", "NEVER", "current", "Current", "former")
+    frame = build_toy_table().with_columns(
+        gender=pl.Series([sexes[row % 5] for row in range(240)]),
+        smoking=pl.Series([smoking[row % 6] for row in range(240)]),
+        rare=pl.Series(["Once", *(["Often", "often"] * 120)[:239]]),
+    )
+    written, config = drafted(tmp_path, frame)
+    columns = config.data.columns
+    assert columns["gender"].codes == {"F": "F", "M": "M"} and columns["rare"].codes is None
+    assert columns["smoking"].codes is not None and len(columns["smoking"].codes) == 3
+    assert "gender: role feature, codes that differ only in case or blanks are one" in written.notes
+    read = read_cohort(config.data, 0).frame
+    assert read["gender"].value_counts().sort("gender").rows() == [("F", 144), ("M", 96)]
+    assert read["smoking"].n_unique() == 3 and read["rare"].unique().sort().to_list() == ["often", "once"]

@@ -187,7 +187,7 @@ def test_fit_learns_and_keeps_no_row(experiment: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFittedError):
         copied.predict(table)
     fitted = copied.fit(table.drop("disease"), table["smoker"].to_numpy())  # what a toy can learn
-    assert fitted is copied and vars(untouched).keys() == {"config", "overrides", "out"}
+    assert fitted is copied and vars(untouched).keys() == {"config", "overrides", "out", "allow_unknown"}
     new = build_toy_table(200, seed=5)
     assert roc_auc_score(new["smoker"], fitted.predict_proba(new)[:, 1]) > 0.9
     assert call("predict", tmp_path / "kept", experiment.parent / "table.csv").exit_code == 0, (

@@ -87,7 +87,7 @@ def test_line_ends_in_cells_become_blanks() -> None:
         ({"type": "integer"}, ["1", "1.5", None], [False, True, False]),
         ({"type": "integer", "range": [0, 9]}, ["1", "1.5", "10", None], [False, True, True, False]),
         ({"type": "binary"}, ["0", "1", "2", None], [False, False, True, False]),
-        ({"type": "categorical", "codes": {"a": "A"}}, ["a", "A", None], [False, True, False]),
+        ({"type": "categorical", "codes": {"a": "A"}}, ["a", "A", "b", None], [False, False, True, False]),
         ({"type": "categorical"}, ["a", "anything", None], [False, False, False]),
     ],
 )
@@ -209,3 +209,41 @@ def test_synthetic_rows_come_from_the_dictionary_alone() -> None:
     assert rows["age"].drop_nulls().is_between(19, 82).all()
     assert rows.null_count().sum_horizontal().item() > 0
     assert schema.synthetic_rows(data, 50, seed=1).equals(rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# spellings of codes
+
+
+@pytest.mark.parametrize(
+    ("settings", "cells", "expected"),
+    [
+        ({"codes": {"m": "man", "f": "woman"}}, ["M", "m ", "F", "\u00a0f", "x"], ["m", "m", "f", "f", "x"]),
+        ({"codes": {1: "a", 2: "b"}}, ["1", "1.0", "1.00", "1,0", "01", "2"], ["1", "1", "1", "1", "01", "2"]),
+        ({"codes": {"1.0": "a", "2.0": "b"}}, ["1", "2.0"], ["1.0", "2.0"]),
+        ({"codes": {"01": "a", "1": "b"}}, ["01", "1", "1.0"], ["01", "1", "1"]),
+        ({"codes": {"M": "male", "m": "married", "s": "x"}}, ["M", "m", "S"], ["M", "m", "s"]),
+        ({"codes": {"not known": "a"}}, ["Not  Known", "NOT\u00a0KNOWN", "not\tknown"], ["not known"] * 3),
+        ({"codes": {"ﬁne": "a"}}, ["fine", "FINE"], ["ﬁne"] * 2),
+        ({"missing": ["Not known", "-9"]}, ["NOT  KNOWN", "not\u00a0known", "-9.0", "a"], [None, None, None, "a"]),
+        ({}, ["Never", "never ", "NEVER", "1.0"], ["never", "never", "never", "1"]),
+        ({"type": "binary", "codes": {"yes": "a", "no": "b"}}, ["TRUE", "0", "No", "1.0"], ["yes", "no", "no", "yes"]),
+        ({"type": "binary", "codes": {1: "woman", 2: "man"}}, ["yes", "1", "true"], ["yes", "1", "true"]),
+    ],
+)
+def test_spellings_of_a_code_are_one(settings: dict[str, Any], cells: list[str], expected: list[str | None]) -> None:
+    assert parsed(cells, **{"type": "categorical", **settings})[0] == expected
+
+
+def test_where_two_codes_differ_in_case_alone_it_counts() -> None:
+    rule = column(type="categorical", codes={"M": "male", "m": "married", "Né": "c"})
+    values, _ = schema.parse(pl.Series("x", ["M", "m", " M", "né"]), rule)
+    assert values.to_list() == ["M", "m", "M", "Né"]
+    assert not schema.out_of_range(values, rule).any()
+
+
+@given(st.lists(st.text(max_size=6), min_size=1, max_size=5))
+def test_a_code_of_the_dictionary_reads_as_itself(codes: list[str]) -> None:
+    rule = column(type="categorical", codes={code: "x" for code in codes})
+    read = schema.code_reader(rule)
+    assert [read(code) for code in codes] == codes

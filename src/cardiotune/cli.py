@@ -80,6 +80,13 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Experimen
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override it.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+AllowUnknown = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unknown",
+        help="Go on where most values of a column are unknown codes or out of range; they count as missing.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run folder of this name.")]
 
 
@@ -218,6 +225,7 @@ def predict(
     site: Annotated[str | None, typer.Option(help="Use the recalibration of this name; see `recalibrate`.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="With --out: processes that share the table.")] = 1,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows in memory at a time, in each process.")] = 16_384,
+    allow_unknown: AllowUnknown = False,
 ) -> None:
     """Score a table with a run's model; every row gets a probability, in the table's order.
 
@@ -240,7 +248,7 @@ def predict(
     if workers > 1 and output is None:
         raise ConfigError("--workers needs --out: several processes cannot write to standard output")
     stages.check_scorable(run, tuned=not zero_shot)
-    job = Job(run, table, keep_ids, not zero_shot, site, chunk_rows)
+    job = Job(run, table, keep_ids, not zero_shot, site, chunk_rows, allow_unknown)
     if output is None:
         write_to_stdout(job)
     else:
@@ -266,6 +274,7 @@ def evaluate(
     out_folder: Annotated[
         Path, typer.Option("--out", help="With --base: where predictions.jsonl and metrics.json go.")
     ] = Path("evaluation"),
+    allow_unknown: AllowUnknown = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge a run's predictions again and write metrics.json; or judge one of its checkpoints, or any adapter.
@@ -278,7 +287,7 @@ def evaluate(
 
     if base:
         config = _adapter_config(run, base, task, dataset, table, overrides or [])
-        _show_metrics(stages.evaluate_adapter(run, config, out_folder), as_json)
+        _show_metrics(stages.evaluate_adapter(run, config, out_folder, allow_unknown), as_json)
         _say(f"written: {out_folder}", as_json)
         return
     if overrides or task or dataset:
@@ -291,7 +300,7 @@ def evaluate(
             raise ConfigError("--table goes with --checkpoint; to score a new table use `cardiotune predict RUN TABLE`")
         _show_metrics(stages.evaluate(folder), as_json)
         return
-    target, result = stages.evaluate_checkpoint(folder, checkpoint, table)
+    target, result = stages.evaluate_checkpoint(folder, checkpoint, table, allow_unknown)
     _show_metrics(result, as_json)
     _say(f"written: {target}", as_json)
 
@@ -540,6 +549,7 @@ def recalibrate(
     method: Annotated[
         Literal["intercept", "logistic"], typer.Option(help="Shift all risks, or shift and stretch them.")
     ] = "intercept",
+    allow_unknown: AllowUnknown = False,
     as_json: AsJson = False,
 ) -> None:
     """Adapt a run's probabilities to a new site, and show them before and after.
@@ -548,7 +558,7 @@ def recalibrate(
     """
     from cardiotune import stages
 
-    file, judged = stages.recalibrate(stages.open_run(run), table, method)
+    file, judged = stages.recalibrate(stages.open_run(run), table, method, allow_unknown)
     if as_json:
         sys.stdout.write(json.dumps(judged, indent=2) + "\n")
     else:

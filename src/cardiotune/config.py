@@ -8,6 +8,8 @@ command line. Every problem is reported at once, before any data or model is tou
 import difflib
 import re
 import typing
+import unicodedata
+from collections import Counter
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -99,6 +101,16 @@ TYPE_OF_ROLE = {"time": "date", "target": "binary"} | dict.fromkeys(("id", "grou
 """Type of a column that names a role but no type."""
 
 
+def spelling(code: str) -> str:
+    """A code without what programs and people write differently: case, blanks, invisible signs, a `.0` behind a number.
+
+    `Yes`, ` YES` and `yes` are one, so are `1` and `1.0`; `01` is another code than `1`.
+    """
+    visible = (sign for sign in unicodedata.normalize("NFKC", code) if unicodedata.category(sign) != "Cf")
+    plain = " ".join("".join(visible).split()).casefold()
+    return re.sub(r"^([+-]?\d+)(?:\.0+|,00?)$", r"\1", plain)
+
+
 class Derive(Settings):
     """A column computed from others by a named function of `cardiotune.data.schema.DERIVED`."""
 
@@ -123,7 +135,8 @@ class Column(Settings):
     codes: dict[str, str] | None = None
     """What each stored code means, in words: `{1: woman, 2: man}`. A value that is not listed is out of range.
 
-    A binary column of 0 and 1 may also be written as true and false or as yes and no.
+    Case, blanks and a trailing `.0` make no other code, unless two of the codes differ in nothing else. A binary column of 0
+    and 1, or of yes and no, may be written in either way, or as true and false.
     """
     missing: list[str] = []
     """Codes that mean "missing", beside the empty cell, `NA`, `N/A`, `NaN`, `null` and `?` (unless `codes` lists it)."""
@@ -132,7 +145,8 @@ class Column(Settings):
     decimals: int | None = Field(None, ge=0, le=6)
     """Decimals in the text. Default: six significant digits, trailing zeros cut."""
     positive: list[str] | None = None
-    """Target only: the codes that count as an event. Default: `1`."""
+    """Target only: the codes that count as an event. Default: `1`. With more than one other code in the table, `codes` must
+    name all of them: what nobody has named is never taken for "no event"."""
     derive: Derive | None = None
     section: str | None = None
     """Part of the text that it belongs to, e.g. `bloods`; `serialize.leave_out` can leave such a part out."""
@@ -175,7 +189,8 @@ class Column(Settings):
             return []
         if not self.positive and set(self.codes) != {"0", "1"}:
             return ["positive: missing; say which of the codes count as an event"]
-        strange = sum(code not in self.codes for code in self.positive or [])
+        known = {spelling(code) for code in self.codes}
+        strange = sum(spelling(code) not in known for code in self.positive or [])
         return [f"positive: {strange} of its values are not in codes"] if strange else []
 
 
@@ -242,10 +257,12 @@ class DataConfig(Settings):
     """For a table without a header line."""
     max_rows: int | None = Field(None, ge=1)
     """A random sample of this many rows, stratified by the target. Default: all."""
-    out_of_range: Literal["exclude", "missing", "error"] = "exclude"
-    """What to do with a row that holds an implausible value: exclude the row, blank the value, or stop."""
-    duplicate_rows: Literal["exclude", "keep", "error"] = "exclude"
-    """Rows equal in every column of the dictionary, id included."""
+    out_of_range: Literal["missing", "exclude", "error"] = "missing"
+    """What to do with an implausible value or unknown code: blank it, as a table to be scored does; exclude its row, so that
+    the figures are of other patients than those that the model will see; or stop."""
+    duplicate_rows: Literal["by_id", "exclude", "keep", "error"] = "by_id"
+    """Rows equal in every column of the dictionary. `by_id`: left out where the id is equal too; without an id column they are
+    patients who are alike, and stay (copies beyond chance are said). `exclude`, `keep` and `error` do not ask for an id."""
     columns: dict[str, Column]
 
     @model_validator(mode="after")
@@ -279,7 +296,7 @@ class DataConfig(Settings):
                     problems.append(
                         f"data.columns.{name}.derive.inputs: {source} is {what}; expected a numeric or integer column"
                     )
-        twice = sorted({name for name in self.column_names or [] if (self.column_names or []).count(name) > 1})
+        twice = sorted(name for name, times in Counter(self.column_names or []).items() if times > 1)
         if twice:
             problems.append(f"data.column_names: {', '.join(twice)} stand twice")
         _raise_all(problems)
@@ -753,7 +770,7 @@ for _class in (_Loader, _Dumper):
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    twice = sorted(str(key) for key, times in Counter(keys).items() if times > 1)
     if twice:
         raise yaml.MarkedYAMLError(
             problem=f"key {', '.join(twice)} is given twice; keep one", problem_mark=node.start_mark

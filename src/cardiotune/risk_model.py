@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from cardiotune.config import Column, Config, compose, load_config
+from cardiotune.data.schema import DEFAULT_CODES, code_reader
 from cardiotune.data.table import cells_of
 from cardiotune.deployment.scorer import Array, Problem, RowScorer
 from cardiotune.errors import ConfigError, DataError
@@ -37,20 +38,24 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         config: str | Path | Mapping[str, Any] | Config | None = None,
         overrides: Sequence[str] = (),
         out: str | Path | None = None,
+        allow_unknown: bool = False,
     ) -> None:
         """`config`: an experiment, as file, shipped name, mapping or `Config`; `overrides`: `key.sub=value` on top.
 
-        `out`: where the run folder of a fit stays. Default: a temporary folder that goes with the model.
+        `out`: where the run folder of a fit stays. Default: a temporary folder that goes with the model. `allow_unknown`: rows
+        of which a column holds mostly unknown codes or values out of range are scored, those values being taken as missing;
+        otherwise they are a DataError.
         """
         self.config = config
         self.overrides = overrides
         self.out = out
+        self.allow_unknown = allow_unknown
 
     @classmethod
-    def load(cls, folder: str | Path, site: str | None = None) -> "RiskModel":
+    def load(cls, folder: str | Path, site: str | None = None, allow_unknown: bool = False) -> "RiskModel":
         """The model of a run folder or an export; `site` as `cardiotune recalibrate` named it. Errors as `RowScorer.load`."""
         scorer = RowScorer.load(folder, site)
-        model = cls(scorer.config)
+        model = cls(scorer.config, allow_unknown=allow_unknown)
         model._use(folder, scorer, site)
         return model
 
@@ -106,6 +111,7 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if not hasattr(self, "run_folder_"):
                 raise NotFittedError("RiskModel: not fitted yet; call fit, or open a run with RiskModel.load")
             self._use(self.run_folder_, RowScorer.load(self.run_folder_, self.site_))
+        self.scorer_.allow_unknown = self.allow_unknown
         return self.scorer_
 
     def _use(self, folder: str | Path, scorer: RowScorer, site: str | None = None) -> None:
@@ -129,8 +135,9 @@ def _coded(y: Any, target: Column, rows: int) -> list[str]:
     outcome = np.asarray(y)
     if outcome.shape != (rows,) or not np.isin(outcome, (0, 1)).all():
         raise DataError(f"y: expected {rows} outcomes of 0 and 1, one for each row of X; came: shape {outcome.shape}")
-    event = (target.positive or ["1"])[0]
-    other = next(code for code in (target.codes or {"0": "", "1": ""}) if code not in (target.positive or ["1"]))
+    read = code_reader(target)
+    positive = [read(code) for code in target.positive or ["1"]]
+    event, other = positive[0], next(code for code in target.codes or DEFAULT_CODES if code not in positive)
     return [event if value else other for value in outcome.tolist()]
 
 

@@ -115,6 +115,8 @@ def _told(exact: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
     for name in ("missing", "values_out_of_range"):
         if name in notes:
             notes[name] = tell_each(notes[name], hidden)
+    if equal := notes.get("equal_rows"):
+        notes["equal_rows"] = {**equal, "rows": told(equal["rows"])}
     if ukb := notes.get("ukb"):
         listed = {**ukb["withdrawals"], "listed": told(ukb["withdrawals"]["listed"])}
         notes["ukb"] = {**ukb, "withdrawals": listed}
@@ -394,7 +396,9 @@ def _tell_leaks(findings: list[dict[str, Any]]) -> None:
             log.warning("LEAK: %s", finding["text"])
 
 
-def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None = None) -> tuple[Path, dict[str, Any]]:
+def evaluate_checkpoint(
+    folder: RunFolder, checkpoint: Path, table: str | None = None, allow_unknown: bool = False
+) -> tuple[Path, dict[str, Any]]:
     """Judge the weights of a checkpoint on the run's own parts, or on another table that has the outcome.
 
     Leaves `predictions.jsonl` and `metrics.json` in `evaluations/<checkpoint>[-<table>]/`; returns that folder and the
@@ -418,7 +422,7 @@ def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None =
         rows, cohort, told_parts = _rows_to_tell(prepared, config.evaluation.parts)
         parts, texts = list(told_parts), [prepared.all_texts[row] for row in rows]
     else:
-        cohort = read_rows(table, config.data, config.evaluation.keep_row_ids).frame
+        cohort = read_rows(table, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
         parts, texts = ["test"] * cohort.height, serialize_rows(cohort, prepared.order, config.data, config.serialize)
     model = TunedModel(folder, config, prepared.order, checkpoint / "weights")
     logits = model.logits(prepared.texts_of(held) + texts)
@@ -438,7 +442,7 @@ def evaluate_checkpoint(folder: RunFolder, checkpoint: Path, table: str | None =
     return target.path, _judge(config, target, cohort)
 
 
-def evaluate_adapter(adapter: Path, config: Config, out: Path) -> dict[str, Any]:
+def evaluate_adapter(adapter: Path, config: Config, out: Path, allow_unknown: bool = False) -> dict[str, Any]:
     """Judge a PEFT adapter from elsewhere on a labelled table, all of which is taken as the test part.
 
     `config` says base model, task, and the table with its dictionary. Leaves `predictions.jsonl` and `metrics.json` in
@@ -450,7 +454,7 @@ def evaluate_adapter(adapter: Path, config: Config, out: Path) -> dict[str, Any]
 
     head = "classifier" if has_head(adapter) else "label_tokens"
     config = config.model_copy(update={"task": config.task.model_copy(update={"head": head})})
-    cohort = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids).frame
+    cohort = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
     scorer = scoring.LanguageScorer(config, find_weights(config.model), adapter, foreign=True)
     order = column_order(cohort, config.data, config.serialize)
     texts = serialize_rows(cohort, order, config.data, config.serialize)
@@ -628,7 +632,9 @@ def export(path: Path, to: Any, out: Path, precision: Any = "f16", check: bool =
     return exporting.export(folder, to, out, precision, prepared)
 
 
-def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[str, dict[str, float | None]]]:
+def recalibrate(
+    folder: RunFolder, table: str, method: Any, allow_unknown: bool = False
+) -> tuple[Path, dict[str, dict[str, float | None]]]:
     """Adapt the run's calibrated risks to a new site, whose table has the outcome.
 
     Leaves `sites/<table's name>.json`, which `score_table` applies. Returns that file, and log-loss, Brier score,
@@ -641,7 +647,7 @@ def recalibrate(folder: RunFolder, table: str, method: Any) -> tuple[Path, dict[
 
     _check_tuned(folder)
     config = _config(folder)
-    frame = read_rows(table, config.data).frame.filter(pl.col(EVENT).is_not_null())
+    frame = read_rows(table, config.data, allow_unknown=allow_unknown).frame.filter(pl.col(EVENT).is_not_null())
     y_true = frame[EVENT].to_numpy().astype(float)
     weight = frame[WEIGHT].to_numpy() if WEIGHT in frame.columns else None
     fewest = int(min(y_true.sum(), (1 - y_true).sum()))

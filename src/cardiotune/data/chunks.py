@@ -1,6 +1,5 @@
 """A table to be scored, of any size: found good as a whole first, then read a chunk of rows at a time."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ import polars as pl
 
 from cardiotune.config import DataConfig
 from cardiotune.data import schema
-from cardiotune.data.cohort import check_present, check_readable, counted, read_rows, row_ids, typed_rows
+from cardiotune.data.cohort import Tally, check_present, check_readable, read_rows, row_ids, typed_rows
 from cardiotune.data.table import (
     Layout,
     as_text,
@@ -31,8 +30,6 @@ from cardiotune.data.table import (
 )
 from cardiotune.errors import DataError
 from cardiotune.runs import row_key
-
-log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 16_384
 """Rows that are in memory at a time. A risk may differ in its last digits with the rows that it is computed beside, so
@@ -53,11 +50,18 @@ class TableChunks:
     """The rows of one table. CSV, JSONL and Parquet are read in pieces; a JSON list and an export of UK Biobank are not."""
 
     def __init__(
-        self, path: str, data: DataConfig, keep_row_ids: bool, chunks: list[Chunk] | None = None, rows: int = CHUNK_ROWS
+        self,
+        path: str,
+        data: DataConfig,
+        keep_row_ids: bool,
+        chunks: list[Chunk] | None = None,
+        rows: int = CHUNK_ROWS,
+        allow_unknown: bool = False,
     ) -> None:
         """`chunks`: where they are, if the table has been checked before.
 
-        Raises DataError, before a row is given out, when columns are absent or cells are not of their column's type.
+        Raises DataError, before a row is given out, when columns are absent, cells are not of their column's type or, without
+        `allow_unknown`, most values of a column in the whole table are unknown codes or out of range.
         """
         self.file = locate(path, folder=data.format == "ukb")
         # The layout of the training table (separator, header) need not be that of this one.
@@ -68,7 +72,7 @@ class TableChunks:
         self._open = ExitStack()
         self._stream: IO[bytes] | None = None
         if data.format == "ukb":
-            self._whole = read_rows(path, data, keep_row_ids).frame
+            self._whole = read_rows(path, data, keep_row_ids, allow_unknown).frame
         elif not is_parquet(self.file) and not is_json(self.file):
             self._layout = sniff(self.file, header=data.column_names)
         if data.format != "ukb":
@@ -79,7 +83,7 @@ class TableChunks:
             self._columns = [*needed, *([identity] if identity in present else [])]
             if not is_parquet(self.file) and not self._layout and is_json_list(self.file):
                 self._whole = read_cells(self.file, self._columns)
-        self.chunks = chunks if chunks is not None else self._checked(rows)
+        self.chunks = chunks if chunks is not None else self._checked(rows, allow_unknown)
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -108,13 +112,13 @@ class TableChunks:
     # -----------------------------------------------------------------------------------------------------------------
     # the file
 
-    def _checked(self, rows: int) -> list[Chunk]:
+    def _checked(self, rows: int, allow_unknown: bool) -> list[Chunk]:
         """All chunks, each looked at once."""
         if self.data.format == "ukb":
             return list(self._places(rows))
         chunks: list[Chunk] = []
         unreadable: Counter[str] = Counter()
-        outside: Counter[str] = Counter()
+        tally = Tally()
         first = 0
         for place in self._places(rows):
             cells = self._cells(replace(place, first=first) if self._in_bytes else place)
@@ -123,15 +127,13 @@ class TableChunks:
             readable = cells.with_columns(
                 pl.when(~rows_of).then(pl.col(name)).alias(name) for name, rows_of in bad.items()
             )
-            blanked = typed_rows(self.file, readable, self.data)[1]
-            outside.update({name: len(lines) for name, lines in blanked.items()})
+            tally.add(*typed_rows(self.file, readable, self.data))
             chunks.append(Chunk(first, cells.height, place.offset, place.size))
             first += cells.height
         check_readable(self.file, dict(unreadable), self.data)
         if first == 0:
             raise DataError(f"{self.file}: the table has a header but no rows")
-        if outside := Counter({name: count for name, count in outside.items() if count}):
-            log.warning("%s: values out of range are taken as missing: %s", self.file.name, counted(dict(outside)))
+        tally.check(self.file, self.data, allow_unknown)
         return chunks
 
     def _places(self, rows: int) -> Iterator[Chunk]:

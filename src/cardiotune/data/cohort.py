@@ -2,6 +2,8 @@
 
 import difflib
 import logging
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import polars as pl
 from sklearn.model_selection import train_test_split
 
 from cardiotune.config import DataConfig
-from cardiotune.data import schema
+from cardiotune.data import copies, schema
 from cardiotune.data.small_counts import HIDDEN, tell_flow, told
 from cardiotune.data.table import column_names, locate, read_cells, spoken
 from cardiotune.data.ukb import build as ukb
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 ROW_ID = "__row_id__"
 EVENT = "__event__"
 LINE = "__line__"
+FEWEST_NUMBERS = 3
+"""Numbers that a column must hold before most of them out of range are another unit, and not an unusual patient or two."""
 PART = "__part__"
 LEFT = "__left__"
 TIME, STATUS, WEIGHT = "__time__", "__status__", "__weight__"
@@ -69,6 +73,10 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
     file = locate(data.path, folder=data.format == "ukb")
     read = _read_files(data, keep_row_ids)
     blanked = read.blanked
+    if data.out_of_range == "missing":
+        tally = Tally()
+        tally.add(read.frame, blanked)
+        check_meant(file, tally.present, tally.outside, data, "or correct codes, range or type in data.columns")
     rows = _Exclusions(file, read.frame)
     notes: dict[str, Any] = {"columns_ignored": read.ignored, **read.notes}
     censored = None
@@ -85,13 +93,11 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
             rows.exclude(f"{name} out of range", ~rows.frame[LINE].is_in(list(lines)))
             if censored is not None:
                 censored = censored.filter(~pl.col(LINE).is_in(list(lines)))
-    else:
-        notes["values_out_of_range"] = {name: len(lines) for name, lines in blanked.items()}
-        if data.out_of_range == "error" and blanked:
-            raise DataError(
-                f"{file}: values out of range: {counted(notes['values_out_of_range'])}; "
-                "correct them, or set data.out_of_range to exclude or missing"
-            )
+    elif data.out_of_range == "error" and blanked:
+        raise DataError(
+            f"{file}: values out of range: {counted({name: len(lines) for name, lines in blanked.items()})}; "
+            "correct them, or set data.out_of_range to missing or exclude"
+        )
     _check_duplicates(rows, data)
     _check_missing(rows, data)
     _check_outcomes(rows, data)
@@ -101,6 +107,14 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
             censored = censored.sample(fraction=data.max_rows / rows.frame.height, seed=seed)
         rows.exclude(f"not in the random sample of data.max_rows = {data.max_rows}", pl.Series(drawn))
     notes["missing"] = {name: rows.frame[name].null_count() for name in data.features}
+    if data.out_of_range == "missing":
+        kept = {name: int(rows.frame[LINE].is_in(list(lines)).sum()) for name, lines in blanked.items()}
+        notes["values_out_of_range"] = {name: count for name, count in kept.items() if count}
+        if notes["values_out_of_range"]:
+            log.warning(
+                "%s: values out of range are taken as missing: %s", file.name, counted(notes["values_out_of_range"])
+            )
+    _note_equal_rows(rows, data, notes)
     for step in tell_flow(rows.flow)[1:]:
         log.info("excluded %s rows: %s", "some" if step["excluded"] == HIDDEN else step["excluded"], step["step"])
     return Cohort(rows.frame.drop(LINE), rows.flow, notes, None if censored is None else censored.drop(LINE))
@@ -157,10 +171,11 @@ class _Exclusions:
             raise DataError(f"{self.file}: no row is left after the exclusion: {step}")
 
 
-def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False) -> Cohort:
+def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False, allow_unknown: bool = False) -> Cohort:
     """Read a table to be scored: every row is kept.
 
-    An implausible value becomes a missing one and is counted; so is a missing feature value. The target may be absent.
+    An implausible value becomes a missing one and is counted; so is a missing feature value. The target may be absent. A
+    column of which most values would go that way is a DataError (`check_meant`), unless `allow_unknown`.
     """
     file = locate(path, folder=data.format == "ukb")
     # The layout of the training table (separator, header) need not be that of this one.
@@ -168,9 +183,9 @@ def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False) -> Cohort
     read = _read_rows(file, data, keep_row_ids, target_needed=False)
     frame = read.frame.with_columns(_events(read.frame, data))
     height = frame.height
-    outside = {name: len(lines) for name, lines in read.blanked.items()}
-    if outside:
-        log.warning("%s: values out of range are taken as missing: %s", file.name, counted(outside))
+    tally = Tally()
+    tally.add(frame, read.blanked)
+    outside = tally.check(file, data, allow_unknown)
     flow = [{"step": "rows in the table", "excluded": 0, "left": height}]
     if read.steps:
         frame = _only_known_outcomes(frame, flow)
@@ -196,6 +211,59 @@ def plausible_rows(values: list[pl.Series], data: DataConfig) -> tuple[pl.DataFr
     data = data.model_copy(update={"out_of_range": "missing"})
     frame, blanked = _plausible(pl.DataFrame(values).with_row_index(LINE), data)
     return frame.drop(LINE), blanked
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Of a table to be scored, read whole or in pieces: how many values a column has, and how many are out of range or unknown
+    codes."""
+
+    present: Counter[str] = field(default_factory=Counter)
+    outside: Counter[str] = field(default_factory=Counter)
+
+    def add(self, frame: pl.DataFrame, blanked: dict[str, set[int]]) -> None:
+        """Rows, and the lines whose values have been blanked, by column."""
+        for name in frame.columns:
+            strange = len(blanked.get(name, ()))
+            self.present[name] += frame.height - frame[name].null_count() + strange
+            if strange:
+                self.outside[name] += strange
+
+    def check(self, source: Path, data: DataConfig, allow_unknown: bool) -> dict[str, int]:
+        """Values out of range, by column, said in the log as columns without any value are. DataError as `check_meant`."""
+        if not allow_unknown:
+            check_meant(source, self.present, self.outside, data)
+        if self.outside:
+            log.warning("%s: values out of range are taken as missing: %s", source.name, counted(dict(self.outside)))
+        if empty := [name for name in data.inputs if not self.present[name]]:
+            log.warning("%s: no value in any row: %s; they count as not recorded", source.name, spoken(empty))
+        return dict(self.outside)
+
+
+def check_meant(
+    source: object,
+    present: Mapping[str, int],
+    outside: Mapping[str, int],
+    data: DataConfig,
+    remedy: str = "or let them count as missing with --allow-unknown (in Python, allow_unknown=True)",
+) -> None:
+    """DataError when half of a column's values or more are unknown codes or out of range: they were written another way.
+
+    Of two or fewer numbers this may be so by chance: those are only counted.
+    """
+    found = []
+    for name, strange in outside.items():
+        column = data.columns[name]
+        coded = bool(schema.codes_of(column))
+        if 2 * strange >= present[name] and (coded or present[name] >= FEWEST_NUMBERS):
+            kind = "are none of its codes" if coded else f"are not {schema.expected(column)}"
+            found.append(f"{name} ({told(strange)} of {told(present[name])} values {kind})")
+    if found:
+        more = f" and {len(found) - 20} more" if len(found) > 20 else ""
+        raise DataError(
+            f"{source}: columns whose values are not those of the data dictionary: {', '.join(found[:20])}{more}; are they in "
+            f"other codes or units? Write them as the dictionary does, {remedy}"
+        )
 
 
 def check_present(source: object, present: list[str], data: DataConfig) -> list[str]:
@@ -330,20 +398,14 @@ def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
     if name not in frame.columns:
         return pl.Series(EVENT, [None] * frame.height, pl.Int8)
     column = data.columns[name]
-    codes = frame[name].cast(pl.String).str.replace(r"\.0$", "")
-    positive = column.positive or ["1"]
-    present = codes.drop_nulls().n_unique()
-    known = list(column.codes or (positive if column.positive else schema.DEFAULT_CODES))
-    strange = int((~codes.drop_nulls().is_in(known)).sum()) if not column.positive or column.codes else 0
-    if strange or (present > 2 and not column.positive):
+    events, strange = schema.events(frame[name], column)
+    if strange or (frame[name].drop_nulls().n_unique() > 2 and not column.positive):
         raise DataError(
-            f"target {name}: expected 0 and 1, found {present} different values, {strange} rows outside the codes; "
-            f"name those that count as an event in data.columns.{name}.positive, and all of them in codes"
+            f"target {name}: expected 0 and 1, found {frame[name].drop_nulls().n_unique()} different values, {strange} rows "
+            f"outside the codes; name those that count as an event in data.columns.{name}.positive, all of them in codes, and "
+            "those that mean unknown in missing"
         )
-    others = codes.drop_nulls().filter(~codes.drop_nulls().is_in(positive)).n_unique()
-    if others > 1 and not column.codes:
-        log.warning("target %s: %d different values count as no event; name all in codes to check them", name, others)
-    return codes.is_in(positive).cast(pl.Int8).alias(EVENT)
+    return events.alias(EVENT)
 
 
 def row_ids(frame: pl.DataFrame, data: DataConfig, key: bytes | None, first: int = 0) -> pl.Series:
@@ -373,7 +435,7 @@ def _check_duplicates(rows: _Exclusions, data: DataConfig) -> None:
         raise DataError(
             f"{rows.file}: {int((~first).sum())} rows repeat an earlier row; remove them or set data.duplicate_rows"
         )
-    if data.duplicate_rows == "exclude":
+    if data.duplicate_rows == "exclude" or (data.duplicate_rows == "by_id" and name):
         rows.exclude("duplicate of an earlier row", first)
     for role in ("id", "group"):
         name = data.name_of(role)
@@ -387,6 +449,26 @@ def _check_duplicates(rows: _Exclusions, data: DataConfig) -> None:
             f"{rows.file}: {repeated} rows repeat an id of column {name} with other values; keep one row each, or, where "
             "a patient may have several rows, give the column role group"
         )
+
+
+def _note_equal_rows(rows: _Exclusions, data: DataConfig, notes: dict[str, Any]) -> None:
+    """Say how many rows equal an earlier one in all that matters, and whether chance explains it."""
+    patient = data.name_of("group")
+    keys = copies.column_keys(rows.frame, data.inputs, data)
+    equal = copies.equal_rows(keys, rows.frame[EVENT].to_numpy(), rows.frame[patient] if patient else None)
+    if not equal.rows:
+        return
+    notes["equal_rows"] = {"rows": equal.rows, "beyond_chance": equal.copied}
+    said = f"{rows.file.name}: {told(equal.rows)} rows equal an earlier one in every feature and the outcome"
+    if equal.copied:
+        log.warning(
+            "%s, more than chance explains: copies, or patients with several rows, fall in training and test alike, and the "
+            "figures are too good; remove them, name the patient's column (role id or group) or, if they are copies, set "
+            "data.duplicate_rows=exclude",
+            said,
+        )
+    else:
+        log.info("%s, as chance explains; they stay", said)
 
 
 def _check_missing(rows: _Exclusions, data: DataConfig) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import polars as pl
 
-from cardiotune.config import Column, read_yaml, shipped, to_yaml
+from cardiotune.config import Column, read_yaml, shipped, spelling, to_yaml
 from cardiotune.data import schema
+from cardiotune.data.small_counts import told
 from cardiotune.data.table import locate, read_cells, spoken
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.runs import write_text
@@ -59,7 +60,7 @@ def draft(table: str, target: str, out: Path, positive: list[str] | None = None,
         raise DataError(f"{file}: no column {target}; {hint}")
     known = _known_dictionary(cells.columns, target)
     columns, notes = _from_known(known, cells) if known and not positive else _from_cells(cells, target, positive)
-    _check_target(file, cells[target], target, columns[target])
+    notes += _check_target(file, cells[target], target, columns[target])
     write_text(files["dataset"], _dataset_yaml(file, columns))
     write_text(files["experiment"], _experiment_yaml(out, file, outcome or _outcome(known, target), cells.height))
     return Draft(files["dataset"], files["experiment"], notes)
@@ -96,7 +97,7 @@ def _from_cells(
     for name in cells.columns:
         if name == target:
             columns[name] = {"role": "target", "type": "binary"}
-            columns[name] |= {"positive": positive} if positive else _target_codes(cells[name])
+            columns[name] |= _named_events(cells[name], positive) if positive else _target_codes(cells[name])
             continue
         columns[name], why = _guess(cells[name], name)
         role = columns[name]["role"]
@@ -115,17 +116,66 @@ def _from_cells(
 
 def _target_codes(cells: pl.Series) -> dict[str, Any]:
     """0/1 needs nothing; two words need to know which is the event, and yes/no-like pairs tell."""
-    values = set(schema.parse(cells, Column(type="binary"))[0].drop_nulls().unique())
-    if values <= {"0", "1"}:
+    if _are_yes_or_no(cells):
         return {"codes": {"0": "no", "1": "yes"}}
+    spelled = _spellings(cells)
     for no, yes in (
         ("n", "y"),
         ("absent", "present"),
         ("negative", "positive"),
     ):
-        if {value.casefold() for value in values} == {no, yes}:
-            return {"positive": [value for value in values if value.casefold() == yes]}
+        if set(spelled) == {no, yes}:
+            words = [spelled[no][0], spelled[yes][0]]
+            return {"codes": dict(zip(words, words, strict=True)), "positive": words[1:]}
     return {}
+
+
+def _named_events(cells: pl.Series, positive: list[str]) -> dict[str, Any]:
+    """The outcome's codes, those that `positive` names being the events, each as the table spells it most often.
+
+    A rare other code beside a common one is not written, so a run asks what it means.
+    """
+    given = "--positive " + ",".join(positive)
+    named = set(map(spelling, positive))
+    if _are_yes_or_no(cells):
+        read = schema.code_reader(Column(type="binary"))
+        found = sorted({read(code) for code in positive})
+        if not {"0", "1"}.issuperset(found):
+            raise DataError(
+                f"{given}: {cells.name} holds yes and no (or 1 and 0) alone; name values that the table has"
+            )
+        return {"codes": {"0": "no", "1": "yes"}, "positive": found}
+    spelled = _spellings(cells)
+    if absent := [code for code in positive if spelling(code) not in spelled]:
+        raise DataError(f"{given}: no row of {cells.name} holds {', '.join(absent)}; name values that the table has")
+    meant = {schema.TRUTH.get(key, key) for key in named}
+    if twice := [key for key in spelled if key not in named and schema.TRUTH.get(key, key) in meant]:
+        raise DataError(
+            f"{given}: {cells.name} has the same said in {len(twice)} other ways (yes, true, 1; no, false, 0); name all of them"
+        )
+    others = [key for key in spelled if key not in named]
+    common = [key for key in others if len(others) == 1 or spelled[key][1] >= MIN_ROWS_A_CATEGORY]
+    codes = [spelled[key][0] for key in spelled if key in named or key in common]
+    kind = "binary" if len(spelled) == len(codes) == 2 else "categorical"
+    return {
+        "type": kind,
+        "codes": dict(zip(codes, codes, strict=True)),
+        "positive": [spelled[key][0] for key in spelled if key in named],
+    }
+
+
+def _are_yes_or_no(cells: pl.Series) -> bool:
+    return set(schema.parse(cells, Column(type="binary"))[0].drop_nulls().unique()) <= {"0", "1"}
+
+
+def _spellings(cells: pl.Series) -> dict[str, tuple[str, int]]:
+    """Plain spelling of a code -> how the table spells it most often, and in how many rows it stands in any way."""
+    text = schema.recorded(cells, Column(role="ignore", type="categorical")).drop_nulls().alias("code")
+    found: dict[str, tuple[str, int]] = {}
+    for code, rows in text.value_counts().sort(["count", "code"], descending=[True, False]).iter_rows():
+        first, before = found.get(spelling(code), (code, 0))
+        found[spelling(code)] = (first, before + rows)
+    return dict(sorted(found.items()))
 
 
 def _guess(cells: pl.Series, name: str) -> tuple[dict[str, Any], str]:
@@ -142,7 +192,7 @@ def _guess(cells: pl.Series, name: str) -> tuple[dict[str, Any], str]:
     numbers, unreadable = schema.parse(cells, Column(type="numeric"))
     if not unreadable and not present.str.contains(r"^0\d").any():  # 01234 is a code
         return _guess_number(numbers.drop_nulls(), distinct), ""
-    if set(schema.parse(cells, Column(type="binary"))[0].drop_nulls().unique()) <= {"0", "1"}:
+    if _are_yes_or_no(cells):
         return {"role": "feature", "type": "binary", "codes": {"0": "no", "1": "yes"}}, ""
     if not schema.parse(cells, Column(type="date"))[1]:
         return {"role": "feature", "type": "date"}, "a date: what happened after the outcome must not be among them"
@@ -150,10 +200,12 @@ def _guess(cells: pl.Series, name: str) -> tuple[dict[str, Any], str]:
         if distinct == len(present) and not present.str.contains(" ").any():
             return {"role": "ignore", "type": "text"}, "another value in every row, so it looks like an identifier"
         return {"role": "feature", "type": "text"}, "free text that goes into the prompt: ignore it if it holds names"
-    counts = present.value_counts()
-    codes = sorted(counts.filter(pl.col("count") >= MIN_ROWS_A_CATEGORY)[present.name])
+    spelled = _spellings(cells).values()
+    codes = sorted(code for code, rows in spelled if rows >= MIN_ROWS_A_CATEGORY)
     listed = {"codes": {code: code for code in codes}} if len(codes) == distinct else {}
-    return {"role": "feature", "type": "categorical", **listed}, ""
+    several = distinct < schema.recorded(cells, Column(type="categorical")).drop_nulls().n_unique()
+    why = "codes that differ only in case or blanks are one" if several else ""
+    return {"role": "feature", "type": "categorical", **listed}, why
 
 
 def _identity(name: str, distinct: int, present: int, rows: int) -> tuple[dict[str, Any], str]:
@@ -174,24 +226,35 @@ def _guess_number(numbers: pl.Series, distinct: int) -> dict[str, Any]:
     return {"role": "feature", "type": "integer" if whole else "numeric"}
 
 
-def _check_target(file: Path, cells: pl.Series, target: str, entry: dict[str, Any]) -> None:
-    """Two outcomes, or a rule that makes two of them."""
-    values = schema.parse(cells, Column.model_validate({**entry, "type": "binary", "codes": None}))[0].drop_nulls()
+def _check_target(file: Path, cells: pl.Series, target: str, entry: dict[str, Any]) -> list[str]:
+    """Two outcomes, or a rule that makes two of them; a note of how many rows have which."""
+    column = Column.model_validate(entry)
+    values = schema.parse(cells, column)[0].drop_nulls()
     distinct = values.n_unique()
-    if entry.get("positive"):
-        events = int(values.is_in(entry["positive"]).sum())
-        if events in (0, len(values)):
+    if not entry.get("positive"):
+        if distinct < 2:
+            raise DataError(f"{file}: target {target} has {distinct} different values; expected two outcomes")
+        if distinct > 2 or not set(values.unique()) <= {"0", "1"}:
             raise DataError(
-                f"{file}: with --positive {','.join(entry['positive'])} all rows of {target} have one outcome"
+                f"{file}: target {target} has {distinct} different values, expected 0 and 1; "
+                "say which values count as an event with --positive A,B"
             )
-        return
-    if distinct < 2:
-        raise DataError(f"{file}: target {target} has {distinct} different values; expected two outcomes")
-    if distinct > 2 or not set(values.unique()) <= {"0", "1"}:
-        raise DataError(
-            f"{file}: target {target} has {distinct} different values, expected 0 and 1; "
-            "say which values count as an event with --positive A,B"
+    events, strange = schema.events(values, column)
+    happened = int(events.sum())
+    if happened in (0, len(values)):
+        raise DataError(f"{file}: with --positive {','.join(entry['positive'])} all rows of {target} have one outcome")
+    no_event = [code for code in schema.known_codes(column) if code not in (column.positive or ["1"])]
+    notes = [
+        f"{target}: {told(happened)} rows with the event ({', '.join(column.positive or ['1'])}), "
+        f"{told(len(values) - happened - strange)} without ({', '.join(no_event)}), "
+        f"{told(len(cells) - len(values))} unknown"
+    ]
+    if strange:
+        notes.append(
+            f"{target}: {told(strange)} rows hold rare values that are not written here; name each in codes (and positive) "
+            "or, if it means unknown, in missing: a run stops until then"
         )
+    return notes
 
 
 def _outcome(known: str | None, target: str) -> str:

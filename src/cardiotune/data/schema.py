@@ -5,6 +5,7 @@ One rule a column: the same rule reads the training table, a table to be scored 
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, timedelta
 from decimal import Decimal
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import polars as pl
 
-from cardiotune.config import CODED, Column, DataConfig, Derive
+from cardiotune.config import CODED, Column, DataConfig, Derive, spelling
 
 MISSING = ("", "na", "nan", "n/a", "null", "?")
 """Cells that mean "missing" in every column, in any case, spaces around them ignored."""
@@ -44,8 +45,10 @@ def unreadable(cells: pl.Series, column: Column) -> pl.Series:
 def read(cells: pl.Series, column: Column) -> tuple[pl.Series, pl.Series]:
     """Cells as text -> what was recorded, null where nothing was; and typed values, null where it could not be read either."""
     text = recorded(cells, column)
-    if column.role == "text" or column.type == "text" or column.type in CODED:
-        return text, _zero_or_one(text, column) if column.type == "binary" else text
+    if column.role == "text" or column.type == "text":
+        return text, text
+    if column.type in CODED:
+        return text, coded(text, column)
     return text, _dates(text) if column.type == "date" else _numbers(text)
 
 
@@ -57,21 +60,85 @@ def recorded(cells: pl.Series, column: Column) -> pl.Series:
     if column.type != "text":
         text = text.str.replace(r"^([+-]?\d+)\.0+$", "$1")
     # A code that the dictionary names has a meaning, so it is not a missing one.
-    marks = set(MISSING) - {code.casefold() for code in column.codes or {}}
-    missing = marks | {re.sub(r"^([+-]?\d+)\.0+$", r"\1", code.strip()).casefold() for code in column.missing}
-    text = pl.select(pl.when(~text.str.to_lowercase().is_in(list(missing))).then(text)).to_series().alias(cells.name)
+    marks = set(MISSING) - {spelling(code) for code in column.codes or {}}
+    missing = marks | {spelling(code) for code in column.missing}
+    spelled = _replaced(text, spelling) if column.type in CODED else text.str.to_lowercase()
+    text = pl.select(pl.when(~spelled.is_in(list(missing))).then(text)).to_series().alias(cells.name)
     if column.type == "text" or column.type in CODED:
         text = text.str.replace_all(r"\s+", " ")
     return text
 
 
-def _zero_or_one(text: pl.Series, column: Column) -> pl.Series:
-    """True/false and yes/no as 1/0, unless the dictionary names them."""
-    if column.codes and set(column.codes) != {"0", "1"}:
-        return text
-    named = {*DEFAULT_CODES, *(column.positive or [])}
-    code = text.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.String)
-    return text.zip_with(code.is_null() | text.is_in(list(named)), code)
+def coded(text: pl.Series, column: Column) -> pl.Series:
+    """Codes as the dictionary spells them; one that it does not know stays as it is."""
+    return _replaced(text, code_reader(column))
+
+
+def code_reader(column: Column) -> Callable[[str], str]:
+    """The rule by which a cell, a code of `positive` or one that a client sends is a code of the dictionary.
+
+    An exact code first; then the one that is spelled alike (`config.spelling`), if there is one such alone; then, of a binary
+    column, the one that means yes or no. Anything else is returned as it came or, where a feature names no codes and so takes
+    any, in its plain spelling: `Never` and `never` are one category.
+    """
+    known = known_codes(column)
+    keys = Counter(map(spelling, known))
+    alike = {spelling(code): code for code in known if keys[spelling(code)] == 1}
+    meant = {truth: code for code in reversed(known) if (truth := _truth(spelling(code)))}
+    both = column.type == "binary" and len(meant) == 2
+    free = column.role == "feature" and not known
+
+    def read(cell: str) -> str:
+        if cell in known:
+            return cell
+        key = spelling(cell)
+        if key in alike:
+            return alike[key]
+        if both and (truth := _truth(key)):
+            return meant[truth]
+        return key if free else cell
+
+    return read
+
+
+def known_codes(column: Column) -> list[str]:
+    """The codes that the dictionary names; of a binary column without, those of `positive` and, for what they do not mean, 0
+    and 1."""
+    if column.codes:
+        return list(column.codes)
+    named = list(column.positive or [])
+    if column.type == "binary":
+        meant = {_truth(spelling(code)) for code in named}
+        named += [code for code in DEFAULT_CODES if code not in meant]
+    return named
+
+
+def _truth(key: str) -> str | None:
+    return TRUTH.get(key, key if key in DEFAULT_CODES else None)
+
+
+def _replaced(text: pl.Series, change: Callable[[str], str]) -> pl.Series:
+    """Each text changed; every different one once."""
+    others = {cell: new for cell in text.drop_nulls().unique() if (new := change(cell)) != cell}
+    return text.replace(list(others), list(others.values())) if others else text
+
+
+def events(values: pl.Series, column: Column) -> tuple[pl.Series, int]:
+    """Typed values of the target -> 1 (event), 0 (none) or null; and how many rows hold a code that nobody has named.
+
+    Unnamed are codes that `codes` does not list; of a binary column of yes and no, all others; and where only `positive`
+    names codes, all others if they are of more than one kind.
+    """
+    read = code_reader(column)
+    codes = _replaced(values.cast(pl.String).str.replace(r"\.0$", ""), read)
+    positive = [read(code) for code in column.positive or ["1"]]
+    others = codes.drop_nulls().filter(~codes.drop_nulls().is_in(positive))
+    yes_or_no = column.type == "binary" and all(_truth(spelling(code)) for code in column.positive or [])
+    if column.codes or not column.positive or yes_or_no:
+        strange = int((~others.is_in(known_codes(column) or list(DEFAULT_CODES))).sum())
+    else:
+        strange = len(others) if others.n_unique() > 1 else 0
+    return codes.is_in(positive).cast(pl.Int8), strange
 
 
 def _numbers(text: pl.Series) -> pl.Series:

@@ -44,6 +44,8 @@ class Job:
     tuned: bool = True
     site: str | None = None
     chunk_rows: int = CHUNK_ROWS
+    allow_unknown: bool = False
+    """Score a table of which a column holds mostly unknown codes or values out of range."""
 
     @property
     def config(self) -> Config:
@@ -52,7 +54,7 @@ class Job:
 
     def chunks(self, known: list[Chunk] | None = None) -> TableChunks:
         """The table's rows."""
-        return TableChunks(self.table, self.config.data, self.keep_ids, known, self.chunk_rows)
+        return TableChunks(self.table, self.config.data, self.keep_ids, known, self.chunk_rows, self.allow_unknown)
 
     def scorer(self) -> RowScorer:
         """The model."""
@@ -163,7 +165,7 @@ def _rank() -> tuple[int, int]:
 
 
 def _launch(job: Job, out: Path, workers: int) -> None:
-    options = [("--keep-ids", job.keep_ids), ("--zero-shot", not job.tuned)]
+    options = [("--keep-ids", job.keep_ids), ("--zero-shot", not job.tuned), ("--allow-unknown", job.allow_unknown)]
     named = [name for name, chosen in options if chosen] + (["--site", job.site] if job.site else [])
     named += ["--chunk-rows", str(job.chunk_rows)]
     config = job.config.model_copy(update={"launch": LaunchConfig(processes=workers)})

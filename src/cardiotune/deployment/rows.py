@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
 
-from cardiotune.config import CODED, NUMBERS, Column, DataConfig
+from cardiotune.config import CODED, NUMBERS, Column, DataConfig, spelling
 from cardiotune.data.cohort import needed_columns
-from cardiotune.data.schema import TRUTH, codes_of, expected, label
+from cardiotune.data.schema import code_reader, codes_of, expected, label
 
 LONGEST_TEXT = 20_000
 LONGEST_CODE = 200
@@ -93,7 +93,7 @@ def _cell(column: Column) -> Any:
         schema, check = {"type": "string", "format": "date"}, _day
     elif column.type in CODED and codes_of(column):
         codes = [*codes_of(column), *column.missing]
-        schema, check = {"enum": [*codes, *_spellings(codes)]}, _code(codes, column.type == "binary")
+        schema, check = {"enum": [*codes, *_spellings(codes)]}, _code(column)
     else:
         longest = LONGEST_TEXT if column.type == "text" else LONGEST_CODE
         schema, check = {"type": "string", "minLength": 1, "maxLength": longest}, _text(longest)
@@ -135,18 +135,19 @@ def _spellings(codes: list[str]) -> list[int]:
     return [int(code) for code in codes if re.fullmatch(r"0|-?[1-9]\d{0,8}", code)]
 
 
-def _code(codes: list[str], binary: bool) -> Any:
-    """A code as text or as a number; of a binary column also yes, no, true and false, where its codes are 0 and 1."""
-    truth = {word: code for word, code in TRUTH.items() if binary and {"0", "1"} <= set(codes) and word not in codes}
+def _code(column: Column) -> Any:
+    """A code as text or as a number, as `code_reader` reads it; or one that means missing."""
+    read, codes = code_reader(column), codes_of(column)
+    missing = {spelling(code): code for code in column.missing}
 
     def check(value: Any) -> str:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        word = str(value).strip() if isinstance(value, str | int) else ""
-        word = truth.get(word.lower(), word)
-        if word not in codes:
+        came = str(value).strip() if isinstance(value, str | int) else ""
+        code = missing.get(spelling(came), read(came))
+        if code not in codes and code not in column.missing:
             raise ValueError("not one of the codes")
-        return word
+        return code
 
     return check
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cardiotune import __version__
 from cardiotune.config import Column, Config, load_resolved, suggest
 from cardiotune.data import schema
-from cardiotune.data.cohort import check_present, needed_columns, plausible_rows, typed_rows
+from cardiotune.data.cohort import Tally, check_meant, check_present, needed_columns, plausible_rows, typed_rows
 from cardiotune.data.prepare import read_order
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.table import cells_of
@@ -70,11 +70,14 @@ class RowScorer:
 
     Rows are a polars or pandas frame, an Arrow table or a list of `{column: value}`, with the columns of `schema`; others are
     passed over. An implausible value counts as a missing one, as it does in `predict`; `check_rows` tells which they are.
-    Methods raise DataError for absent columns and for cells that are not of their column's type.
+    Methods raise DataError for absent columns, for cells that are not of their column's type and, but with `allow_unknown`, for
+    a column of which most values are unknown codes or out of range; `check_rows` and `check_and_score` tell each instead.
     """
 
     classes_ = np.array([0, 1])
     """No event, event: the columns of `predict_proba`."""
+    allow_unknown = False
+    """Score rows of which a column holds mostly unknown codes or values out of range, as missing ones."""
 
     def __init__(
         self,
@@ -231,7 +234,12 @@ class RowScorer:
         return serialize_rows(frame, self.order, self.config.data, self.config.serialize)
 
     def _typed(self, rows: Any) -> pl.DataFrame:
-        return typed_rows("rows", self._cells(rows), self.config.data)[0]
+        frame, blanked = typed_rows("rows", self._cells(rows), self.config.data)
+        if not self.allow_unknown:
+            tally = Tally()
+            tally.add(frame, blanked)
+            check_meant("rows", tally.present, tally.outside, self.config.data)
+        return frame
 
     def _cells(self, rows: Any) -> pl.DataFrame:
         """Text cells. In rows of `{column: value}` an absent key is an empty cell, but one that nobody knows is an error."""

@@ -10,7 +10,6 @@ The kinds of leak follow Kapoor & Narayanan, Patterns 2023;4:100804.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from scipy import stats
 from cardiotune.config import NUMBERS, DataConfig
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID, needed_columns
+from cardiotune.data.copies import Keys, column_keys, equal_rows, exceeds, expected_pairs, pairs_of, total
 from cardiotune.data.split import PARTS, Parts, shared_between
 from cardiotune.data.table import locate, read_cells
 from cardiotune.evaluation import near_copies
@@ -30,7 +30,6 @@ from cardiotune.evaluation.metrics import auroc
 Severity = Literal["leak", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("leak", "warning", "note")
 Events = NDArray[np.int_]
-Keys = NDArray[np.uint64]
 
 TEXT = "__text__"
 FEW = 20
@@ -39,15 +38,10 @@ SINGLE_AUROC = 0.95
 """No one column of a patient comes near: systolic pressure alone has 0.75 on the cardio table."""
 PERFECT_AUROC = 0.99
 """Above it no clinical outcome is predicted honestly; the ceiling of a table that is not known."""
-TOLERANCE = 2.0
-"""So many times the expected number of equal rows is still taken for chance. The estimate was 0.9 to 1.3 times the truth
-on the cardio table and on generated ones, and less exact where columns depend on each other."""
 TWIN_SHARE = 0.01
 """A smaller share of test rows with a copy in training moves no metric by more than it."""
 SHUFFLED_ROWS = 20_000
 """Rows, at most, on which models are fitted to shuffled labels; drawn by distinct rows, so that copies stay together."""
-WORDS = 256
-"""Words of a ready text that are compared one by one; those after them count as one."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ def ceiling_of(columns: Iterable[str]) -> Ceiling | None:
 def audit_raw(data: DataConfig) -> list[Finding]:
     """Audit the table as it is stored, before exclusions hide what is wrong with it; the files that `read_cohort` takes.
 
-    A table that was oversampled loses its exact copies, and its made-up rows with half years, on the way to a cohort;
+    A table that was oversampled may lose its exact copies on the way to a cohort, and its half years become missing there;
     that it was is worth knowing. Nothing here is a leak yet: whether such rows reach the parts, `audit_table` tells.
     """
     names = [name for name in needed_columns(data)]
@@ -134,11 +128,11 @@ def audit_raw(data: DataConfig) -> list[Finding]:
     )
     target = str(data.name_of("target"))
     column = data.columns[target]
-    codes = schema.parse(cells[target], column)[0].cast(pl.String)
-    cells = cells.filter(codes.is_not_null())
-    events = codes.drop_nulls().is_in(column.positive or ["1"]).to_numpy().astype(int)
+    outcomes, _ = schema.events(schema.parse(cells[target], column)[0], column)
+    cells = cells.filter(outcomes.is_not_null())
+    events = outcomes.drop_nulls().to_numpy().astype(int)
     inputs = [name for name in names if data.columns[name].role in ("feature", "text") or _is_source(name, data)]
-    rows = _distinct_values(cells, inputs, data)
+    rows = column_keys(cells, inputs, data)
     numbers = [name for name in inputs if data.columns[name].type not in ("text", "date")]
     values = cells.select(pl.col(numbers).cast(pl.Float64, strict=False))
     zeros = [n for n in numbers if data.columns[n].type in NUMBERS and _excludes_zero(n, data)]
@@ -161,14 +155,15 @@ def audit_table(
     in `cardiotune.data.split`, texts (rows,) what the model reads. `known_ceiling` is the AUROC that no honest model
     exceeds on this table; by default that of the public table with these columns, else `PERFECT_AUROC`.
     """
-    rows = _distinct_values(frame, data.inputs, data)
+    rows = column_keys(frame, data.inputs, data)
     numbers = frame.select(name for name in data.features if data.columns[name].type in NUMBERS)
-    copies, twins = _twins(rows, events, parts)
+    patient = data.name_of("group")
+    copies, twins = _twins(rows, events, parts, frame[patient] if patient else None)
     return [
         *_shared_ids(frame, parts, data),
         *twins,
         *_same_texts(texts, parts),
-        *_near_copies(frame, events, parts, data, _total(rows), seed),
+        *_near_copies(frame, events, parts, data, total(rows), seed),
         *_oversampled(rows, events, parts),
         *_made_up(numbers, events, parts),
         *_conflicts(texts, events),
@@ -177,7 +172,7 @@ def audit_table(
         *_zeros(numbers, events),
         *_missing_by(frame, events, parts, data),
         *_unique_rows(rows),
-        *_quick_models(frame, events, parts, texts, data, seed, known_ceiling, _total(rows) if copies else None),
+        *_quick_models(frame, events, parts, texts, data, seed, known_ceiling, total(rows) if copies else None),
     ]
 
 
@@ -229,27 +224,31 @@ def _shared_ids(frame: pl.DataFrame, parts: Parts, data: DataConfig) -> list[Fin
     return found
 
 
-def _twins(columns: list[Keys], events: Events, parts: Parts) -> tuple[bool, list[Finding]]:
+def _twins(columns: list[Keys], events: Events, parts: Parts, groups: pl.Series | None) -> tuple[bool, list[Finding]]:
     """Rows of equal features in two parts, and whether there are more equal rows than chance explains.
 
     People who are alike are no leak; the same person twice, or a repeated row, is. So equal rows are judged by how many
-    pairs of them `_expected_pairs` lets one expect.
+    pairs of them chance explains, and by whether they come in the same order again (`cardiotune.data.copies`).
     """
-    keys = _total(columns)
-    shared = shared_between(keys, parts)
-    pairs, expected = _pairs(keys), _expected_pairs(columns, events)
-    copies = _exceeds(pairs, expected)
+    shared = shared_between(total(columns), parts)
+    equal = equal_rows(columns, events, groups)
+    copies = equal.copied
     if not any(shared.values()):
         return copies, []
-    excess = max(0.0, 1 - expected / pairs) if copies else 0.0
     tested = shared["test_in_train"] + shared["test_in_validation"]
-    share = excess * tested / max(1, int((parts == "test").sum()))
+    share = equal.excess * tested / max(1, int((parts == "test").sum())) if copies else 0.0
     severity: Severity = "leak" if share >= TWIN_SHARE else "warning" if copies else "note"
-    numbers = {**shared, "pairs": pairs, "pairs_expected_by_chance": round(expected, 1)}
-    told = "far more than chance explains: rows were copied" if copies else "as many as chance explains"
+    numbers = {**shared, "pairs": equal.pairs, "pairs_expected_by_chance": round(equal.expected, 1)}
+    told = "as many as chance explains"
+    if exceeds(equal.pairs, equal.expected):
+        told = "far more than chance explains: rows were copied"
+    elif copies:
+        numbers |= {"rows_in_repeated_blocks": equal.in_blocks, "times": equal.times}
+        told = "no more than chance explains, but they come in blocks, or all of them equally often: rows were copied"
     text = (
         f"{shared['test_in_train']} test rows and {shared['validation_in_train']} validation rows equal a training row in "
-        f"every feature; the table has {pairs} pairs of equal rows, {expected:.0f} are expected by chance, so they are {told}"
+        f"every feature; the table has {equal.pairs} pairs of equal rows, {equal.expected:.0f} are expected by chance, so "
+        f"they are {told}"
     )
     return copies, [Finding("equal_rows", severity, text, numbers)]
 
@@ -267,12 +266,12 @@ def _oversampled(columns: list[Keys], events: Events, parts: Parts | None) -> li
     Done before the split, it puts copies of test rows into training: on 4,240 Framingham rows it lifts a random forest
     from 0.68 to 0.99. Within the training part it is a choice, which only shifts the probabilities.
     """
-    keys, found = _total(columns), []
+    keys, found = total(columns), []
     repeated = {y: 1 - len(np.unique(keys[events == y])) / max(1, int((events == y).sum())) for y in (0, 1)}
     for outcome, called in ((1, "events"), (0, "non-events")):
         own = events == outcome
-        pairs, expected = _pairs(keys[own]), _expected_pairs([c[own] for c in columns], None)
-        if not (_exceeds(pairs, expected) and repeated[outcome] > max(0.05, 3 * repeated[1 - outcome])):
+        pairs, expected = pairs_of(keys[own]), expected_pairs([c[own] for c in columns], None)
+        if not (exceeds(pairs, expected) and repeated[outcome] > max(0.05, 3 * repeated[1 - outcome])):
             continue
         shared = shared_between(keys[own], parts[own]) if parts is not None else {}
         numbers = {"repeated_among_events": repeated[1], "repeated_among_others": repeated[0], **shared}
@@ -348,67 +347,6 @@ def _near_copies(
         return [Finding("near_copies", "note", f"{text}; nothing says that they lie across the parts", numbers)]
     text += f"; about {share:.0%} of the validation and test rows have theirs in training"
     return [Finding("near_copies", "leak" if share >= TWIN_SHARE else "warning", text, numbers)]
-
-
-def _expected_pairs(columns: list[Keys], events: Events | None) -> float:
-    """How many pairs of rows are expected to be equal in every column by chance: the largest of three estimates.
-
-    1. From near misses, which copies do not add to: with D_j the pairs that differ in column j alone and D_jk those that
-       differ in both j and k alone, D_j / D_jk are the odds of agreeing in k, so D_j D_k / D_jk pairs agree in all
-       (log-linear model without a j-k interaction). Taken over the columns that near misses differ in most.
-    2. Independent columns: the product of each column's share of equal pairs.
-    3. From the outcome: copies agree in it. A share d of pairs that do not, against 2p(1 - p) of any two rows, leaves at
-       least d / 2p(1 - p) of the pairs to chance.
-    """
-    rows, keys = len(columns[0]), _total(columns)
-    pairs = _pairs(keys)
-    if not pairs:
-        return 0.0
-    without = np.array([_pairs(keys - column) for column in columns])
-    missed = without - pairs
-    top = np.argsort(-missed, kind="stable")[:5]
-    estimates = [0.0]
-    for j, k in combinations(top, 2):
-        both = _pairs(keys - columns[j] - columns[k]) - without[j] - without[k] + pairs
-        if both >= 5:
-            estimates.append(missed[j] * missed[k] / both)
-    everyone = rows * (rows - 1) / 2
-    estimates.append(everyone * float(np.prod([_pairs(column) / everyone for column in columns])))
-    if events is not None:
-        agreeing = sum(_pairs(keys[events == outcome]) for outcome in (0, 1))
-        anyone = 2 * events.mean() * (1 - events.mean())
-        estimates.append((pairs - agreeing) / max(anyone, 1e-9))
-    return float(max(estimates))
-
-
-def _exceeds(pairs: int, expected: float) -> bool:
-    return pairs > TOLERANCE * expected + 4 * float(np.sqrt(expected)) + 3
-
-
-def _pairs(keys: Keys) -> int:
-    """Pairs of rows with the same key."""
-    counts = np.unique(keys, return_counts=True)[1]
-    return int((counts * (counts - 1) // 2).sum())
-
-
-def _distinct_values(frame: pl.DataFrame, names: Sequence[str], data: DataConfig) -> list[Keys]:
-    """A hash of every cell, (rows,) a column; of a ready text, of each word. A missing value equals a missing value.
-
-    Hashes of different columns are independent, so their sum (modulo 2**64) is a key of the row, and a column leaves the
-    key by subtraction.
-    """
-    columns = []
-    for name in names:
-        if data.columns[name].role == "text":
-            words = frame[name].fill_null("").str.splitn(" ", WORDS).struct.unnest()
-            columns += [words[word] for word in words.columns if words[word].n_unique() > 1]
-        else:
-            columns.append(frame[name])
-    return [column.hash(seed=place).to_numpy() for place, column in enumerate(columns)] or [_hash([""] * frame.height)]
-
-
-def _total(columns: list[Keys]) -> Keys:
-    return np.asarray(np.sum(columns, axis=0, dtype=np.uint64))
 
 
 def _hash(texts: Sequence[str]) -> Keys:
@@ -581,7 +519,7 @@ def _missing_by(frame: pl.DataFrame, events: Events, parts: Parts, data: DataCon
 
 def _unique_rows(columns: list[Keys]) -> list[Finding]:
     """Rows that no other row equals (k = 1): who knows a patient's findings can find the row."""
-    counts = np.unique(_total(columns), return_counts=True)[1]
+    counts = np.unique(total(columns), return_counts=True)[1]
     alone, rows = int((counts == 1).sum()), int(counts.sum())
     text = f"{alone} of {rows} rows ({alone / rows:.0%}) are unique in their features, so pseudonyms do not hide them"
     return [Finding("unique_rows", "note", text, {"rows": alone, "share": alone / rows})]

@@ -31,6 +31,12 @@ OUT_OF_RANGE = {
     "missing": "an implausible value is taken as missing",
     "error": "an implausible value stops the run",
 }
+DUPLICATES = {
+    "by_id": "rows that repeat an id and all its values are left out; equal rows without an id stay",
+    "exclude": "rows equal to an earlier one are left out",
+    "keep": "equal rows stay",
+    "error": "equal rows stop the run",
+}
 MISSING = {"say": 'written as "not recorded" in the text', "omit": "left out of the text"}
 QUANTIZED = {"none": "not quantized", "nf4": "in 4 bits (NF4)", "int8": "in 8 bits"}
 
@@ -152,7 +158,7 @@ def _about_data(record: Record) -> dict[str, str]:
         if cohort.get("flow")
         else "",
         "checks": f"types, codes and plausible ranges checked by a data dictionary: {OUT_OF_RANGE[data.out_of_range]}; "
-        f"duplicate rows: {data.duplicate_rows}",
+        f"{DUPLICATES[data.duplicate_rows]}",
         "outcome": f"{config.task.outcome}, yes or no, from column {data.name_of('target')}",
         "predictors": f"{len(units)} columns: {', '.join(units)}",
         "predictor_choice": "all feature columns of the data dictionary; the run selects none by its relation to the outcome",

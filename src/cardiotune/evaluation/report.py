@@ -509,9 +509,15 @@ def _cohort(found: dict[str, Any], table1: dict[str, Any]) -> dict[str, Any]:
         ", ".join(f"{name} ({written(count)})" for name, count in notes.get(key, {}).items() if count)
         for key in ("missing", "values_out_of_range")
     )
+    equal = notes.get("equal_rows")
+    chance = "more than chance explains: copies, or patients with several rows"
     lines = {
         "Missing values": missing,
         "Values out of range, taken as missing": outside,
+        "Rows that equal an earlier one in every feature and the outcome": f"{equal['rows']} ("
+        f"{chance if equal['beyond_chance'] else 'as many as chance explains; they stay'})"
+        if equal
+        else "",
         "Columns of the table that were not used": ", ".join(notes.get("columns_ignored", [])),
     }
     return {
