@@ -26,7 +26,7 @@ from cardiotune.data.cohort import read_cohort
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.data.split import overlap, split_cohort
 from cardiotune.runs import RunFolder, write_json
-from cardiotune.training.model import build_encoder, load_tokenizer
+from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import find_weights
 
 EXPERIMENT = "cardio_published"
@@ -67,7 +67,7 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
     with clock.step("count what parts share"):
         overlap(cohort, parts, texts, data)
     with clock.step("load the tokenizer"):
-        encoder = build_encoder(config, load_tokenizer(weights))
+        encoder = build_encoder(config, weights)
     with clock.step("tokens"):
         made = encoder.prompts(texts)
     with clock.step("write the cache"):

@@ -29,7 +29,7 @@ from cardiotune import stages
 from cardiotune.config import Config, load_config, to_yaml
 from cardiotune.errors import CardioTuneError
 from cardiotune.runs import write_json
-from cardiotune.training.model import build_encoder, load_tokenizer
+from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import find_weights
 
 FULL = {
@@ -99,7 +99,7 @@ def _written(tokens: int, share: float, rows: int, folder: Path, overrides: list
     tree["task"]["instruction"] = long_instruction(config, weights, round(tokens * share))
     file.write_text(to_yaml(tree))
     config = load_config(file, overrides)
-    encoder = build_encoder(config, load_tokenizer(weights))
+    encoder = build_encoder(config, weights)
     body = max(1, tokens - len(encoder.prefix) - len(encoder.suffix))
     texts = _random_texts(encoder.tokenizer, body, rows)
     pl.DataFrame({"text": texts, "outcome": [row % 2 for row in range(rows)]}).write_ndjson(folder / "texts.jsonl")
@@ -124,7 +124,7 @@ def by_prompt(tokens: int, share: float, rows: int, folder: Path, overrides: lis
     config = _written(tokens, share, rows, folder, overrides)
     run, prepared = stages.prepare(config, overwrite=True)
     weights = find_weights(config.model)
-    encoder = build_encoder(config, load_tokenizer(weights))
+    encoder = build_encoder(config, weights)
     lengths = [len(prompt) for prompt in encoder.encode(prepared.texts)]
     batch_rows = config.train.batch_size * config.train.gradient_accumulation
     job = job_of(config, weights, folder, steps=1 + BLOCK_STEPS) | {"run": str(run.path)}

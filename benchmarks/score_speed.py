@@ -23,7 +23,7 @@ from benchmarks import speed
 from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.data.prepare import read_prepared
-from cardiotune.training.model import build_encoder, computes_in_bfloat16, load_tokenizer
+from cardiotune.training.model import build_encoder, computes_in_bfloat16
 from cardiotune.training.weights import find_weights
 
 CONTENDERS = ["ours", "trainer", "trainer_bfloat16", "ours_bfloat16", "trainer_autocast", "sft_bfloat16"]
@@ -75,7 +75,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
 
         # --- the rows ------------------------------------------------------------------------------------------------
         texts = prepared.texts_of(prepared.rows("test"))
-        encoder = build_encoder(config, load_tokenizer(weights))
+        encoder = build_encoder(config, weights)
         prompts = encoder.encode(texts)
         own_rows = given.rows or (2048 if given.quick else len(texts))
         reference_rows = given.reference_rows or (64 if given.quick else 256)

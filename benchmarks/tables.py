@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 
 from cardiotune.config import Config
-from cardiotune.training.model import build_encoder, load_tokenizer
+from cardiotune.data.serialize import shared_pieces
+from cardiotune.data.tokens import PromptEncoder
+from cardiotune.training.model import load_tokenizer
 
 GUIDELINE = """
 Cardiovascular disease here means coronary artery disease, heart failure, stroke or peripheral arterial disease that a
@@ -81,6 +83,6 @@ def long_instruction(config: Config, weights: Path, tokens: int) -> str:
     while True:
         text = " ".join([*guideline, own])
         task = config.task.model_copy(update={"instruction": text})
-        if len(build_encoder(config.model_copy(update={"task": task}), tokenizer).prefix) >= tokens:
+        if len(PromptEncoder(tokenizer, shared_pieces(task), config.model.prompt, tokens).prefix) >= tokens:
             return text
         guideline.append(next(words))

@@ -16,7 +16,7 @@ from benchmarks import speed
 from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.errors import ConfigError
-from cardiotune.training.model import build_encoder, load_tokenizer
+from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import find_weights
 
 CONTENDERS = ["ours", "trainer", "trainer_bfloat16", "sft_bfloat16", "trainer_autocast"]
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         ]
         config = load_config(given.experiment, [*overrides, *sized])
         run_folder, prepared = stages.prepare(config)
-        encoder = build_encoder(config, load_tokenizer(weights))
+        encoder = build_encoder(config, weights)
         prompts = encoder.encode(prepared.texts_of(prepared.rows("train")))
         batches = [prompts[first : first + batch_rows] for first in range(0, len(prompts), batch_rows)]
 

@@ -22,7 +22,7 @@ from cardiotune.config import load_config
 from cardiotune.data.prepare import read_prepared
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, RunError
-from cardiotune.training.model import build_encoder, load_tokenizer
+from cardiotune.training.model import build_encoder
 from conftest import toy_config
 from serving import serving, train_toy_run
 
@@ -60,7 +60,7 @@ def test_a_long_instruction_has_the_asked_tokens_and_ends_with_the_own(toy_model
     text = long_instruction(config, toy_model, 300)
     lengthened = config.model_copy(update={"task": config.task.model_copy(update={"instruction": text})})
     longest_word = 30  # tokens: the toy tokenizer knows few words
-    assert 300 <= len(build_encoder(lengthened, load_tokenizer(toy_model)).prefix) < 300 + longest_word
+    assert 300 <= len(build_encoder(lengthened, toy_model).prefix) < 300 + longest_word
     assert text.endswith(config.task.instruction)
     assert long_instruction(config, toy_model, 1) == config.task.instruction
     assert "{" not in GUIDELINE, "it would be read as a place to fill in"
@@ -91,7 +91,7 @@ def test_flop_are_counted_from_the_linear_layers(toy_model: Path) -> None:
 
 
 def test_shared_tokens_count_once_in_a_batch(toy_model: Path) -> None:
-    encoder = build_encoder(toy_config(toy_model), load_tokenizer(toy_model))
+    encoder = build_encoder(toy_config(toy_model), toy_model)
     facts = speed.token_facts(encoder, [[[1, 2, 3], [1, 2, 4]], [[1, 2, 3]]])
     assert (facts["median"], facts["mean"], facts["distinct_per_row"]) == (3, 3, pytest.approx(7 / 3, abs=0.01))
 

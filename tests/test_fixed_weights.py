@@ -13,8 +13,8 @@ from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextMLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from cardiotune.evaluation.predict import LanguageScorer
+from cardiotune.training.families import FAMILIES, tree_families
 from cardiotune.training.fixed_weights import fix_weights
-from cardiotune.training.heads import TREE_FAMILIES
 from cardiotune.training.lean import slim
 from cardiotune.training.model import computes_in_bfloat16
 from cardiotune.training.packing import lay_out
@@ -27,7 +27,7 @@ needs_bfloat16 = pytest.mark.skipif(not computes_in_bfloat16(torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: build_toy_model(tmp_path_factory.mktemp(family), family) for family in TREE_FAMILIES}
+    return {family: build_toy_model(tmp_path_factory.mktemp(family), family) for family in tree_families()}
 
 
 def changed(network: nn.Module, kind: str) -> list[bool]:
@@ -41,7 +41,7 @@ def logits(network: nn.Module, layout: Any = "tree") -> torch.Tensor:
 
 
 @needs_x86
-@pytest.mark.parametrize("family", TREE_FAMILIES)
+@pytest.mark.parametrize("family", tree_families())
 @pytest.mark.parametrize("layout", ["tree", "padded"])
 @pytest.mark.parametrize("method", [{"kind": "lora", "r": 4}, {"kind": "full"}], ids=["lora", "full"])
 def test_logits_are_those_of_the_plain_layers(
@@ -52,7 +52,7 @@ def test_logits_are_those_of_the_plain_layers(
         network.model.merge_adapter()  # type: ignore[operator]
     before = logits(network, layout)
     slim(network)
-    fix_weights(network.trunk)
+    fix_weights(network.trunk, network.family.gated)
     linear = [module for module in network.trunk.modules() if type(module) is nn.Linear]
     assert sum(module.weight.is_mkldnn for module in linear) >= 7
     assert all(changed(network.trunk, "MLP"))
@@ -66,7 +66,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_layers_are(folders: d
     exact = logits(plain_network(folders[family], kind="full").eval())
     network = plain_network(folders[family], torch.bfloat16, kind="full").eval()
     plain = logits(network)
-    fix_weights(network.trunk)
+    fix_weights(network.trunk, network.family.gated)
     assert all(changed(network.trunk, "MLP"))
     assert 0 < (logits(network) - exact).norm() <= 1.5 * (plain - exact).norm()
 
@@ -77,7 +77,7 @@ def test_an_adapter_that_is_not_summed_in_keeps_its_layer(folders: dict[str, Pat
     network = plain_network(folders["llama"], r=4).eval()
     before = logits(network)
     slim(network)
-    fix_weights(network.trunk)
+    fix_weights(network.trunk, network.family.gated)
     assert not any(changed(network.trunk, "MLP"))
     assert not any(module.weight.is_mkldnn for module in network.trunk.modules() if type(module) is nn.Linear)
     torch.testing.assert_close(logits(network), before, rtol=1e-5, atol=1e-5)
@@ -95,7 +95,7 @@ def test_biases_and_unknown_activations_are_right(bias: bool, activation: str, g
     layer, x = LlamaMLP(config), torch.randn(3, 5, 8)
     with torch.inference_mode():
         before = layer(x)
-        fix_weights(layer)
+        fix_weights(layer, type(layer).__name__)
         assert all(part.weight.is_mkldnn for part in layer.modules() if type(part) is nn.Linear)
         assert changed(layer, "MLP") == [gated]
         torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-6)
@@ -111,7 +111,7 @@ def test_a_feed_forward_network_that_does_more_is_left_alone() -> None:
     layer, x = Gemma3nTextMLP(config), torch.randn(3, 5, 8)
     with torch.inference_mode():
         before = layer(x)
-        fix_weights(layer)
+        fix_weights(layer, FAMILIES["llama"].gated)
         assert changed(layer, "MLP") == [False] and all(changed(layer, "Linear"))
         torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-6)
         assert not torch.allclose(
@@ -122,11 +122,11 @@ def test_a_feed_forward_network_that_does_more_is_left_alone() -> None:
 def test_without_a_kernel_nothing_changes(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     network = plain_network(folders["llama"], kind="full").eval()
-    fix_weights(network.trunk)
+    fix_weights(network.trunk, network.family.gated)
     assert not any(changed(network.trunk, "Linear")) and not any(changed(network.trunk, "MLP"))
     half = plain_network(folders["llama"], torch.float16, kind="full").eval()
     monkeypatch.undo()
-    fix_weights(half.trunk)
+    fix_weights(half.trunk, half.family.gated)
     assert not any(changed(half.trunk, "Linear"))
 
 

@@ -15,7 +15,7 @@ from cardiotune import stages
 from cardiotune.cli import app
 from cardiotune.config import load_config
 from cardiotune.errors import ConfigError
-from cardiotune.training.model import build_encoder, load_tokenizer
+from cardiotune.training.model import build_encoder
 from conftest import TOY_COLUMNS, build_toy_table, write_toy_experiment
 
 
@@ -68,7 +68,7 @@ def test_a_sequence_classification_adapter_brings_its_head(files: Path, toy_mode
     stock.save_pretrained(files / "stock")
     found = evaluate(files, files / "stock")["y_prob"]
     config = load_config(write_toy_experiment(files, toy_model), [f"data.path={files / 'other.csv'}"])
-    prompts = build_encoder(config, load_tokenizer(toy_model)).encode(stages.read_prepared(config).texts)
+    prompts = build_encoder(config, toy_model).encode(stages.read_prepared(config).texts)
     with torch.no_grad():
         scores = torch.cat([stock(input_ids=torch.tensor([prompt])).logits for prompt in prompts])
     expected = scores.softmax(1)[:, 1] if classes == 2 else scores.sigmoid()[:, 0]

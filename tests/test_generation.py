@@ -184,7 +184,7 @@ def gemma() -> tuple[LabelTokenNetwork, Any]:
     except ModelError as error:
         pytest.skip(str(error))
     config = load_config("statlog_heart")
-    encoder = building.build_encoder(config, building.load_tokenizer(folder))
+    encoder = building.build_encoder(config, folder)
     base = building.load_base(folder, config, torch.float32, CPU)
     return LabelTokenNetwork(base, encoder.label_tokens("Yes", "No")).eval(), encoder
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from cardiotune.evaluation.predict import LanguageScorer
-from cardiotune.training.heads import TREE_FAMILIES, LabelTokenNetwork, RiskNetwork
+from cardiotune.training.families import tree_families
+from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.last_layer import compute_what_is_read
-from cardiotune.training.lean import NORM_PLUS_ONE, slim
-from cardiotune.training.model import _adapt, _unfreeze, build_encoder, load_base, load_tokenizer, read, set_up
+from cardiotune.training.lean import slim
+from cardiotune.training.model import _adapt, _unfreeze, build_encoder, load_base, read, set_up
 from cardiotune.training.packing import lay_out
 from conftest import build_toy_model, toy_config
 
@@ -21,7 +22,7 @@ PROMPTS = [[1, 7, 8, 9, 5], [1, 7, 8, 3], [1, 7, 8, 9, 5, 4, 4], [1, 2], [1, 7, 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {family: build_toy_model(tmp_path_factory.mktemp(family), family) for family in TREE_FAMILIES}
+    return {family: build_toy_model(tmp_path_factory.mktemp(family), family) for family in tree_families()}
 
 
 def plain_network(folder: Path, dtype: torch.dtype = torch.float32, **method: Any) -> RiskNetwork:
@@ -30,8 +31,8 @@ def plain_network(folder: Path, dtype: torch.dtype = torch.float32, **method: An
     attention = "eager" if "gemma2" in folder.name else "sdpa"
     config = toy_config(folder, method=method, model={"name": "toy", "path": str(folder), "attention": attention})
     base = load_base(folder, config, dtype, CPU)
-    adapted = _unfreeze(base) if method.get("kind") == "full" else _adapt(base, config)
-    network = read(adapted, config, build_encoder(config, load_tokenizer(folder)))
+    adapted = _unfreeze(base, "label_tokens") if method.get("kind") == "full" else _adapt(base, config)
+    network = read(adapted, config, build_encoder(config, folder))
     for name, weight in network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
@@ -54,7 +55,7 @@ def assert_same(before: Any, after: Any, relative: float) -> None:
         assert (after[1][name] - gradient).norm() <= relative * gradient.norm(), name
 
 
-@pytest.mark.parametrize("family", TREE_FAMILIES)
+@pytest.mark.parametrize("family", tree_families())
 @pytest.mark.parametrize("method", [{"kind": "lora", "r": 4}, {"kind": "full"}], ids=["lora", "full"])
 def test_logits_and_gradients_are_those_of_the_plain_layers(
     folders: dict[str, Path], family: str, method: dict[str, Any]
@@ -105,7 +106,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_layers_are(folders: d
     assert 0 < error(lean[1]) <= 1.25 * error(plain[1])
 
 
-@pytest.mark.parametrize("family", TREE_FAMILIES)
+@pytest.mark.parametrize("family", tree_families())
 def test_a_norm_in_bfloat16_rounds_where_the_plain_one_does(folders: dict[str, Path], family: str) -> None:
     network = plain_network(folders[family], torch.bfloat16, r=4)
     norm: Any = next(module for name, module in network.named_modules() if name.endswith("layers.0.input_layernorm"))
@@ -167,7 +168,7 @@ def test_new_tensors_are_not_filled_in_deterministic_mode() -> None:
 def test_scoring_uses_the_lean_norms(folders: dict[str, Path]) -> None:
     scorer = LanguageScorer(toy_config(folders["gemma3_text"]), folders["gemma3_text"], None)
     before = scorer.logits(["age 50", "age 61"])
-    norms = [m for m in scorer.network.modules() if type(m).__name__ in NORM_PLUS_ONE]
+    norms = [m for m in scorer.network.modules() if type(m).__name__ == scorer.network.family.norm]
     assert norms and all("forward" in vars(norm) for norm in norms)
     for norm in norms:
         del norm.forward

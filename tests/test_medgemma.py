@@ -134,7 +134,7 @@ def config(checkpoint: Path, table: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def encoder(config: Config, checkpoint: Path) -> PromptEncoder:
-    return build_encoder(config, load_tokenizer(checkpoint))
+    return build_encoder(config, checkpoint)
 
 
 @pytest.fixture(scope="module")

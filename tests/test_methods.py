@@ -13,7 +13,7 @@ from cardiotune.config import Config
 from cardiotune.errors import ModelError
 from cardiotune.evaluation.predict import LanguageScorer
 from cardiotune.training.heads import trunk_of
-from cardiotune.training.model import HEAD_FILE, build, build_encoder, load_base, load_tokenizer
+from cardiotune.training.model import HEAD_FILE, build, build_encoder, load_base
 from conftest import build_toy_encoder, build_toy_model, build_toy_table, toy_config
 
 CPU = torch.device("cpu")
@@ -221,4 +221,4 @@ def test_a_head_is_never_made_afresh(folders: dict[str, Path], tmp_path: Path) -
 
 
 def _encoder(config: Config, folder: Path) -> Any:
-    return build_encoder(config, load_tokenizer(folder))
+    return build_encoder(config, folder)

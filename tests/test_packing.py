@@ -11,7 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from cardiotune.data.tokens import LabelTokens
-from cardiotune.training.heads import TREE_FAMILIES, LabelTokenNetwork, RiskNetwork, _say_why_padded
+from cardiotune.training.families import tree_families
+from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork, _say_why_padded
 from cardiotune.training.model import load_base
 from cardiotune.training.packing import BLOCK, ROUND, Layout, by_token_budget, lay_out, shared_length
 from conftest import build_toy_encoder, build_toy_model, toy_config
@@ -30,13 +31,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabelTokenNetw
         config = toy_config(folder, model={"name": "toy", "path": str(folder), "attention": attention})
         return LabelTokenNetwork(load_base(folder, config, torch.float32, torch.device("cpu")), LabelTokens(5, 6))
 
-    return {f: load(f, "eager" if f == "gemma2" else "sdpa") for f in TREE_FAMILIES} | {
+    return {f: load(f, "eager" if f == "gemma2" else "sdpa") for f in tree_families()} | {
         "llama eager": load("llama", "eager"),
         "gemma3_text eager": load("gemma3_text", "eager"),
     }
 
 
-@pytest.mark.parametrize("family", [*TREE_FAMILIES, "llama eager", "gemma3_text eager"])
+@pytest.mark.parametrize("family", [*tree_families(), "llama eager", "gemma3_text eager"])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompts=PROMPTS)
 def test_tree_and_padded_layouts_give_the_same_logits(
@@ -74,7 +75,7 @@ def assert_same(
         assert (tree[1][name] - gradient).norm() <= 1e-5 * gradient.norm() + noise * whole, name
 
 
-@pytest.mark.parametrize("family", TREE_FAMILIES)
+@pytest.mark.parametrize("family", tree_families())
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompts=PROMPTS)
 @example(prompts=LONG)
@@ -85,14 +86,14 @@ def test_tree_and_padded_layouts_give_the_same_loss_and_gradients(
     assert_same(*(loss_and_gradients(model, prompts, layout) for layout in LAYOUTS), noise=1e-7)
 
 
-@pytest.mark.parametrize("family", TREE_FAMILIES)
+@pytest.mark.parametrize("family", tree_families())
 def test_tree_and_padded_layouts_give_the_same_gradients(family: str, models: dict[str, LabelTokenNetwork]) -> None:
     """Where none of them is zero."""
     prompts = [[1, 7, 8, 9, 5], [1, 7, 8, 3], [1, 7, 8, 9, 5, 4, 4], [1, 2], [1, 7, 8, 3]]
     assert_same(*(loss_and_gradients(models[family], prompts, layout) for layout in LAYOUTS))
 
 
-@pytest.mark.parametrize("family", TREE_FAMILIES)
+@pytest.mark.parametrize("family", tree_families())
 def test_with_gradient_checkpointing_too(family: str, models: dict[str, LabelTokenNetwork]) -> None:
     model = models[family]
     plain = loss_and_gradients(model, LONG, "padded")

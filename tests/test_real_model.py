@@ -33,7 +33,7 @@ def weights_of(name: str) -> Path:
 def loaded(request: pytest.FixtureRequest) -> tuple[Path, LabelTokenNetwork, PromptEncoder]:
     folder = weights_of(request.param)
     config = load_config("statlog_heart", [f"use.model={request.param}"])
-    encoder = building.build_encoder(config, building.load_tokenizer(folder))
+    encoder = building.build_encoder(config, folder)
     base = building.load_base(folder, config, torch.float32, CPU)
     return folder, LabelTokenNetwork(base, encoder.label_tokens("Yes", "No")), encoder
 

@@ -16,7 +16,7 @@ from cardiotune.runs import RunFolder
 from cardiotune.training.checkpoint import check_probe, check_same_weights, record_probe, trained_state, verify
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import balance, mean_log_loss
-from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer, load_tuned
+from cardiotune.training.model import build, build_encoder, load_base, load_tuned
 from cardiotune.training.packing import Rows, lay_out
 from cardiotune.training.train import learning_rate_factor, score, train
 from conftest import toy_config
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def build_network(config: Config) -> RiskNetwork:
     torch.manual_seed(0)
     folder = Path(str(config.model.path))
-    return build(load_base(folder, config, torch.float32, CPU), config, build_encoder(config, load_tokenizer(folder)))
+    return build(load_base(folder, config, torch.float32, CPU), config, build_encoder(config, folder))
 
 
 def build_rows(rows: int, seed: int) -> Rows:
@@ -139,7 +139,7 @@ def test_what_is_saved_loads_to_the_same_logits(toy_model: Path, tmp_path: Path)
     run_training(config, tmp_path, network)
     verify(tmp_path / "adapter")
     check_same_weights(network, trained_state(network), tmp_path / "adapter")
-    encoder = build_encoder(config, load_tokenizer(toy_model))
+    encoder = build_encoder(config, toy_model)
     again = load_tuned(toy_model, tmp_path / "adapter", config, encoder, torch.float32, CPU)
     prompts = list(build_rows(8, 9).prompts)
     np.testing.assert_allclose(scored(again, prompts), scored(network, prompts), atol=1e-6)
@@ -165,7 +165,7 @@ def test_changed_damaged_foreign_or_absent_weights_are_refused(toy_model: Path, 
 
     config = toy_config(toy_model, train={"max_steps": 1})
     run_training(config, tmp_path)
-    folder, encoder = tmp_path / "adapter", build_encoder(config, load_tokenizer(toy_model))
+    folder, encoder = tmp_path / "adapter", build_encoder(config, toy_model)
     file = folder / "adapter_model.safetensors"
     whole = file.read_bytes()
 

@@ -18,7 +18,7 @@ from cardiotune.errors import ConfigError, ModelError, RunError
 from cardiotune.runs import RunFolder
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import balance
-from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer
+from cardiotune.training.model import build, build_encoder, load_base
 from cardiotune.training.packing import Layout, Rows, lay_out, lay_out_rows
 from cardiotune.training.train import train
 from cardiotune.training.trunk import FrozenTrunk, forget, over_frozen_trunk
@@ -31,9 +31,7 @@ PROMPTS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=40), min_siz
 def network_of(config: Config) -> RiskNetwork:
     torch.manual_seed(0)
     folder = Path(str(config.model.path))
-    network = build(
-        load_base(folder, config, torch.float32, CPU), config, build_encoder(config, load_tokenizer(folder))
-    )
+    network = build(load_base(folder, config, torch.float32, CPU), config, build_encoder(config, folder))
     for name, weight in network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)

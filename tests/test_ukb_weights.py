@@ -15,7 +15,7 @@ from cardiotune.data.cohort import WEIGHT
 from cardiotune.evaluation.baselines import BASELINES
 from cardiotune.runs import RunFolder
 from cardiotune.training.loss import balance
-from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer
+from cardiotune.training.model import build, build_encoder, load_base
 from cardiotune.training.train import Rows, train, validation_metrics
 from conftest import toy_config
 
@@ -28,7 +28,7 @@ def first_loss(toy_model: Path, folder: Path, weights: np.ndarray | None) -> flo
     config = toy_config(toy_model, train={"max_steps": 1})
     torch.manual_seed(0)
     base = load_base(toy_model, config, torch.float32, torch.device("cpu"))
-    network = build(base, config, build_encoder(config, load_tokenizer(toy_model)))
+    network = build(base, config, build_encoder(config, toy_model))
     draw = np.random.default_rng(0)
     events = np.arange(16) % 2
     prompts = [[1, 10, 50 + event, *draw.integers(60, 90, 3).tolist()] for event in events]

@@ -43,6 +43,20 @@ class Rule:
     reason: str
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """One cell of the table for scoring."""
+
+    dtype: str
+    device: str = "cuda"
+    family: str = "other"
+
+
+GEMMA_OVERFLOWS = "Gemma's activations overflow float16 (transformers #39972); use bfloat16 or float32"
+SCORE_RULES: tuple[tuple[Callable[[Scoring], bool], str], ...] = (
+    (lambda c: c.dtype == "float16" and c.family.startswith("gemma"), GEMMA_OVERFLOWS),
+    (lambda c: c.dtype == "float16" and c.device == "cpu", "float16 is for a GPU; on a CPU use float32 or bfloat16"),
+)
 RULES = (
     Rule(
         lambda c: c.family == "bert" and c.head == "label_tokens",
@@ -56,13 +70,10 @@ RULES = (
         lambda c: c.method == "lora_top" and c.stage != "none",
         "DeepSpeed spreads weights of which lora_top trains few; use plain data parallelism",
     ),
+    Rule(lambda c: c.dtype == "float16" and c.family.startswith("gemma"), GEMMA_OVERFLOWS),
     Rule(
-        lambda c: c.dtype == "float16" and c.family.startswith("gemma"),
-        "Gemma's activations overflow float16 (transformers #39972); use bfloat16 or float32",
-    ),
-    Rule(
-        lambda c: c.dtype == "float16" and c.method == "full",
-        "full fine-tuning in float16 needs loss scaling, which this recipe does not have; use bfloat16 or float32",
+        lambda c: c.dtype == "float16",
+        "training in float16 needs loss scaling, which this recipe does not have; use bfloat16 or float32",
     ),
     Rule(
         lambda c: c.method in ("qlora", "lora_8bit") and c.stage.startswith("zero3"),
@@ -75,6 +86,11 @@ RULES = (
 def refusals(choice: Choice) -> list[str]:
     """Reasons why this combination is refused; empty when it works."""
     return [rule.reason for rule in RULES if rule.applies(choice)]
+
+
+def score_refusals(scoring: Scoring) -> list[str]:
+    """Reasons why scoring so is refused; empty when it works."""
+    return [reason for applies, reason in SCORE_RULES if applies(scoring)]
 
 
 def family_of(name: str, kind: str) -> str:
@@ -110,6 +126,12 @@ def table() -> str:
         for method, head, dtype in product(METHODS, HEADS, DTYPES):
             cells = [_cell(Choice(method, head, stage, dtype, family)) for stage in STAGES]
             lines.append(f"| {method} | {head} | {dtype} | " + " | ".join(cells) + " |")
+    lines += ["", "## Scoring", "", "By `model.score_dtype`; `auto` is float32 on a CPU, else as for training.", ""]
+    lines += ["| family | dtype | CPU | GPU |", "|---|---|---|---|"]
+    for (family, title), dtype in product(FAMILIES.items(), DTYPES):
+        reasons = [score_refusals(Scoring(dtype, device, family)) for device in ("cpu", "cuda")]
+        told = ["refused: " + "; ".join(found) if found else "works" for found in reasons]
+        lines.append(f"| {title} | {dtype} | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
 
 

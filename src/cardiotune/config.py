@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cardiotune.compatibility import Choice, family_of, refusals
+from cardiotune.compatibility import Choice, Scoring, family_of, refusals, score_refusals
 from cardiotune.errors import ConfigError
 
 GROUPS = {
@@ -695,8 +695,11 @@ class Config(Settings):
         prompted = {"zero_shot", "few_shot", "free_generation"} & set(self.comparators)
         if self.model.family == "encoder" and prompted:
             problems.append(f"models: {', '.join(sorted(prompted))} needs a decoder; {self.model.name} is an encoder")
+        if self.needs_llm:
+            scored_in = self.model.dtype if self.model.score_dtype == "auto" else self.model.score_dtype
+            problems += score_refusals(Scoring(scored_in, family=self.choice.family))
         if "tuned" in self.comparators:
-            problems += refusals(self.choice)
+            problems += [reason for reason in refusals(self.choice) if reason not in problems]
         elif "stacked" in self.comparators:
             problems.append("models: stacked stands on the tuned model; add tuned")
         _raise_all(problems)

@@ -27,10 +27,11 @@ from cardiotune.data.small_counts import HIDDEN, tell_each, tell_flow, tell_part
 from cardiotune.data.split import PARTS, Parts, counts, overlap
 from cardiotune.data.table import locate
 from cardiotune.data.tokens import TokenRows
-from cardiotune.errors import ConfigError, DataError, InterruptedRunError, ModelError
+from cardiotune.errors import ConfigError, DataError, InterruptedRunError, ModelError, PromptsTooLongError
 from cardiotune.runs import RunFolder
 
 if TYPE_CHECKING:
+    from cardiotune.data.tokens import PromptEncoder
     from cardiotune.evaluation.tuned import TunedModel
 
 log = logging.getLogger(__name__)
@@ -133,9 +134,9 @@ def _told(exact: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
 def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str, int], TokenRows]:
     """How long the prompts are, and they; raises when one is over the limit or the labels do not fit the tokenizer."""
     from cardiotune.evaluation.risks import examples
-    from cardiotune.training.model import build_encoder, load_tokenizer
+    from cardiotune.training.model import build_encoder
 
-    encoder = build_encoder(config, load_tokenizer(weights))
+    encoder = build_encoder(config, weights)
     if config.model.family == "decoder" and {*config.comparators} & {
         "zero_shot",
         "few_shot",
@@ -145,7 +146,12 @@ def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str
         encoder.label_tokens(config.task.positive_label, config.task.negative_label)
     rows = encoder.prompts(prepared.all_texts)
     if "few_shot" in config.comparators:
-        encoder.with_examples(examples(config, prepared)).prompts(rows[:1])
+        shown = encoder.with_examples(examples(config, prepared))
+        shown.prompts(prepared.all_texts if encoder.whole else rows)
+    if "free_generation" in config.comparators:
+        encoder.prompts(rows, room=config.task.max_new_tokens)
+    if "tuned" in config.comparators:
+        _check_probe_fits(config, prepared.order, encoder)
     facts = {
         "shortest": int(rows.lengths.min()),
         "median": int(np.median(rows.lengths)),
@@ -154,6 +160,16 @@ def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str
         "limit": config.serialize.max_tokens,
     }
     return facts, rows
+
+
+def _check_probe_fits(config: Config, order: list[str], encoder: "PromptEncoder") -> None:
+    """PromptsTooLongError when the synthetic sample, by which a saved model is known again, is too long for the model."""
+    from cardiotune.evaluation.tuned import probe_texts
+
+    try:
+        encoder.prompts(probe_texts(config, order))
+    except PromptsTooLongError as error:
+        raise PromptsTooLongError(f"the synthetic sample that a run is checked by: {error}") from None
 
 
 def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = False) -> None:
@@ -190,8 +206,7 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     device = building.set_up(config.train.threads)
     join(config)
     dtype = building.train_dtype(config.model, device)
-    tokenizer = building.load_tokenizer(weights)
-    encoder = building.build_encoder(config, tokenizer)
+    encoder = building.build_encoder(config, weights)
     rows = {part: prepared.rows(part) for part in ("train", "validation")}
     tokens, weigh = run_tokens(folder, prepared.all_texts, encoder, weights), prepared.cohort.weights
     encoded = {
@@ -208,7 +223,7 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
     kept = torch.float32 if config.method.kind == "full" else dtype
     network = building.build(building.load_base(weights, config, kept, device), config, encoder)
     log.info("training on %s in %s", device, str(dtype).removeprefix("torch."))
-    pad_id = building.pad_id_of(tokenizer)
+    pad_id = encoder.pad_id
     with over_frozen_trunk(network, encoded, config, folder, pad_id, dtype) as known:
         summary = fine_tune(
             network, known["train"], known["validation"], balanced, config, folder, pad_id, dtype, resume
@@ -693,8 +708,8 @@ def open_run(path: str | Path) -> RunFolder:
 
 def prompt_text(config: Config, text: str) -> str:
     """A whole prompt in words, as the model reads it but for the chat template."""
-    pieces = shared_pieces(config.task)
-    return f"{pieces.instruction}\n\nPatient: {text}\n{pieces.question}"
+    before, after = shared_pieces(config.task, config.data.name_of("text") is not None).around()
+    return before + text + after
 
 
 def _config(folder: RunFolder) -> Config:

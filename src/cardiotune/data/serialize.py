@@ -22,6 +22,8 @@ from cardiotune.data import schema
 from cardiotune.errors import ConfigError
 
 NOT_RECORDED = "not recorded"
+PATIENT = "Patient: "
+"""Comes before a patient's text."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,24 @@ class Pieces:
 
     instruction: str
     question: str
+    ready: bool = False
+    """The patients' texts come ready made: an empty piece adds nothing to them."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether the patient's text is the whole prompt, to the letter."""
+        return not (self.instruction or self.question)
+
+    def around(self, examples: str = "") -> tuple[str, str]:
+        """What stands before a patient's text, behind the solved examples, and after it."""
+        bare = self.ready or self.alone
+        before = examples if bare and not self.instruction else f"{self.instruction}\n\n{examples}{PATIENT}"
+        return before, "" if bare and not self.question else f"\n{self.question}"
 
 
-def shared_pieces(task: TaskConfig) -> Pieces:
-    """Instruction and question in words."""
-    return Pieces(task.fill(task.instruction), task.fill(task.question))
+def shared_pieces(task: TaskConfig, ready: bool = False) -> Pieces:
+    """Instruction and question in words; `ready` where the patients' texts come ready made."""
+    return Pieces(task.fill(task.instruction), task.fill(task.question), ready)
 
 
 def column_order(frame: pl.DataFrame, data: DataConfig, serialize: SerializeConfig) -> list[str]:

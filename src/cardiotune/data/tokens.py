@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.data.serialize import Pieces
+from cardiotune.data.serialize import PATIENT, Pieces
 from cardiotune.errors import ConfigError, ModelError, PromptsTooLongError
 
 log = logging.getLogger(__name__)
@@ -83,34 +83,55 @@ class PromptEncoder:
         prompt: Literal["plain", "chat"],
         max_tokens: int,
         closed: bool = False,
+        positions: int | None = None,
+        vocabulary: int | None = None,
     ) -> None:
-        """`closed` adds the tokenizer's end tokens too, as an encoder wants them; a decoder's prompt stays open."""
+        """`closed` adds the tokenizer's end tokens too, as an encoder wants them; a decoder's prompt stays open.
+
+        positions: tokens of the longest prompt that the model has places for; vocabulary: how many tokens it knows. None
+        is no limit.
+        """
         self.tokenizer = tokenizer
         self.pieces = pieces
         self.prompt = prompt
         self.max_tokens = max_tokens
-        before, after = self._frame()
-        self.after = after
-        self.prefix = self._ids(before, start=prompt == "plain")
         self.closed = closed
-        self.suffix = self._ids(after) + (self._specials()[1] if closed else [])
+        self.positions = positions
+        self.vocabulary = vocabulary
+        # Elsewhere a chat prompt is rendered and split into tokens as a whole; with a text of ours around it, it never was.
+        self.whole = pieces.alone and prompt == "chat"
+        before, self.after = self._frame()
+        self.prefix = [] if self.whole else self._ids(before, start=prompt == "plain")
+        self.suffix = [] if self.whole else self._ids(self.after) + (self._specials()[1] if closed else [])
         # Some tokenizers keep runs of line ends or blanks as such tokens: those are no controls.
         tokens = [str(token) for token in tokenizer.get_added_vocab() if str(token).strip(" \t\n\r▁")]
         self._control = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))) if tokens else None
 
+    @property
+    def pad_id(self) -> int:
+        """The id that fills padded places. What stands there is never read, so any id that the model knows will do."""
+        for known in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if known is not None and 0 <= known < (self.vocabulary or known + 1):
+                return int(known)
+        return 0
+
     def _frame(self, examples: str = "") -> tuple[str, str]:
         """Text before and after the patient's text."""
-        content = (f"{self.pieces.instruction}\n\n{examples}Patient: ", f"\n{self.pieces.question}")
+        content = self.pieces.around(examples)
         if self.prompt == "plain":
             return content
         if not self.tokenizer.chat_template:
             raise ModelError("model.prompt: chat, but the tokenizer has no chat template; use model.prompt=plain")
-        messages = [{"role": "user", "content": content[0] + SLOT + content[1]}]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self._rendered(content[0] + SLOT + content[1])
         if text.count(SLOT) != 1:
             raise ModelError("model.prompt: the tokenizer's chat template does not keep the prompt whole; use plain")
         before, after = text.split(SLOT)
         return before, after
+
+    def _rendered(self, content: str) -> str:
+        messages = [{"role": "user", "content": content}]
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text
 
     def _ids(self, text: str, start: bool = False) -> list[int]:
         """Ids of a piece; with `start`, the model's beginning-of-text token comes first, if it has one."""
@@ -125,8 +146,11 @@ class PromptEncoder:
         return whole[:first], whole[first + len(bare) :]
 
     def clean(self, texts: Sequence[str]) -> list[str]:
-        """Texts without the model's control tokens, so that a cell cannot end the turn or answer the question."""
-        if self._control is None:
+        """Texts without the model's control tokens, so that a cell cannot end the turn or answer the question.
+
+        A ready text that is the whole prompt has nothing around it that it could end, and stays as it is.
+        """
+        if self._control is None or (self.pieces.ready and self.pieces.alone and self.prompt == "plain"):
             return list(texts)
         cleaned = [
             re.sub(r" {2,}", " ", self._control.sub(" ", t)).strip() if self._control.search(t) else t for t in texts
@@ -140,29 +164,49 @@ class PromptEncoder:
         """Ids of every prompt, as lists; for few rows. PromptsTooLongError as `prompts` raises it."""
         return list(self.prompts(texts))
 
-    def prompts(self, rows: Sequence[str] | TokenRows) -> TokenRows:
+    def prompts(self, rows: Sequence[str] | TokenRows, room: int = 0) -> TokenRows:
         """Prompts of texts, or of rows that were encoded before: those get the prefix and suffix of this encoder.
 
-        Raises PromptsTooLongError when one is longer than the limit: nothing is ever cut.
+        Raises PromptsTooLongError when one is longer than a limit: nothing is ever cut. room: tokens that the model is to
+        write behind each prompt. ModelError when the tokenizer gives tokens that the model does not know.
         """
         bodies = rows if isinstance(rows, TokenRows) else self._bodies(rows)
         framed = replace(bodies, prefix=self.prefix, suffix=self.suffix)
+        if len(framed):
+            self._check(framed, room)
+        return framed
+
+    def _check(self, framed: TokenRows, room: int) -> None:
+        longest = framed.lengths.max()
         too_long = np.flatnonzero(framed.lengths > self.max_tokens)
         if len(too_long):
             raise PromptsTooLongError(
                 f"{len(too_long)} of {len(framed)} prompts are longer than serialize.max_tokens = {self.max_tokens} "
-                f"(longest {framed.lengths.max()}); raise it, or choose a shorter serialize.style or fewer columns",
+                f"(longest {longest}); raise it, or choose a shorter serialize.style or fewer columns",
                 too_long.tolist(),
             )
-        return framed
+        too_long = np.flatnonzero(framed.lengths + room > self.positions) if self.positions is not None else too_long
+        if len(too_long):
+            verb, answer = "is" if len(too_long) == 1 else "are", f" and an answer of {room}" if room else ""
+            raise PromptsTooLongError(
+                f"{len(too_long)} of {len(framed)} prompts {verb} longer than the model's {self.positions} positions "
+                f"(longest {longest}{answer}); choose a model with more, a shorter text, serialize.style or task, or fewer "
+                "columns",
+                too_long.tolist(),
+            )
+        known = self.vocabulary
+        if known is not None and max([*framed.prefix, *framed.suffix, framed.tokens.max(initial=0)]) >= known:
+            raise ModelError(f"the tokenizer gives tokens beyond the model's {known}; it belongs to another model")
 
     def _bodies(self, texts: Sequence[str]) -> TokenRows:
-        """The texts' own tokens."""
+        """The texts' own tokens; of a prompt that is tokenized as a whole, all of it."""
         texts = self.clean(texts)
         lengths: list[int] = []
         tokens = [np.empty(0, np.int32)]
         for start in range(0, len(texts), CHUNK):
             chunk = texts[start : start + CHUNK]
+            if self.whole:
+                chunk = [self._rendered(text) for text in chunk]
             ids = self.tokenizer(chunk, add_special_tokens=False, return_attention_mask=False)["input_ids"]
             lengths += map(len, ids)
             tokens.append(np.fromiter(chain.from_iterable(ids), np.int32))
@@ -171,14 +215,24 @@ class PromptEncoder:
 
     def with_examples(self, examples: Sequence[tuple[str, str]]) -> "PromptEncoder":
         """An encoder whose prefix also shows solved patients: pairs of patient's text and answer."""
-        solved = "".join(
-            f"Patient: {text}\n{self.pieces.question} {answer}\n\n"
-            for text, answer in zip(self.clean([text for text, _ in examples]), [a for _, a in examples], strict=True)
-        )
+        mark = PATIENT if self.pieces.around()[0] else ""
+        after = self.pieces.around()[1]
+        answers = [f" {answer}" if after else answer for _, answer in examples]
+        texts = self.clean([text for text, _ in examples])
+        solved = "".join(f"{mark}{text}{after}{answer}\n\n" for text, answer in zip(texts, answers, strict=True))
         other = PromptEncoder(
-            self.tokenizer, self.pieces, self.prompt, self.max_tokens * (len(examples) + 1), self.closed
+            self.tokenizer,
+            self.pieces,
+            self.prompt,
+            self.max_tokens * (len(examples) + 1),
+            self.closed,
+            self.positions,
+            self.vocabulary,
         )
-        other.prefix = other._ids(other._frame(solved)[0], start=self.prompt == "plain")
+        before, after = other._frame(solved)
+        other.prefix = other._ids(before, start=self.prompt == "plain")
+        if other.whole:  # the examples are ours, so the text is split from them as ever
+            other.whole, other.suffix = False, other._ids(after)
         return other
 
     def label_tokens(self, positive: str, negative: str) -> LabelTokens:
@@ -187,7 +241,8 @@ class PromptEncoder:
         Raises ConfigError, with the reason, when an answer is several tokens, both begin alike, or the answer changes
         how the question before it is split into tokens.
         """
-        space = "" if self.after.endswith((" ", "\n")) else " "
+        # Behind a text that nothing follows, labels stand as they are written.
+        space = "" if not self.after or self.after.endswith((" ", "\n")) else " "
         found = {label: self._label(space + label) for label in (positive, negative)}
         if found[positive] == found[negative]:
             raise ConfigError(
@@ -196,9 +251,9 @@ class PromptEncoder:
         return LabelTokens(found[positive], found[negative])
 
     def _label(self, answer: str) -> int:
-        whole = self._ids(self.after + answer)
-        added = whole[len(self.suffix) :]
-        if whole[: len(self.suffix)] != self.suffix:
+        after, whole = self._ids(self.after), self._ids(self.after + answer)
+        added = whole[len(after) :]
+        if whole[: len(after)] != after:
             raise ConfigError(
                 f"task labels: {answer!r} changes how the end of the question is split into tokens, so no single "
                 "position holds the answer; end task.question with `Answer:`"

@@ -29,7 +29,7 @@ from cardiotune.evaluation.tuned import probe_texts
 from cardiotune.runs import RunFolder, read_json, write_json, write_text
 from cardiotune.training.checkpoint import record_probe, verify, write_folder
 from cardiotune.training.heads import ClassifierNetwork
-from cardiotune.training.model import HEAD_FILE, build_encoder, load_head, load_plain, load_tokenizer, pad_id_of, read
+from cardiotune.training.model import HEAD_FILE, build_encoder, load_head, load_plain, read
 from cardiotune.training.weights import same_weights
 
 log = logging.getLogger(__name__)
@@ -117,14 +117,13 @@ def _write_model(run: RunFolder, config: Config, to: Format, precision: str, ord
                 shutil.copyfile(file, Path(plain) / file.name)
             gguf.write(Path(plain), precision, work / gguf.FILE)
         return
-    tokenizer = load_tokenizer(weights)
-    encoder = build_encoder(config, tokenizer)
+    encoder = build_encoder(config, weights)
     network = read(model, config, encoder)
     if isinstance(network, ClassifierNetwork):
         load_head(network, saved)
     rows = synthetic_rows(config.data, 3, parity.SEED)
     sample = encoder.encode(serialize_rows(rows, order, config.data, config.serialize))
-    onnx.write(network, [sample[0], sample[1][:-1], sample[2]], pad_id_of(tokenizer), work / onnx.FILE)
+    onnx.write(network, [sample[0], sample[1][:-1], sample[2]], encoder.pad_id, work / onnx.FILE)
 
 
 def exported_config(config: Config) -> Config:

@@ -31,7 +31,7 @@ from cardiotune.evaluation.tuned import TunedModel, probe_texts, read_calibrator
 from cardiotune.runs import RunFolder, read_json
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.loss import corrected
-from cardiotune.training.model import build_encoder, load_tokenizer, pad_id_of, set_up
+from cardiotune.training.model import build_encoder, set_up
 from cardiotune.training.weights import same_weights
 
 Array = NDArray[np.float64]
@@ -278,12 +278,11 @@ def _exported_model(folder: Path, kind: str, config: Config) -> TextModel:
     if kind == "merged":
         return LanguageScorer(config, folder, folder, foreign=True).logits
     set_up(config.train.threads)
-    tokenizer = load_tokenizer(folder)
-    encoder = build_encoder(config, tokenizer)
+    encoder = build_encoder(config, folder)
     model: OnnxModel | GgufModel
     if kind == "onnx":
         budget = config.evaluation.score_batch_tokens
-        model = OnnxModel(folder, pad_id_of(tokenizer), budget, config.train.threads)
+        model = OnnxModel(folder, encoder.pad_id, budget, config.train.threads)
     else:
         labels = encoder.label_tokens(config.task.positive_label, config.task.negative_label)
         model = GgufModel(folder, labels, config.serialize.max_tokens, config.train.threads)

@@ -21,7 +21,7 @@ from cardiotune.errors import ConfigError, RunError
 from cardiotune.evaluation.tuned import probe_texts, read_site
 from cardiotune.runs import RunFolder, read_json
 from cardiotune.training.checkpoint import check_probe, verify, version_of
-from cardiotune.training.model import build_encoder, load_tokenizer
+from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import same_weights
 
 Array = NDArray[np.float64]
@@ -113,7 +113,8 @@ def load_vllm(
         raise ConfigError(f"{folder}: has no tuned model; train it with `cardiotune train {folder}`")
     verify(saved)
     order, adapted = read_order(run), read_site(run, site) if site else None
-    encoder = build_encoder(config, load_tokenizer(same_weights(run, config.model)))
+    weights = same_weights(run, config.model)
+    encoder = build_encoder(config, weights)
     labels = encoder.label_tokens(config.task.positive_label, config.task.negative_label)
     model = VllmModel(url, encoder, labels, name, key)
     check_probe(saved, model(probe_texts(config, order)), torch.bfloat16)

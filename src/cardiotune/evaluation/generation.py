@@ -31,7 +31,7 @@ def word_parser(negative: str, positive: str) -> Parse:
 
     Later lines are not read: a base model goes on and answers for patients of its own invention.
     """
-    words = [re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.I) for word in (negative, positive)]
+    words = [re.compile(rf"(?<!\w){re.escape(word.strip())}(?!\w)", re.I) for word in (negative, positive)]
 
     def parse(text: str) -> int:
         line = (text.strip().splitlines() or [""])[0]

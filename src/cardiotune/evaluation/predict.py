@@ -23,9 +23,7 @@ from cardiotune.training.memory import release
 from cardiotune.training.model import (
     build_encoder,
     load_base,
-    load_tokenizer,
     load_tuned,
-    pad_id_of,
     score_dtype,
     set_up,
 )
@@ -46,9 +44,8 @@ class LanguageScorer:
         self.config = config
         self.device = set_up(config.train.threads)
         self.dtype = score_dtype(config.model, self.device)
-        tokenizer = load_tokenizer(weights)
-        self.pad_id = pad_id_of(tokenizer)
-        self.encoder: PromptEncoder = build_encoder(config, tokenizer)
+        self.encoder: PromptEncoder = build_encoder(config, weights)
+        self.pad_id = self.encoder.pad_id
         if tuned is None:
             base = load_base(weights, config, self.dtype, self.device)
             if config.model.family == "encoder":  # only its hidden states can be read
@@ -61,7 +58,7 @@ class LanguageScorer:
                 verify(tuned)
             self.network = load_tuned(weights, tuned, config, self.encoder, self.dtype, self.device)
         slim(self.network)
-        fix_weights(self.network.trunk)
+        fix_weights(self.network.trunk, self.network.family.gated)
         release()  # the plain weights
 
     def logits(

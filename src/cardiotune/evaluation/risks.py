@@ -115,10 +115,12 @@ class CohortRisks:
             return _same(stacked(frame, self.events, self.parts, data, logits, seed))
         if name == "tuned":
             return self._tuned()
+        rows: TokenRows | list[str] = self._tokens(self.base).take(self.scored)
         shown = None
         if name == "few_shot":
             shown = self.base.encoder.with_examples(examples(self.config, self.prepared))
-        rows = self._tokens(self.base).take(self.scored)
+            if self.base.encoder.whole:  # a prompt without examples is no part of one with them
+                rows = [self.prepared.all_texts[row] for row in self.scored]
         return _same(self._spread(probabilities(self.base.logits(rows, shown, what=f"scoring {name}"))))
 
     @cached_property
@@ -164,7 +166,7 @@ class CohortRisks:
         task, base = self.config.task, self.base
         labels = (task.negative_label, task.positive_label)
         generator = generation.Generator(base.network.base, base.encoder.tokenizer, base.pad_id, task.max_new_tokens)
-        prompts = base.encoder.prompts(self._tokens(base).take(self.scored))
+        prompts = base.encoder.prompts(self._tokens(base).take(self.scored), room=task.max_new_tokens)
         with progress("free generation", len(prompts)) as advance:
             parsed = generator.parsed(prompts, generation.choose_parser(task.options, labels), advance)
         test = self.parts[self.scored] == "test"

@@ -15,16 +15,14 @@ from torch import nn
 
 from cardiotune.training.model import computes_in_bfloat16
 
-GATED = ("GemmaMLP", "Gemma2MLP", "Gemma3MLP", "LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
-"""Feed-forward networks that are `down(activation(gate(x)) * up(x))` and nothing more; others with such parts scale, clamp or
-thin out on the way."""
 ACTIVATIONS = {"GELUTanh": ("gelu", "tanh"), "SiLUActivation": ("swish", ""), "SiLU": ("swish", "")}
 """Class of an activation -> what oneDNN calls it, and the algorithm."""
 
 
-def fix_weights(trunk: nn.Module) -> None:
+def fix_weights(trunk: nn.Module, gated: str = "") -> None:
     """Give a network's linear layers and gated feed-forward networks oneDNN's products, where it has them.
 
+    gated: class of its feed-forward networks that are gated and nothing more, as its record in `families` says.
     float32 and, where the processor computes in it, bfloat16, on an x86 CPU; quantized layers and those with an adapter that is
     not summed into them stay as they are. Results differ from the plain layers' as two orders of summation do.
     """
@@ -38,7 +36,7 @@ def fix_weights(trunk: nn.Module) -> None:
         layer.register_buffer("weight", weight, persistent=False)
         layer.forward = MethodType(_linear, layer)  # type: ignore[method-assign]
     for module in trunk.modules():
-        if type(module).__name__ in GATED:
+        if type(module).__name__ == gated:
             layers = [_inner(layer) for layer in (module.gate_proj, module.up_proj, module.down_proj)]
             activation = ACTIVATIONS.get(type(module.act_fn).__name__)
             if activation and fixed.issuperset(layers) and layers[1].bias is None:

@@ -8,14 +8,12 @@ import torch
 from torch import nn
 
 from cardiotune.data.tokens import LabelTokens
+from cardiotune.training.families import Family, family_of, text_family
 from cardiotune.training.last_layer import compute_what_is_read
 from cardiotune.training.packing import Batch, Layout, rounded
 from cardiotune.training.tree_attention import tree_masks, use_tree_attention
 
 log = logging.getLogger(__name__)
-
-TREE_FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
-"""Decoders that take a ready mask and rotary positions, so that the tree layout is exact for them (tested)."""
 
 
 class RiskNetwork(nn.Module):
@@ -24,6 +22,7 @@ class RiskNetwork(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.family: Family = text_family(self.base.config)
         _say_why_padded(self.why_padded)
         if self.layout == "tree":
             use_tree_attention(self.trunk.config)
@@ -53,7 +52,7 @@ class RiskNetwork(nn.Module):
             return "its tokens see those behind them too"
         if config._attn_implementation == "flash_attention_2":
             return "flash attention takes no mask of its own; model.attention=sdpa may be faster"
-        return "" if config.model_type in TREE_FAMILIES else f"not tested with {config.model_type}"
+        return "" if self.family.tree else f"not tested with {config.model_type}"
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's first."""
@@ -66,9 +65,10 @@ class RiskNetwork(nn.Module):
                 "tree_keys": batch.keys,
                 "read_tokens": rounded(batch.read_tokens),
             }
+        counted = {"position_ids": batch.position_ids} if self.family.positions in ("rotary", "learned") else {}
         states = trunk(
             **inputs,
-            position_ids=batch.position_ids,
+            **counted,
             **({"use_cache": False} if trunk is not self.base else {}),
             **tree,
         ).last_hidden_state  # (sequences, tokens, width); of a tree (1, rows and some, width)
@@ -95,14 +95,15 @@ class LabelTokenNetwork(RiskNetwork):
         base = self.base
         # The difference of two near-equal numbers: in bfloat16 it would keep two digits.
         with torch.autocast(last.device.type, enabled=False):
-            output = base.get_output_embeddings()
+            output = _read_layer(base.get_output_embeddings())
             pair = [self.labels.negative, self.labels.positive]
-            logits = last.float() @ output.weight[pair].float().T  # (rows, 2)
-            if getattr(output, "bias", None) is not None:
-                logits = logits + output.bias[pair].float()
-            cap = getattr(self.trunk.config, "final_logit_softcapping", None)
-            if cap:
-                logits = cap * torch.tanh(logits / cap)
+            if hasattr(output, "base_layer"):  # an adapter stands on it that is not summed into it
+                logits = output(last.to(output.weight.dtype))[:, pair].float()
+            else:
+                logits = last.float() @ output.weight[pair].float().T  # (rows, 2)
+                if getattr(output, "bias", None) is not None:
+                    logits = logits + output.bias[pair].float()
+            logits = family_of(base.config).scaled(logits, base.config)
             difference: torch.Tensor = logits[:, 1] - logits[:, 0]
             return difference
 
@@ -117,7 +118,8 @@ class ClassifierNetwork(RiskNetwork):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         trunk = self.trunk
-        self.head = nn.Linear(trunk.config.hidden_size, 1, device=trunk.device, dtype=torch.float32)
+        width = getattr(trunk.config, self.family.width)
+        self.head = nn.Linear(width, 1, device=trunk.device, dtype=torch.float32)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -133,6 +135,39 @@ class ClassifierNetwork(RiskNetwork):
 def _say_why_padded(reason: str) -> None:
     if reason:
         log.info("first tokens that rows share are computed for each row: %s", reason)
+
+
+def _read_layer(output: Any) -> Any:
+    """The layer that the output matrix is in: a copy that PEFT trains whole, what an adapter is summed into, or itself."""
+    if hasattr(output, "modules_to_save") and output.active_adapters:
+        output = output.modules_to_save[output.active_adapters[0]]
+    return output.get_base_layer() if getattr(output, "merged", False) else output
+
+
+def own_output(base: Any) -> None:
+    """Where an adapter stands on the output matrix, or on the embeddings that it is tied to, give it weights of its own.
+
+    Tied, an adapter of the one would be summed into both. Under an adapter they are float32, as the adapter's are: the
+    difference of two near-equal logits is read there.
+    """
+    output, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
+    if output is None or not any(hasattr(layer, "base_layer") for layer in (output, embeddings)):
+        return
+    inner = output.get_base_layer() if hasattr(output, "base_layer") else output
+    dtype = torch.float32 if hasattr(output, "base_layer") else inner.weight.dtype
+    inner.weight = nn.Parameter(inner.weight.detach().to(dtype, copy=True), requires_grad=False)
+    untie(base)
+
+
+def untie(base: Any) -> None:
+    """Let a model's config say that its output matrix is not that of its embeddings."""
+    for config in {id(c): c for c in (base.config, base.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+
+
+def output_is_own(base: Any) -> bool:
+    """Whether a model's output matrix is another than that of its embeddings."""
+    return base.get_output_embeddings().weight is not base.get_input_embeddings().weight
 
 
 def trunk_of(base: Any) -> Any:

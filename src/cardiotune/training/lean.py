@@ -13,20 +13,17 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from cardiotune.training.heads import RiskNetwork
+
 Tensor = torch.Tensor
 
-NORM_PLUS_ONE = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
-"""Norms that scale by one plus their weight."""
-NORM_PLAIN = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
-"""Norms that scale by their weight."""
 
-
-def slim(network: nn.Module) -> None:
+def slim(network: RiskNetwork) -> None:
     """Give the layers of a network their leaner passes, where these are exact: float32 norms, adapters without extras."""
+    family = network.family
     for module in network.modules():
-        kind = type(module).__name__
-        if kind in NORM_PLUS_ONE or kind in NORM_PLAIN:
-            module.forward = MethodType(_norm_forward(type(module).forward, float(kind in NORM_PLUS_ONE)), module)
+        if type(module).__name__ == family.norm:
+            module.forward = MethodType(_norm_forward(type(module).forward, float(family.norm_adds_one)), module)
         elif hasattr(module, "lora_A") and type(getattr(module, "base_layer", None)) is nn.Linear:  # not quantized
             module.forward = MethodType(_adapter_forward(type(module).forward), module)
 

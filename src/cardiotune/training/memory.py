@@ -18,7 +18,7 @@ from cardiotune.config import Config
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.training.heads import RiskNetwork, trunk_of
-from cardiotune.training.model import build, build_encoder, load_tokenizer, pad_id_of, score_dtype, train_dtype
+from cardiotune.training.model import build, build_encoder, score_dtype, train_dtype
 from cardiotune.training.packing import lay_out
 
 MIB = 1 << 20
@@ -111,8 +111,7 @@ def _forward_pass(config: Config, folder: Path, device: torch.device) -> tuple[R
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(folder)
-    encoder = build_encoder(config, tokenizer)
+    encoder = build_encoder(config, folder)
     rows = synthetic_rows(config.data, max(64, config.train.batch_size), config.seed)
     order = column_order(rows, config.data, config.serialize)
     prompts = encoder.encode(serialize_rows(rows, order, config.data, config.serialize))[: config.train.batch_size]
@@ -124,7 +123,7 @@ def _forward_pass(config: Config, folder: Path, device: torch.device) -> tuple[R
     with torch.device("meta"):
         base = kind.from_config(settings, attn_implementation=attention, dtype=kept_in)
         network = build(base, config, encoder).train()
-    batch = lay_out(prompts, pad_id_of(tokenizer), network.layout)
+    batch = lay_out(prompts, encoder.pad_id, network.layout)
     if batch.attention.ndim == 2:  # a ready mask: for one of another shape, values would be looked at
         rows_and_tokens = batch.attention.bool()
         mask = rows_and_tokens[:, None, None, :].expand(-1, 1, batch.input_ids.shape[1], -1)

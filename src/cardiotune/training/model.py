@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,11 +10,21 @@ from typing import Any
 
 import torch
 
+from cardiotune.compatibility import Scoring, score_refusals
 from cardiotune.config import Config, ModelConfig
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError
-from cardiotune.training.heads import ClassifierNetwork, LabelTokenNetwork, RiskNetwork, trunk_of
+from cardiotune.training.families import known_family, read_config
+from cardiotune.training.heads import (
+    ClassifierNetwork,
+    LabelTokenNetwork,
+    RiskNetwork,
+    output_is_own,
+    own_output,
+    trunk_of,
+    untie,
+)
 from cardiotune.training.lean import slim
 from cardiotune.training.trunk import check_layers
 
@@ -22,6 +33,8 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
+FOREIGN_HEADS = ("score", "classifier", "pre_classifier")
+"""Layers that PEFT saves of a model for sequence classification: a decoder's, and those of encoders."""
 
 
 def set_up(threads: int | None) -> torch.device:
@@ -66,10 +79,12 @@ def train_dtype(model: ModelConfig, device: torch.device) -> torch.dtype:
 
 
 def score_dtype(model: ModelConfig, device: torch.device) -> torch.dtype:
-    """The type that scoring computes in."""
-    if model.score_dtype != "auto":
-        return DTYPES[model.score_dtype]
-    return torch.float32 if device.type == "cpu" else train_dtype(model, device)
+    """The type that scoring computes in. ModelError when the device has none such."""
+    if model.score_dtype == "auto":
+        return torch.float32 if device.type == "cpu" else train_dtype(model, device)
+    if reasons := score_refusals(Scoring(model.score_dtype, device.type)):
+        raise ModelError(f"model.score_dtype: {reasons[0]}")
+    return DTYPES[model.score_dtype]
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -82,19 +97,23 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})") from None
 
 
-def pad_id_of(tokenizer: Any) -> int:
-    """The id that fills padded places; what stands there is never read."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+def build_encoder(config: Config, folder: Path) -> PromptEncoder:
+    """An experiment's prompt encoder for the model in a folder; with a label-token head, the labels are checked too.
 
-
-def build_encoder(config: Config, tokenizer: Any) -> PromptEncoder:
-    """The prompt encoder of an experiment; with a label-token head, the labels are checked too."""
+    Everything that reads a prompt asks for it here first: ModelError for a model that is not known (`families`), or not as
+    the experiment takes it.
+    """
+    settings = read_config(folder)
+    family = known_family(settings, config.model)
+    text = settings.get_text_config()
     encoder = PromptEncoder(
-        tokenizer,
-        shared_pieces(config.task),
+        load_tokenizer(folder),
+        shared_pieces(config.task, config.data.name_of("text") is not None),
         config.model.prompt,
         config.serialize.max_tokens,
         closed=config.model.family == "encoder",
+        positions=family.longest(text),
+        vocabulary=text.vocab_size,
     )
     if config.task.head == "label_tokens":
         encoder.label_tokens(config.task.positive_label, config.task.negative_label)
@@ -181,9 +200,10 @@ def build(base: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
     """The model to train.
 
     lora: the base is frozen and carries fresh adapters (Hu et al. 2021) whose weights are float32. full: every weight
-    of the text path trains.
+    of the way from text to risk trains.
     """
-    network = read(_adapt(base, config) if config.method.kind == "lora" else _unfreeze(base), config, encoder)
+    trained = _adapt(base, config) if config.method.kind == "lora" else _unfreeze(base, config.task.head)
+    network = read(trained, config, encoder)
     if config.train.gradient_checkpointing:
         network.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.method.kind == "lora":
@@ -196,10 +216,15 @@ def build(base: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
     return network
 
 
-def _unfreeze(base: Any) -> Any:
-    """Only what text runs through trains: a vision tower stays as it is, and is no dead weight in the optimizer."""
+def _unfreeze(base: Any, head: str) -> Any:
+    """Only what text runs through trains: a vision tower stays as it is, and is no dead weight in the optimizer.
+
+    The output matrix is on that way when labels are read from it, tied to the embeddings or not.
+    """
     base.requires_grad_(False)
     trunk_of(base).requires_grad_(True)
+    if head == "label_tokens":
+        base.get_output_embeddings().requires_grad_(True)
     # An encoder's pooler comes after the hidden states that are read, so no gradient would reach it.
     if getattr(base, "pooler", None) is not None:
         base.pooler.requires_grad_(False)
@@ -216,7 +241,7 @@ def _adapt(base: Any, config: Config) -> Any:
         lora_dropout=method.dropout,
         use_dora=method.dora,
         use_rslora=method.rslora,
-        target_modules=_targets(base, method.target_modules, method.top_layers),
+        target_modules=_targets(base, config),
         task_type=TaskType.CAUSAL_LM if config.model.family == "decoder" else TaskType.FEATURE_EXTRACTION,
         revision=config.model.revision,
     )
@@ -231,6 +256,7 @@ def _adapt(base: Any, config: Config) -> Any:
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
+    own_output(base)
     # Not the cache folder of this machine: an adapter travels.
     adapted.peft_config["default"].base_model_name_or_path = config.model.hub_id or config.model.name
     return adapted
@@ -243,20 +269,54 @@ def _linear_layers(base: Any) -> list[str]:
     return sorted(found)
 
 
-def _targets(base: Any, wanted: str | list[str], top_layers: int | None) -> str | list[str]:
-    """`all-linear` means the text path: a pattern, where the model has a vision tower or a pooler beside it."""
-    trunk = trunk_of(base)
+def _targets(base: Any, config: Config) -> str | list[str]:
+    """What PEFT is told: `all-linear` means the text path, and names mean its layers, not those of a vision tower beside it
+    or of a pooler behind it. ModelError for a name that no adapter could train at.
+    """
+    trunk, wanted, top_layers = trunk_of(base), config.method.target_modules, config.method.top_layers
     if top_layers:
         check_layers(trunk, top_layers)
-    elif wanted != "all-linear" or (trunk is not base and not hasattr(base.config, "vision_config")):
-        return wanted
     prefix = next((name + "." for name, module in base.named_modules() if module is trunk and name), "")
-    layers = _linear_layers(base) if wanted == "all-linear" else wanted
     places = ".*"
     if top_layers:
         number = len(trunk.layers)
         places = rf"layers\.({'|'.join(map(str, range(number - top_layers, number)))})\..*"
-    return rf"{prefix.replace('.', chr(92) + '.')}(?!pooler){places}\.({'|'.join(layers)})"
+    layers = _linear_layers(base) if wanted == "all-linear" else wanted
+    before = rf"{prefix.replace('.', chr(92) + '.')}(?!pooler)"
+    pattern = rf"{before}{places}\.({'|'.join(layers)})"
+    if wanted != "all-linear":
+        inside = places if top_layers else "(.*)"  # the last part of a layer's name may be the trunk's own
+        pattern = rf"{before}{inside}(?<![^.])({'|'.join(map(re.escape, wanted))})"
+        output = _output_name(base) if config.task.head == "label_tokens" and not top_layers else None
+        if output and any(output == one or output.endswith(f".{one}") for one in wanted):
+            pattern += f"|{re.escape(output)}"
+        _check_targets(base, wanted, pattern, config)
+    whole = trunk is not base and base.config.get_text_config() is base.config
+    return wanted if whole and not top_layers else pattern
+
+
+def _output_name(base: Any) -> str | None:
+    """Name of the output matrix's layer; None in an encoder."""
+    output = base.get_output_embeddings()
+    return None if output is None else next(name for name, module in base.named_modules() if module is output)
+
+
+def _check_targets(base: Any, wanted: list[str], pattern: str, config: Config) -> None:
+    """PEFT passes over a name that matches nothing, and puts adapters where no gradient comes."""
+    names = [name for name, _ in base.named_modules()]
+    for one in wanted:
+        found = [name for name in names if name == one or name.endswith(f".{one}")]
+        if not found:
+            raise ModelError(
+                f"method.target_modules: {one} matches no layer of {config.model.name}; its linear layers are "
+                + ", ".join(_linear_layers(base))
+            )
+        if not any(re.fullmatch(pattern, name) for name in found):
+            where = f"is in none of the top {config.method.top_layers} layers" if config.method.top_layers else ""
+            raise ModelError(
+                f"method.target_modules: {one} {where or f'is not on the way to what the {config.task.head} head reads'}, "
+                "so an adapter there would never train; leave it out"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -297,6 +357,8 @@ def load_plain(weights: Path, saved: Path, config: Config) -> Any:
     else:
         model = load_base(saved, config, torch.float32, cpu)
     model.config._name_or_path = ""  # a folder of this machine
+    if model.get_output_embeddings() is not None and output_is_own(model):
+        untie(model)
     return model
 
 
@@ -307,25 +369,43 @@ def _with_adapter(base: Any, folder: Path) -> Any:
         raise ModelError(f"{folder}: {ADAPTER_FILE} is missing; the adapter is not whole")
     try:
         config = PeftConfig.from_pretrained(folder)
+    except Exception as error:  # noqa: BLE001 - damaged files fail in many ways, all mean the same
+        raise ModelError(f"{folder}: its adapter_config.json is damaged ({_first_line(error)})") from None
+    _check_readable(config, folder)
+    try:
         if config.task_type == TaskType.SEQ_CLS:  # its head is read by `load_head`
-            config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, None
+            others = [name for name in config.modules_to_save or [] if name not in FOREIGN_HEADS]
+            config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, others or None
         with warnings.catch_warnings():
             # PEFT only warns when weights are missing, and goes on with untrained ones.
             warnings.filterwarnings("error", message=".*[Mm]issing.*keys.*")
             adapted = PeftModel.from_pretrained(base, folder, is_trainable=False, config=config)
-    except Exception as error:  # noqa: BLE001 - damaged files fail in many ways, all mean the same
+    except Exception as error:  # noqa: BLE001 - as above
         raise ModelError(f"{folder}: does not fit this base model or is damaged ({_first_line(error)})") from None
+    own_output(base)
     if not getattr(base, "is_quantized", False):
         adapted.merge_adapter()  # summed in float32, rounded once
     return adapted
+
+
+def _check_readable(config: Any, folder: Path) -> None:
+    """ModelError for an adapter that is more than changed layers: the risk is read from the layers alone."""
+    from peft import TaskType
+
+    kinds = (None, TaskType.CAUSAL_LM, TaskType.SEQ_CLS, TaskType.FEATURE_EXTRACTION)
+    if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
+        raise ModelError(f"{folder}: an adapter of kind {config.peft_type.value} changes the prompt; expected LoRA")
+    if config.task_type not in kinds:
+        raise ModelError(f"{folder}: an adapter for {config.task_type}; expected one for CAUSAL_LM or SEQ_CLS")
 
 
 def load_head(network: ClassifierNetwork, folder: Path) -> None:
     """Put a saved head on a classifier; ModelError when there is none or it does not fit."""
     from safetensors.torch import load_file
 
-    if (weight := _foreign_head(folder)) is not None:
-        network.head.weight.data, network.head.bias.data = weight.to(network.head.weight), network.head.bias * 0
+    if (found := _foreign_head(folder)) is not None:
+        weight, bias = found
+        network.head.weight.data, network.head.bias.data = weight.to(network.head.weight), bias.to(network.head.bias)
         return
     if not (folder / HEAD_FILE).is_file():
         raise ModelError(f"{folder}: {HEAD_FILE} is missing; a classifier without its trained head would guess")
@@ -342,17 +422,29 @@ def has_head(folder: Path) -> bool:
     return (folder / HEAD_FILE).is_file() or _foreign_head(folder) is not None
 
 
-def _foreign_head(folder: Path) -> torch.Tensor | None:
-    """(1, width) weights of the head in a PEFT adapter for sequence classification: event minus no event."""
+def _foreign_head(folder: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Weights (1, width) and bias (1,) of the head in a PEFT adapter for sequence classification: event minus no event.
+
+    ModelError for a head that is more than a linear layer on the last token, as those of encoders are.
+    """
     from safetensors import safe_open
 
     if not (folder / ADAPTER_FILE).is_file():
         return None
     with safe_open(folder / ADAPTER_FILE, "pt") as file:
-        names = [name for name in file.keys() if name.endswith(("score.weight", "classifier.weight"))]  # noqa: SIM118
-        if not names:
+        names = set(file.keys())
+        if any(part in FOREIGN_HEADS[1:] for name in names for part in name.split(".")):
+            raise ModelError(
+                f"{folder}: the head of an encoder for sequence classification, which stands on a pooler; only a decoder's "
+                "head can be read, so train this one here with task.head=classifier"
+            )
+        found = [name for name in names if name.endswith(f"{FOREIGN_HEADS[0]}.weight")]
+        if not found:
             return None
-        weight: torch.Tensor = file.get_tensor(names[0]).float()  # (classes, width)
+        weight: torch.Tensor = file.get_tensor(found[0]).float()  # (classes, width)
+        own = found[0].removesuffix("weight") + "bias"
+        bias = file.get_tensor(own).float() if own in names else torch.zeros(len(weight))
     if len(weight) > 2:
         raise ModelError(f"{folder}: its head has {len(weight)} classes; expected a yes/no outcome, two or one")
-    return weight[-1:] - weight[:1] if len(weight) == 2 else weight
+    both = len(weight) == 2
+    return (weight[-1:] - weight[:1], bias[-1:] - bias[:1]) if both else (weight, bias)

@@ -21,7 +21,8 @@ from cardiotune.config import Config
 from cardiotune.errors import ModelError, RunError
 from cardiotune.runs import RunFolder
 from cardiotune.training.distributed import world
-from cardiotune.training.heads import TREE_FAMILIES, RiskNetwork
+from cardiotune.training.families import family_of, tree_families
+from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.packing import Batch, Prompts, Rows, by_token_budget, lay_out_rows
 
 log = logging.getLogger(__name__)
@@ -160,9 +161,9 @@ def _room(file: Path) -> Iterator[BinaryIO]:
 
 def check_layers(trunk: Any, top_layers: int) -> None:
     """ModelError unless some layers are left below the top ones."""
-    if trunk.config.model_type not in TREE_FAMILIES:  # others may change what stands for the lower layers
+    if not family_of(trunk.config).tree:  # others may change what stands for the lower layers
         raise ModelError(
-            f"method.top_layers: is for {', '.join(TREE_FAMILIES)}, not {trunk.config.model_type}; use method lora"
+            f"method.top_layers: is for {', '.join(tree_families())}, not {trunk.config.model_type}; use method lora"
         )
     if top_layers >= len(trunk.layers):
         raise ModelError(

@@ -1,0 +1,209 @@
+"""Every record of a model type against stock transformers: a row of a batch gives what the row alone gives there."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from cardiotune.config import ModelConfig
+from cardiotune.data.tokens import LabelTokens
+from cardiotune.errors import ModelError
+from cardiotune.training.families import FAMILIES, family_of, known_family, text_family
+from cardiotune.training.heads import ClassifierNetwork, LabelTokenNetwork, RiskNetwork
+from cardiotune.training.packing import lay_out
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8, "final_logit_softcapping": 0.5}
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_expand": 2}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+MORE: dict[str, dict[str, Any]] = {
+    **{key: {"head_dim": 8} for key in ("gemma", "qwen3", "glm", "glm4", "helium", "seed_oss", "ministral3")},
+    **{key: {"head_dim": 8} for key in ("ernie4_5", "hunyuan_v1_dense", "nomic_bert")},
+    **dict.fromkeys(("gemma2", "gemma3_text", "vaultgemma"), GEMMA),
+    "mistral": {"sliding_window": 8},
+    "nanochat": {"final_logit_softcapping": 0.5},
+    **{key: {"logits_scaling": 8.0} for key in ("granite", "granitemoe", "granitemoeshared")},
+    "granitemoehybrid": {**MAMBA, "layer_types": ["mamba", "attention"], "logits_scaling": 8.0},
+    "falcon_h1": {**MAMBA, "mamba_d_ssm": 64, "mamba_n_groups": 1, "lm_head_multiplier": 0.3},
+    "cohere": {"logit_scale": 0.0625},
+    "cohere2": {"logit_scale": 0.0625, "sliding_window": 8},
+    **{key: {**EXPERTS, "shared_expert_intermediate_size": 16} for key in ("qwen2_moe", "qwen3_moe", "olmoe")},
+    "falcon": {"alibi": False},
+    **{key: {"rotary_dim": 4} for key in ("gptj", "codegen")},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "window_size": 8},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16},
+    "longformer": {"attention_window": 8},
+    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
+    "distilbert": {"dim": 32, "hidden_dim": 48},
+    **dict.fromkeys(("deberta", "deberta-v2"), DISENTANGLED),
+}
+draw = random.Random(1)
+PROMPTS = [[draw.randrange(3, 64) for _ in range(length)] for length in (30, 5, 12, 30, 1, 9)]
+PROMPTS[3][:20] = PROMPTS[0][:20]
+
+
+def tiny(model_type: str, **more: Any) -> Any:
+    """A model of two layers; its weights are large enough for every part of it to show."""
+    if model_type == "gemma3":
+        vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+        settings: dict[str, Any] = {
+            "text_config": {**SIZES, **GEMMA},
+            "vision_config": {**vision, "image_size": 28, "patch_size": 14},
+            "mm_tokens_per_image": 4,
+        }
+    else:
+        settings = {**SIZES, **MORE.get(model_type, {}), **more}
+    config = AutoConfig.for_model(model_type, **settings)
+    torch.manual_seed(0)
+    kind = AutoModelForCausalLM if FAMILIES[model_type].kind == "decoder" else AutoModel
+    model = kind.from_config(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * 0.1 + (weight if weight.ndim == 1 else 0))
+    return model
+
+
+@torch.no_grad()
+def alone(model: Any, decoder: bool) -> torch.Tensor:
+    """By stock transformers, a row at a time: (rows,) log-odds of tokens 6 and 5, or (rows, width) of the first token."""
+    rows = [model(input_ids=torch.tensor([prompt])) for prompt in PROMPTS]
+    if not decoder:
+        return torch.stack([row.last_hidden_state[0, 0] for row in rows])
+    return torch.stack([row.logits[0, -1, [5, 6]].diff()[0] for row in rows])
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_row_of_a_batch_is_what_it_is_in_stock_transformers(model_type: str) -> None:
+    model, decoder = tiny(model_type), FAMILIES[model_type].kind == "decoder"
+    expected = alone(model, decoder)
+    network = LabelTokenNetwork(model, LabelTokens(6, 5)) if decoder else RiskNetwork(model)
+    read = network.eval() if decoder else network.hidden
+    with torch.no_grad():
+        # Whatever fills the padded places, the model's own padding token or another.
+        found = [read(lay_out(PROMPTS, pad_id, layout)) for layout in {"padded", network.layout} for pad_id in (1, 7)]
+    for one in found:
+        torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
+    assert expected.std() > 0.01
+    assert network.layout == ("tree" if text_family(model.config).tree else "padded")
+
+
+@pytest.mark.parametrize("model_type", ["opt", "gpt2", "gemma3", "bert"])
+def test_a_classifier_fits_the_states_that_are_read(model_type: str) -> None:
+    network = ClassifierNetwork(tiny(model_type))
+    assert network(lay_out(PROMPTS, 1, network.layout)).shape == (len(PROMPTS),)
+
+
+def test_nothing_is_read_from_a_model_type_without_a_record() -> None:
+    config = AutoConfig.for_model("t5gemma")
+    with pytest.raises(ModelError, match=r"model type t5gemma: nothing is known .* known are albert, arcee, .*llama"):
+        family_of(config)
+    mamba = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("mamba", vocab_size=64, hidden_size=16, num_hidden_layers=1)
+    )
+    with pytest.raises(ModelError, match="model type mamba"):
+        LabelTokenNetwork(mamba, LabelTokens(5, 6))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "model", "words"),
+    [
+        ("falcon", {"alibi": True}, {}, "falcon: not known with alibi"),
+        ("bert", {"is_decoder": True}, {"family": "encoder"}, "bert: not known with is_decoder"),
+        ("llama", {}, {"family": "encoder"}, "llama is of kind decoder; set model.family=decoder"),
+        ("bert", {}, {}, "bert is of kind encoder; set model.family=encoder"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, {}, "set model.family=encoder"),
+        ("gemma2", {}, {"dtype": "float16"}, "gemma2 overflows float16"),
+        ("gemma", {}, {"score_dtype": "float16"}, "gemma overflows float16"),
+    ],
+)
+def test_a_model_that_the_experiment_takes_for_another_is_refused(
+    model_type: str, settings: dict[str, Any], model: dict[str, Any], words: str
+) -> None:
+    config = AutoConfig.for_model(model_type, **settings)
+    with pytest.raises(ModelError, match=words):
+        known_family(config, ModelConfig(name="toy", **model))
+
+
+ORIGINAL = {"original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "longest"),
+    [
+        ("llama", {}, 64),
+        ("mistral", {"sliding_window": 8}, 64),
+        ("gpt2", {}, 64),
+        ("bert", {}, 64),
+        ("roberta", {}, 62),
+        ("camembert", {"pad_token_id": 3}, 60),
+        ("mpnet", {}, 62),
+        ("opt", {}, 64),
+        ("bloom", {}, None),
+        ("mpt", {}, None),
+        ("deberta-v2", DISENTANGLED, None),
+        ("deberta-v2", {"position_biased_input": True}, 64),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}, 256),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, **ORIGINAL}}, 128),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}}, 64),
+        (
+            "llama",
+            {
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "rope_theta": 1e4,
+                    **ORIGINAL,
+                }
+            },
+            64,
+        ),
+        (
+            "phi3",
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [2.0] * 4,
+                    "rope_theta": 1e4,
+                    **ORIGINAL,
+                },
+                **ORIGINAL,
+            },
+            32,
+        ),
+    ],
+)
+def test_the_longest_prompt_of_a_model(model_type: str, settings: dict[str, Any], longest: int | None) -> None:
+    config = AutoConfig.for_model(model_type, **{**SIZES, **settings})
+    assert family_of(config).longest(config) == longest
+
+
+@pytest.mark.parametrize(
+    "model_type", ["roberta", "mpnet", "bert", "opt", "gpt2", "distilbert", "deberta-v2", "longformer"]
+)
+def test_a_prompt_of_the_longest_length_runs_and_one_more_does_not(model_type: str) -> None:
+    """Where positions are a table, stock transformers itself says where it ends."""
+    model = tiny(model_type, **({"position_biased_input": True} if model_type == "deberta-v2" else {}))
+    longest = family_of(model.config).longest(model.config)
+    assert longest is not None
+    with torch.no_grad():
+        model(input_ids=torch.full((1, longest), 5))
+        if model_type != "longformer":  # it fills up to its window, and so meets its end earlier or later
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=torch.full((1, longest + 1), 5))
