@@ -46,7 +46,7 @@ def run_toy(tmp_path: Path, folder: Path, family: str, method: str, head: str, *
         train={
             "epochs": 6,
             "batch_size": 16,
-            "learning_rate": 0.003 if method == "full" else 0.01,
+            "learning_rate": 0.001 if method == "full" else 0.01,
             "early_stopping": None,
         },
         models=["tuned"],
