@@ -9,7 +9,7 @@ import cardiotune
 
 SOURCE = Path(cardiotune.__file__).parent
 ROOMS = ("data", "training", "evaluation", "deployment")
-HALL = ("config", "compatibility", "runs", "errors")
+HALL = ("config", "compatibility", "runs", "processes", "errors")
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

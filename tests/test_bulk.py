@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 
 from cardiotune import stages
@@ -17,6 +18,7 @@ from cardiotune.deployment.bulk import Job, _planned, _score_own, score_to_file
 from cardiotune.errors import ConfigError
 from conftest import build_toy_table, write_toy_experiment
 from test_cli import call, check_refusal, run_tuned_alone
+from test_processes import watched
 
 ROWS, CHUNK = 5000, 500
 
@@ -72,10 +74,14 @@ def test_killed_it_goes_on_and_gives_the_same_file(run: Path, table: Path, expec
     assert out.read_bytes() == expected.read_bytes() and not parts.exists()
 
 
-def test_two_processes_give_the_same_file(run: Path, table: Path, expected: Path) -> None:
+def test_two_processes_give_the_same_file(
+    run: Path, table: Path, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = run.parent / "shared.csv"
-    done = call("predict", run, table, "--out", out, "--chunk-rows", str(CHUNK), "--workers", "2")
+    with watched(tmp_path, monkeypatch) as listening:
+        done = call("predict", run, table, "--out", out, "--chunk-rows", str(CHUNK), "--workers", "2")
     assert done.exit_code == 0, done.output
+    assert listening == set()
     assert out.read_bytes() == expected.read_bytes() and not out.with_name("shared.csv.parts").exists()
 
 
@@ -103,6 +109,8 @@ def test_the_first_process_waits_for_one_that_starts_late(run: Path, table: Path
             assert first.stderr and "going on: 5 of 5 parts are done" in first.stderr.readline()
             time.sleep(2)
             assert not out.exists() and first.poll() is None
+            connections = psutil.Process(first.pid).net_connections()
+            assert {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
             subprocess.run(command, env={**group, "RANK": "1"}, check=True, timeout=60)
             assert first.wait(60) == 0
         finally:

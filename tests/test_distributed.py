@@ -18,6 +18,7 @@ from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.runs import RunFolder
 from conftest import TOY_COLUMNS, build_toy_table
+from test_processes import watched
 
 METHODS = {"lora": {"kind": "lora", "r": 4}, "full": {"name": "full", "kind": "full"}}
 
@@ -70,8 +71,13 @@ def one(experiment: Path) -> dict[str, RunFolder]:
     return {method: run_in(experiment, f"one_{method}", method, 1) for method in METHODS}
 
 
-def test_two_processes_train_and_predict_like_one(experiment: Path, one: dict[str, RunFolder]) -> None:
-    assert_agree(run_in(experiment, "two_lora", "lora", 2), one["lora"])
+def test_two_processes_train_and_predict_like_one(
+    experiment: Path, one: dict[str, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with watched(tmp_path, monkeypatch) as listening:
+        many = run_in(experiment, "two_lora", "lora", 2)
+    assert_agree(many, one["lora"])
+    assert listening == {"127.0.0.1"}, "gradients go from one to the other, and nobody else can connect"
 
 
 def test_a_failure_in_a_process_ends_all_of_them_in_one_line(experiment: Path) -> None:

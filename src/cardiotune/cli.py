@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from cardiotune import processes
 from cardiotune.config import Config, compose, dump, load_config, shipped
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
 
@@ -25,6 +26,10 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # progress is shown by rich
 
 out = Console()
 err = Console(stderr=True)
+log = logging.getLogger("cardiotune")
+
+SHARED = ("train", "predict")
+"""Commands that many processes can do together."""
 
 
 class _Commands(typer.core.TyperGroup):
@@ -61,7 +66,7 @@ def _fail(message: str, code: int, ctx: Any) -> None:
 
 def _tell_launcher(message: str, code: int) -> bool:
     """Of many processes, none prints its failure: the one that started them says it, once."""
-    if "RANK" not in os.environ:
+    if os.environ.get(processes.MEETING) is None or not processes.current().is_launched:
         return False
     from cardiotune.training.distributed import tell_failure
 
@@ -91,9 +96,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 
 
 @app.callback()
-def _start(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def _start(
+    ctx: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False
+) -> None:
     """Fine-tune language models on patients' table rows, and learn honestly whether it was worth it."""
     configure_logging(debug)
+    if ctx.invoked_subcommand not in SHARED:
+        processes.only_one(f"cardiotune {ctx.invoked_subcommand}")
+    if strays := ctx.with_resource(processes.without_strays()):
+        log.warning("ignored, for this process is not one of many: %s", ", ".join(strays))
 
 
 def configure_logging(debug: bool) -> None:
@@ -106,9 +117,10 @@ def configure_logging(debug: bool) -> None:
     if not debug:
         warnings.simplefilter("ignore")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # announces itself whenever it is installed
-    if "RANK" in os.environ:  # one of many processes: the one that started them does the talking
-        out.quiet = True
-        logger.setLevel(logging.INFO if os.environ["RANK"] == "0" else logging.ERROR)
+    process = processes.current()
+    out.quiet = process.is_worker  # the one that started them does the talking
+    if process.is_worker:
+        logger.setLevel(logging.INFO if process.rank == 0 else logging.ERROR)
 
 
 class _Plain(logging.Formatter):
@@ -205,9 +217,11 @@ def train(
             raise ConfigError(KEEPS_SETTINGS)
         folder, prepared = stages.open_run(config), None
     else:
+        processes.only_one("preparing (`cardiotune prepare CONFIG`, before `cardiotune train RUN`)")
         folder, prepared = stages.prepare(_load(config, overrides), overwrite)
     stages.train(folder, prepared, resume)
-    folder.update_manifest(status="trained")
+    if processes.current().rank == 0:
+        folder.update_manifest(status="trained")
     _say(f"trained: {folder.path}")
 
 
@@ -247,6 +261,8 @@ def predict(
         raise ConfigError("--site is of the tuned model; it does not go with --zero-shot")
     if workers > 1 and output is None:
         raise ConfigError("--workers needs --out: several processes cannot write to standard output")
+    if output is None:
+        processes.only_one("predict TABLE without --out")
     stages.check_scorable(run, tuned=not zero_shot)
     job = Job(run, table, keep_ids, not zero_shot, site, chunk_rows, allow_unknown)
     if output is None:

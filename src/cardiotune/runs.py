@@ -132,9 +132,7 @@ class RunFolder:
         return read_json(self.manifest)
 
     def update_manifest(self, **entries: Any) -> None:
-        """Merge `entries` into the manifest, one level deep. Of many processes the first keeps the books."""
-        if os.environ.get("RANK", "0") != "0":
-            return
+        """Merge `entries` into the manifest, one level deep. Of many processes that share the work the first has to do this."""
         manifest = self.read_manifest() if self.manifest.is_file() else {}
         for key, value in entries.items():
             both = isinstance(value, dict) and isinstance(manifest.get(key), dict)

@@ -8,6 +8,7 @@ rows are read afresh from the table by every stage that needs them. What the mod
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from cardiotune.data.split import PARTS, Parts, counts, overlap
 from cardiotune.data.table import locate
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError, ModelError, PromptsTooLongError
+from cardiotune.processes import current
 from cardiotune.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -174,14 +176,16 @@ def _check_probe_fits(config: Config, order: list[str], encoder: "PromptEncoder"
 
 def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = False) -> None:
     """Fine-tune, in as many processes as asked; leaves `adapter/` or `model/`, `checkpoints/`, `logs/`."""
-    from cardiotune.training.distributed import is_launched, is_worker, launch
+    from cardiotune.training.distributed import check_meeting_place, launch
 
     config = _config(folder)
     if "tuned" not in config.comparators:
         raise ConfigError(f"{folder.path}: models does not hold tuned, so there is nothing to train")
-    if is_worker():
+    process = current()
+    if process.is_worker:
+        check_meeting_place(process)
         _train_here(folder, None, resume)
-        if not is_launched():
+        if not process.is_launched:
             _record_probe(folder, config)
         return
     with folder.stage("train"):
@@ -194,7 +198,7 @@ def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = Fa
 
 def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> None:
     from cardiotune.training import model as building
-    from cardiotune.training.distributed import join
+    from cardiotune.training.distributed import join, world
     from cardiotune.training.loss import balance
     from cardiotune.training.packing import Rows
     from cardiotune.training.train import train as fine_tune
@@ -228,20 +232,21 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
         summary = fine_tune(
             network, known["train"], known["validation"], balanced, config, folder, pad_id, dtype, resume
         )
-    folder.update_manifest(training=summary, device=str(device))
+    if world()[0] == 0:
+        folder.update_manifest(training=summary, device=str(device))
 
 
 def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl` and `calibration.json`."""
     from cardiotune.evaluation import predict as scoring
     from cardiotune.evaluation.risks import CohortRisks
-    from cardiotune.training.distributed import is_worker, join, launch, world
+    from cardiotune.training.distributed import join, launch, world
     from cardiotune.training.model import set_up
     from cardiotune.training.trunk import forget
 
     config = _config(folder)
     forget(folder)
-    if config.needs_llm and config.launch.processes > 1 and not is_worker():
+    if config.needs_llm and config.launch.processes > 1 and not current().is_worker:
         launch(config, ["predict", str(folder.path)])
         return
     if config.needs_llm:
@@ -249,7 +254,7 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     join(config)
     config, prepared = _open(folder, prepared)
     cohort = CohortRisks(folder, config, prepared)
-    with folder.stage("predict"):
+    with folder.stage("predict") if world()[0] == 0 else nullcontext():
         risks = cohort.all()
     rows, frame, parts = _rows_to_tell(prepared, config.evaluation.parts)
     ids, outcomes = frame[ROW_ID].to_list(), frame[EVENT].to_list()

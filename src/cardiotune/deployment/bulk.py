@@ -7,7 +7,6 @@ not at all; what is there is not computed again. When all are there they are put
 import hashlib
 import json
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -24,9 +23,10 @@ from cardiotune.data.table import locate
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, InterruptedRunError
 from cardiotune.evaluation.predict import progress
+from cardiotune.processes import current
 from cardiotune.runs import RunFolder, atomic, read_json, sha256, write_json
 from cardiotune.training.checkpoint import HASHES
-from cardiotune.training.distributed import is_launched, is_worker, launch, meet
+from cardiotune.training.distributed import check_meeting_place, launch, meet
 
 log = logging.getLogger(__name__)
 
@@ -102,17 +102,18 @@ def score_to_file(job: Job, out: Path, workers: int = 1) -> int:
     such as torchrun or `accelerate launch` has started, on one machine or many, share the work by themselves. ConfigError when
     `<out>.parts` is of another table or model.
     """
-    if is_worker() and (unset := [name for name in ("RANK", "MASTER_PORT") if name not in os.environ]):
-        raise ConfigError(f"one of many processes needs {' and '.join(unset)} in its environment, as torchrun sets it")
+    process = current()
+    if process.is_worker:
+        check_meeting_place(process)
     parts = out.with_name(out.name + ".parts")
     chunks = _planned(job, parts)
-    if workers > 1 and not is_worker():
+    if workers > 1 and not process.is_worker:
         _launch(job, out, workers)
     else:
         _score_own(job, parts, chunks, out.suffix)
-    if is_launched():
+    if process.is_launched:
         return chunks.rows  # who launched this process puts the parts together
-    if is_worker() and not meet():
+    if process.is_worker and not meet():
         return chunks.rows  # the first process does
     _join(parts, len(chunks), out)
     shutil.rmtree(parts)
@@ -136,8 +137,8 @@ def _planned(job: Job, parts: Path) -> TableChunks:
 
 def _score_own(job: Job, parts: Path, chunks: TableChunks, suffix: str) -> None:
     """Of this process's chunks, those that are not there yet."""
-    rank, processes = _rank()
-    own = range(rank, len(chunks), processes)
+    process = current()  # those of a launcher do not talk while they work
+    own = range(process.rank, len(chunks), process.size)
     left = [number for number in own if not _part(parts, number, suffix).is_file()]
     if len(left) < len(own):
         log.info("going on: %d of %d parts are done", len(own) - len(left), len(own))
@@ -157,11 +158,6 @@ def _score_own(job: Job, parts: Path, chunks: TableChunks, suffix: str) -> None:
 
 def _part(parts: Path, number: int, suffix: str) -> Path:
     return parts / f"{number:07d}{suffix}"
-
-
-def _rank() -> tuple[int, int]:
-    """This process's number among those of a launcher, and how many they are. They do not talk while they work."""
-    return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if is_worker() else (0, 1)
 
 
 def _launch(job: Job, out: Path, workers: int) -> None:

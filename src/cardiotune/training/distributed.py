@@ -1,27 +1,36 @@
 """One process or many: starting them, cutting work among them, and what DeepSpeed is told."""
 
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from accelerate import Accelerator
-from torch.distributed.rendezvous import rendezvous
+from torch._C._distributed_c10d import FileStore, Store, TCPStore
 
 from cardiotune.config import Config, DeepSpeed
-from cardiotune.errors import CardioTuneError, InterruptedRunError, ModelError, RunError
+from cardiotune.errors import CardioTuneError, ConfigError, InterruptedRunError, ModelError, RunError
+from cardiotune.processes import TRUSTED, Process, current, describing, without_strays
 
-FAILURE_FILE = "CARDIOTUNE_FAILURE_FILE"
-"""Environment variable that `launch` gives its processes: the file in which a failing one says why."""
+log = logging.getLogger(__name__)
+
+FAILURE = "failure.json"
+"""In the folder of those that `launch` started: why the first of them failed."""
+SHUTDOWN_SECONDS = 120
+"""How long processes may take to finish a step and save it after SIGTERM, before they are killed."""
 
 
 def world() -> tuple[int, int]:
@@ -31,70 +40,195 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def is_worker() -> bool:
-    """Whether this process is one of many: started by `launch`, or on several machines by torchrun or DeepSpeed."""
-    return is_launched() or ("MASTER_ADDR" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1)
-
-
-def is_launched() -> bool:
-    """Whether `launch` started this process and waits for it, to go on when all are done."""
-    return FAILURE_FILE in os.environ
-
-
 def join(config: Config) -> None:
     """Join the other processes, if this is one of many. Gloo comes first: DeepSpeed would ask for its own on a CPU."""
-    if is_worker() and not torch.distributed.is_initialized():
+    process = current()
+    if process.is_worker and not torch.distributed.is_initialized():
         cpu = not torch.cuda.is_available()
         if cpu and config.deepspeed:
             os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.distributed.init_process_group("gloo" if cpu else "nccl")
+        if process.size == process.local_size:
+            _stay_inside(os.environ)
+        torch.distributed.init_process_group(
+            "gloo" if cpu else "nccl", store=_store(process), rank=process.rank, world_size=process.size
+        )
 
 
 def meet() -> bool:
     """Whether this process is the first; that one waits here until all have come, however long their work takes.
 
-    If one dies, its launcher ends the others. Needs what a launcher sets: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+    If one dies, its launcher ends the others.
     """
-    # By the launcher's store alone: a process group would connect every process with every other.
-    store, rank, processes = next(rendezvous("env://", timeout=timedelta(days=30)))
-    store.set(f"arrived/{rank}", "")
-    while rank == 0 and not store.check([f"arrived/{other}" for other in range(processes)]):
+    # By the store alone: a process group would connect every process with every other.
+    process = current()
+    store = _store(process, timedelta(days=30))
+    store.set(f"arrived/{process.rank}", "")
+    while process.rank == 0 and not store.check([f"arrived/{other}" for other in range(process.size)]):
         time.sleep(0.5)
-    return bool(rank == 0)
+    return process.rank == 0
+
+
+def _store(process: Process, timeout: timedelta = timedelta(minutes=30)) -> Store:
+    """Where processes leave word for one another. Whoever can write there can run code in them.
+
+    Processes of `launch` use a file in their private folder. Those of another launcher ask for the first one's address: torchrun
+    listens there itself, on all of the machine's; else the first process does, and on this one alone. ConfigError for one that
+    other machines can reach, unless that was asked for.
+    """
+    if process.meeting:
+        return FileStore(str(process.meeting / "store"), process.size)
+    address = (
+        "127.0.0.1" if process.address == "localhost" else process.address
+    )  # no name is looked up that need not be
+    if process.store_is_there:
+        if process.rank == 0 and os.environ.get(TRUSTED) != "1":
+            log.warning(
+                "port %d, which the launcher has opened, answers the whole network, and whoever reaches it can run code "
+                "here; on one machine use launch.processes or --workers, on several a firewall (docs/guide.md) and %s=1",
+                process.port,
+                TRUSTED,
+            )
+        return TCPStore(address, process.port, process.size, False, timeout)
+    check_meeting_place(process)
+    if process.rank:
+        return TCPStore(address, process.port, process.size, False, timeout)
+    try:
+        # Left to itself, the store would listen on all addresses of this machine.
+        family = socket.getaddrinfo(address, process.port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((address, process.port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"MASTER_ADDR={process.address}, MASTER_PORT={process.port}: cannot listen there ({error.strerror}); set an address "
+            "of the first process's machine and a free port"
+        ) from None
+    return TCPStore(
+        address, process.port, process.size, True, timeout, wait_for_workers=False, master_listen_fd=listening.detach()
+    )
+
+
+def check_meeting_place(process: Process) -> None:
+    """ConfigError when the first process would open a port to other machines, and that was not asked for."""
+    if process.is_open and not process.store_is_there and os.environ.get(TRUSTED) != "1":
+        raise ConfigError(
+            f"MASTER_ADDR={process.address}: can be reached from other machines, and whoever reaches port {process.port} there "
+            f"can run code here; on one machine set 127.0.0.1, on several shut that port to all others and set {TRUSTED}=1 "
+            "(docs/guide.md)"
+        )
+
+
+def _stay_inside(environment: MutableMapping[str, str]) -> None:
+    """Let processes of one machine connect through its loopback interface, whatever its name and other addresses are."""
+    names = [name for name, found in psutil.net_if_addrs().items() if any(a.address.startswith("127.") for a in found)]
+    loopback = names[0] if names else "lo"
+    environment.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=f"={loopback}", NCCL_RAS_ENABLE="0")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# starting processes
 
 
 def launch(config: Config, arguments: list[str]) -> None:
-    """Run `cardiotune ARGUMENTS` in `launch.processes` processes, by torch's launcher, and wait for them.
+    """Run `cardiotune ARGUMENTS` in `launch.processes` processes of this machine and wait for them.
 
-    It stops the others when one dies. Raises the error of the first that failed, InterruptedRunError after a signal.
+    They meet in a private folder; none listens where another machine could connect. When one fails the others are stopped. Raises
+    the error of the first that failed, InterruptedRunError after a signal.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        failure = Path(folder) / "failure.json"
-        command = [sys.executable, "-m", "cardiotune.training.launcher", str(config.launch.processes), *arguments]
-        environment = {**os.environ, FAILURE_FILE: str(failure), "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-        # A session of its own: a terminal's Ctrl-C would reach the launcher and, through us, reach it again.
-        with subprocess.Popen(command, env=environment, start_new_session=True) as launched:
-            stopped_by = _wait(launched)
-        if stopped_by:
+    count = config.launch.processes
+    # Its port is ours as long as the socket is open, though nobody listens: DeepSpeed tells runs apart by it.
+    with tempfile.TemporaryDirectory(prefix="cardiotune-") as folder, socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        workers = _Workers()
+        with workers.stopped_by_signals():
+            for rank in range(count):
+                own = describing(Process(rank, count, rank, count, Path(folder), "127.0.0.1", port))
+                own |= {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+                _stay_inside(own)
+                workers.start([sys.executable, "-m", "cardiotune", *arguments], own)
+            workers.wait()
+        if workers.stopped_by:
             raise InterruptedRunError(
-                "stopped; go on from the newest checkpoint with `cardiotune train --resume RUN`", stopped_by
+                "stopped; go on from the newest checkpoint with `cardiotune train --resume RUN`", workers.stopped_by
             )
-        if launched.returncode > 1:
+        # Those that fail because another one is gone, or are stopped because of it, are not the cause.
+        if killed := [-code for code in workers.codes if code < 0 and -code != signal.SIGTERM]:
             raise RunError(
-                f"one of {config.launch.processes} processes was killed by {signal.Signals(launched.returncode).name}; "
-                "is the machine out of memory?"
+                f"one of {count} processes was killed by {signal.Signals(killed[0]).name}; is the machine out of memory?"
             )
+        failure = Path(folder) / FAILURE
         if failure.is_file():
             raise failed_with(**json.loads(failure.read_text()))
-        if launched.returncode:
-            raise RunError(f"{config.launch.processes} processes: one of them failed without a word")
+        if any(workers.codes):
+            raise RunError(f"{count} processes: one of them failed without a word")
+
+
+class _Workers:
+    """Processes that work together: all are stopped when one fails, or when a signal comes."""
+
+    def __init__(self) -> None:
+        self.stopped_by = 0
+        """The last SIGTERM or SIGINT that came, or 0."""
+        self.codes: list[int] = []
+        """Exit codes as they ended; of those that were killed for not stopping in time, SIGTERM's."""
+        self._all: list[subprocess.Popen[bytes]] = []
+        self._until: float | None = None
+
+    def start(self, command: list[str], environment: dict[str, str]) -> None:
+        """Start one, unless a signal has come. It gets a session of its own: a terminal's Ctrl-C is passed on by us."""
+        if not self.stopped_by:
+            self._all.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        if self.stopped_by:  # it may have come while this one was started
+            self._stop()
+
+    def wait(self) -> None:
+        """Until all have ended."""
+        running = list(self._all)
+        late: set[int] = set()
+        while running:
+            for worker in [worker for worker in running if worker.poll() is not None]:
+                running.remove(worker)
+                self.codes.append(-signal.SIGTERM if worker.pid in late else worker.returncode)
+                if worker.returncode and self._until is None:
+                    self._stop()
+            if self._until is not None and time.monotonic() > self._until:
+                for worker in running:
+                    late.add(worker.pid)
+                    worker.kill()
+            time.sleep(0.05)
+
+    def _stop(self) -> None:
+        self._until = self._until or time.monotonic() + SHUTDOWN_SECONDS
+        for worker in self._all:
+            worker.terminate()  # which leaves alone what has ended
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """Meanwhile SIGTERM and SIGINT are passed on as SIGTERM. However it ends, none of the processes is left behind."""
+
+        def pass_on(number: int, _: Any) -> None:
+            self.stopped_by = number
+            self._stop()
+
+        before: dict[int, Any] = {}
+        with suppress(ValueError):  # not the main thread: signals are somebody else's
+            for wanted in (signal.SIGTERM, signal.SIGINT):
+                before[wanted] = signal.signal(wanted, pass_on)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for worker in self._all:
+                worker.kill()
+                worker.wait()
 
 
 def tell_failure(message: str, exit_code: int) -> bool:
     """In a process that `launch` started: leave word for it, unless another was first. False in any other process."""
-    if not is_launched():
+    meeting = current().meeting
+    if meeting is None:
         return False
-    with suppress(FileExistsError), open(os.environ[FAILURE_FILE], "x", encoding="utf-8") as file:
+    with suppress(FileExistsError), (meeting / FAILURE).open("x", encoding="utf-8") as file:
         json.dump({"message": message, "exit_code": exit_code}, file)
     return True
 
@@ -106,28 +240,12 @@ def failed_with(message: str, exit_code: int) -> CardioTuneError:
     return error
 
 
-def _wait(launched: "subprocess.Popen[bytes]") -> int:
-    """Wait for the launcher; pass SIGTERM and SIGINT on to it, and return which one came, or 0."""
-    got = [0]
-
-    def pass_on(number: int, _: Any) -> None:
-        got[0] = number
-        launched.send_signal(signal.SIGTERM)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        launched.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return got[0]
-
-
 def make_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
     """Accelerate for one process, for data-parallel ones, or with DeepSpeed."""
     cpu = not torch.cuda.is_available()
     if config.deepspeed is None:
-        return Accelerator(cpu=cpu, mixed_precision="no")
+        with without_strays():
+            return Accelerator(cpu=cpu, mixed_precision="no")
     try:
         import deepspeed  # noqa: F401
     except ImportError:

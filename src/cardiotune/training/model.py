@@ -15,6 +15,7 @@ from cardiotune.config import Config, ModelConfig
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError
+from cardiotune.processes import current
 from cardiotune.training.families import known_family, read_config
 from cardiotune.training.heads import (
     ClassifierNetwork,
@@ -45,14 +46,14 @@ def set_up(threads: int | None) -> torch.device:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(threads or max(1, _physical_cores() // processes))
+    process = current()
+    torch.set_num_threads(threads or max(1, _physical_cores() // process.local_size))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Deterministic mode also fills every new tensor with NaN, to show reads of what was never written; it costs a pass over each.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", process.local_rank)
         torch.cuda.set_device(device)
         return device
     return torch.device("cpu")
