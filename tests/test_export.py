@@ -23,7 +23,7 @@ from cardiotune.config import configs_folder, load_model
 from cardiotune.deployment.gguf import make_readable
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ModelError
-from cardiotune.training.checkpoint import HASHES
+from cardiotune.runs import HASHES
 from cardiotune.training.weights import describe, find_weights
 from conftest import build_toy_encoder, build_toy_table, write_toy_experiment
 from test_cli import call, check_refusal

@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ import yaml
 from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.errors import DataError, ModelError
+from cardiotune.runs import RunFolder
+from cardiotune.training import checkpoint
 from conftest import TOY_COLUMNS, build_toy_table
 
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
@@ -156,3 +160,103 @@ def test_changed_settings_and_table_are_refused(experiment: Path) -> None:
             stages.train(stages.open_run(run), resume=True)
     finally:
         table.write_bytes(content)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# damaged while it is needed
+
+
+def flip(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "a byte": lambda folder: flip(folder / "weights" / "adapter_model.safetensors"),
+    "cut short": lambda folder: os.truncate(folder / "weights" / "adapter_model.safetensors", 100),
+    "no weights": lambda folder: shutil.rmtree(folder / "weights"),
+    "gone": shutil.rmtree,
+}
+
+
+def small(experiment: Path, name: str) -> RunFolder:
+    overrides = [f"name={name}", "train.max_steps=8", "train.evaluate_every=2", "train.save_every=null"]
+    return stages.prepare(load_config(experiment, overrides))[0]
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[RunFolder, Path], None]) -> None:
+    """After the checkpoint of a step is written, do something with the best step's."""
+    drop_old = checkpoint.drop_old
+
+    def act_then(run: RunFolder, keep: set[int], newest: int, current: int) -> None:
+        drop_old(run, keep, newest, current)
+        if current == step:
+            act(run, run.checkpoints / f"step-{max(keep):06d}")
+
+    monkeypatch.setattr(checkpoint, "drop_old", act_then)
+
+
+def check_published(run: RunFolder, lost: str) -> None:
+    """The best of the steps that are left; each is known by its weights."""
+    summary = json.loads(run.training.read_text())
+    kept = run.checkpoints / f"step-{summary['selected_step']:06d}"
+    assert kept.name != lost and int(lost.removeprefix("step-")) in summary["better_steps_lost"]
+    assert (run.path / ADAPTER).read_bytes() == (kept / "weights" / "adapter_model.safetensors").read_bytes()
+    left = [look for look in summary["history"]["validation"] if look["step"] not in summary["better_steps_lost"]]
+    assert min(left, key=lambda look: look["log_loss"])["step"] == summary["selected_step"]
+
+
+@pytest.mark.parametrize(("step", "kind"), [(4, "a byte"), (4, "gone"), (8, "cut short"), (8, "no weights")])
+def test_a_damaged_best_step_is_noticed_at_the_next_look_and_another_is_taken(
+    experiment: Path, kind: str, step: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = small(experiment, f"lost_{step}_{kind.replace(' ', '_')}")
+    damaged: list[str] = []
+    told: list[bool] = []
+
+    def damage(_: RunFolder, best: Path) -> None:
+        DAMAGE[kind](best)
+        damaged.append(best.name)
+
+    at_step(monkeypatch, 6, lambda *_: told.append("is lost" in caplog.text))
+    at_step(monkeypatch, step, damage)
+    stages.train(run)
+    assert told == [step == 4], "not when training is over"
+    assert f"the best step, {int(damaged[0].removeprefix('step-'))}, is lost" in caplog.text
+    if step == 8:
+        check_published(run, damaged[0])
+    else:  # a later step may be better than the one that was lost
+        assert json.loads(run.training.read_text())["selected_step"] != int(damaged[0].removeprefix("step-"))
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_best_step_is_noticed_when_training_is_resumed(
+    experiment: Path, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = small(experiment, f"lost_at_rest_{kind.replace(' ', '_')}")
+    best: list[Path] = []
+
+    def stop(_: RunFolder, folder: Path) -> None:
+        best.append(folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        at_step(patched, 6, stop)
+        with pytest.raises(KeyboardInterrupt):
+            stages.train(run)
+    DAMAGE[kind](best[0])
+    told: list[bool] = []
+    at_step(monkeypatch, 8, lambda *_: told.append("damaged checkpoint passed over" in caplog.text or kind == "gone"))
+    stages.train(run, resume=True)
+    assert told == [True]
+    selected = json.loads(run.training.read_text())["selected_step"]
+    folder = run.checkpoints / f"step-{selected:06d}" / "weights" / "adapter_model.safetensors"
+    assert (run.path / ADAPTER).read_bytes() == folder.read_bytes()
+
+
+def test_nothing_is_published_when_no_step_is_left(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = small(experiment, "all_lost")
+    at_step(monkeypatch, 8, lambda run, _: [flip(file) for file in run.checkpoints.rglob("adapter_model.safetensors")])
+    with pytest.raises(ModelError, match="no step that was judged on the validation part is whole"):
+        stages.train(run)
+    assert not run.adapter.exists()

@@ -3,6 +3,11 @@
 import hashlib
 import hmac
 import json
+import os
+import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,14 +38,167 @@ def test_an_existing_run_is_kept_unless_asked(tmp_path: Path) -> None:
     assert run.config.read_text() == "name: b\n" and not run.predictions.exists()
 
 
-def test_a_failed_run_that_holds_nothing_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kept",
+    ["split.parquet", "cohort.json", "audit.json", "predictions.jsonl", "tokens", "logs", "checkpoints", "notes.txt"],
+)
+def test_a_failed_run_is_replaced_only_if_it_holds_nothing(tmp_path: Path, kept: str) -> None:
     run = runs.create(tmp_path / "a", "name: a\n", overwrite=False)
     run.update_manifest(status="failed")
     runs.create(tmp_path / "a", "name: b\n", overwrite=False)
-    run.update_manifest(status="failed")
-    run.checkpoints.mkdir()
+    (run.path / kept).mkdir() if "." not in kept else (run.path / kept).write_text("hours of work")
+    for status in ("failed", "running", "interrupted", "finished"):
+        run.update_manifest(status=status)
+        with pytest.raises(ConfigError, match="exists already"):
+            runs.create(tmp_path / "a", "name: c\n", overwrite=False)
+    assert run.config.read_text() == "name: b\n" and (run.path / kept).exists()
+
+
+@pytest.mark.parametrize("status", ["running", "finished"])
+def test_what_may_be_at_work_is_not_replaced(tmp_path: Path, status: str) -> None:
+    runs.create(tmp_path / "a", "name: a\n", overwrite=False).update_manifest(status=status)
     with pytest.raises(ConfigError, match="exists already"):
-        runs.create(tmp_path / "a", "name: c\n", overwrite=False)
+        runs.create(tmp_path / "a", "name: b\n", overwrite=False)
+
+
+KILL = """
+import json, os, signal, sys
+from pathlib import Path
+from cardiotune import runs
+
+work, what = Path(sys.argv[1]), sys.argv[2]
+if what == "renames":
+    runs.exchange = lambda one, other: False
+
+def fill(name):
+    def write(folder):
+        (folder / "weights").mkdir()
+        for file in ("a.bin", "weights/b.bin"):
+            (folder / file).write_text(name)
+    return write
+
+def read(folder):
+    if not folder.exists():
+        return "none"
+    words = {file.read_text() for file in folder.rglob("*.bin")}
+    whole = runs.hash_files(folder).keys() == {"a.bin", "weights/b.bin", "sha256.json"}
+    return words.pop() if whole and len(words) == 1 else "broken"
+
+def kill_at(number):
+    left = [number]
+    def count(call):
+        def counted(*given, **more):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*given, **more)
+        return counted
+    for name in ("replace", "rename", "mkdir", "rmdir", "unlink", "chmod", "fsync", "open", "close"):
+        setattr(os, name, count(getattr(os, name)))
+    runs.exchange = count(runs.exchange)
+
+found, number, code = [], 0, -9
+while code:
+    number += 1
+    place = work / f"{what}{number}"
+    folder = place / "adapter"
+    if what != "first":
+        runs.write_folder(folder, fill("old"))
+    child = os.fork()
+    if child == 0:
+        kill_at(number)
+        runs.write_folder(folder, fill("new"))
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    seen = read(folder)
+    runs.recover(folder)
+    then = read(folder)
+    runs.write_folder(folder, fill("next"))
+    found.append([code, seen, then, read(folder), sorted(path.name for path in place.iterdir())])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "seen"),
+    [("exchange", {"old", "new"}), ("renames", {"old", "none", "new"}), ("first", {"none", "new"})],
+)
+def test_killed_at_any_step_the_old_or_the_new_folder_is_there(tmp_path: Path, what: str, seen: set[str]) -> None:
+    """Two renames (where names cannot be exchanged) leave a moment without the name, which `recover` mends."""
+    if what == "exchange":
+        (tmp_path / "one").mkdir()
+        (tmp_path / "two").mkdir()
+        if not runs.exchange(tmp_path / "one", tmp_path / "two"):
+            pytest.skip("this file system cannot exchange two names")
+    done = subprocess.run([sys.executable, "-c", KILL, tmp_path, what], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert len(found) > 15 and {code for code, *_ in found[:-1]} == {-9} and found[-1][0] == 0
+    assert {entry[1] for entry in found} == seen
+    assert {entry[2] for entry in found} == ({"none", "new"} if what == "first" else {"old", "new"})
+    assert all(after == "next" and names == ["adapter"] for *_, after, names in found), "no left-over is in the way"
+
+
+def test_a_left_over_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "exchange", lambda one, other: False)
+    folder = tmp_path / "adapter"
+    for name in (".adapter.old", ".adapter.saving-12345678", ".old.adapter"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("left over")
+    for content in ("one", "two"):
+        runs.write_folder(folder, lambda work, content=content: (work / "file").write_text(content))
+        assert (folder / "file").read_text() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".old.adapter", "adapter"], "what is not ours stays"
+
+
+def test_what_was_about_to_be_replaced_is_found_by_its_readers(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    (tmp_path / ".adapter.old").mkdir()
+    (tmp_path / ".adapter.old" / "file").write_text("old")
+    assert (run.tuned_folder("lora") / "file").read_text() == "old"
+    assert not (tmp_path / ".adapter.old").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# for the owner alone
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o027, 0o077])
+def test_files_are_their_owners_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        run = runs.create(tmp_path / "runs" / "a", "name: a\n", overwrite=False)
+        runs.write_folder(run.adapter, lambda work: (work / "weights.bin").write_text("w") and (work / "in").mkdir())
+        with runs.private(), runs.private():
+            (run.path / "by_a_library.txt").write_text("x")
+        assert os.umask(umask) == umask, "it is put back"
+    finally:
+        os.umask(before)
+    modes = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert len(modes) == 9
+    assert all(mode == (0o700 if (tmp_path / name).is_dir() else 0o600) for name, mode in modes.items()), modes
+
+
+def test_the_umask_is_put_back_when_the_last_thread_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    first, second = threading.Event(), threading.Event()
+
+    def outer() -> None:
+        with runs.private():
+            first.set()
+            second.wait(10)
+
+    try:
+        thread = threading.Thread(target=outer)
+        thread.start()
+        first.wait(10)
+        with runs.private():
+            second.set()
+            thread.join()
+            (tmp_path / "file").write_text("")
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.parametrize("overwrite", [True, False])

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from cardiotune import processes
 from cardiotune.config import Config, compose, dump, load_config, shipped
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
+from cardiotune.runs import private
 
 # Before any library that reads them: nothing leaves the machine unless it is asked for.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -103,6 +104,7 @@ def _start(
     configure_logging(debug)
     if ctx.invoked_subcommand not in SHARED:
         processes.only_one(f"cardiotune {ctx.invoked_subcommand}")
+    ctx.with_resource(private())
     if strays := ctx.with_resource(processes.without_strays()):
         log.warning("ignored, for this process is not one of many: %s", ", ".join(strays))
 

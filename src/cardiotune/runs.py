@@ -1,5 +1,11 @@
-"""The run folder: the names of its files, its manifest, hashes, and writes that are whole or not there at all."""
+"""The run folder: the names of its files, its manifest, hashes, and writes that are whole or not there at all.
 
+What is written may hold rows, ids or weights, so its owner alone can read it, whatever the umask: files 0600, folders 0700. Who
+wants to share a report makes a copy of it.
+"""
+
+import ctypes
+import glob
 import hashlib
 import hmac
 import json
@@ -10,9 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +28,8 @@ from typing import Any
 from cardiotune.errors import ConfigError, ModelError, RunError
 
 BLOCK = 1 << 20
+HASHES = "sha256.json"
+"""In a folder that `write_folder` wrote: name -> sha256 of each of its files."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,10 @@ class RunFolder:
         return self.path / "model"
 
     def tuned_folder(self, kind: str) -> Path:
-        """Where a method of this kind leaves its weights."""
-        return self.adapter if kind == "lora" else self.model
+        """Where a method of this kind leaves its weights; put back there, if `publish` was killed half way."""
+        folder = self.adapter if kind == "lora" else self.model
+        recover(folder)
+        return folder
 
     @property
     def checkpoints(self) -> Path:
@@ -160,12 +171,13 @@ def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
         fragment = _only_begun(run)
         if not run.manifest.is_file() and not fragment:
             raise ConfigError(f"{path}: holds files but no manifest.json, so it is not a run folder and is left alone")
-        holds_nothing = fragment or (run.read_manifest().get("status") == "failed" and not run.checkpoints.exists())
-        if not (overwrite or holds_nothing):
+        if not (overwrite or fragment):
             raise ConfigError(f"{path}: exists already; choose another with name=NAME, or replace it with --overwrite")
-        shutil.rmtree(path)
+        _delete(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
+        with suppress(PermissionError):  # it was there, and is somebody else's
+            path.chmod(0o700)
     except OSError as error:
         raise RunError(f"{path}: cannot make the run folder ({error.strerror}); set runs_dir=FOLDER") from None
     write_text(run.config, config_text)
@@ -174,9 +186,26 @@ def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
 
 
 def _only_begun(run: RunFolder) -> bool:
-    """Whether all that a folder holds is what `create` writes before the manifest: a run that was killed there."""
+    """Whether all that a folder holds is what `create` writes: a run that was killed there, or has failed right after it."""
     begun = (f".{run.config.name}.", f".{run.manifest.name}.")  # the temporary files of `atomic`
-    return all(file == run.config or file.name.startswith(begun) for file in run.path.iterdir())
+    ours = (run.config, run.manifest)
+    if not all(file in ours or file.name.startswith(begun) for file in run.path.iterdir()):
+        return False
+    return not run.manifest.is_file() or run.read_manifest().get("status") == "failed"
+
+
+def _delete(folder: Path) -> None:
+    """Delete a whole folder: its name is free in one step, so a kill leaves no half of it under that name."""
+    name = folder.name.removeprefix(".")
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=f".{name}.deleted-", dir=folder.parent))
+        folder.replace(aside)
+        for left in folder.parent.glob(f".{glob.escape(name)}.deleted-*"):  # of a process that was killed, too
+            shutil.rmtree(left)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be deleted ({error.strerror or error}); delete it, or choose another"
+        ) from None
 
 
 def environment() -> dict[str, Any]:
@@ -212,11 +241,53 @@ def _git_commit() -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# files, for their owner alone
+
+
+class _Umask:
+    """The process's umask, narrowed while somebody is inside: threads come and go in any order."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = self._before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = os.umask(0o077)
+                os.umask(self._before | 0o077)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                os.umask(self._before)
+
+
+_UMASK = _Umask()
+
+
+@contextmanager
+def private() -> Iterator[None]:
+    """Meanwhile libraries too write for the owner alone. Also a decorator."""
+    with _UMASK:
+        yield
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are not there, for their owner alone."""
+    for place in reversed([folder, *folder.parents]):
+        if not place.exists():
+            place.mkdir(mode=0o700, exist_ok=True)
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
     except OSError as error:
@@ -224,7 +295,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(0o600)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -256,12 +327,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_private_json(path: Path, value: Any) -> None:
-    """As `write_json`, readable by the owner alone."""
-    write_json(path, value)
-    path.chmod(0o600)
-
-
 def sha256(path: Path) -> str:
     """Hex digest of a file, or of the names and digests of a folder's files."""
     if path.is_dir():
@@ -274,6 +339,92 @@ def hash_files(folder: Path) -> dict[str, str]:
     """Relative name -> sha256 for every file in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): sha256(path) for path in files}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# folders
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write into a temporary folder, then publish it under its name. RunError when the disk refuses.
+
+    At every instant what had the name before or the new folder is there, whole.
+    """
+    folder = Path(os.path.abspath(folder))  # `.` has no name
+    saving = f".{folder.name}.saving-"
+    try:
+        make_folder(folder.parent)
+        work = Path(tempfile.mkdtemp(prefix=saving, dir=folder.parent))
+        try:
+            fill(work)
+            write_json(work / HASHES, hash_files(work))
+            publish(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: could not be saved ({error.strerror or error}); what was there before is whole"
+        ) from None
+    for left in folder.parent.glob(f"{glob.escape(saving)}*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def publish(work: Path, folder: Path) -> None:
+    """Give a folder that is complete its name, in place of the one that has it, and delete that.
+
+    Where the file system cannot exchange two names, the old folder is `.NAME.old` for an instant, and none has the name. A
+    process that is killed then leaves it so: `recover` puts it back.
+    """
+    for path in [*work.rglob("*"), work]:
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        _flush(path)
+    recover(folder)
+    if not folder.exists():
+        work.replace(folder)
+    elif not exchange(work, folder):
+        old = _old(folder)
+        if old.exists():  # beside a folder that has the name, it is left over
+            _delete(old)
+        folder.replace(old)
+        work.replace(folder)
+        _delete(old)
+    _flush(folder.parent)
+
+
+def recover(folder: Path) -> None:
+    """Put a folder back that `publish` was about to replace when it was killed."""
+    if not folder.exists() and _old(folder).is_dir():
+        with suppress(OSError):  # on a disk that cannot be written it stays absent, which whoever looks for it will say
+            _old(folder).replace(folder)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in one step; False, and nothing done, where the system or the file system cannot."""
+    library = ctypes.CDLL(None)
+    names, swap = (
+        (os.fsencode(one), os.fsencode(other)),
+        2,
+    )  # RENAME_EXCHANGE in linux/fs.h, RENAME_SWAP in macOS's stdio.h
+    if hasattr(library, "renamex_np"):
+        return bool(library.renamex_np(*names, swap) == 0)
+    here = -100  # AT_FDCWD
+    return hasattr(library, "renameat2") and bool(library.renameat2(here, names[0], here, names[1], swap) == 0)
+
+
+def _flush(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ids
 
 
 def row_key(path: Path) -> bytes:

@@ -7,8 +7,8 @@ rows are read afresh from the table by every stage that needs them. What the mod
 
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ Array = NDArray[np.float64]
 def run(config: Config, overwrite: bool = False) -> RunFolder:
     """Every stage in order. The manifest says `finished` only when all of them did."""
     folder, prepared = prepare(config, overwrite)
-    try:
+    with _failing(folder):
         audit(folder, prepared)
         if "tuned" in config.comparators:
             train(folder, prepared)
@@ -55,12 +55,20 @@ def run(config: Config, overwrite: bool = False) -> RunFolder:
         evaluate(folder, prepared)
         audit_results(folder)
         report(folder)
-    except BaseException as error:
-        folder.update_manifest(status="interrupted" if isinstance(error, InterruptedRunError) else "failed")
-        raise
     return folder
 
 
+@contextmanager
+def _failing(folder: RunFolder) -> Iterator[None]:
+    """Whatever ends the work before its time stands in the manifest."""
+    try:
+        yield
+    except BaseException as error:
+        folder.update_manifest(status="interrupted" if isinstance(error, InterruptedRunError) else "failed")
+        raise
+
+
+@runs.private()
 def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepared]:
     """Table -> cohort, parts and texts. Nothing is written before table, weights and prompts have been found good."""
     from cardiotune.evaluation.risk_scores import check_inputs
@@ -73,11 +81,12 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
     weights = find_weights(config.model) if config.needs_llm else None
     tokens, encoded = _encode(config, prepared, weights) if weights else (None, None)
     folder = runs.create(config.run_path, dump(config), overwrite)
-    with folder.stage("prepare", start):
+    with _failing(folder), folder.stage("prepare", start):
         if encoded is not None and weights:
             keep_tokens(folder, prepared.all_texts, encoded, weights)
         frame = prepared.cohort.frame
-        pl.DataFrame({"row_id": frame[ROW_ID], "part": prepared.parts}).write_parquet(folder.split)
+        with runs.atomic(folder.split) as temporary:
+            pl.DataFrame({"row_id": frame[ROW_ID], "part": prepared.parts}).write_parquet(temporary)
         frame, events, parts = prepared.cohort.frame, prepared.cohort.events, prepared.parts
         described = table1(frame, events, parts, config.data)
         runs.write_json(folder.table1, described)
@@ -87,7 +96,7 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
             "parts": counts(parts, events),
             "overlap": overlap(prepared.cohort, parts, prepared.texts, config.data),
         }
-        runs.write_private_json(folder.exact_counts, exact)
+        runs.write_json(folder.exact_counts, exact)
         shareable = {**_told(exact, described), "column_order": prepared.order, "tokens": tokens}
         runs.write_json(folder.cohort, shareable)
         folder.update_manifest(
@@ -174,6 +183,7 @@ def _check_probe_fits(config: Config, order: list[str], encoder: "PromptEncoder"
         raise PromptsTooLongError(f"the synthetic sample that a run is checked by: {error}") from None
 
 
+@runs.private()
 def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = False) -> None:
     """Fine-tune, in as many processes as asked; leaves `adapter/` or `model/`, `checkpoints/`, `logs/`."""
     from cardiotune.training.distributed import check_meeting_place, launch
@@ -236,6 +246,7 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
         folder.update_manifest(training=summary, device=str(device))
 
 
+@runs.private()
 def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl` and `calibration.json`."""
     from cardiotune.evaluation import predict as scoring

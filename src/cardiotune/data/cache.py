@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import RunError
-from cardiotune.runs import RunFolder, atomic, sha256, write_json
+from cardiotune.runs import RunFolder, atomic, make_folder, sha256, write_json
 
 log = logging.getLogger(__name__)
 
@@ -85,15 +85,13 @@ def _write(folder: Path, origin: dict[str, Any], rows: TokenRows) -> None:
     """Each file whole or not at all, the record last. Processes that write at once write the same, so none can harm."""
     starts = np.append(rows.first, len(rows.tokens))
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(folder)
         folder.chmod(0o700)  # before a file is in it, whoever made it
         for name, array in (("tokens", rows.tokens), ("starts", starts)):
             file = folder / f"{name}.npy"
             with atomic(file) as temporary, temporary.open("wb") as out:
                 np.save(out, array)
-            file.chmod(0o600)
         write_json(folder / "record.json", _record(origin, rows.tokens, starts))
-        (folder / "record.json").chmod(0o600)
     except (OSError, RunError) as error:
         log.warning("%s; tokens are not kept, so every stage will make them anew", error)
 

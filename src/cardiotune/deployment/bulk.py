@@ -24,8 +24,7 @@ from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, InterruptedRunError
 from cardiotune.evaluation.predict import progress
 from cardiotune.processes import current
-from cardiotune.runs import RunFolder, atomic, read_json, sha256, write_json
-from cardiotune.training.checkpoint import HASHES
+from cardiotune.runs import HASHES, RunFolder, atomic, read_json, sha256, write_json
 from cardiotune.training.distributed import check_meeting_place, launch, meet
 
 log = logging.getLogger(__name__)

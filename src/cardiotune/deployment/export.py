@@ -26,8 +26,8 @@ from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.model_card import render
 from cardiotune.evaluation.record import read_record
 from cardiotune.evaluation.tuned import probe_texts
-from cardiotune.runs import RunFolder, read_json, write_json, write_text
-from cardiotune.training.checkpoint import record_probe, verify, write_folder
+from cardiotune.runs import RunFolder, private, read_json, write_folder, write_json, write_text
+from cardiotune.training.checkpoint import record_probe, verify
 from cardiotune.training.heads import ClassifierNetwork
 from cardiotune.training.model import HEAD_FILE, build_encoder, load_head, load_plain, read
 from cardiotune.training.weights import same_weights
@@ -42,6 +42,7 @@ TEST_ROWS = 1000
 """Rows of the test part that the gate scores at most."""
 
 
+@private()
 def export(
     run: RunFolder, to: Format, out: Path, precision: Precision = "f16", prepared: Prepared | None = None
 ) -> dict[str, Any]:

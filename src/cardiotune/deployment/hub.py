@@ -4,8 +4,8 @@ from pathlib import Path
 
 from cardiotune.deployment.scorer import is_export
 from cardiotune.errors import ConfigError, RunError
-from cardiotune.runs import read_json
-from cardiotune.training.checkpoint import HASHES, verify
+from cardiotune.runs import HASHES, read_json
+from cardiotune.training.checkpoint import verify
 
 
 def to_upload(folder: Path) -> list[str]:

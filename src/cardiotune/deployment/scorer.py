@@ -28,7 +28,7 @@ from cardiotune.evaluation.explain import language_risk, leave_one_field_out
 from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, probabilities
 from cardiotune.evaluation.tuned import TunedModel, probe_texts, read_calibrator, read_site
-from cardiotune.runs import RunFolder, read_json
+from cardiotune.runs import RunFolder, read_json, recover
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.loss import corrected
 from cardiotune.training.model import build_encoder, set_up
@@ -44,6 +44,7 @@ NONE: calibrate.Calibrator = {"method": "none"}
 
 def is_export(folder: Path) -> bool:
     """Whether a folder was written by `cardiotune export`."""
+    recover(folder)
     return (folder / EXPORT).is_file()
 
 

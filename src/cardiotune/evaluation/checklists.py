@@ -12,7 +12,16 @@ from typing import Any
 from cardiotune.config import Config
 from cardiotune.data.small_counts import HIDDEN, is_small
 from cardiotune.evaluation.record import Record, read_record
-from cardiotune.evaluation.wording import capitalized, estimate, events, metric_words, model_words, percent, plain
+from cardiotune.evaluation.wording import (
+    capitalized,
+    estimate,
+    events,
+    metric_words,
+    model_words,
+    percent,
+    plain,
+    step_words,
+)
 from cardiotune.runs import RunFolder, write_text
 
 FILE = Path(__file__).with_suffix(".json")
@@ -278,7 +287,7 @@ def _about_the_language_model(record: Record) -> dict[str, str]:
         "base_model": f"base model {base['name']}, revision {base['revision']}, licence: {base['license']}",
         "method": (adapters if method.kind == "lora" else "full fine-tuning") if tuned else "no fine-tuning",
         "training": f"learning rate {config.train.learning_rate:g}, {summary['steps']} of {summary['steps_planned']} "
-        f"planned steps; step {summary['selected_step']} kept for its validation {summary['selected_on'].replace('_', '-')}"
+        f"planned steps; {step_words(summary)}"
         if tuned and summary
         else "",
         "prompt": f'instruction: "{task.fill(task.instruction)}"; question: "{task.fill(task.question)}"; '

@@ -31,6 +31,7 @@ from cardiotune.evaluation.wording import (
     plain,
     reads,
     span,
+    step_words,
 )
 from cardiotune.runs import RunFolder, read_json, write_text
 
@@ -476,7 +477,7 @@ def _language_model(config: Config, manifest: dict[str, Any]) -> dict[str, str]:
             )
         lines["Training"] = (
             f"{summary['steps']} of {summary['steps_planned']} planned steps in {summary['dtype']}; "
-            f"step {summary['selected_step']} kept for its validation {summary['selected_on'].replace('_', '-')}"
+            f"{step_words(summary)}"
         )
     lines["Prompt style"] = f"{style.style}, columns {ORDERS[style.order]}, as a {config.model.prompt} prompt"
     return lines

@@ -139,6 +139,13 @@ def reads(metric: str, ci: Sequence[float] | None, who: str = "tuned") -> str:
     return f"{who} {'better' if better else 'worse'}".strip()
 
 
+def step_words(summary: dict[str, Any]) -> str:
+    """Which step of a training was kept, and why."""
+    kept = f"step {summary['selected_step']} kept for its validation {summary['selected_on'].replace('_', '-')}"
+    lost = ", ".join(map(str, summary.get("better_steps_lost", [])))
+    return f"{kept} (of those that were left: the better step {lost} was damaged on disk)" if lost else kept
+
+
 def capitalized(text: str) -> str:
     """The text with its first letter, and no other, made a capital."""
     return text[:1].upper() + text[1:]

@@ -8,10 +8,7 @@ except what DeepSpeed writes of its own state.
 import hashlib
 import json
 import logging
-import os
 import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,53 +17,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cardiotune.errors import ModelError, RunError
-from cardiotune.runs import RunFolder, hash_files, sha256, write_json
+from cardiotune.errors import ModelError
+from cardiotune.runs import HASHES, RunFolder, sha256, write_json
 from cardiotune.training.heads import ClassifierNetwork, RiskNetwork
 from cardiotune.training.model import ADAPTER_FILE, HEAD_FILE
 
 log = logging.getLogger(__name__)
 
-HASHES = "sha256.json"
 PROBE = "probe.json"
 State = dict[str, torch.Tensor]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# folders
-
-
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a temporary folder, then publish it under its name. RunError when the disk refuses."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            fill(work)
-            write_json(work / HASHES, hash_files(work))
-            _publish(work, folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise RunError(
-            f"{folder}: could not be saved ({error.strerror or error}); what was there before is whole"
-        ) from None
-
-
-def _publish(work: Path, folder: Path) -> None:
-    for file in work.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-    work.chmod(0o755)
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        folder.replace(old)
-    work.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    parent = os.open(folder.parent, os.O_RDONLY)
-    os.fsync(parent)
-    os.close(parent)
 
 
 def version_of(folder: Path) -> str:
@@ -74,8 +33,8 @@ def version_of(folder: Path) -> str:
     return sha256(folder / HASHES)[:12]
 
 
-def verify(folder: Path) -> None:
-    """ModelError when a file of a saved folder is missing or differs from its recorded hash.
+def verify(folder: Path, inside: str = "") -> None:
+    """ModelError when a file of a saved folder (or one `inside` a folder of it) is missing or differs from its recorded hash.
 
     A checkpoint's `weights/` is vouched for by the checkpoint's own record.
     """
@@ -87,8 +46,9 @@ def verify(folder: Path) -> None:
         recorded: dict[str, str] = json.loads((folder / HASHES).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ModelError(f"{folder / HASHES}: damaged") from None
-    present = hash_files(folder)
-    wrong = [name for name, digest in recorded.items() if present.get(name) != digest]
+    wanted = {name: digest for name, digest in recorded.items() if name.startswith(inside)}
+    present = {name: sha256(folder / name) for name in wanted if (folder / name).is_file()}
+    wrong = [name for name, digest in wanted.items() if present.get(name) != digest]
     if wrong:
         raise ModelError(f"{folder}: {', '.join(wrong)} changed since it was saved; restore it or train the run again")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from cardiotune.config import Config
 from cardiotune.errors import ConfigError
-from cardiotune.runs import RunFolder
+from cardiotune.runs import RunFolder, make_folder
 
 
 class Trackers:
@@ -50,7 +50,7 @@ def _mlflow(config: Config) -> Any:
         raise ConfigError("trackers: mlflow is not installed; pip install 'cardiotune[mlflow]'") from None
     if "MLFLOW_TRACKING_URI" not in os.environ:
         folder = config.run_path.parent.resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     mlflow.set_experiment("cardiotune")
     mlflow.start_run(run_name=config.name, log_system_metrics=False)

@@ -20,7 +20,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from cardiotune.config import Config, TrainConfig
 from cardiotune.errors import InterruptedRunError, ModelError, RunError
-from cardiotune.runs import RunFolder, write_json
+from cardiotune.runs import RunFolder, write_folder, write_json
 from cardiotune.training import checkpoint
 from cardiotune.training.distributed import make_accelerator, merge, share, world
 from cardiotune.training.heads import RiskNetwork
@@ -100,6 +100,7 @@ def train(
     torch.manual_seed(config.seed * 1000 + rank)
     if progress.folder:
         _restore(progress.folder, spread, optimizer, config, rank)
+        _keep_best(progress, run, settings, device)  # now, and not when all other steps are done
 
     # --- loop --------------------------------------------------------------------------------------------------------
     trackers = Trackers(run, config, progress.step) if rank == 0 else None
@@ -152,6 +153,7 @@ def train(
             # --- a look at the validation part, and a checkpoint -----------------------------------------------------
             looked = step % look_every == 0 or step == steps
             if looked:
+                _keep_best(progress, run, settings, device)
                 spread.eval()
                 budget = config.evaluation.score_batch_tokens
                 held, states = validation.prompts, validation.states
@@ -187,6 +189,11 @@ def train(
         log.info("no better validation %s in %d looks: stopped", settings.select_on, progress.looks_without_better)
 
     # --- the best step becomes the run's model -----------------------------------------------------------------------
+    _keep_best(progress, run, settings, device)
+    if not progress.best:
+        raise ModelError(
+            f"{run.checkpoints}: no step that was judged on the validation part is whole; train the run again"
+        )
     seconds = time.perf_counter() - start
     summary = {
         "steps": progress.step,
@@ -195,6 +202,7 @@ def train(
         "rows_per_second": round((progress.step - first_step) * step_rows / seconds, 3),
         "selected_step": int(progress.best["step"]),
         "selected_on": settings.select_on,
+        **({"better_steps_lost": lost} if (lost := _better_than_best(progress, settings)) else {}),
         "dtype": str(dtype).removeprefix("torch."),
         "processes": processes,
         "odds_multiplier": balance.odds_multiplier,
@@ -231,13 +239,13 @@ def publish_weights(run: RunFolder, step_folder: Path, config: Config) -> None:
     """Copy a checkpoint's weights to the run's `adapter/` or `model/`."""
     from shutil import copy2
 
-    checkpoint.verify(step_folder)
+    checkpoint.verify(step_folder, inside="weights/")
 
     def fill(work: Path) -> None:
         for file in (step_folder / "weights").iterdir():
             copy2(file, work / file.name)
 
-    checkpoint.write_folder(run.tuned_folder(config.method.kind), fill)
+    write_folder(run.tuned_folder(config.method.kind), fill)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -325,7 +333,11 @@ def _clip(accelerator: Any, spread: Any, weights: list[torch.nn.Parameter], limi
 
 def _agree(stop_signal: list[int], device: torch.device) -> int:
     """The signal that any process has got, or 0: all stop after the same step."""
-    own = stop_signal[0]
+    return _greatest(stop_signal[0], device)
+
+
+def _greatest(own: int, device: torch.device) -> int:
+    """The greatest of all processes' numbers."""
     if world()[1] == 1:
         return own
     seen = torch.tensor(own, device=device)
@@ -393,11 +405,48 @@ def _save(
             write_json(work / "state.json", progress.as_json(config))
 
         folder = _step_folder(run, progress.step)
-        checkpoint.write_folder(folder, fill)
+        write_folder(folder, fill)
         checkpoint.check_same_weights(network, state, folder / "weights")
         best = {int(progress.best["step"])} if progress.best else set()
         checkpoint.drop_old(run, best, config.train.save_total_limit, progress.step)
     accelerator.wait_for_everyone()
+
+
+def _keep_best(progress: _Progress, run: RunFolder, settings: TrainConfig, device: torch.device) -> None:
+    """Read the best step's weights again. Where they are damaged or gone, the best of the steps that are whole takes its place.
+
+    The first process reads and decides for all.
+    """
+    looks = sorted(
+        progress.history["validation"], key=lambda look: _key(look, settings.select_on)
+    )  # ties: the earlier one
+    behind = [look for look in looks if look["step"] != progress.best.get("step")]
+    chosen = -1
+    if world()[0] == 0:
+        for look in [progress.best, *behind] if progress.best else []:
+            folder = _step_folder(run, int(look["step"]))
+            if look is not progress.best and not folder.is_dir():
+                continue  # dropped long ago
+            try:
+                checkpoint.verify(folder, inside="weights/")
+                chosen = int(look["step"])
+                break
+            except ModelError as error:
+                log.warning("damaged checkpoint passed over: %s", error)
+    chosen = _greatest(chosen, device)
+    if progress.best and chosen != progress.best["step"]:
+        log.warning(
+            "the best step, %d, is lost; %s",
+            progress.best["step"],
+            f"the best that is left is {chosen}" if chosen > 0 else "no other is left",
+        )
+        progress.best = next((look for look in looks if look["step"] == chosen), {})
+
+
+def _better_than_best(progress: _Progress, settings: TrainConfig) -> list[int]:
+    """Steps that were judged better than the one that is kept, and are lost."""
+    kept = _key(progress.best, settings.select_on)
+    return [int(look["step"]) for look in progress.history["validation"] if _key(look, settings.select_on) < kept]
 
 
 def _all_generators() -> torch.Tensor:
@@ -418,7 +467,7 @@ def _resume(network: RiskNetwork, config: Config, run: RunFolder) -> _Progress:
     progress = _Progress()
     good = checkpoint.good_checkpoints(run)
     if not good:
-        log.warning("%s: no checkpoint yet; training starts at the first step", run.path)
+        log.warning("%s: no whole checkpoint; training starts at the first step", run.path)
         return progress
     state: dict[str, Any] = json.loads((good[0] / "state.json").read_text())
     before, now = state.pop("config"), config.model_dump(mode="json")

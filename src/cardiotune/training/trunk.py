@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cardiotune.config import Config
 from cardiotune.errors import ModelError, RunError
-from cardiotune.runs import RunFolder
+from cardiotune.runs import RunFolder, make_folder
 from cardiotune.training.distributed import world
 from cardiotune.training.families import family_of, tree_families
 from cardiotune.training.heads import RiskNetwork
@@ -69,7 +69,7 @@ def over_frozen_trunk(
     trunk = FrozenTrunk(network, config.method.top_layers)
     folder = run.path / FOLDER
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(folder)
         folder.chmod(0o700)
         with torch.autocast(trunk.device.type, dtype, enabled=dtype != torch.float32):
             known = {

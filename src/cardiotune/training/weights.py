@@ -16,7 +16,7 @@ from typing import Any
 
 from cardiotune.config import Gguf, ModelConfig
 from cardiotune.errors import ModelError
-from cardiotune.runs import RunFolder, hash_files, sha256, write_json
+from cardiotune.runs import RunFolder, hash_files, make_folder, private, sha256, write_json
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +143,7 @@ def _converted(name: str, gguf: Gguf) -> Path:
     return cache_folder() / "models" / f"{name}-{gguf.sha256[:12]}"
 
 
+@private()
 def _from_package(model: ModelConfig) -> Path | None:
     if not model.gguf:
         return None
@@ -154,7 +155,7 @@ def _from_package(model: ModelConfig) -> Path | None:
         return None
     log.info("%s: weights under the %s licence %s", model.name, model.license, model.license_url or "")
     log.info("%s: converting the packed weights once (about a minute) into %s", model.name, target)
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(target.parent)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         packed = work / "model.gguf"

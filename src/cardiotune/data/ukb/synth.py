@@ -19,6 +19,7 @@ from cardiotune.data.ukb.synth_records import TRAPS, record
 from cardiotune.data.ukb.synth_sheet import Sheet, place
 from cardiotune.data.ukb.synth_styles import MARK, Style, named, styled, write_table
 from cardiotune.errors import ConfigError, RunError
+from cardiotune.runs import make_folder, private
 
 CHUNK = 10_000
 """Participants made and written at a time; relatives are found within one chunk."""
@@ -69,6 +70,7 @@ def eids(numbers: Array, seed: int) -> Array:
     return np.asarray(FIRST_EID + (int(rng.integers(EIDS)) + step * numbers) % EIDS)
 
 
+@private()
 def write_export(folder: Path, rows: int, seed: int = 0, style: Style = "csv", columns: int | None = None) -> Made:
     """Write an export into a new folder: two tables, withdrawals, kinship and a README.
 
@@ -80,7 +82,7 @@ def write_export(folder: Path, rows: int, seed: int = 0, style: Style = "csv", c
     partial = target.with_name(f".{target.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        make_folder(partial)
         made = _write(partial, rows, seed, style, columns)
         partial.replace(target)  # an empty folder gives way
     except OSError as error:
