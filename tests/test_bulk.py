@@ -54,6 +54,25 @@ def test_chunks_change_no_risk_and_leave_nothing_behind(run: Path, table: Path, 
     assert not expected.with_name("expected.csv.parts").exists()
 
 
+def test_blank_lines_are_not_scored(run: Path) -> None:
+    """Two patients, three blank lines and one of separators: two predictions, and the lines are told."""
+    plain, spaced = run.parent / "plain.csv", run.parent / "spaced.csv"
+    head, *rows = build_toy_table(2, seed=8).drop("disease").write_csv().splitlines()
+    plain.write_text("\n".join([head, *rows]))
+    spaced.write_text("\n".join([head, rows[0], "", rows[1], ",,,,,", "  ", "", ""]))
+    outs = {}
+    for file in (plain, spaced):
+        for chunk in (1, 100):
+            done = call(
+                "predict", run, file, "--out", file.with_suffix(".out.csv"), "--chunk-rows", str(chunk), "--keep-ids"
+            )
+            assert done.exit_code == 0, done.output
+            outs[file, chunk] = file.with_suffix(".out.csv").read_text()
+            assert ("spaced.csv: 4 lines hold no value in any column" in done.stderr) == (file == spaced), done.stderr
+    for chunk in (1, 100):
+        assert outs[plain, chunk] == outs[spaced, chunk] and outs[plain, chunk].count("\n") == 3
+
+
 def test_killed_it_goes_on_and_gives_the_same_file(run: Path, table: Path, expected: Path) -> None:
     out = run.parent / "killed.csv"
     options = ["predict", str(run), str(table), "--out", str(out), "--chunk-rows", str(CHUNK)]

@@ -29,6 +29,11 @@ def written(folder: Path, kind: str) -> Path:
         "no_end.csv": text.rstrip("\n").encode(),
         "crlf.csv": frame.write_csv(line_terminator="\r\n").encode(),
         "blank_lines.csv": text.replace("P00004", "\nP00004").encode() + b"\n\n",
+        "separators.csv": text.replace("P00004", ",,,,,,,\n,,,,,,,\nP00004").encode() + b",,,,,,,\r\n  \n",
+        "many_blank.csv": text.replace("P00004", "\n" * 30 + "P00004").encode() + b"\n" * 30,
+        "excel.csv": b"\xef\xbb\xbfsep=;\r\n" + frame.write_csv(separator=";", line_terminator="\r\n").encode(),
+        "utf16.csv": text.encode("utf-16"),
+        "utf16le.csv": text.encode("utf-16-le"),
         "bom.csv": b"\xef\xbb\xbf" + text.encode(),
         "commented.csv": b"# an export\n# of today\n" + text.encode(),
         "semicolon.csv": frame.write_csv(separator=";").encode(),
@@ -45,7 +50,7 @@ def written(folder: Path, kind: str) -> Path:
     return file
 
 
-KINDS = "csv no_end.csv crlf.csv blank_lines.csv bom.csv commented.csv semicolon.csv windows.csv csv.gz jsonl jsonl.gz json parquet"
+KINDS = "csv no_end.csv crlf.csv blank_lines.csv separators.csv many_blank.csv excel.csv utf16.csv utf16le.csv bom.csv commented.csv semicolon.csv windows.csv csv.gz jsonl jsonl.gz json parquet"
 
 
 @pytest.mark.parametrize("kind", KINDS.split())
@@ -53,14 +58,31 @@ KINDS = "csv no_end.csv crlf.csv blank_lines.csv bom.csv commented.csv semicolon
 def test_the_pieces_are_the_whole(tmp_path: Path, kind: str, keep: bool) -> None:
     file = str(written(tmp_path, kind))
     whole = read_rows(file, DATA, keep).frame.drop(EVENT, "disease")
+    assert whole.height == 23
     for rows in (4, 23, 100):
         chunks = TableChunks(file, DATA, keep, rows=rows)
         frame = pl.concat(chunks.frame(number) for number in range(len(chunks)))
         assert chunks.rows == whole.height
         assert frame.equals(whole.select(frame.columns)), rows
         assert set(whole.columns) - set(frame.columns) <= {"patient_id"}
-    again = TableChunks(file, DATA, keep, chunks.chunks)
+    again = TableChunks(file, DATA, keep, chunks.as_json())
     assert again.frame(0).equals(chunks.frame(0)), "known places need no second look"
+
+
+def test_numbers_of_rows_are_those_of_patients(tmp_path: Path) -> None:
+    """Blank lines are passed over, as pandas and R do."""
+    file = tmp_path / "t.csv"
+    text = table().drop("patient_id", "disease", "note").write_csv().splitlines()
+    file.write_text("\n\n".join(text) + "\n,,,,\n\n")
+    data = DataConfig.model_validate(
+        {"path": "t.csv", "columns": {n: c for n, c in TOY_COLUMNS.items() if n != "patient_id"}}
+    )
+    for rows in (1, 7, 100):
+        chunks = TableChunks(str(file), data, True, rows=rows)
+        assert pl.concat(chunks.frame(n) for n in range(len(chunks)))["__row_id__"].to_list() == [
+            str(n + 1) for n in range(23)
+        ]
+    assert read_rows(str(file), data, True).frame["__row_id__"].to_list() == [str(n + 1) for n in range(23)]
 
 
 def test_a_row_keeps_its_number_where_there_are_no_ids(tmp_path: Path) -> None:

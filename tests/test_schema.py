@@ -56,7 +56,8 @@ def test_a_thousands_mark_is_not_guessed() -> None:
 
 def test_dates() -> None:
     cells = ["2020-01-31", "2020-01-31 10:11:12", "2020-01-31T10:11", "31/01/2020", "01/31/2020", "soon"]
-    assert parsed(cells, type="date") == ([date(2020, 1, 31)] * 4 + [None, None], 2)
+    assert parsed(cells, type="date") == ([date(2020, 1, 31)] * 3 + [None] * 3, 3), "neither order fits all cells"
+    assert parsed(cells[:4], type="date") == ([date(2020, 1, 31)] * 4, 0)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 import gzip
 import io
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune.data.table import column_names, locate, read_cells, sniff
+from cardiotune.data.table import cells_of, column_names, locate, read_cells, sniff
 from cardiotune.errors import DataError
 
 CANARY = "ZZCANARY42"
@@ -93,13 +95,85 @@ def test_json_values_keep_their_writing(tmp_path: Path) -> None:
         (f'["{CANARY}"]', "expected a list of JSON objects"),
         (f'{{"a": 1}}\n"{CANARY}"\n', "expected a list of JSON objects"),
         (f'{{"a": "{CANARY}"}}\n'.encode() * 9000 + b'{"a": "\xe9"}', "is not UTF-8 text"),
-        (f'{{"b": ["{CANARY}"], "a": {{}}}}', "lists or objects, not values: b, a"),
-        (f'{{"a": ["{CANARY}"]}}', "lists or objects, not values: a"),
+        (f'{{"b": ["{CANARY}"], "a": {{}}}}', "lists or objects, not values: 2 of 2"),
+        (f'{{"{CANARY}": {{"age": 61}}, "{CANARY} 2": {{"age": 62}}}}', "lists or objects, not values: 2 of 2"),
+        (f'[{{"a": ["{CANARY}"], "b": 1}}]', "lists or objects, not values: 1 of 2"),
         ("[]", "no rows"),
     ],
 )
 def test_broken_json(tmp_path: Path, content: str | bytes, said: str) -> None:
     assert said in refusal(write(tmp_path, content, "t.jsonl"))
+
+
+def test_keys_of_the_dictionary_are_named(tmp_path: Path) -> None:
+    file = write(tmp_path, f'{{"b": ["{CANARY}"], "{CANARY}": {{}}}}')
+    with pytest.raises(DataError, match="lists or objects, not values: b;"):
+        read_cells(file, ["b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ('"Age\n(years)",sex\n61,1\n', ["Age (years)", "sex"]),
+        ('"Age\r\n (years)", "sex"\r\n61,1\r\n'.replace(' "sex"', '"sex"'), ["Age (years)", "sex"]),
+        ("sep=;\nage;sex\n61;1\n", ["age", "sex"]),
+        ('"sep=|"\r\nage|sex\r\n61|1\r\n', ["age", "sex"]),
+        (b'\xef\xbb\xbfsep=;\n"age";"sex"\n61;1\n', ["age", "sex"]),
+        ("\n \n# comment\nage,sex\n61,1\n", ["age", "sex"]),
+        ("age,sex,,\n61,1,,\n", ["age", "sex"]),
+        ("age,,sex\n61,,1\n", ["age", "sex"]),
+        ("age,sex\n61,1,\n", ["age", "sex"]),
+        ("age;sex;;\n61;1;;\n".encode("utf-16"), ["age", "sex"]),
+        ("age,sex\n61,1\n".encode("utf-16"), ["age", "sex"]),
+        ("\ufeffage,sex\n61,1\n".encode("utf-16-be"), ["age", "sex"]),
+        ("age,sex\n61,1\n".encode("utf-16-be"), ["age", "sex"]),
+        ("age,sex\n61,1\n".encode("utf-16-le"), ["age", "sex"]),
+        (gzip.compress("sep=;\nage;sex;\n61;1;\n".encode("utf-16"), mtime=0), ["age", "sex"]),
+        ('"age; (years)";sex\n61;1\n', ["age; (years)", "sex"]),
+        ('"2019","2020"\n61,1\n', ["2019", "2020"]),
+        ("1433B,9Q\n61,1\n", ["1433B", "9Q"]),
+    ],
+)
+def test_headers(tmp_path: Path, content: str | bytes, names: list[str]) -> None:
+    file = write(tmp_path, content)
+    assert column_names(file) == names
+    assert read_cells(file).to_dict(as_series=False) == {names[0]: ["61"], names[1]: ["1"]}
+    assert read_cells(file, [names[1]]).to_dict(as_series=False) == {names[1]: ["1"]}
+
+
+def test_a_text_below_a_name_is_no_header(tmp_path: Path) -> None:
+    file = write(tmp_path, "note\nfever, cough, chills\n")
+    assert read_cells(file, separator="\t")["note"].to_list() == ["fever, cough, chills"]
+    assert read_cells(write(tmp_path, 'note\n"fever, cough, chills"\n')).height == 1
+
+
+def test_years_are_names(tmp_path: Path) -> None:
+    assert column_names(write(tmp_path, "id,2019,2020,2021\n1,2,3,4\n")) == ["id", "2019", "2020", "2021"]
+    assert "looks like values" in refusal(write(tmp_path, "id,2019,2021\n1,2,3\n"))
+
+
+def test_utf_16_can_be_named(tmp_path: Path) -> None:
+    marked = write(tmp_path, "\ufeffage,sex\n61,1\n".encode("utf-16-le"))
+    assert read_cells(marked, encoding="utf-16-le").columns == ["age", "sex"]
+    for encoding in ("utf-16-le", "utf-16-be", "utf-16"):
+        file = write(tmp_path, "лет,ort\n61,Zürich\n".encode(encoding))
+        assert read_cells(file, encoding=encoding).to_dict(as_series=False) == {"лет": ["61"], "ort": ["Zürich"]}
+
+
+def test_the_row_number_of_a_data_frame_stays(tmp_path: Path) -> None:
+    assert read_cells(write(tmp_path, ",age\n0,61\n")).to_dict(as_series=False) == {"": ["0"], "age": ["61"]}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blank_lines_are_no_patients(tmp_path: Path, end: str, caplog: pytest.LogCaptureFixture) -> None:
+    lines = ["id,age,note", "1,63,a", "", "  ", ",,", ' , ,""', "2,,b", "", ""]
+    assert read_cells(write(tmp_path, end.join(lines))).rows() == [("1", "63", "a"), ("2", None, "b")]
+    assert "lines hold no value in any column" in caplog.text
+    assert read_cells(write(tmp_path, f'id,note{end}1,"a{end}{end}b"{end}')).row(0) == ("1", f"a{end}{end}b")
+
+
+def test_a_blank_cell_of_a_single_column_is_a_missing_one(tmp_path: Path) -> None:
+    assert read_cells(write(tmp_path, "note\na\n\nb\n"))["note"].to_list() == ["a", None, "b"]
 
 
 def test_chosen_columns_keep_their_names(tmp_path: Path) -> None:
@@ -149,15 +223,27 @@ def test_given_names_must_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("id,age,age\n1,2,3\n", "1 column names stand twice in the header (age)"),
-        (f"{CANARY},{CANARY},x,5\n1,2,3,4\n", "stand twice in the header (names not shown)"),
+        ("id,age,age\n1,2,3\n", "1 column names stand twice in the header (columns 2 and 3)"),
+        (f"{CANARY},{CANARY},x,5\n1,2,3,4\n", "stand twice in the header (columns 1 and 2)"),
         ("id,age\n", "a header but no rows"),
         ("\n\n", "no header line"),
         ("# only a comment\n", "no header line"),
         (f"id,age\n1,2\n{CANARY},2,3\n", "rows do not fit the header (2 columns)"),
         (f'id,age\n1,"{CANARY}\n', "rows do not fit the header"),
         (b"id,age\n1,\x00\n", "NUL bytes"),
-        ("id,age\n1,2\n".encode("utf-16"), "UTF-16 text: save it as UTF-8"),
+        ("id,age\n1,2\n".encode("utf-32"), "a binary file"),
+        (
+            f"{CANARY} export,,,\nid,age,sbp,died\n1,2,3,4\n",
+            "has one field and the next has 4, so it looks like a title",
+        ),
+        (f"{CANARY}\nid;age;sbp;died\n1;2;3;4\n", "has one field and the next has 4, so it looks like a title"),
+        (f"id,age,,\n1,2,,{CANARY}\n", "columns without a name that hold values: 4 (by place, from 1)"),
+        (f"id,age\n1,2,\n3,4,{CANARY}\n", "rows do not fit the header (2 columns)"),
+        (f"61,3.4,{CANARY}\n1,2,3\n", "the first line looks like values"),
+        (f"6,1;3,4;{CANARY}\n6,1;3,4;x\n", "the first line looks like values"),
+        (f"{CANARY},12/05/1950,1950-12-05\na,b,c\n", "the first line looks like values"),
+        (f'"61","3","{CANARY}"\n"1","2","3"\n', "the first line looks like values"),
+        (b"id,age\r1,2\r", "only carriage returns"),
         (b"PK\x03\x04\x00\x00" + CANARY.encode(), "a binary file"),
         (b"PAR1" + CANARY.encode() * 9, "cannot be read as Parquet"),
         (gzip.compress(PLAIN.encode(), mtime=0)[:-9], "gzip file is damaged"),
@@ -200,6 +286,55 @@ def test_parquet_with_lists(tmp_path: Path) -> None:
     pl.DataFrame({"id": [1], "notes": [[CANARY]], "raw": [CANARY.encode()]}).write_parquet(file)
     assert "columns that hold lists or bytes, not values: notes, raw" in refusal(file)
     assert read_cells(file, ["id"])["id"].to_list() == ["1"]
+
+
+DAYS = timedelta(days=3, hours=12)
+
+
+def test_parquet_of_many_types(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    pl.DataFrame(
+        {
+            "stay": [DAYS, None],
+            "at": [datetime(2020, 1, 31, 23, tzinfo=UTC), None],
+            "hour": [time(9, 5), None],
+            "dose": [Decimal("1.050"), None],
+            "exact": [1.125, float("nan")],
+            "endless": [float("inf"), float("-inf")],
+            "many": pl.Series([2**64 - 1, None], dtype=pl.UInt64),
+            "half": pl.Series([2.5, None], dtype=pl.Float32),
+            "nothing": [None, None],
+            "kind": pl.Series(["a", None], dtype=pl.Enum(["a", "b"])),
+        }
+    ).write_parquet(file)
+    cells = read_cells(file)
+    assert cells["stay"].to_list() == ["3.5", None]
+    assert cells["at"][0].startswith("2020-01-31") and cells["hour"].to_list() == ["09:05:00", None]
+    assert cells["dose"].to_list() == ["1.0500", None], "so that it is no thousand and fifty"
+    assert cells["exact"].to_list() == ["1.1250", "NaN"] and cells["endless"].to_list() == ["inf", "-inf"]
+    assert cells["many"].to_list() == ["18446744073709551615", None] and cells["half"].to_list() == ["2.5", None]
+    assert cells["nothing"].null_count() == 2 and cells["kind"].to_list() == ["a", None]
+
+
+def test_values_of_python(tmp_path: Path) -> None:
+    row = {
+        "a": DAYS,
+        "b": np.timedelta64(84, "h"),
+        "c": np.datetime64("2020-01-31T10:00", "ns"),
+        "d": np.float64(1.125),
+        "e": Decimal("1.050"),
+        "f": np.datetime64("NaT"),
+        "g": np.timedelta64("NaT"),
+        "h": "1.125",
+        "i": np.bool_(True),
+        "j": 1125,
+    }
+    cells = cells_of([row]).row(0)
+    assert cells[:2] == ("3.5", "3.5") and cells[2].startswith("2020-01-31T10:00")
+    assert cells[3:] == ("1.1250", "1.0500", None, None, "1.125", "true", "1125")
+    for strange in ([1], {"a": 1}, b"x", np.array([1, 2])):
+        with pytest.raises(DataError, match="lists, objects or bytes"):
+            cells_of([{"a": strange}])
 
 
 def test_odd_file_names(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ class Settings(BaseModel):
     @classmethod
     def _no_truth_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Pydantic would take true for 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (kind, *typing.get_args(kind)):
             raise PydanticCustomError("truth", "true and false are not accepted here; for a text put it in quotes")
         return value
 
@@ -139,7 +140,11 @@ class Column(Settings):
     and 1, or of yes and no, may be written in either way, or as true and false.
     """
     missing: list[str] = []
-    """Codes that mean "missing", beside the empty cell, `NA`, `N/A`, `NaN`, `null` and `?` (unless `codes` lists it)."""
+    """Codes that mean "missing", beside the empty cell, `NA`, `N/A`, `NaN`, `null`, `?` and `.` (unless `codes` lists it)."""
+    decimal: Literal[".", ","] | None = None
+    """Numbers only. The mark before decimals; the other one parts thousands. Default: learned from all cells of the table."""
+    day_first: bool | None = None
+    """Dates only. Whether 05/12/2019 is in December or, with `false`, in May. Default: learned from all cells of the table."""
     phrase: str | None = None
     """Name in the text (default: the column's name in words); with `{value}` in it, the whole sentence."""
     decimals: int | None = Field(None, ge=0, le=6)
@@ -176,6 +181,10 @@ class Column(Settings):
         if self.derive and len(self.derive.inputs) != DERIVE_INPUTS[self.derive.function]:
             count = DERIVE_INPUTS[self.derive.function]
             found.append(f"derive.inputs: {self.derive.function} takes {count}, found {len(self.derive.inputs)}")
+        if self.decimal and not number:
+            found.append(f"decimal: needs type numeric or integer, not {self.type}")
+        if self.day_first is not None and self.type != "date":
+            found.append(f"day_first: needs type date, not {self.type}")
         if self.role == "text" and self.type != "text":
             found.append(f"type: ready text is of type text, not {self.type}")
         if self.role == "time" and not (number or self.type == "date"):

@@ -80,7 +80,9 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
     check_inputs(prepared.cohort.frame, config.data.columns, config.comparators)
     weights = find_weights(config.model) if config.needs_llm else None
     tokens, encoded = _encode(config, prepared, weights) if weights else (None, None)
-    folder = runs.create(config.run_path, dump(config), overwrite)
+    # With how the table writes numbers and dates, so that tables to be scored are read likewise.
+    learned = config.data.model_copy(update={"columns": prepared.cohort.columns})
+    folder = runs.create(config.run_path, dump(config.model_copy(update={"data": learned})), overwrite)
     with _failing(folder), folder.stage("prepare", start):
         if encoded is not None and weights:
             keep_tokens(folder, prepared.all_texts, encoded, weights)

@@ -11,10 +11,19 @@ import polars as pl
 
 from cardiotune.config import DataConfig
 from cardiotune.data import schema
-from cardiotune.data.cohort import Tally, check_present, check_readable, read_rows, row_ids, typed_rows
+from cardiotune.data.cohort import (
+    Tally,
+    check_present,
+    check_readable,
+    read_rows,
+    row_ids,
+    tell_writings,
+    typed_rows,
+)
 from cardiotune.data.table import (
     Layout,
     as_text,
+    body_start,
     column_names,
     is_json,
     is_json_list,
@@ -27,7 +36,9 @@ from cardiotune.data.table import (
     read_cells,
     row_ends,
     sniff,
+    tell_blank,
 )
+from cardiotune.data.writing import Signs, Writings
 from cardiotune.errors import DataError
 from cardiotune.runs import row_key
 
@@ -54,11 +65,11 @@ class TableChunks:
         path: str,
         data: DataConfig,
         keep_row_ids: bool,
-        chunks: list[Chunk] | None = None,
+        known: dict[str, Any] | None = None,
         rows: int = CHUNK_ROWS,
         allow_unknown: bool = False,
     ) -> None:
-        """`chunks`: where they are, if the table has been checked before.
+        """`known`: what `as_json` gave, if the table has been checked before.
 
         Raises DataError, before a row is given out, when columns are absent, cells are not of their column's type or, without
         `allow_unknown`, most values of a column in the whole table are unknown codes or out of range.
@@ -71,19 +82,27 @@ class TableChunks:
         self._layout: Layout | None = None
         self._open = ExitStack()
         self._stream: IO[bytes] | None = None
+        self._blank = 0
         if data.format == "ukb":
             self._whole = read_rows(path, data, keep_row_ids, allow_unknown).frame
         elif not is_parquet(self.file) and not is_json(self.file):
             self._layout = sniff(self.file, header=data.column_names)
         if data.format != "ukb":
             self._key = None if keep_row_ids else row_key(self.file)
-            present = self._layout.columns if self._layout else column_names(self.file)
+            present = self._layout.names if self._layout else column_names(self.file)
             needed = check_present(self.file, present, data)
             identity = data.name_of("id")
             self._columns = [*needed, *([identity] if identity in present else [])]
-            if not is_parquet(self.file) and not self._layout and is_json_list(self.file):
-                self._whole = read_cells(self.file, self._columns)
-        self.chunks = chunks if chunks is not None else self._checked(rows, allow_unknown)
+            in_pieces = self._layout.in_bytes if self._layout else is_parquet(self.file) or not is_json_list(self.file)
+            if not in_pieces:
+                self._whole = read_cells(self.file, self._columns, header=data.column_names)
+        self._writings = Writings({}, data.columns)
+        if known is None:
+            self.chunks = self._checked(rows, allow_unknown)
+        else:
+            self.chunks = [Chunk(**chunk) for chunk in known["chunks"]]
+            signs = {name: frozenset(found) for name, found in known["signs"].items()}
+            self._writings = Writings(signs, data.columns)
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -100,41 +119,58 @@ class TableChunks:
             assert self._whole is not None
             return self._whole[chunk.first : chunk.first + chunk.rows]
         cells = self._cells(chunk)
-        frame, _ = typed_rows(self.file, cells, self.data)
+        frame, _ = typed_rows(self.file, cells, self.data, self._writings)
         if (identity := self.data.name_of("id")) in cells.columns:
             cells = cells.with_columns(schema.parse(cells[identity], self.data.columns[identity])[0])
         return frame.with_columns(row_ids(cells, self.data, self._key, chunk.first))
 
-    def as_json(self) -> list[dict[str, Any]]:
-        """Where the chunks are, for the next process that reads the same table."""
-        return [asdict(chunk) for chunk in self.chunks]
+    def as_json(self) -> dict[str, Any]:
+        """Where the chunks are and how they are written, for the next process that reads the same table."""
+        signs = {name: sorted(found) for name, found in self._writings.found.items()}
+        return {"chunks": [asdict(chunk) for chunk in self.chunks], "signs": signs}
 
     # -----------------------------------------------------------------------------------------------------------------
     # the file
 
     def _checked(self, rows: int, allow_unknown: bool) -> list[Chunk]:
-        """All chunks, each looked at once."""
+        """All chunks, each looked at twice: how a cell is written is told by those of all chunks."""
         if self.data.format == "ukb":
             return list(self._places(rows))
         chunks: list[Chunk] = []
+        signs: dict[str, Signs] = {}
+        for _, cells in self._pieces(rows):
+            for name, found in schema.signs(cells.select(self._columns), self.data.columns).items():
+                signs[name] = signs.get(name, frozenset()) | found
+        self._writings = Writings(signs, self.data.columns)
+        tell_writings(self.file, self._writings)
+        tell_blank(self.file, self._blank)
         unreadable: Counter[str] = Counter()
         tally = Tally()
-        first = 0
-        for place in self._places(rows):
-            cells = self._cells(replace(place, first=first) if self._in_bytes else place)
-            bad = {name: schema.unreadable(cells[name], self.data.columns[name]) for name in self._columns}
+        for chunk, cells in self._pieces(rows):
+            bad = {
+                name: schema.unreadable(cells[name], self.data.columns[name], self._writings[name])
+                for name in self._columns
+            }
             unreadable.update({name: int(rows_of.sum()) for name, rows_of in bad.items()})
             readable = cells.with_columns(
                 pl.when(~rows_of).then(pl.col(name)).alias(name) for name, rows_of in bad.items()
             )
-            tally.add(*typed_rows(self.file, readable, self.data))
-            chunks.append(Chunk(first, cells.height, place.offset, place.size))
-            first += cells.height
-        check_readable(self.file, dict(unreadable), self.data)
-        if first == 0:
+            tally.add(*typed_rows(self.file, readable, self.data, self._writings))
+            chunks.append(chunk)
+        check_readable(self.file, dict(unreadable), self.data, self._writings)
+        if not chunks:
             raise DataError(f"{self.file}: the table has a header but no rows")
         tally.check(self.file, self.data, allow_unknown)
         return chunks
+
+    def _pieces(self, rows: int) -> Iterator[tuple[Chunk, pl.DataFrame]]:
+        """Chunks of a table that is not cut yet, and their cells; none without rows."""
+        first = 0
+        for place in self._places(rows):
+            cells = self._cells(replace(place, first=first))
+            if cells.height:
+                yield Chunk(first, cells.height, place.offset, place.size), cells
+            first += cells.height
 
     def _places(self, rows: int) -> Iterator[Chunk]:
         """Where `rows` rows at a time stand. Of a text file, rows are what the parser makes of them, so not counted here."""
@@ -143,12 +179,12 @@ class TableChunks:
             yield from (Chunk(first, min(rows, height - first)) for first in range(0, height, rows))
             return
         with open_unpacked(self.file) as stream:
+            start = body_start(stream, self._layout) if self._layout else 0
             ends = row_ends(stream, quoted=self._layout is not None)
-            before = self._layout.comment_lines + self._layout.has_header if self._layout else 0
-            offset = max(islice(ends, before), default=0)
+            offset = start
             while some := list(islice(ends, rows)):
-                yield Chunk(0, 0, offset, some[-1] - offset)
-                offset = some[-1]
+                yield Chunk(0, 0, offset, start + some[-1] - offset)
+                offset = start + some[-1]
 
     @property
     def _in_bytes(self) -> bool:
@@ -172,4 +208,6 @@ class TableChunks:
         raw = self._stream.read(chunk.size)
         if self._layout is None:
             return parse_json(self.file, raw, self._columns, chunk.first)
-        return parse_text(self.file, raw, self._layout, self._columns)
+        frame, blank = parse_text(self.file, raw, self._layout, self._columns)
+        self._blank += blank
+        return frame

@@ -12,12 +12,13 @@ import numpy as np
 import polars as pl
 from sklearn.model_selection import train_test_split
 
-from cardiotune.config import DataConfig
+from cardiotune.config import Column, DataConfig
 from cardiotune.data import copies, schema
 from cardiotune.data.small_counts import HIDDEN, tell_flow, told
-from cardiotune.data.table import column_names, locate, read_cells, spoken
+from cardiotune.data.table import column_names, is_json, keys_of_all, locate, read_cells
 from cardiotune.data.ukb import build as ukb
 from cardiotune.data.ukb.followup import LOST
+from cardiotune.data.writing import Writings
 from cardiotune.errors import DataError
 from cardiotune.runs import hashed_id, row_key
 
@@ -53,6 +54,8 @@ class Cohort:
     censored: pl.DataFrame | None = None
     """With weights: those whose outcome is not known because their follow-up ended early, columns as in `frame`, `EVENT`
     null. No model learns from them; they are scored, for what judges times rather than outcomes."""
+    columns: dict[str, Column] = field(default_factory=dict)
+    """The dictionary, with how the table writes numbers and dates where that was learned from it."""
 
     @property
     def events(self) -> np.ndarray:
@@ -117,7 +120,8 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
     _note_equal_rows(rows, data, notes)
     for step in tell_flow(rows.flow)[1:]:
         log.info("excluded %s rows: %s", "some" if step["excluded"] == HIDDEN else step["excluded"], step["step"])
-    return Cohort(rows.frame.drop(LINE), rows.flow, notes, None if censored is None else censored.drop(LINE))
+    left = None if censored is None else censored.drop(LINE)
+    return Cohort(rows.frame.drop(LINE), rows.flow, notes, left, read.columns)
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,8 @@ class _Read:
     steps: tuple[str, ...] = ()
     """Reasons in `LEFT`, in order."""
     notes: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Column] = field(default_factory=dict)
+    """As in `Cohort`."""
 
 
 def _read_files(data: DataConfig, keep_row_ids: bool) -> _Read:
@@ -144,6 +150,8 @@ def _read_files(data: DataConfig, keep_row_ids: bool) -> _Read:
     for part, path in data.files.items():
         file = locate(path, folder=data.format == "ukb")
         read = _read_rows(file, data, keep_row_ids, first_line=lines)
+        # What the first file tells holds for the others too.
+        data = data.model_copy(update={"columns": read.columns})
         frame = read.frame
         if keep_row_ids and len(data.files) > 1 and data.name_of("id") is None:
             frame = frame.with_columns(f"{part} line " + pl.col(ROW_ID))
@@ -152,7 +160,7 @@ def _read_files(data: DataConfig, keep_row_ids: bool) -> _Read:
         for name, numbers in read.blanked.items():
             blanked[name] = blanked.get(name, set()) | numbers
         lines += frame.height
-    return _Read(pl.concat(frames), sorted(ignored), blanked, read.steps, read.notes)
+    return _Read(pl.concat(frames), sorted(ignored), blanked, read.steps, read.notes, data.columns)
 
 
 class _Exclusions:
@@ -194,15 +202,19 @@ def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False, allow_unk
     )
 
 
-def typed_rows(source: object, cells: pl.DataFrame, data: DataConfig) -> tuple[pl.DataFrame, dict[str, set[int]]]:
+def typed_rows(
+    source: object, cells: pl.DataFrame, data: DataConfig, writings: Writings | None = None
+) -> tuple[pl.DataFrame, dict[str, set[int]]]:
     """Rows to be scored, from text cells: the dictionary's columns, typed, a row each; row numbers blanked, by column.
 
     As `read_rows` does, an implausible value becomes a missing one. `source` is what an error names. Ids, outcome and columns
-    that the dictionary does not know are passed over. Raises DataError for absent columns and cells of another type.
+    that the dictionary does not know are passed over. `writings`: how the table's columns are written, where it is known from
+    more rows than these. Raises DataError for absent columns and cells of another type.
     """
     data = data.model_copy(update={"out_of_range": "missing"})
     needed = check_present(source, cells.columns, data)
-    frame, blanked = _typed(source, cells.select(needed), data, 0)
+    cells = cells.select(needed)
+    frame, blanked = _typed(source, cells, data, 0, writings or schema.writings(cells, data.columns))
     return frame.drop(LINE), blanked
 
 
@@ -236,7 +248,9 @@ class Tally:
         if self.outside:
             log.warning("%s: values out of range are taken as missing: %s", source.name, counted(dict(self.outside)))
         if empty := [name for name in data.inputs if not self.present[name]]:
-            log.warning("%s: no value in any row: %s; they count as not recorded", source.name, spoken(empty))
+            more = f" and {len(empty) - 20} more" if len(empty) > 20 else ""
+            told_names = ", ".join(empty[:20]) + more
+            log.warning("%s: no value in any row: %s; they count as not recorded", source.name, told_names)
         return dict(self.outside)
 
 
@@ -307,7 +321,7 @@ def _read_rows(
     """A file's rows with their ids. With `out_of_range: missing` values out of range are blanked."""
     if data.format == "ukb":
         built = ukb.build(file, data, target_needed)
-        frame, blanked = _typed(file, built.cells, data, first_line)
+        frame, blanked = _typed(file, built.cells, data, first_line, Writings({}, {}))
         follow = built.follow.select(
             pl.col("time").alias(TIME),
             pl.col("status").alias(STATUS),
@@ -315,12 +329,14 @@ def _read_rows(
             pl.col("left").alias(LEFT),
         )
         frame = frame.hstack(follow)
-        read = _Read(frame, [], blanked, built.steps, {"ukb": built.notes})
+        read = _Read(frame, [], blanked, built.steps, {"ukb": built.notes}, data.columns)
         key = built.key
     else:
         cells, ignored = _read_wanted(file, data, target_needed)
-        frame, blanked = _typed(file, cells, data, first_line)
-        read = _Read(frame, ignored, blanked)
+        writings = schema.writings(cells, data.columns)
+        tell_writings(file, writings)
+        frame, blanked = _typed(file, cells, data, first_line, writings)
+        read = _Read(frame, ignored, blanked, columns=writings.settled())
         key = b"" if keep_row_ids else row_key(file)
     ids = row_ids(frame, data, None if keep_row_ids else key)
     return replace(read, frame=frame.with_columns(ids))
@@ -336,16 +352,21 @@ def _read_wanted(file: Path, data: DataConfig, target_needed: bool) -> tuple[pl.
     optional = {name for name in (data.name_of("id"), data.name_of("target")) if name in present}
     wanted = [name for name in data.columns if name in optional or name in needed]
     cells = read_cells(file, wanted, data.separator, data.encoding, data.column_names)
-    return cells, [name for name in present if name not in data.columns]
+    ignored = [name for name in present if name not in data.columns]
+    if ignored and is_json(file):  # a key that only some objects have may be anything, a patient's name too
+        of_all = keys_of_all(file)
+        named = [name for name in ignored if name in of_all]
+        ignored = named + ([f"{len(ignored) - len(named)} other keys"] if len(named) < len(ignored) else [])
+    return cells, ignored
 
 
 def _typed(
-    file: object, cells: pl.DataFrame, data: DataConfig, first_line: int
+    file: object, cells: pl.DataFrame, data: DataConfig, first_line: int, writings: Writings
 ) -> tuple[pl.DataFrame, dict[str, set[int]]]:
     """Typed columns, derived ones too, with line numbers from `first_line`; and lines with values out of range."""
-    parsed = {name: schema.parse(cells[name], data.columns[name]) for name in cells.columns}
+    parsed = {name: schema.parse(cells[name], data.columns[name], writings[name]) for name in cells.columns}
     typed = [values for values, _ in parsed.values()]
-    check_readable(file, {name: bad for name, (_, bad) in parsed.items()}, data)
+    check_readable(file, {name: bad for name, (_, bad) in parsed.items()}, data, writings)
     return _plausible(pl.DataFrame(typed).with_row_index(LINE, first_line), data)
 
 
@@ -357,13 +378,21 @@ def _plausible(frame: pl.DataFrame, data: DataConfig) -> tuple[pl.DataFrame, dic
     return frame, outside | outside_derived
 
 
-def check_readable(file: object, unreadable: dict[str, int], data: DataConfig) -> None:
+def tell_writings(file: Path, writings: Writings) -> None:
+    """Log how numbers and dates were read, where it could have been otherwise."""
+    for name in writings.found:
+        if said := writings.told(name):
+            log.info("read %s: %s: %s", file.name, name, said)
+
+
+def check_readable(file: object, unreadable: dict[str, int], data: DataConfig, writings: Writings) -> None:
     """DataError when cells of a column are not of its type; their number, by column."""
     counts = {f"{name}: {data.columns[name].type}": bad for name, bad in unreadable.items() if bad}
     if counts:
+        why = "".join(f"; {hint}" for hint in writings.hints(name for name, bad in unreadable.items() if bad))
         raise DataError(
-            f"{file}: cells that are not of the column's type: {counted(counts)}; correct the type, add their code to "
-            "data.columns.NAME.missing, or write numbers with a decimal point and no thousands mark"
+            f"{file}: cells that are not of the column's type: {counted(counts)}{why}; correct the type, add their code to "
+            "data.columns.NAME.missing, or write numbers with a decimal point and no thousands mark and dates as 2020-01-31"
         )
 
 
@@ -373,10 +402,14 @@ def _absent(file: object, absent: list[str], needed: list[str], present: list[st
             f"{file}: only one column was found, {len(needed)} are needed; check data.separator "
             "(by default comma, semicolon, tab and bar are tried)"
         )
+    # By place: in a table without a header line what stands for a name is a patient's.
     near = {name: difflib.get_close_matches(name, present, n=1, cutoff=0.6) for name in absent[:20]}
-    names = ", ".join(f"{name} (did you mean {match[0]}?)" if match else name for name, match in near.items())
+    names = ", ".join(f"{n} (is it column {present.index(m[0]) + 1}?)" if m else n for n, m in near.items())
     more = f" and {len(absent) - 20} more" if len(absent) > 20 else ""
-    return f"{file}: columns of the data dictionary that are not in the table: {names}{more}; found: {spoken(present)}"
+    return (
+        f"{file}: columns of the data dictionary that are not in the table: {names}{more}; of its {len(present)} columns "
+        f"{len(set(present) & set(needed))} are those of the dictionary"
+    )
 
 
 def _blank(frame: pl.DataFrame, names: list[str], data: DataConfig) -> tuple[pl.DataFrame, dict[str, set[int]]]:

@@ -6,16 +6,17 @@ cells. No cell value of a number column goes into a draft; of a category column,
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from cardiotune.config import Column, read_yaml, shipped, spelling, to_yaml
-from cardiotune.data import schema
+from cardiotune.data import schema, sentinels, writing
 from cardiotune.data.small_counts import told
-from cardiotune.data.table import locate, read_cells, spoken
+from cardiotune.data.table import is_value, locate, read_cells
+from cardiotune.data.writing import Writings
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.runs import write_text
 
@@ -24,6 +25,7 @@ ID_NAMES = re.compile(
     re.I,
 )
 PATIENT_NAMES = re.compile(r"eid|pid|mrn|.*(patient|subject|person|participant).*", re.I)
+AGE_OR_SEX = re.compile(r"(?<![a-z])(age|sex|gender)(?![a-z])", re.I)
 INDEX_NAMES = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|index)?", re.I)
 """What data frames call the row number when they write it."""
 MAX_CATEGORIES = 20
@@ -31,6 +33,11 @@ MAX_INTEGER_CATEGORIES = 3
 """An integer column with at most this many values is taken as categories."""
 SMALL_TABLE = 1000
 """Rows below which a draft trains three epochs; a larger table teaches as much in one."""
+TWO_NUMBERS = r"^[0-9]{2,3} ?/ ?[0-9]{2,3}$"
+WITH_UNIT = r"^[0-9]+(?:[.,][0-9]+)? ?(%|[a-zA-Z\u00b5\u03bc/]+|[a-zA-Z/]*m[23])$"
+NEARLY_ALL = 0.9
+MOST_UNITS = 2
+"""Ways to write one unit; of more, the letters are part of a code."""
 MIN_ROWS_A_CATEGORY = 5
 """A rarer code is not written into a draft: it could tell of a single patient."""
 
@@ -54,16 +61,47 @@ def draft(table: str, target: str, out: Path, positive: list[str] | None = None,
     cells = read_cells(file)
     if cells.width < 2:
         raise DataError(f"{file}: only one column was found; is the separator one of comma, semicolon, tab, bar?")
+    certain = _check_names(file, cells)
     if target not in cells.columns:
-        near = difflib.get_close_matches(target, cells.columns, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]}?" if near else f"found: {spoken(cells.columns)}"
-        raise DataError(f"{file}: no column {target}; {hint}")
+        raise DataError(f"{file}: no column {target}; {_near(target, cells.columns, certain)}")
     known = _known_dictionary(cells.columns, target)
     columns, notes = _from_known(known, cells) if known and not positive else _from_cells(cells, target, positive)
     notes += _check_target(file, cells[target], target, columns[target])
     write_text(files["dataset"], _dataset_yaml(file, columns))
     write_text(files["experiment"], _experiment_yaml(out, file, outcome or _outcome(known, target), cells.height))
     return Draft(files["dataset"], files["experiment"], notes)
+
+
+def _check_names(file: Path, cells: pl.DataFrame) -> bool:
+    """Whether the names of the columns are certainly names, so that a message may hold them; DataError when they are values.
+
+    A first line of values that was taken for names is a patient's. Above numbers or dates it has a number or a date, so words
+    above all such columns tell that it is none; but where rows are variables, those words may be patients. A column of age or
+    sex tells that the rows are patients.
+    """
+    head = cells.head(200)
+    typed = [name for name in cells.columns if (c := head[name].drop_nulls()).len() and _share(c) > NEARLY_ALL]
+    words = [name for name in typed if name and not is_value(name)]
+    if typed and not words and any(is_value(name) for name in typed):
+        raise DataError(
+            f"{file}: the first line looks like values, not column names: there are numbers or dates in it above numbers and "
+            "dates; add a header line"
+        )
+    of_patients = any(AGE_OR_SEX.search(name) for name in words)
+    return of_patients and len(words) == sum(bool(name) for name in typed) and cells.height > cells.width
+
+
+def _share(cells: pl.Series) -> float:
+    """Of values, among cells that hold something."""
+    return sum(is_value(cell.strip()) for cell in cells) / len(cells)
+
+
+def _near(target: str, names: list[str], certain: bool) -> str:
+    near = difflib.get_close_matches(target, names, n=1, cutoff=0.6)
+    if not certain:
+        return f"is it column {names.index(near[0]) + 1}?" if near else f"the table has {len(names)} columns"
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f"did you mean {near[0]}?" if near else f"found: {', '.join(names[:20])}{more}"
 
 
 def _known_dictionary(names: list[str], target: str) -> str | None:
@@ -94,12 +132,13 @@ def _from_cells(
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     columns: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
+    writings = _writings(cells)
     for name in cells.columns:
         if name == target:
             columns[name] = {"role": "target", "type": "binary"}
             columns[name] |= _named_events(cells[name], positive) if positive else _target_codes(cells[name])
             continue
-        columns[name], why = _guess(cells[name], name)
+        columns[name], why = _guess(cells[name], name, writings)
         role = columns[name]["role"]
         if role in ("id", "group") and any(entry["role"] == role for n, entry in columns.items() if n != name):
             columns[name]["role"], why = "ignore", f"another column has role {role}"
@@ -178,7 +217,21 @@ def _spellings(cells: pl.Series) -> dict[str, tuple[str, int]]:
     return dict(sorted(found.items()))
 
 
-def _guess(cells: pl.Series, name: str) -> tuple[dict[str, Any], str]:
+def _writings(cells: pl.DataFrame) -> Writings:
+    """How numbers and dates are written, of the columns of which at least half of the cells are such."""
+    number, date = Column(type="numeric"), Column(type="date")
+    columns: dict[str, Column] = {}
+    signs = {}
+    for name in cells.columns:
+        text = schema.recorded(cells[name], number)
+        half = (len(text) - text.null_count()) / 2
+        for column, form in ((number, writing.LIKE_NUMBER), (date, writing.LIKE_DATE)):
+            if 0 < half <= (text.str.contains(form).sum() or 0):
+                columns[name], signs[name] = column, writing.signs(text, column)
+    return Writings(signs, columns)
+
+
+def _guess(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[str, Any], str]:
     """Role and type of a column, from its name and cells, and why it is not a plain feature."""
     text, _ = schema.parse(cells, Column(type="categorical"))
     present = text.drop_nulls()
@@ -189,23 +242,29 @@ def _guess(cells: pl.Series, name: str) -> tuple[dict[str, Any], str]:
         return {"role": "ignore", "type": "text"}, "the row number of a data frame"
     if ID_NAMES.match(name):
         return _identity(name, distinct, len(present), len(cells))
-    numbers, unreadable = schema.parse(cells, Column(type="numeric"))
-    if not unreadable and not present.str.contains(r"^0\d").any():  # 01234 is a code
-        return _guess_number(numbers.drop_nulls(), distinct), ""
+    kind = writings.columns.get(name, Column()).type
+    if kind == "date":
+        entry, why = _guess_date(cells, name, writings)
+        if entry:
+            return entry, why
+    else:
+        numbers, unreadable = schema.parse(cells, Column(type="numeric"), writings[name])
+        if not unreadable and not present.str.contains(r"^0\d").any():  # 01234 is a code
+            return _guess_number(numbers.drop_nulls(), distinct, name, writings)
+        why = _almost_numbers(present, unreadable, name, writings)
     if _are_yes_or_no(cells):
         return {"role": "feature", "type": "binary", "codes": {"0": "no", "1": "yes"}}, ""
-    if not schema.parse(cells, Column(type="date"))[1]:
-        return {"role": "feature", "type": "date"}, "a date: what happened after the outcome must not be among them"
     if distinct > MAX_CATEGORIES:
-        if distinct == len(present) and not present.str.contains(" ").any():
+        if not why and distinct == len(present) and not present.str.contains(" ").any():
             return {"role": "ignore", "type": "text"}, "another value in every row, so it looks like an identifier"
-        return {"role": "feature", "type": "text"}, "free text that goes into the prompt: ignore it if it holds names"
+        free = "free text that goes into the prompt: ignore it if it holds names"
+        return {"role": "feature", "type": "text"}, f"type text, {why}" if why else free
     spelled = _spellings(cells).values()
     codes = sorted(code for code, rows in spelled if rows >= MIN_ROWS_A_CATEGORY)
     listed = {"codes": {code: code for code in codes}} if len(codes) == distinct else {}
     several = distinct < schema.recorded(cells, Column(type="categorical")).drop_nulls().n_unique()
-    why = "codes that differ only in case or blanks are one" if several else ""
-    return {"role": "feature", "type": "categorical", **listed}, why
+    alike = "codes that differ only in case or blanks are one" if several else ""
+    return {"role": "feature", "type": "categorical", **listed}, f"type categorical, {why}" if why else alike
 
 
 def _identity(name: str, distinct: int, present: int, rows: int) -> tuple[dict[str, Any], str]:
@@ -217,13 +276,50 @@ def _identity(name: str, distinct: int, present: int, rows: int) -> tuple[dict[s
     return {"role": "ignore", "type": "text"}, "named like an identifier, but values are missing or stand twice"
 
 
-def _guess_number(numbers: pl.Series, distinct: int) -> dict[str, Any]:
+def _guess_number(numbers: pl.Series, distinct: int, name: str, writings: Writings) -> tuple[dict[str, Any], str]:
     if set(numbers.unique()) <= {0.0, 1.0}:
-        return {"role": "feature", "type": "binary", "codes": {"0": "no", "1": "yes"}}
+        return {"role": "feature", "type": "binary", "codes": {"0": "no", "1": "yes"}}, ""
     whole = bool((numbers == numbers.round()).all())
-    if whole and distinct <= MAX_INTEGER_CATEGORIES:
-        return {"role": "feature", "type": "categorical"}
-    return {"role": "feature", "type": "integer" if whole else "numeric"}
+    apart = sentinels.sentinels(numbers)
+    notes = [note for note in (writings.told(name), sentinels.in_words(apart) if apart else "") if note]
+    if whole and distinct <= MAX_INTEGER_CATEGORIES and not notes:
+        return {"role": "feature", "type": "categorical"}, ""
+    said = {"decimal": writings[name].decimal} if "decimal" in writings.told(name) else {}
+    return {"role": "feature", "type": "integer" if whole else "numeric", **said}, "; ".join(notes)
+
+
+def _guess_date(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[str, Any], str]:
+    """Of a column that holds dates: nothing, and why, where some cells are none."""
+    found, known = writings.found[name], writings[name]
+    if known.day_first is None and "unclear order" in found and not found >= {"day first", "month first"}:
+        known = replace(known, day_first=True)  # said, and written down
+    unreadable = schema.parse(cells, Column(type="date"), known)[1]
+    if unreadable:
+        hints = [hint.removeprefix(f"{name}: ") for hint in writings.hints([name])]
+        return {}, f"dates but for {told(unreadable)} cells; {'; '.join(hints) or 'write all as 2020-01-31'}"
+    read = Writings({name: found}, {name: Column(type="date", day_first=known.day_first)}).told(name)
+    note = "a date: what happened after the outcome must not be among them"
+    if not read:
+        return {"role": "feature", "type": "date"}, note
+    otherwise = "; where it is the other way round write day_first: false" if "though" in read else ""
+    return {"role": "feature", "type": "date", "day_first": known.day_first}, f"{note}; {read}{otherwise}"
+
+
+def _almost_numbers(present: pl.Series, unreadable: int, name: str, writings: Writings) -> str:
+    """What to do with a column of numbers in which some cells are none; empty for other columns. No cell is repeated."""
+    if present.str.contains(TWO_NUMBERS).sum() > NEARLY_ALL * len(present):
+        return "it looks like two numbers in a cell (systolic/diastolic?): split it into two columns"
+    units = present.str.extract(WITH_UNIT).drop_nulls()
+    if len(units) > NEARLY_ALL * len(present) and units.n_unique() <= MOST_UNITS:
+        return "numbers with a unit: take it off, and name it in unit"
+    if name not in writings.columns:
+        return ""
+    hints = [hint.removeprefix(f"{name}: ") for hint in writings.hints([name])]
+    how = "; ".join(hints) or (
+        "for the model to read numbers write each as a number, leave it empty, or name it in missing, and set type: numeric"
+    )
+    few = f"numbers but for {told(unreadable)} cells (such as a value below a detection limit)"
+    return f"{few if unreadable < len(present) else 'like numbers, but no cell can be read'}; {how}"
 
 
 def _check_target(file: Path, cells: pl.Series, target: str, entry: dict[str, Any]) -> list[str]:
@@ -269,7 +365,8 @@ def _dataset_yaml(file: Path, columns: dict[str, dict[str, Any]]) -> str:
         "# Data dictionary. Check every line: role, type, unit, plausible range, what each code means.",
         "# role: feature, text (ready made), target, id, group (patient with several rows), site, time, split, ignore",
         "# type: numeric, integer, binary, categorical, ordinal, date, text",
-        "# also: unit: mmHg, range: [60, 260], codes: {1: woman, 2: man}, missing: ['-9'], phrase: blood pressure",
+        "# also: unit: mmHg, range: [60, 260], codes: {1: woman, 2: man}, missing: ['-9'], phrase: blood pressure,",
+        "# decimal: ',' (where 1.050 is a thousand and fifty), day_first: false (where 05/12/2019 is in May)",
         "data:",
         f"  path: {_quoted(str(file.resolve()))}",
         "  columns:",

@@ -6,16 +6,18 @@ One rule a column: the same rule reads the training table, a table to be scored 
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, cast
 
 import polars as pl
 
-from cardiotune.config import CODED, Column, DataConfig, Derive, spelling
+from cardiotune.config import CODED, NUMBERS, Column, DataConfig, Derive, spelling
+from cardiotune.data import writing as written
+from cardiotune.data.writing import Signs, Writing, Writings
 
-MISSING = ("", "na", "nan", "n/a", "null", "?")
+MISSING = ("", "na", "nan", "n/a", "null", "?", ".")
 """Cells that mean "missing" in every column, in any case, spaces around them ignored."""
 DEFAULT_CODES = {"0": "no", "1": "yes"}
 """Words for a binary column without codes."""
@@ -27,29 +29,54 @@ TRUTH = {"true": "1", "false": "0", "yes": "1", "no": "0"}
 # reading cells
 
 
-def parse(cells: pl.Series, column: Column) -> tuple[pl.Series, int]:
+def signs(cells: pl.DataFrame, columns: Mapping[str, Column]) -> dict[str, Signs]:
+    """What the cells of a table show of how its numbers and dates are written, by column."""
+    known = {name: columns[name] for name in cells.columns if name in columns}
+    return {
+        name: written.signs(recorded(cells[name], column), column)
+        for name, column in known.items()
+        if column.type in (*NUMBERS, "date")
+    }
+
+
+def writings(cells: pl.DataFrame, columns: Mapping[str, Column]) -> Writings:
+    """How a table's columns are written, as all of its cells tell."""
+    return Writings(signs(cells, columns), columns)
+
+
+def parse(cells: pl.Series, column: Column, writing: Writing | None = None) -> tuple[pl.Series, int]:
     """Cells as text -> typed values, and how many cells could not be read (they become null).
 
-    numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing `.0`).
+    numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing `.0`). `writing`: how numbers
+    and dates are written; by default what these cells tell.
     """
-    text, values = read(cells, column)
+    text, values = read(cells, column, writing)
     return values, values.null_count() - text.null_count()
 
 
-def unreadable(cells: pl.Series, column: Column) -> pl.Series:
+def unreadable(cells: pl.Series, column: Column, writing: Writing | None = None) -> pl.Series:
     """True where a cell holds something that is not of the column's type."""
-    text, values = read(cells, column)
+    text, values = read(cells, column, writing)
     return text.is_not_null() & values.is_null()
 
 
-def read(cells: pl.Series, column: Column) -> tuple[pl.Series, pl.Series]:
+def read(cells: pl.Series, column: Column, writing: Writing | None = None) -> tuple[pl.Series, pl.Series]:
     """Cells as text -> what was recorded, null where nothing was; and typed values, null where it could not be read either."""
     text = recorded(cells, column)
     if column.role == "text" or column.type == "text":
         return text, text
     if column.type in CODED:
         return text, coded(text, column)
-    return text, _dates(text) if column.type == "date" else _numbers(text)
+    if writing is None:
+        name = cells.name
+        writing = Writings({name: written.signs(text, column)}, {name: column})[name]
+    if column.type == "date":
+        return text, written.dates(text, writing)
+    values = written.numbers(text, writing)
+    # The table may write a missing code in its own way: 999,9 or -99.00.
+    codes = written.numbers(pl.Series(column.missing, dtype=pl.String), writing).drop_nulls()
+    marked = (values.is_in(codes.implode()) | written.is_stata_missing(values)).fill_null(False)
+    return text.set(marked, None), values.set(marked, None)
 
 
 def recorded(cells: pl.Series, column: Column) -> pl.Series:
@@ -57,8 +84,10 @@ def recorded(cells: pl.Series, column: Column) -> pl.Series:
     text = cells.cast(pl.String).str.strip_chars()
     if column.role == "text":
         return text.set(text == "", None)
-    if column.type != "text":
-        text = text.str.replace(r"^([+-]?\d+)\.0+$", "$1")
+    if column.type in CODED:
+        text = text.str.replace(r"^([+-]?\d+)(?:\.0+|,00?)$", "$1")
+    elif column.type in (*NUMBERS, "date"):  # SAS and Stata write a missing number as . or, with its reason, .a to .z
+        text = text.set(text.str.contains(r"^\.[A-Za-z_]$").fill_null(False), None)
     # A code that the dictionary names has a meaning, so it is not a missing one.
     marks = set(MISSING) - {spelling(code) for code in column.codes or {}}
     missing = marks | {spelling(code) for code in column.missing}
@@ -139,24 +168,6 @@ def events(values: pl.Series, column: Column) -> tuple[pl.Series, int]:
     else:
         strange = len(others) if others.n_unique() > 1 else 0
     return codes.is_in(positive).cast(pl.Int8), strange
-
-
-def _numbers(text: pl.Series) -> pl.Series:
-    """Numbers with a decimal point or, as in many European exports, a decimal comma.
-
-    Unreadable are infinities, and `1,234`: it may be a thousand or one and a quarter.
-    """
-    ambiguous = text.str.contains(r"^[+-]?[1-9]\d{0,2},\d{3}$").fill_null(True)
-    text = text.zip_with(ambiguous, text.str.replace(r"^([+-]?\d+),(\d+)$", "$1.$2"))
-    point = text.cast(pl.Float64, strict=False)
-    return pl.select(pl.when(point.is_finite()).then(point)).to_series().alias(text.name)
-
-
-def _dates(text: pl.Series) -> pl.Series:
-    """ISO dates, with or without a time of day, or day/month/year."""
-    day = text.str.replace(r"^(\d{4}-\d{2}-\d{2})[T ].*$", "$1")
-    iso = day.str.to_date("%Y-%m-%d", strict=False)
-    return iso.zip_with(iso.is_not_null(), day.str.to_date("%d/%m/%Y", strict=False))
 
 
 def out_of_range(values: pl.Series, column: Column) -> pl.Series:
@@ -288,7 +299,10 @@ def synthetic_rows(data: DataConfig, rows: int, seed: int) -> pl.DataFrame:
         if not column.derive and (column.role in ("feature", "text") or _is_input(name, data))
     }
     frame = pl.DataFrame(
-        {name: parse(pl.Series(name, c, pl.String), data.columns[name])[0] for name, c in cells.items()}
+        {
+            name: parse(pl.Series(name, c, pl.String), data.columns[name], written.PLAINLY)[0]
+            for name, c in cells.items()
+        }
     )
     return derive(frame, data).select(data.inputs)
 

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from cardiotune import __version__
 from cardiotune.config import Config, LaunchConfig, load_resolved
-from cardiotune.data.chunks import CHUNK_ROWS, Chunk, TableChunks
+from cardiotune.data.chunks import CHUNK_ROWS, TableChunks
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.table import locate
 from cardiotune.deployment.scorer import RowScorer
@@ -51,7 +52,7 @@ class Job:
         """The settings of the model."""
         return load_resolved(RunFolder(self.folder).config)
 
-    def chunks(self, known: list[Chunk] | None = None) -> TableChunks:
+    def chunks(self, known: dict[str, Any] | None = None) -> TableChunks:
         """The table's rows."""
         return TableChunks(self.table, self.config.data, self.keep_ids, known, self.chunk_rows, self.allow_unknown)
 
@@ -128,9 +129,9 @@ def _planned(job: Job, parts: Path) -> TableChunks:
             raise ConfigError(
                 f"{parts}: was begun with another table, model or option; remove the folder, or choose another --out"
             )
-        return job.chunks([Chunk(**chunk) for chunk in known["chunks"]])
+        return job.chunks(known["table"])
     chunks = job.chunks()
-    write_json(plan, {"fingerprint": fingerprint, "chunks": chunks.as_json()})
+    write_json(plan, {"fingerprint": fingerprint, "table": chunks.as_json()})
     return chunks
 
 

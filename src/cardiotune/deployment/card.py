@@ -59,6 +59,8 @@ def fields(config: Config) -> list[dict[str, Any]]:
             "decimals": column.decimals,
             "codes": [{"code": code, "meaning": meaning} for code, meaning in codes_of(column).items()] or None,
             "missing": column.missing,
+            "decimal": column.decimal,
+            "day_first": column.day_first,
             "expected": expected(column),
         }
         for name in needed_columns(data, target_needed=False)

@@ -195,9 +195,11 @@ class RowScorer:
         data = self.config.data
         found: list[list[Problem]] = [[] for _ in range(cells.height)]
         typed = []
-        for name in check_present("rows", cells.columns, data):
+        names = check_present("rows", cells.columns, data)
+        writings = schema.writings(cells.select(names), data.columns)
+        for name in names:
             column = data.columns[name]
-            text, values = schema.read(cells[name], column)
+            text, values = schema.read(cells[name], column, writings[name])
             typed.append(values)
             missing = text.is_null()
             for kind, rows_of in (("unreadable", values.is_null() & ~missing), ("missing", missing)):

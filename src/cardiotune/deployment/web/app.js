@@ -263,6 +263,7 @@ async function take(file) {
   else if (table.absent.length) stops.push(`Columns that are not there: ${table.absent.join(", ")}. Add them, with empty cells where they are not recorded.`);
   fine.push(`${counted(table.rows.length, "row")}, ${counted(parsed.header.length, "column")}.`);
   if (table.passedOver.length) fine.push(`Columns that the model does not use are not sent: ${table.passedOver.length}.`);
+  if (parsed.blank) looks.push(`${counted(parsed.blank, "line")} without any value left out.`);
   if (unreadable) looks.push(`${counted(unreadable, "row")} will not be scored, for cells that cannot be read: ${[listed(table.counts.unreadable), table.uneven ? `${table.uneven} with another number of cells than the header` : ""].filter(Boolean).join(", ")}.`);
   if (table.counts.outside.size) looks.push(`Values out of range, where the answer abstains: ${listed(table.counts.outside)}.`);
   if (table.counts.missing.size) looks.push(`Not recorded: ${listed(table.counts.missing)}.`);
