@@ -21,6 +21,9 @@ from cardiotune.config import NUMBERS, DataConfig
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID, needed_columns
 from cardiotune.data.copies import Keys, column_keys, equal_rows, exceeds, expected_pairs, pairs_of, total
+from cardiotune.data.schema import out_of_range
+from cardiotune.data.sentinels import in_words, sentinels
+from cardiotune.data.small_counts import told
 from cardiotune.data.split import PARTS, Parts, shared_between
 from cardiotune.data.table import locate, read_cells
 from cardiotune.evaluation import near_copies
@@ -134,9 +137,10 @@ def audit_raw(data: DataConfig) -> list[Finding]:
     inputs = [name for name in names if data.columns[name].role in ("feature", "text") or _is_source(name, data)]
     rows = column_keys(cells, inputs, data)
     numbers = [name for name in inputs if data.columns[name].type not in ("text", "date")]
-    values = cells.select(pl.col(numbers).cast(pl.Float64, strict=False))
+    values = _as_numbers(cells, numbers, data)
     zeros = [n for n in numbers if data.columns[n].type in NUMBERS and _excludes_zero(n, data)]
     found = [*_oversampled(rows, events, None), *_made_up(values, events, None), *_zeros(values.select(zeros), events)]
+    found += _sentinels(values, data)
     return [Finding(f.check, "warning" if f.severity == "leak" else f.severity, f.text, f.numbers) for f in found]
 
 
@@ -486,6 +490,25 @@ def _zeros(values: pl.DataFrame, events: Events) -> list[Finding]:
             f"column {name} is exactly 0 in {numbers['rows']} rows, far from all other values; is it a missing value?"
         )
         found.append(Finding("zero_as_missing", "warning", text, {"column": name, **numbers}))
+    return found
+
+
+def _as_numbers(cells: pl.DataFrame, names: Sequence[str], data: DataConfig) -> pl.DataFrame:
+    """Columns of text cells as numbers, each as the dictionary reads it; codes that are none are null."""
+    writings = schema.writings(cells.select(names), data.columns)
+    parsed = [schema.parse(cells[name], data.columns[name], writings[name])[0] for name in names]
+    return pl.DataFrame([column.cast(pl.Float64, strict=False) for column in parsed])
+
+
+def _sentinels(values: pl.DataFrame, data: DataConfig) -> list[Finding]:
+    """Numbers in the plausible range, or without one, in which a repeated value stands far from all others."""
+    found = []
+    for name in values.columns:
+        column = data.columns[name]
+        if column.type in NUMBERS and (apart := sentinels(values[name].filter(~out_of_range(values[name], column)))):
+            text = f"column {name} holds {in_words(apart)}"
+            numbers = {"column": name, "rows": told(sum(rows for _, rows in apart))}
+            found.append(Finding("value_as_missing", "warning", text, numbers))
     return found
 
 
