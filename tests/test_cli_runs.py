@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -418,3 +419,21 @@ def test_a_run_that_was_stopped_while_it_was_prepared(trained: Path, tmp_path: P
     check_refusal(
         call("audit", stopped), 4, "was stopped before its table was prepared; start it anew with --overwrite"
     )
+
+
+@pytest.mark.slow
+def test_a_protein_panel_of_thousands_of_columns_runs(tmp_path: Path) -> None:
+    """Its resolved config is above a mebibyte; the report shows the first of its columns and says where the others are."""
+    draw, names = np.random.default_rng(0), [f"p{place}" for place in range(4600)]
+    panel = pl.DataFrame(draw.integers(0, 10, (60, 4600)), schema=names, orient="row")
+    frame = panel.with_columns(died=draw.permutation([0, 1] * 30)).with_row_index("id")
+    frame.write_csv(tmp_path / "wide.csv")
+    assert call("init", tmp_path / "wide.csv", "--target", "died", "--out", tmp_path / "study").exit_code == 0
+    done = call(
+        "run", tmp_path / "study" / "experiment.yaml", "models=[logistic_regression]", f"runs_dir={tmp_path}/runs"
+    )
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "runs" / "wide"
+    assert (folder / "config.yaml").stat().st_size > 1 << 20
+    assert "4300 further rows are in" in (folder / "report.html").read_text()
+    assert (folder / "report.md").stat().st_size < 100_000 and call("report", folder).exit_code == 0

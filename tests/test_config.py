@@ -207,7 +207,9 @@ def test_contradictions(toy_experiment: Path, overrides: list[str], said: str) -
         ("a: [1\n", "not valid YAML at line 2"),
         ("a: " + "[" * 1000 + "]" * 1000, "nested too deep"),
         ("a: " + "9" * 5000, "number too long"),
-        ("# " + "x" * 1_100_000, "larger than 1 MiB"),
+        ("a: " + "[" * 200_000, "nested too deep"),
+        ("".join(" " * level + "a:\n" for level in range(300)), "nested too deep"),
+        ("# " + "x" * (16 << 20), "larger than 16 MiB"),
     ],
 )
 def test_yaml_is_refused_by_file_name(tmp_path: Path, text: str, said: str) -> None:
@@ -216,6 +218,20 @@ def test_yaml_is_refused_by_file_name(tmp_path: Path, text: str, said: str) -> N
     with pytest.raises(ConfigError) as caught:
         read_yaml(file)
     assert said in str(caught.value) and str(caught.value).startswith(str(file))
+
+
+def test_a_run_reads_its_own_config_whatever_its_size(toy_experiment: Path, tmp_path: Path) -> None:
+    """Thousands of columns make it large; a file that somebody wrote has a limit, for it may be a table."""
+    config, file = load_config(toy_experiment), tmp_path / "config.yaml"
+    file.write_text(dump(config) + "# " + "x" * (16 << 20))
+    assert load_resolved(file) == config
+    with pytest.raises(ConfigError, match="larger than 16 MiB"):
+        read_yaml(file)
+    file.write_text(dump(config).replace("name: toy", "name: other"))
+    assert load_resolved(file).name == "other", "what has changed is read anew"
+    file.write_text("a: &x [1]\nb: *x\n")
+    with pytest.raises(ConfigError, match="aliases"):
+        load_resolved(file)
 
 
 def test_yaml_in_another_encoding(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import typing
 import unicodedata
 from collections import Counter
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,7 +60,9 @@ PublishedScore = Literal["score2", "pooled_cohort", "framingham", "framingham_bm
 """Risk scores with fixed coefficients. They run only when `models` names them: few tables have what they need."""
 PUBLISHED_SCORES: tuple[PublishedScore, ...] = typing.get_args(PublishedScore)
 Share = Annotated[float, Field(gt=0, lt=1)]
-MAX_YAML_BYTES = 1_048_576
+MAX_YAML_BYTES = 16 << 20
+"""Of a file that somebody wrote: a dictionary of 20,000 columns takes 1 MiB. A run folder's own may have any size."""
+MAX_YAML_DEPTH = 100
 
 
 class Settings(BaseModel):
@@ -753,7 +756,7 @@ class Config(Settings):
 # reading
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # of libyaml where it is there
     """YAML 1.2 scalars. `no` and `off` are words (a code label may be "no"), `1e-4` is a number, a code `010` keeps its
     zero, and a date stays text."""
 
@@ -787,38 +790,56 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         raise yaml.MarkedYAMLError(
             problem=f"key {', '.join(twice)} is given twice; keep one", problem_mark=node.start_mark
         )
-    return loader.construct_mapping(node, deep=True)
+    tree: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return tree
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Refuses tags, aliases (they can blow up), double keys, and files over 1 MiB."""
+    """The mapping in a YAML file. Refuses tags, aliases (they can blow up), double keys, and files over 16 MiB."""
+    if path.is_file() and path.stat().st_size > MAX_YAML_BYTES:
+        raise ConfigError(f"{path}: larger than 16 MiB, which no configuration is; did you mean to pass a table?")
+    return _mapping(_read_text(path), str(path))
+
+
+def _read_text(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; expected a YAML file")
-    if path.stat().st_size > MAX_YAML_BYTES:
-        raise ConfigError(f"{path}: larger than 1 MiB, which no configuration is; did you mean to pass a table?")
     try:
-        text = path.read_text("utf-8-sig")
+        return path.read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text; expected a YAML file") from None
-    tree = _parse(text, str(path))
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
+    tree = _parse(text, source)
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings (`key: value` lines)")
+        raise ConfigError(f"{source}: expected a mapping of settings (`key: value` lines)")
     return tree
 
 
 def _parse(text: str, source: str) -> Any:
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
-            raise ConfigError(f"{source}: YAML aliases (*name) are not accepted; write the value out")
+        _check_events(text, source)
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or "nested too deep, or a number too long"
         raise ConfigError(f"{source}: not valid YAML{where} ({reason})") from None
+
+
+def _check_events(text: str, source: str) -> None:
+    """Refuse what could blow up, or run over the stack, when it is put together."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{source}: YAML aliases (*name) are not accepted; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise RecursionError
 
 
 def configs_folder() -> Path:
@@ -939,7 +960,13 @@ def compose(experiment: dict[str, Any], overrides: list[str], source: str, folde
 
 def load_resolved(path: Path) -> Config:
     """The resolved config of a run folder, exactly as it was saved."""
-    return _check(read_yaml(path), str(path), [])
+    return _resolved(_read_text(path), str(path))
+
+
+@lru_cache(maxsize=4)
+def _resolved(text: str, source: str) -> Config:
+    """Every stage asks for it, and with thousands of columns it takes seconds to read."""
+    return _check(_mapping(text, source), source, [])
 
 
 def load_model(path: Path) -> ModelConfig:

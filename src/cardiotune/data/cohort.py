@@ -235,9 +235,9 @@ class Tally:
 
     def add(self, frame: pl.DataFrame, blanked: dict[str, set[int]]) -> None:
         """Rows, and the lines whose values have been blanked, by column."""
-        for name in frame.columns:
+        for name, missing in zip(frame.columns, frame.null_count().row(0), strict=True):
             strange = len(blanked.get(name, ()))
-            self.present[name] += frame.height - frame[name].null_count() + strange
+            self.present[name] += frame.height - missing + strange
             if strange:
                 self.outside[name] += strange
 
@@ -283,7 +283,8 @@ def check_meant(
 def check_present(source: object, present: list[str], data: DataConfig) -> list[str]:
     """The columns that a table to be scored needs; DataError when some of them are not among those `present`."""
     needed = needed_columns(data, target_needed=False)
-    if absent := [name for name in needed if name not in present]:
+    there = set(present)
+    if absent := [name for name in needed if name not in there]:
         raise DataError(_absent(source, absent, needed, present))
     return needed
 
@@ -346,11 +347,12 @@ def _read_wanted(file: Path, data: DataConfig, target_needed: bool) -> tuple[pl.
     """Cells of the columns that the dictionary uses, and names of those that it does not."""
     present = column_names(file, data.separator, data.encoding, data.column_names)
     needed = needed_columns(data, target_needed)
-    absent = [name for name in needed if name not in present]
+    there = set(present)
+    absent = [name for name in needed if name not in there]
     if absent:
         raise DataError(_absent(file, absent, needed, present))
-    optional = {name for name in (data.name_of("id"), data.name_of("target")) if name in present}
-    wanted = [name for name in data.columns if name in optional or name in needed]
+    wanted_names = there & {*needed, data.name_of("id"), data.name_of("target")}
+    wanted = [name for name in data.columns if name in wanted_names]
     cells = read_cells(file, wanted, data.separator, data.encoding, data.column_names)
     ignored = [name for name in present if name not in data.columns]
     if ignored and is_json(file):  # a key that only some objects have may be anything, a patient's name too

@@ -40,6 +40,8 @@ OUT_OF_RANGE = {
     "missing": "an implausible value is taken as missing",
     "error": "an implausible value stops the run",
 }
+MOST_NAMES = 200
+"""Names of columns that a line of a checklist or a model card lists."""
 DUPLICATES = {
     "by_id": "rows that repeat an id and all its values are left out; equal rows without an id stay",
     "exclude": "rows equal to an earlier one are left out",
@@ -169,7 +171,8 @@ def _about_data(record: Record) -> dict[str, str]:
         "checks": f"types, codes and plausible ranges checked by a data dictionary: {OUT_OF_RANGE[data.out_of_range]}; "
         f"{DUPLICATES[data.duplicate_rows]}",
         "outcome": f"{config.task.outcome}, yes or no, from column {data.name_of('target')}",
-        "predictors": f"{len(units)} columns: {', '.join(units)}",
+        "predictors": f"{len(units)} columns: {', '.join(units[:MOST_NAMES])}"
+        + (f" and {len(units) - MOST_NAMES} more, listed in config.yaml" if len(units) > MOST_NAMES else ""),
         "predictor_choice": "all feature columns of the data dictionary; the run selects none by its relation to the outcome",
         "size": "; ".join(
             f"{part}: {size['n'] or 'few'} rows, {events(size['n'], size['n_events'])}"

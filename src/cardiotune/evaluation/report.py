@@ -14,7 +14,7 @@ import numpy as np
 from cardiotune.config import Config
 from cardiotune.data.small_counts import is_small
 from cardiotune.evaluation import checklists, curves, figures, learning_curve, metrics, model_card
-from cardiotune.evaluation.checklists import SPLITS
+from cardiotune.evaluation.checklists import MOST_NAMES, SPLITS
 from cardiotune.evaluation.record import Record, read_record
 from cardiotune.evaluation.table1 import HIDDEN, SMALL
 from cardiotune.evaluation.wording import (
@@ -55,6 +55,8 @@ WEIGHTED_WORDS = (
     "models and calibrators are fitted with these weights"
 )
 SEVERITIES = ("leak", "warning", "note")
+MOST_TABLE1_ROWS = 300
+"""More of them nobody reads in a report; `table1.json` has all."""
 MOST_MOVED = 5
 """Patients that are named under the probes, and again where risks fell."""
 VERDICT = ("auroc", "log_loss")
@@ -506,8 +508,12 @@ def _cohort(found: dict[str, Any], table1: dict[str, Any]) -> dict[str, Any]:
     def written(count: int | str) -> int | str:
         return count if isinstance(count, str) else SMALL if is_small(count) else HIDDEN if hidden else count
 
+    def listed(names: list[str]) -> str:
+        more = f" and {len(names) - MOST_NAMES} more columns" if len(names) > MOST_NAMES else ""
+        return ", ".join(names[:MOST_NAMES]) + more
+
     missing, outside = (
-        ", ".join(f"{name} ({written(count)})" for name, count in notes.get(key, {}).items() if count)
+        listed([f"{name} ({written(count)})" for name, count in notes.get(key, {}).items() if count])
         for key in ("missing", "values_out_of_range")
     )
     equal = notes.get("equal_rows")
@@ -519,7 +525,7 @@ def _cohort(found: dict[str, Any], table1: dict[str, Any]) -> dict[str, Any]:
         f"{chance if equal['beyond_chance'] else 'as many as chance explains; they stay'})"
         if equal
         else "",
-        "Columns of the table that were not used": ", ".join(notes.get("columns_ignored", [])),
+        "Columns of the table that were not used": listed(notes.get("columns_ignored", [])),
     }
     return {
         "flow": found.get("flow"),
@@ -533,8 +539,9 @@ def _cohort(found: dict[str, Any], table1: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table1(found: dict[str, Any]) -> dict[str, Any]:
-    """The rows as they were summarised; sizes of the groups for the header."""
-    return {"n": found.get("n", {}), "rows": found.get("columns", [])}
+    """The rows as they were summarised, as many as can be read; sizes of the groups for the header."""
+    rows = found.get("columns", [])
+    return {"n": found.get("n", {}), "rows": rows[:MOST_TABLE1_ROWS], "more": max(0, len(rows) - MOST_TABLE1_ROWS)}
 
 
 def _scoring(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def columns_of(frame: pl.DataFrame, data: DataConfig, named: Sequence[str] | Non
 
 def _asked(frame: pl.DataFrame, data: DataConfig, named: Sequence[str] | None) -> list[list[str]]:
     """Single columns and pairs."""
-    columns = [name for name in data.columns if name in frame.columns]
+    present = set(frame.columns)
+    columns = [name for name in data.columns if name in present]
     wanted = _usual(data, columns) if named is None else list(named)
     asked = [[part.strip() for part in re.split(r"\s+x\s+", name)] for name in wanted]
     strange = sorted({part for pair in asked for part in pair} - set(columns))

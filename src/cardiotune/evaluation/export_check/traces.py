@@ -149,7 +149,8 @@ def _windows(config: Config, prepared: Prepared) -> dict[int, frozenset[int]]:
 
 def _raw_rows(config: Config, frame: pl.DataFrame) -> Iterator[str]:
     """Each row's feature values in the order of the dictionary, and in that of the table."""
-    features = [name for name in config.data.features if name in frame.columns]
+    present = set(frame.columns)
+    features = [name for name in config.data.features if name in present]
     orders = {tuple(features)}
     try:
         present = column_names(locate(config.data.path), config.data.separator, config.data.encoding)
