@@ -51,7 +51,8 @@ def weights_multiplied(folder: Path) -> int:
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):
-        trunk = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        trunk = AutoModel.from_config(settings, trust_remote_code=False)
     total = sum(weight.numel() for weight in trunk.parameters())
     return int(total - trunk.get_input_embeddings().weight.numel())
 

@@ -40,7 +40,7 @@ def small_model(folder: Path) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = AutoConfig.for_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, trust_remote_code=False).save_pretrained(folder)
 
 
 def small_run(folder: Path) -> Path:

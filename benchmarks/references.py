@@ -87,9 +87,12 @@ class Classification:
         self.dtype = "bfloat16" if dtype == "autocast" else dtype
         self.job, autocast = job, dtype == "autocast"
         torch.manual_seed(job["seed"])
-        self.tokenizer = AutoTokenizer.from_pretrained(job["weights"])
+        self.tokenizer = AutoTokenizer.from_pretrained(job["weights"], trust_remote_code=False)
         model = AutoModelForSequenceClassification.from_pretrained(
-            job["weights"], num_labels=2, dtype=torch.float32 if autocast else getattr(torch, dtype)
+            job["weights"],
+            num_labels=2,
+            dtype=torch.float32 if autocast else getattr(torch, dtype),
+            trust_remote_code=False,
         )
         model.config.pad_token_id = self.tokenizer.pad_token_id
         self.model = get_peft_model(model, _lora(job, "SEQ_CLS"))
@@ -127,9 +130,11 @@ class Chat:
     def __init__(self, job: dict[str, Any], dtype: str) -> None:
         self.job, self.dtype = job, dtype
         torch.manual_seed(job["seed"])
-        self.tokenizer = AutoTokenizer.from_pretrained(job["weights"], padding_side="left")
+        self.tokenizer = AutoTokenizer.from_pretrained(job["weights"], padding_side="left", trust_remote_code=False)
         self.tokenizer.chat_template = self.tokenizer.chat_template or CHAT_TEMPLATE
-        self.model = AutoModelForCausalLM.from_pretrained(job["weights"], dtype=getattr(torch, dtype))
+        self.model = AutoModelForCausalLM.from_pretrained(
+            job["weights"], dtype=getattr(torch, dtype), trust_remote_code=False
+        )
         if job["task"] == "score":
             self.model = get_peft_model(self.model, _lora(job, "CAUSAL_LM")).eval()
 

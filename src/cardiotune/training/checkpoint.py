@@ -6,9 +6,9 @@ except what DeepSpeed writes of its own state.
 """
 
 import hashlib
-import json
 import logging
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cardiotune.errors import ModelError
-from cardiotune.runs import HASHES, RunFolder, sha256, write_json
+from cardiotune.runs import HASHES, RunFolder, read_json, sha256, write_json
 from cardiotune.training.heads import ClassifierNetwork, RiskNetwork
 from cardiotune.training.model import ADAPTER_FILE, HEAD_FILE
+from cardiotune.training.weights import WANTED, check_safe
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ def version_of(folder: Path) -> str:
 
 
 def verify(folder: Path, inside: str = "") -> None:
-    """ModelError when a file of a saved folder (or one `inside` a folder of it) is missing or differs from its recorded hash.
+    """ModelError when a file of a saved folder (or one `inside` a folder of it) is missing, differs from its recorded hash, or
+    is one that a library would read and that nobody has recorded; and when loading the folder is not safe.
 
     A checkpoint's `weights/` is vouched for by the checkpoint's own record.
     """
@@ -42,13 +44,13 @@ def verify(folder: Path, inside: str = "") -> None:
         folder = folder.parent
     if not (folder / HASHES).is_file():
         raise ModelError(f"{folder}: no {HASHES}; it is not whole, train the run first")
-    try:
-        recorded: dict[str, str] = json.loads((folder / HASHES).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError(f"{folder / HASHES}: damaged") from None
+    check_safe(folder)
+    recorded: dict[str, str] = read_json(folder / HASHES)
+    names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     wanted = {name: digest for name, digest in recorded.items() if name.startswith(inside)}
-    present = {name: sha256(folder / name) for name in wanted if (folder / name).is_file()}
-    wrong = [name for name, digest in wanted.items() if present.get(name) != digest]
+    wrong = [name for name, digest in wanted.items() if name not in names or sha256(folder / name) != digest]
+    added = {name for name in names - {*recorded, HASHES, PROBE} if name.startswith(inside)}
+    wrong += sorted(name for name in added if any(fnmatch(name, pattern) for pattern in WANTED))
     if wrong:
         raise ModelError(f"{folder}: {', '.join(wrong)} changed since it was saved; restore it or train the run again")
 
@@ -88,6 +90,7 @@ def save_weights(network: RiskNetwork, state: State, folder: Path) -> None:
 
 def load_weights(network: RiskNetwork, folder: Path) -> None:
     """Put saved weights into a network of the same build, before it is spread over processes."""
+    check_safe(folder)
     model: Any = network.model
     if hasattr(model, "peft_config"):
         from peft import set_peft_model_state_dict
@@ -97,7 +100,9 @@ def load_weights(network: RiskNetwork, folder: Path) -> None:
             raise ModelError(f"{folder}: holds weights that this model does not have")
     else:
         # Through transformers, which writes some families' weights under other names than it holds them.
-        saved = type(model).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        saved = type(model).from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
         model.load_state_dict(saved.state_dict())
     if isinstance(network, ClassifierNetwork):
         network.head.load_state_dict(load_file(folder / HEAD_FILE))
@@ -200,7 +205,7 @@ def check_probe(folder: Path, logits: np.ndarray, dtype: torch.dtype) -> None:
     """
     if not (folder / PROBE).is_file():
         return
-    recorded = json.loads((folder / PROBE).read_text())
+    recorded = read_json(folder / PROBE)
     exact = dtype == torch.float32 and recorded["dtype"] == str(dtype)
     apart = float(np.max(np.abs(np.array(recorded["logits"]) - logits)))
     if not apart <= (0.01 if exact else 0.25):

@@ -116,12 +116,12 @@ def _forward_pass(config: Config, folder: Path, device: torch.device) -> tuple[R
     order = column_order(rows, config.data, config.serialize)
     prompts = encoder.encode(serialize_rows(rows, order, config.data, config.serialize))[: config.train.batch_size]
     dtype = train_dtype(config.model, device)
-    settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+    settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     kind = AutoModel if config.model.family == "encoder" else AutoModelForCausalLM
     attention = "eager" if config.model.attention == "eager" else "sdpa"
     kept_in = torch.float32 if config.method.kind == "full" else dtype
     with torch.device("meta"):
-        base = kind.from_config(settings, attn_implementation=attention, dtype=kept_in)
+        base = kind.from_config(settings, attn_implementation=attention, dtype=kept_in, trust_remote_code=False)
         network = build(base, config, encoder).train()
     batch = lay_out(prompts, encoder.pad_id, network.layout)
     if batch.attention.ndim == 2:  # a ready mask: for one of another shape, values would be looked at

@@ -28,6 +28,7 @@ from cardiotune.training.heads import (
 )
 from cardiotune.training.lean import slim
 from cardiotune.training.trunk import check_layers
+from cardiotune.training.weights import check_safe
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 FOREIGN_HEADS = ("score", "classifier", "pre_classifier")
 """Layers that PEFT saves of a model for sequence classification: a decoder's, and those of encoders."""
+ADAPTERS = ("ADALORA", "BOFT", "HRA", "IA3", "LOHA", "LOKR", "LORA", "OFT", "RANDLORA", "VERA")
+"""PEFT's kinds that are summed into the weights; others bring prompts, or adapters of other folders."""
 
 
 def set_up(threads: int | None) -> torch.device:
@@ -92,8 +95,9 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder."""
     from transformers import AutoTokenizer
 
+    check_safe(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})") from None
 
@@ -130,6 +134,7 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
     from transformers import AutoModel, AutoModelForCausalLM
 
     kind = AutoModel if config.model.family == "encoder" else AutoModelForCausalLM
+    check_safe(folder)
     quantized = _quantization(config, dtype)
     placed = {"quantization_config": quantized, "device_map": {"": device}} if quantized else {}
     try:
@@ -139,6 +144,7 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
             attn_implementation=_attention(config.model, device),
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
             **placed,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -368,6 +374,7 @@ def _with_adapter(base: Any, folder: Path) -> Any:
 
     if not (folder / ADAPTER_FILE).is_file():
         raise ModelError(f"{folder}: {ADAPTER_FILE} is missing; the adapter is not whole")
+    check_safe(folder)
     try:
         config = PeftConfig.from_pretrained(folder)
     except Exception as error:  # noqa: BLE001 - damaged files fail in many ways, all mean the same
@@ -396,6 +403,8 @@ def _check_readable(config: Any, folder: Path) -> None:
     kinds = (None, TaskType.CAUSAL_LM, TaskType.SEQ_CLS, TaskType.FEATURE_EXTRACTION)
     if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
         raise ModelError(f"{folder}: an adapter of kind {config.peft_type.value} changes the prompt; expected LoRA")
+    if config.peft_type.value not in ADAPTERS:
+        raise ModelError(f"{folder}: an adapter of kind {config.peft_type.value}; expected one of {', '.join(ADAPTERS)}")
     if config.task_type not in kinds:
         raise ModelError(f"{folder}: an adapter for {config.task_type}; expected one for CAUSAL_LM or SEQ_CLS")
 

