@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cardiotune.errors import DataError
+from cardiotune.errors import DataError, ModelError
 from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.metrics import auroc, calibration_intercept, calibration_slope, log_loss
 
@@ -120,5 +120,5 @@ def test_an_intercept_update_puts_the_mean_right_and_keeps_the_slope() -> None:
 
 @pytest.mark.parametrize("broken", [{}, {"method": "magic"}, {"method": "platt"}, {"method": "beta", "intercept": 1.0}])
 def test_a_strange_calibrator_is_refused(broken: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="not a calibrator"):
+    with pytest.raises(ModelError, match="not a calibrator"):
         calibrate.apply(broken, np.zeros(3))

@@ -408,7 +408,8 @@ def test_a_damaged_run_is_said_to_be_damaged(trained: Path, tmp_path: Path, file
     (damaged / file).write_text("{")
     more = {"recalibrate": [trained.parents[1] / "table.csv"], "compare": [trained]}
     for command in commands:
-        check_refusal(call(command, damaged, *more.get(command, [])), 4, f"{file}: damaged")
+        said = f"{file}: {'damaged' if file == 'manifest.json' else 'differs from what the run recorded'}"
+        check_refusal(call(command, damaged, *more.get(command, [])), 4, said)
 
 
 def test_a_run_that_was_stopped_while_it_was_prepared(trained: Path, tmp_path: Path) -> None:

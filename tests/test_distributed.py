@@ -84,6 +84,7 @@ def test_a_failure_in_a_process_ends_all_of_them_in_one_line(experiment: Path) -
     folder, _ = stages.prepare(load_config(experiment, ["name=broken", "launch.processes=2"]))
     folder.split.write_bytes(b"damaged")
     folder.config.write_text(folder.config.read_text().replace("table.csv", "gone.csv"))
+    folder.record(folder.config)
     command = [sys.executable, "-m", "cardiotune", "train", str(folder.path)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 3

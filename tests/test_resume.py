@@ -149,9 +149,14 @@ def test_changed_settings_and_table_are_refused(experiment: Path) -> None:
     config = run / "config.yaml"
     original = config.read_text()
     config.write_text(original.replace("learning_rate: 0.01", "learning_rate: 0.02"))
+    with pytest.raises(ModelError, match=r"config.yaml: differs from what the run recorded"):
+        stages.train(stages.open_run(run), resume=True)
+    files = stages.open_run(run).read_manifest()["files"]
+    stages.open_run(run).record(config)  # a checkpoint that was put here from another run
     with pytest.raises(ModelError, match=r"learning_rate"):
         stages.train(stages.open_run(run), resume=True)
     config.write_text(original)
+    stages.open_run(run).update_manifest(files=files)
     table = experiment.parent / "table.csv"
     content = table.read_bytes()
     try:

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -232,7 +233,7 @@ def test_manifest(tmp_path: Path) -> None:
     assert "train" not in run.read_manifest()["stages"]
 
 
-@pytest.mark.parametrize("content", ['{"status": "fin', "[]", "\xff", ""])
+@pytest.mark.parametrize("content", ['{"status": "fin', "[]", "\xff", "", '{"a": NaN}', "[" * 100_000])
 def test_damaged_manifest(tmp_path: Path, content: str) -> None:
     run = RunFolder(tmp_path)
     run.manifest.write_bytes(content.encode("latin-1"))
@@ -274,3 +275,85 @@ def test_row_ids_need_the_table(tmp_path: Path) -> None:
     assert key == hashlib.sha256(b"cardiotune row id\n" + table.read_bytes()).digest()
     assert key.hex() != runs.sha256(table), "what the manifest shows is not the key"
     assert runs.hashed_id(key, "1") == hmac.new(key, b"1", "sha256").hexdigest()[:16]
+
+
+def recorded(folder: Path) -> RunFolder:
+    """A run whose stages have each left a file, as far as these tests need them."""
+    run = runs.create(folder, "name: a\n", overwrite=False)
+    for file in (run.cohort, run.adapter / "sha256.json", run.predictions, run.calibration, run.metrics, run.audit):
+        runs.write_text(file, "{}\n")
+        run.record(file)
+    runs.write_text(run.path / "sites" / "north.json", "{}\n")
+    run.record(run.path / "sites" / "north.json")
+    return run
+
+
+RECORDED = {
+    "config.yaml": "start a new run",
+    "cohort.json": "start a new run",
+    "adapter/sha256.json": "`cardiotune train",
+    "predictions.jsonl": "`cardiotune predict",
+    "calibration.json": "`cardiotune predict",
+    "metrics.json": "`cardiotune evaluate",
+    "audit.json": "`cardiotune audit",
+    "sites/north.json": "`cardiotune recalibrate",
+}
+
+
+@pytest.mark.parametrize(("name", "remedy"), RECORDED.items(), ids=str)
+def test_a_recorded_file_is_checked(tmp_path: Path, name: str, remedy: str) -> None:
+    run = recorded(tmp_path / "a")
+    assert run.read_manifest()["files"].keys() == RECORDED.keys()
+    file = run.path / name
+    assert run.checked(file) == file
+    file.write_text(file.read_text() + " ")
+    with pytest.raises(ModelError, match=f"{name}: differs from what the run recorded; restore it, or .*{remedy}"):
+        run.checked(file)
+    file.unlink()
+    with pytest.raises(ModelError, match=f"{name}: recorded by the run, but not there; .*{remedy}"):
+        run.checked(file)
+
+
+def test_a_file_that_nobody_recorded_is_refused_and_one_that_is_not_there_is_not(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "a")
+    assert run.checked(run.probes) == run.probes
+    run.probes.write_text("{}")
+    with pytest.raises(ModelError, match=r"probes.json: not recorded by the run, .*`cardiotune probe"):
+        run.checked(run.probes)
+    shutil.copytree(run.path, tmp_path / "moved")
+    assert RunFolder(tmp_path / "moved").checked(tmp_path / "moved" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "stale"),
+    [
+        ("adapter/sha256.json", {"predictions.jsonl", "calibration.json", "metrics.json", "sites/north.json"}),
+        ("calibration.json", {"metrics.json", "sites/north.json"}),
+        ("metrics.json", set()),
+        ("audit.json", set()),
+        ("sites/north.json", set()),
+    ],
+)
+def test_what_was_made_of_something_that_has_changed_is_out_of_date(
+    tmp_path: Path, changed: str, stale: set[str]
+) -> None:
+    run = recorded(tmp_path / "a")
+    run.record(run.path / changed)  # the same content
+    assert all(run.checked(run.path / name) for name in RECORDED)
+    runs.write_text(run.path / changed, "[]\n")
+    run.record(run.path / changed)
+    for name in RECORDED:
+        if name in stale:
+            with pytest.raises(ModelError, match="made of what has changed since"):
+                run.checked(run.path / name)
+        else:
+            run.checked(run.path / name)
+
+
+def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "a")
+    run.update_manifest(training={"odds_multiplier": 1.0})
+    run.manifest.write_text(run.manifest.read_text().replace('"odds_multiplier": 1.0', '"odds_multiplier": 9.0'))
+    for use in (run.read_manifest, lambda: run.checked(run.config), lambda: run.update_manifest(status="finished")):
+        with pytest.raises(ModelError, match=r"manifest.json: has been changed by hand or damaged"):
+            use()

@@ -30,6 +30,28 @@ from cardiotune.errors import ConfigError, ModelError, RunError
 BLOCK = 1 << 20
 HASHES = "sha256.json"
 """In a folder that `write_folder` wrote: name -> sha256 of each of its files."""
+OWN = "own_sha256"
+"""In the manifest: the sha256 of all its other entries."""
+MADE_OF = (
+    ("config.yaml",),
+    ("cohort.json", "split.parquet"),
+    ("adapter/sha256.json", "model/sha256.json"),
+    ("predictions.jsonl", "calibration.json"),
+    ("metrics.json", "sites/"),
+)
+"""Recorded files, or folders of them, each made of those before: where one has changed, those behind it are out of date."""
+MADE_BY = {
+    "adapter/": "train",
+    "model/": "train",
+    "logs/": "train",
+    "predictions.jsonl": "predict",
+    "calibration.json": "predict",
+    "metrics.json": "evaluate",
+    "audit.json": "audit",
+    "probes.json": "probe",
+    "explanations.json": "explain",
+}
+"""Recorded file, or folder of them -> the command that makes it anew. What is not here needs a new run."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +162,10 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path}: not a run folder (no manifest.json); make one with `cardiotune run CONFIG`"
             )
-        return read_json(self.manifest)
+        manifest = read_json(self.manifest)
+        if (own := manifest.pop(OWN, None)) is not None and own != _digest(manifest):
+            raise ModelError(f"{self.manifest}: has been changed by hand or damaged; restore it, or start a new run")
+        return manifest
 
     def update_manifest(self, **entries: Any) -> None:
         """Merge `entries` into the manifest, one level deep. Of many processes that share the work the first has to do this."""
@@ -148,7 +173,44 @@ class RunFolder:
         for key, value in entries.items():
             both = isinstance(value, dict) and isinstance(manifest.get(key), dict)
             manifest[key] = {**manifest[key], **value} if both else value
-        write_json(self.manifest, manifest)
+        write_json(self.manifest, {**manifest, OWN: _digest(manifest)})
+
+    def record(self, *files: Path) -> None:
+        """Note the sha256 of files that later stages rely on. Those made of an earlier content of them are out of date."""
+        new = {self._name(file): sha256(file) for file in files if file.is_file()}
+        known = self.read_manifest().get("files", {})
+        changed = [name for name, digest in new.items() if known.get(name, digest) != digest]
+        first = min((tier for tier, made in enumerate(MADE_OF) if any(_is_one(n, made) for n in changed)), default=None)
+        behind = () if first is None else sum(MADE_OF[first + 1 :], ())
+        self.update_manifest(files={**{name: None for name in known if _is_one(name, behind)}, **new})
+
+    def checked(self, file: Path) -> Path:
+        """The file's path, if it is as recorded, or neither there nor recorded; else ModelError.
+
+        A folder without a record of files has nothing to be checked against.
+        """
+        if not self.manifest.is_file() or (recorded := self.read_manifest().get("files")) is None:
+            return file
+        name = self._name(file)
+        known, found = recorded.get(name), sha256(file) if file.is_file() else None
+        if known == found:
+            return file
+        if found is None:
+            what = "recorded by the run, but not there"
+        elif known is None:
+            what = "not recorded by the run, or made of what has changed since"
+        else:
+            what = "differs from what the run recorded"
+        raise ModelError(f"{file}: {what}; restore it, or {self._anew(name)}")
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
+
+    def _anew(self, name: str) -> str:
+        if name.startswith("sites/"):
+            return f"make it anew with `cardiotune recalibrate {self.path} TABLE`"
+        command = next((made for own, made in MADE_BY.items() if _is_one(name, (own,))), None)
+        return f"make it anew with `cardiotune {command} {self.path}`" if command else "start a new run"
 
     @contextmanager
     def stage(self, name: str, start: float | None = None) -> Iterator[None]:
@@ -162,6 +224,15 @@ class RunFolder:
         peak_mib = peak / (1024 if sys.platform != "darwin" else 1 << 20)
         seconds = round(time.perf_counter() - start, 2)
         self.update_manifest(stages={name: {"seconds": seconds, "peak_memory_mib": round(peak_mib)}})
+
+
+def _is_one(name: str, of: tuple[str, ...]) -> bool:
+    """Whether a name is one of these files, or in one of these folders."""
+    return any(name == own or (own.endswith("/") and name.startswith(own)) for own in of)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
@@ -182,6 +253,7 @@ def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
         raise RunError(f"{path}: cannot make the run folder ({error.strerror}); set runs_dir=FOLDER") from None
     write_text(run.config, config_text)
     run.update_manifest(schema_version=1, status="running", **environment())
+    run.record(run.config)
     return run
 
 
@@ -314,12 +386,16 @@ def write_text(path: Path, text: str) -> None:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object of a run folder; empty when there is no such file. ModelError when it is damaged."""
     try:
-        content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    except ValueError:
+        content = json.loads(file.read_text("utf-8"), parse_constant=_no_number) if file.is_file() else {}
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ModelError(f"{file}: damaged, so the run cannot be trusted; restore it, or start a new run")
     return content
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -101,10 +101,8 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
         runs.write_json(folder.exact_counts, exact)
         shareable = {**_told(exact, described), "column_order": prepared.order, "tokens": tokens}
         runs.write_json(folder.cohort, shareable)
-        folder.update_manifest(
-            data=_describe_files(config.data),
-            files={path.name: runs.sha256(path) for path in (folder.config, folder.split, folder.cohort)},
-        )
+        folder.update_manifest(data=_describe_files(config.data))
+        folder.record(folder.split, folder.cohort, folder.table1)
         if weights:
             model = config.model
             named = {
@@ -288,8 +286,7 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     if world()[0] == 0:
         scoring.write_predictions(folder.predictions, lines)
         runs.write_json(folder.calibration, cohort.calibration())
-        written = (folder.predictions, folder.calibration)
-        folder.update_manifest(files={path.name: runs.sha256(path) for path in written})
+        folder.record(folder.predictions, folder.calibration)
 
 
 def _rows_to_tell(prepared: Prepared, wanted: Sequence[str]) -> tuple[NDArray[np.int_], pl.DataFrame, Parts]:
@@ -318,9 +315,9 @@ def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, A
             frame, parts, censored = prepared.cohort.frame, prepared.parts, prepared.cohort.censored
         except DataError as error:
             log.warning("no subgroups, no resampling by patient, and nothing that judges times: %s", error)
-        fixed = runs.read_json(folder.calibration).get("thresholds")
+        fixed = runs.read_json(folder.checked(folder.calibration)).get("thresholds")
         result = _judge(config, folder, frame, fixed, parts, censored)
-    folder.update_manifest(files={folder.metrics.name: runs.sha256(folder.metrics)})
+    folder.record(folder.metrics)
     return result
 
 
@@ -385,6 +382,7 @@ def audit(folder: RunFolder, prepared: Prepared | None = None) -> list[dict[str,
     with folder.stage("audit"):
         findings = audit_prepared(config, prepared)
         runs.write_json(folder.audit, {"findings": findings})
+        folder.record(folder.audit)
     _tell_leaks(findings)
     return findings
 
@@ -409,16 +407,18 @@ def audit_results(folder: RunFolder) -> list[dict[str, Any]]:
     config = _config(folder)
     found = audit_predictions(
         read_predictions(folder),
-        runs.read_json(folder.metrics),
+        runs.read_json(folder.checked(folder.metrics)),
         config.data.columns,
         config.evaluation.known_ceiling,
-        calibration=runs.read_json(folder.calibration),
-        tokens=runs.read_json(folder.cohort).get("tokens"),
+        calibration=runs.read_json(folder.checked(folder.calibration)),
+        tokens=runs.read_json(folder.checked(folder.cohort)).get("tokens"),
     )
     new = as_json(found)
-    known = [finding for finding in runs.read_json(folder.audit).get("findings", []) if finding not in new]
+    before = runs.read_json(folder.checked(folder.audit)).get("findings", [])
+    known = [finding for finding in before if finding not in new]
     findings = sorted([*known, *new], key=lambda finding: SEVERITIES.index(finding["severity"]))
     runs.write_json(folder.audit, {"findings": findings})
+    folder.record(folder.audit)
     _tell_leaks(new)
     return findings
 
@@ -512,6 +512,7 @@ def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
         frame = prepared.cohort.frame[prepared.rows("test")]
         found = probes.probe(model.risks, frame, prepared.order, config.data, config.serialize, rows, seed=config.seed)
         runs.write_json(folder.probes, found)
+        folder.record(folder.probes)
     return found
 
 
@@ -532,6 +533,7 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
         training = frame[prepared.rows("train")]
         found = explaining.explain(models, frame[test], events[test], training, config.data, rows, seed=config.seed)
         runs.write_json(folder.explanations, found)
+        folder.record(folder.explanations)
     return found
 
 
@@ -601,6 +603,7 @@ def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path | None =
         log.warning("%s: not given the curve, which is of another %s", own.path, ", ".join(differ))
         return found, place
     curve.write(found, own.path / curve.FOLDER)
+    own.record(own.path / curve.FOLDER / curve.FILE)
     return found, own.path / curve.FOLDER
 
 
@@ -710,6 +713,7 @@ def recalibrate(
     size = {"n": len(y_true), "n_events": told_events(len(y_true), int(y_true.sum()))}
     finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
     runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table, folder=True)), **size, **finite})
+    folder.record(file)
     return file, finite
 
 
@@ -731,7 +735,7 @@ def prompt_text(config: Config, text: str) -> str:
 
 
 def _config(folder: RunFolder) -> Config:
-    return load_resolved(folder.config)
+    return load_resolved(folder.checked(folder.config))
 
 
 def _check_tuned(folder: RunFolder, otherwise: str = "") -> None:
@@ -760,9 +764,9 @@ def check_scorable(path: Path, tuned: bool) -> None:
 
 def _tuned_model(folder: RunFolder, config: Config, order: list[str]) -> "TunedModel":
     """The run's own model."""
-    from cardiotune.evaluation.tuned import TunedModel
+    from cardiotune.evaluation.tuned import TunedModel, read_calibrator
 
-    runs.read_json(folder.calibration)  # applied to the model's risks: refused, if damaged, before hours of scoring
+    read_calibrator(folder)  # applied to the model's risks: refused, if damaged, before hours of scoring
     return TunedModel(folder, config, order)
 
 
@@ -779,7 +783,7 @@ def _open(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepare
         raise DataError(f"{files}: has changed since this run was prepared; restore it, or start a new run")
     prepared = read_prepared(config)
     try:
-        saved = pl.read_parquet(folder.split)
+        saved = pl.read_parquet(folder.checked(folder.split))
     except (OSError, pl.exceptions.PolarsError):
         raise ModelError(f"{folder.split}: damaged or not there; restore it, or start a new run") from None
     if saved["row_id"].to_list() != prepared.cohort.frame[ROW_ID].to_list() or list(saved["part"]) != list(
@@ -800,7 +804,7 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     """Reload what was saved, as prediction will, and keep how it scores the synthetic sample."""
     from cardiotune.evaluation.predict import LanguageScorer
     from cardiotune.evaluation.tuned import probe_texts
-    from cardiotune.training.checkpoint import record_probe
+    from cardiotune.training.checkpoint import HASHES, PROBE, record_probe
     from cardiotune.training.distributed import world
     from cardiotune.training.weights import same_weights
 
@@ -809,6 +813,7 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     logits = scorer.logits(probe_texts(config, read_order(folder)), what="checking")
     if world()[0] == 0:
         record_probe(saved, logits, scorer.dtype)
+        folder.record(saved / HASHES, saved / PROBE, folder.training)
 
 
 def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:

@@ -66,7 +66,7 @@ def read_prepared(config: Config) -> Prepared:
 
 def read_order(run: RunFolder) -> list[str]:
     """Feature columns in the order of a run's text; ModelError when the run does not say it."""
-    order: list[str] | None = read_json(run.cohort).get("column_order")
+    order: list[str] | None = read_json(run.checked(run.cohort)).get("column_order")
     if order is None:
         raise ModelError(f"{run.cohort}: does not say the order of the columns; restore it, or start a new run")
     return order

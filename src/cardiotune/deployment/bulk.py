@@ -50,7 +50,8 @@ class Job:
     @property
     def config(self) -> Config:
         """The settings of the model."""
-        return load_resolved(RunFolder(self.folder).config)
+        run = RunFolder(self.folder)
+        return load_resolved(run.checked(run.config))
 
     def chunks(self, known: dict[str, Any] | None = None) -> TableChunks:
         """The table's rows."""

@@ -14,7 +14,7 @@ from cardiotune.deployment.rows import plain_label
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.evaluation.curves import calibration_points
 from cardiotune.evaluation.wording import KEY_METRICS, metric_words
-from cardiotune.runs import read_json
+from cardiotune.runs import RunFolder, read_json
 
 CARDS = ("model_card.md", "README.md")
 """The model card in a run folder, and in an export."""
@@ -26,7 +26,7 @@ def describe(scorer: RowScorer, folder: Path) -> dict[str, Any]:
     What an export does not hold (metrics, calibration groups) is null.
     """
     config = scorer.config
-    test = read_json(folder / "metrics.json").get("parts", {}).get("test", {})
+    test = read_json(RunFolder(folder).checked(folder / "metrics.json")).get("parts", {}).get("test", {})
     return {
         "name": config.name,
         "outcome": config.task.outcome,
@@ -89,7 +89,7 @@ def calibration_groups(folder: Path) -> list[dict[str, float]] | None:
 
     None without predictions of the tuned model for a test part with both outcomes.
     """
-    file = folder / "predictions.jsonl"
+    file = RunFolder(folder).checked(folder / "predictions.jsonl")
     if not file.is_file():
         return None
     with file.open(encoding="utf-8") as lines:

@@ -25,7 +25,7 @@ from cardiotune.deployment.scorer import EXPORT, RowScorer, is_export
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.model_card import render
 from cardiotune.evaluation.record import read_record
-from cardiotune.evaluation.tuned import probe_texts
+from cardiotune.evaluation.tuned import probe_texts, recorded_model
 from cardiotune.runs import RunFolder, private, read_json, write_folder, write_json, write_text
 from cardiotune.training.checkpoint import record_probe, verify
 from cardiotune.training.heads import ClassifierNetwork
@@ -51,7 +51,7 @@ def export(
     prepared: the run's cohort, if its table is at hand; its test part is then compared too. Raises ConfigError for what this
     model cannot be exported to, ModelError when the gate refuses; `out` is then as it was before.
     """
-    config = load_resolved(run.config)
+    config = load_resolved(run.checked(run.config))
     kind = precision if to == "gguf" else to
     if to != "merged":
         (gguf if to == "gguf" else onnx).check(config)
@@ -91,7 +91,9 @@ def check_again(run: RunFolder, folder: Path, prepared: Prepared | None = None) 
     if not is_export(folder):
         raise ConfigError(f"{folder}: not an export; make one with `cardiotune export RUN --to FORMAT --out DIR`")
     copy, kind = RowScorer.load(folder), read_json(folder / EXPORT)["kind"]
-    return parity.gate(RowScorer.load(run.path), copy, kind, *_test_part(prepared, load_resolved(run.config)))
+    return parity.gate(
+        RowScorer.load(run.path), copy, kind, *_test_part(prepared, load_resolved(run.checked(run.config)))
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ def check_again(run: RunFolder, folder: Path, prepared: Prepared | None = None) 
 
 def _write_model(run: RunFolder, config: Config, to: Format, precision: str, order: list[str], work: Path) -> None:
     """Weights in the asked format, their config and the tokenizer."""
-    weights, saved = same_weights(run, config.model), run.tuned_folder(config.method.kind)
+    weights, saved = same_weights(run, config.model), recorded_model(run, config)
     verify(saved)
     for file in {file for pattern in TOKENIZER for file in weights.glob(pattern)}:
         shutil.copyfile(file, work / file.name)
@@ -146,7 +148,7 @@ def exported_config(config: Config) -> Config:
 
 def _calibration(run: RunFolder) -> dict[str, Any]:
     """Of the tuned model alone."""
-    known = read_json(run.calibration)
+    known = read_json(run.checked(run.calibration))
     return {
         name: {"tuned": known[name]["tuned"]} for name in ("models", "thresholds") if "tuned" in known.get(name, {})
     }

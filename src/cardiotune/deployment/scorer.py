@@ -22,16 +22,24 @@ from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.table import cells_of
 from cardiotune.deployment.gguf import GgufModel
 from cardiotune.deployment.onnx import OnnxModel
-from cardiotune.errors import ConfigError, DataError
+from cardiotune.errors import ConfigError, DataError, RunError
 from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
 from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, probabilities
-from cardiotune.evaluation.tuned import TunedModel, probe_texts, read_calibrator, read_site
+from cardiotune.evaluation.tuned import (
+    TunedModel,
+    probe_texts,
+    read_calibrator,
+    read_site,
+    recorded_model,
+    tuned_calibrator,
+)
 from cardiotune.runs import RunFolder, read_json, recover
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.loss import corrected
 from cardiotune.training.model import build_encoder, set_up
+from cardiotune.training.train import all_finite
 from cardiotune.training.weights import same_weights
 
 Array = NDArray[np.float64]
@@ -93,7 +101,8 @@ class RowScorer:
         """`order`: columns in the order of the text. `calibration`: as `calibration.json`; only `tuned` is read of it."""
         self.config = config
         self.order = order
-        self.calibrator: calibrate.Calibrator = calibration.get("models", {}).get("tuned", NONE)
+        # Nothing in it: the run was not predicted yet, or this is its base model.
+        self.calibrator = tuned_calibrator(calibration, f"{config.name}: calibration") if calibration else NONE
         self.thresholds: list[dict[str, Any]] = calibration.get("thresholds", {}).get("tuned", [])
         """`{"name", "value"}`: the decision threshold and those by rule, fixed on the validation part."""
         self.odds_multiplier = odds_multiplier
@@ -121,16 +130,16 @@ class RowScorer:
             return cls.open_export(folder)
         run = RunFolder(folder)
         run.read_manifest()  # ConfigError when it is no run folder
-        config, order = load_resolved(run.config), read_order(run)
+        config, order = load_resolved(run.checked(run.config)), read_order(run)
         adapted = read_site(run, site) if site else None
         versions = {"run": config.name, "format": "run"}
         if not tuned:
             base = LanguageScorer(config, same_weights(run, config.model), None)
             return cls(config, order, base.logits, {}, 1.0, {**versions, "model": "base"})
-        calibration = read_json(run.calibration)  # refused, if damaged, before the weights are loaded
-        read_calibrator(run)  # says so when the run has none yet
+        read_calibrator(run)  # refused, if damaged, before the weights are loaded; says so when the run has none yet
+        calibration = read_json(run.calibration)
         model = TunedModel(run, config, order)
-        versions["model"] = version_of(run.tuned_folder(config.method.kind))
+        versions["model"] = version_of(recorded_model(run, config))
         return cls(config, order, model.logits, calibration, model.odds_multiplier, versions, adapted)
 
     @classmethod
@@ -222,9 +231,17 @@ class RowScorer:
         return Scored(self._calibrated(logits), probabilities(logits))
 
     def text_logits(self, texts: list[str]) -> Array:
-        """(texts,) logits of patients' texts, as the model gives them. One call at a time is computed."""
-        with self._lock:
-            return self._model(texts)
+        """(texts,) logits of patients' texts, as the model gives them. One call at a time is computed.
+
+        Raises ModelError where one is not finite, RunError when the memory is too small for them.
+        """
+        try:
+            with self._lock:
+                return all_finite(self._model(texts), self.config.name)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise RunError(
+                f"{self.config.name}: out of memory while scoring {len(texts)} rows; send fewer at a time"
+            ) from None
 
     def _text_risks(self, texts: Sequence[str]) -> Array:
         return self._calibrated(self.text_logits(list(texts)))

@@ -18,7 +18,7 @@ from cardiotune.data.prepare import read_order
 from cardiotune.data.tokens import LabelTokens, PromptEncoder
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, RunError
-from cardiotune.evaluation.tuned import probe_texts, read_site
+from cardiotune.evaluation.tuned import odds_multiplier, probe_texts, read_calibrator, read_site, recorded_model
 from cardiotune.runs import RunFolder, read_json
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.model import build_encoder
@@ -50,7 +50,10 @@ class VllmModel:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._url = url.rstrip("/")
         self._client = httpx.Client(headers=headers, timeout=seconds, trust_env=False)
-        names = [entry["id"] for entry in self._ask("GET", "/models")["data"]]
+        try:
+            names = [str(entry["id"]) for entry in self._ask("GET", "/models")["data"]]
+        except (KeyError, TypeError):
+            raise self._strange() from None
         if model is None and len(names) == 1:
             (model,) = names
         if model not in names:
@@ -59,6 +62,18 @@ class VllmModel:
 
     def __call__(self, texts: Sequence[str]) -> Array:
         """(rows,) logits of texts. RunError when the server does not answer as vLLM does."""
+        try:
+            logits = self._logits(texts)
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise self._strange() from None
+        if not np.isfinite(logits).all():
+            raise self._strange()
+        return logits
+
+    def _strange(self) -> RunError:
+        return RunError(f"{self._url}: answered otherwise than vLLM does; see its log")
+
+    def _logits(self, texts: Sequence[str]) -> Array:
         prompts = [[int(token) for token in ids] for ids in self.encoder.prompts(texts)]
         logits = np.full(len(prompts), np.nan)
         for first in range(0, len(prompts), self.batch_rows):
@@ -93,7 +108,10 @@ class VllmModel:
             raise RunError(f"{self._url}: no answer ({type(error).__name__}); is `vllm serve` running there?") from None
         if answer.status_code != 200:  # what it says may quote the prompt
             raise RunError(f"{self._url}{path}: answered with status {answer.status_code}; see the log of vLLM")
-        return answer.json()
+        try:
+            return answer.json()
+        except ValueError:
+            raise self._strange() from None
 
 
 def load_vllm(
@@ -105,13 +123,15 @@ def load_vllm(
     sample as the run recorded it: another model, or the base without its adapter.
     """
     run = RunFolder(folder)
-    manifest, config = run.read_manifest(), load_resolved(run.config)
+    run.read_manifest()  # ConfigError when it is no run folder
+    config = load_resolved(run.checked(run.config))
     if config.task.head != "label_tokens":
         raise ConfigError(f"{folder}: task.head is {config.task.head}; vLLM gives only what label_tokens needs")
     saved = run.tuned_folder(config.method.kind)
     if not saved.is_dir():
         raise ConfigError(f"{folder}: has no tuned model; train it with `cardiotune train {folder}`")
-    verify(saved)
+    verify(recorded_model(run, config))
+    read_calibrator(run)
     order, adapted = read_order(run), read_site(run, site) if site else None
     weights = same_weights(run, config.model)
     encoder = build_encoder(config, weights)
@@ -119,5 +139,4 @@ def load_vllm(
     model = VllmModel(url, encoder, labels, name, key)
     check_probe(saved, model(probe_texts(config, order)), torch.bfloat16)
     versions = {"run": config.name, "format": "vllm", "model": version_of(saved)}
-    multiplier = float(manifest.get("training", {}).get("odds_multiplier", 1.0))
-    return RowScorer(config, order, model, read_json(run.calibration), multiplier, versions, adapted)
+    return RowScorer(config, order, model, read_json(run.calibration), odds_multiplier(run), versions, adapted)

@@ -5,12 +5,13 @@ numbers only, so that it can be read, checked and applied anywhere. It never cha
 some).
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.errors import DataError
+from cardiotune.errors import DataError, ModelError
 from cardiotune.evaluation.logistic import most_probable, sigmoid
 
 Array = NDArray[np.float64]
@@ -23,6 +24,17 @@ SLOPE_SD = 0.2
 """Standard deviation of the normal prior on a slope, whose mean is 1: forty rows hardly move it, thousands decide it."""
 MIN_OUTCOMES = 5
 """Fewer events, or non-events, cannot calibrate anything."""
+LARGEST = 1e15
+"""No intercept, slope or logit of a calibrator is larger."""
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "temperature": ("slope",),
+    "platt": ("intercept", "slope"),
+    "intercept": ("intercept", "slope"),
+    "logistic": ("intercept", "slope"),
+    "beta": ("intercept", "slope_log_p", "slope_log_1_p"),
+}
+"""Method -> the numbers that it is made of. Isotonic has two lists, `logits` and `risks`."""
 
 
 def fit(logits: Array, y_true: Array, method: Method, weight: Array | None = None) -> Calibrator:
@@ -55,23 +67,76 @@ def fit(logits: Array, y_true: Array, method: Method, weight: Array | None = Non
 
 
 def apply(calibrator: Calibrator, logits: Array) -> Array:
-    """(rows,) calibrated probabilities of logits (rows,). Raises DataError for a calibrator that is not ours."""
-    try:
-        match calibrator["method"]:
-            case "none":
-                return sigmoid(logits)
-            case "temperature":
-                return sigmoid(calibrator["slope"] * logits)
-            case "platt" | "intercept" | "logistic":
-                return sigmoid(calibrator["intercept"] + calibrator["slope"] * logits)
-            case "beta":
-                slopes = np.array([calibrator["slope_log_p"], calibrator["slope_log_1_p"]])
-                return sigmoid(calibrator["intercept"] + _beta_terms(logits) @ slopes)
-            case "isotonic":
-                return np.interp(logits, calibrator["logits"], calibrator["risks"])
-    except (KeyError, TypeError):
-        pass
-    raise DataError("calibration: not a calibrator of this program; restore calibration.json, or predict again")
+    """(rows,) calibrated probabilities of logits (rows,). Raises ModelError for a calibrator that is not ours, and for what
+    is no probability, as of logits that are not finite."""
+    return in_range(_applied(check(calibrator), logits))
+
+
+def _applied(calibrator: Calibrator, logits: Array) -> Array:
+    match calibrator["method"]:
+        case "none":
+            return sigmoid(logits)
+        case "temperature":
+            return sigmoid(calibrator["slope"] * logits)
+        case "beta":
+            slopes = np.array([calibrator["slope_log_p"], calibrator["slope_log_1_p"]])
+            return sigmoid(calibrator["intercept"] + _beta_terms(logits) @ slopes)
+        case "isotonic":
+            return np.interp(logits, calibrator["logits"], calibrator["risks"])
+    return sigmoid(calibrator["intercept"] + calibrator["slope"] * logits)
+
+
+def check(calibrator: Any, file: object = "calibration") -> Calibrator:
+    """The calibrator read from `file`, if `fit` or `update` can have made it; else ModelError.
+
+    Its numbers are finite, and no higher logit gets a lower risk: slopes are not negative, isotonic risks rise, from 0 to 1.
+    """
+    fault = _fault(calibrator)
+    if fault:
+        raise ModelError(f"{file}: not a calibrator of this program ({fault}); restore it, or make it anew")
+    found: Calibrator = calibrator
+    return found
+
+
+def _fault(calibrator: Any) -> str:
+    """What is wrong with a calibrator, in words; empty when nothing is."""
+    if not isinstance(calibrator, dict):
+        return "no object with a method"
+    method = calibrator.get("method")
+    if method == "isotonic":
+        logits: Any = calibrator.get("logits")
+        risks: Any = calibrator.get("risks")
+        if not (_are_numbers(logits) and _are_numbers(risks) and 0 < len(logits) == len(risks)):
+            return "isotonic needs as many logits as risks, all of them finite numbers"
+        if (np.diff(logits) < 0).any() or (np.diff(risks) < 0).any() or risks[0] < 0 or risks[-1] > 1:
+            return "isotonic logits and risks must rise, the risks from 0 to 1"
+        return ""
+    if not isinstance(method, str) or method not in NUMBERS:
+        return "an unknown method"
+    numbers = [calibrator.get(name) for name in NUMBERS[method]]
+    if not _are_numbers(numbers):
+        return f"{method} needs {' and '.join(NUMBERS[method])}, finite numbers"
+    if any(calibrator[name] < 0 for name in NUMBERS[method] if name.startswith("slope")):
+        return "a negative slope, which would turn the model's order round"
+    return ""
+
+
+def _are_numbers(values: Any) -> bool:
+    """Whether this is a list of finite numbers; true and false are none."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return False
+    return all(type(value) in (int, float) and abs(value) <= LARGEST for value in values)
+
+
+def in_range(risks: Array, whose: str = "risks") -> Array:
+    """The risks (rows,), if each is a number from 0 to 1; else ModelError. No risk leaves the program another way."""
+    wrong = len(risks) - int(np.count_nonzero((risks >= 0) & (risks <= 1)))  # NaN is neither
+    if wrong:
+        raise ModelError(
+            f"{whose}: {wrong} of {len(risks)} are not a number from 0 to 1; the model or its calibrator is damaged, nothing "
+            "is given out"
+        )
+    return risks
 
 
 def update(logits: Array, y_true: Array, method: Update, weight: Array | None = None) -> Calibrator:

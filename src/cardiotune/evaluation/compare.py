@@ -87,7 +87,7 @@ def compare(
 
 def _independent(run: RunFolder) -> bool:
     """Whether the run took its rows as independent; with patients of several rows, intervals here are too narrow."""
-    judged = read_json(run.metrics) if run.metrics.is_file() else {}
+    judged = read_json(run.checked(run.metrics))
     return "cluster" not in str(judged.get("interval", {}).get("method", ""))
 
 

@@ -155,8 +155,8 @@ def _finished(run: RunFolder) -> bool:
 
 def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
     try:
-        test = json.loads(run.metrics.read_text("utf-8"))["parts"]["test"]
-        rows = json.loads(run.cohort.read_text("utf-8"))["parts"]["train"]["n"]
+        test = json.loads(run.checked(run.metrics).read_text("utf-8"))["parts"]["test"]
+        rows = json.loads(run.checked(run.cohort).read_text("utf-8"))["parts"]["train"]["n"]
     except (ValueError, KeyError, TypeError):
         raise DataError(
             f"{run.path}: its metrics or cohort are damaged; delete this folder, and it is made anew"

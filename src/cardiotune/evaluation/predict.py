@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cardiotune.config import Config
 from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import DataError, ModelError
+from cardiotune.evaluation.calibrate import in_range
 from cardiotune.runs import RunFolder, atomic
 from cardiotune.training.checkpoint import check_probe, verify
 from cardiotune.training.fixed_weights import fix_weights
@@ -74,7 +75,8 @@ class LanguageScorer:
     def _score(self, network: Any, prompts: TokenRows, what: str) -> NDArray[np.float64]:
         budget, layout = self.config.evaluation.score_batch_tokens, self.network.layout
         with progress(what, len(prompts)) as advance:
-            return score(network, prompts, self.pad_id, budget, self.device, layout, torch.float32, advance)
+            name = f"{self.config.model.name} in {str(self.dtype).removeprefix('torch.')}"
+            return score(network, prompts, self.pad_id, budget, self.device, layout, torch.float32, advance, whose=name)
 
     def check(self, saved: Path, probe_texts: Sequence[str]) -> None:
         """ModelError unless the loaded model scores the recorded synthetic sample as it did when it was saved."""
@@ -117,8 +119,8 @@ def choose_examples(
 
 
 def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(rows,) probabilities of logits."""
-    return np.asarray(1 / (1 + np.exp(-logits)))
+    """(rows,) probabilities of logits. ModelError where a logit is not finite."""
+    return in_range(np.asarray(1 / (1 + np.exp(-logits))))
 
 
 def prediction_rows(
@@ -137,6 +139,7 @@ def prediction_rows(
     rows of a cohort have some, say how much each counts when it is judged; 0 for the censored, None for who is no part of
     a cohort.
     """
+    in_range(risks, model), in_range(raw_risks, model)
     rows = [
         {
             "row_id": row_id,
@@ -163,13 +166,17 @@ def write_predictions(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_predictions(run: RunFolder) -> list[dict[str, Any]]:
-    """The rows of `predictions.jsonl`; DataError when there is none."""
+    """The rows of `predictions.jsonl`; DataError when there is none, ModelError when they are not what was written."""
     if not run.predictions.is_file():
         raise DataError(f"{run.predictions}: no predictions yet; make them with `cardiotune predict {run.path}`")
     try:
-        with run.predictions.open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-    except ValueError:
+        with run.checked(run.predictions).open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        for name in ("y_prob", "y_prob_raw"):
+            risks = [row[name] if type(row[name]) in (int, float) else np.nan for row in rows]  # NumPy reads text too
+            in_range(np.array(risks, float), f"{run.predictions}: {name}")
+        return rows
+    except (ValueError, KeyError, TypeError):
         raise ModelError(
             f"{run.predictions}: damaged; make the predictions anew with `cardiotune predict {run.path}`"
         ) from None

@@ -69,7 +69,7 @@ def read_record(run: RunFolder) -> Record:
     if not run.metrics.is_file():
         raise DataError(f"{run.metrics}: no metrics yet; make them with `cardiotune evaluate {run.path}`")
     rows = read_predictions(run)
-    metrics = read_json(run.metrics)
+    metrics = read_json(run.checked(run.metrics))
     part = metrics["parts"].get("test")
     if part is None:
         raise DataError(f"{run.metrics}: no test part with known outcomes, so there is nothing to report")
@@ -79,15 +79,15 @@ def read_record(run: RunFolder) -> Record:
         raise DataError(f"{run.metrics}: made from other predictions; renew it with `cardiotune evaluate {run.path}`")
     return Record(
         run=run,
-        config=load_resolved(run.config),
+        config=load_resolved(run.checked(run.config)),
         manifest=run.read_manifest(),
-        cohort=read_json(run.cohort),
-        training=read_json(run.training),
+        cohort=read_json(run.checked(run.cohort)),
+        training=read_json(run.checked(run.training)),
         interval=metrics["interval"],
         part=part,
         models=models,
         scored=scored,
-        extras={name: read_json(run.path / f"{name}.json") for name in OPTIONAL},
+        extras={name: read_json(run.checked(run.path / f"{name}.json")) for name in OPTIONAL},
     )
 
 

@@ -381,7 +381,7 @@ def _observed(model: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _learning(record: Record) -> dict[str, Any] | None:
     """Figure and tables of the learning curve; None when none was made."""
-    points = read_json(record.run.path / LEARNING_CURVE).get("points")
+    points = read_json(record.run.checked(record.run.path / LEARNING_CURVE)).get("points")
     if not points:
         return None
     models = in_order({point["model"] for point in points})

@@ -131,7 +131,7 @@ class CohortRisks:
     def _tokens(self, scorer: LanguageScorer) -> TokenRows:
         """All rows of the cohort, encoded once for every model and stage."""
         if self.encoded is None:
-            weights = find_weights(self.config.model)
+            weights = find_weights(self.config.model, download=False)
             self.encoded = run_tokens(self.run, self.prepared.all_texts, scorer.encoder, weights)
         return self.encoded
 
@@ -166,7 +166,9 @@ class CohortRisks:
         task, base = self.config.task, self.base
         labels = (task.negative_label, task.positive_label)
         generator = generation.Generator(base.network.base, base.encoder.tokenizer, base.pad_id, task.max_new_tokens)
-        prompts = base.encoder.prompts(self._tokens(base).take(self.scored), room=task.max_new_tokens)
+        rows = self._tokens(base).take(self.scored)
+        prompts = base.encoder.prompts(rows, room=task.max_new_tokens)
+        base.logits(rows.take(np.arange(min(16, len(rows)))), what="checking")  # words do not tell that it is damaged
         with progress("free generation", len(prompts)) as advance:
             parsed = generator.parsed(prompts, generation.choose_parser(task.options, labels), advance)
         test = self.parts[self.scored] == "test"

@@ -1,8 +1,8 @@
 """A run's own model, from its folder: texts -> logits -> probabilities that mean what they say."""
 
-import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,11 @@ from cardiotune.config import Config
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.tokens import TokenRows
-from cardiotune.errors import ConfigError, DataError
+from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.predict import LanguageScorer
 from cardiotune.runs import RunFolder, read_json
+from cardiotune.training.checkpoint import HASHES, PROBE
 from cardiotune.training.loss import corrected
 from cardiotune.training.weights import same_weights
 
@@ -31,10 +32,10 @@ class TunedModel:
     def __init__(self, run: RunFolder, config: Config, order: list[str], saved: Path | None = None) -> None:
         """`order`: feature columns in the order of the run's text. ModelError when the model is not the one recorded."""
         self.run = run
-        saved = saved or run.tuned_folder(config.method.kind)
+        saved = saved or recorded_model(run, config)
         self.scorer = LanguageScorer(config, same_weights(run, config.model), saved)
         self.scorer.check(saved, probe_texts(config, order))
-        self.odds_multiplier = float(run.read_manifest().get("training", {}).get("odds_multiplier", 1.0))
+        self.odds_multiplier = odds_multiplier(run)
 
     def logits(self, texts: list[str] | TokenRows) -> Array:
         """(rows,) logits as the model gives them."""
@@ -62,11 +63,32 @@ def fit_calibrator(
 
 def read_calibrator(run: RunFolder) -> calibrate.Calibrator:
     """The calibrator of the run's model; none, said aloud, before the run was predicted."""
-    if not run.calibration.is_file():
+    if not run.checked(run.calibration).is_file():
         log.warning("%s: not calibrated yet; `cardiotune predict %s` does that first", run.path, run.path)
         return {"method": "none"}
-    found: calibrate.Calibrator = json.loads(run.calibration.read_text())["models"].get("tuned", {"method": "none"})
-    return found
+    return tuned_calibrator(read_json(run.calibration), run.calibration)
+
+
+def tuned_calibrator(calibration: dict[str, Any], file: object) -> calibrate.Calibrator:
+    """The tuned model's, of the content of a `calibration.json`; ModelError when it is not sound."""
+    models = calibration.get("models")
+    return calibrate.check(models.get("tuned") if isinstance(models, dict) else None, file)
+
+
+def recorded_model(run: RunFolder, config: Config) -> Path:
+    """The folder of the run's own model, if it is the one that the run recorded; its files are for `verify` to check."""
+    saved = run.tuned_folder(config.method.kind)
+    for name in (HASHES, PROBE):
+        run.checked(saved / name)
+    return saved
+
+
+def odds_multiplier(run: RunFolder) -> float:
+    """What class weights and oversampling multiplied the odds by in training; ModelError when it cannot be."""
+    found = run.read_manifest().get("training", {}).get("odds_multiplier", 1.0)
+    if type(found) not in (int, float) or not 0 < found < np.inf:
+        raise ModelError(f"{run.manifest}: training.odds_multiplier is no positive number; restore it")
+    return float(found)
 
 
 def read_site(run: RunFolder, site: str) -> calibrate.Calibrator:
@@ -77,7 +99,7 @@ def read_site(run: RunFolder, site: str) -> calibrate.Calibrator:
         raise ConfigError(
             f"--site {site}: this run has been recalibrated for {known}; see `cardiotune recalibrate --help`"
         )
-    return read_json(file)
+    return calibrate.check(read_json(run.checked(file)), file)
 
 
 def probe_texts(config: Config, order: list[str]) -> list[str]:

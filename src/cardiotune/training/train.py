@@ -43,22 +43,35 @@ def score(
     dtype: torch.dtype = torch.float32,
     on_rows: Callable[[int], None] | None = None,
     states: KnownStates | None = None,
+    whose: str = "the model",
 ) -> np.ndarray:
     """(rows,) float64 logits, in the order of `prompts`. Used in training, prediction and serving alike.
 
     In many processes each scores its share of the batches; all get every row's logit. `network` may also give (rows,
-    width) of something else, such as hidden states.
+    width) of something else, such as hidden states. ModelError where one is not finite.
     """
     found: np.ndarray | None = None
     for rows in share(list(by_token_budget(prompts, batch_tokens, layout))):
         batch = lay_out_rows(rows, prompts, pad_id, layout, states).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             values = network(batch).double().cpu().numpy()
+        values[~np.isfinite(values)] = np.nan  # one sign for all processes
         found = np.full((len(prompts), *values.shape[1:]), np.nan) if found is None else found
         found[rows] = values
         if on_rows:
             on_rows(len(rows))
-    return merge(np.empty(0) if found is None else found)
+    return all_finite(merge(np.empty(0) if found is None else found), whose)
+
+
+def all_finite(values: np.ndarray, whose: str) -> np.ndarray:
+    """A model's output, (rows,) or (rows, width), if all of it is finite; else ModelError."""
+    wrong = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum()) if len(values) else 0
+    if wrong:
+        raise ModelError(
+            f"{whose}: its output is not a finite number in {wrong} of {len(values)} rows; its weights are damaged, or too "
+            "large for the type it computes in: make the run with model.dtype=float32 and model.score_dtype=float32"
+        )
+    return values
 
 
 def train(
@@ -157,7 +170,10 @@ def train(
                 spread.eval()
                 budget = config.evaluation.score_batch_tokens
                 held, states = validation.prompts, validation.states
-                raw = score(spread, held, pad_id, budget, device, layout, dtype, states=states)
+                try:
+                    raw = score(spread, held, pad_id, budget, device, layout, dtype, states=states)
+                except ModelError as error:
+                    raise RunError(f"step {step}: {error}; the last good checkpoint is kept") from None
                 seen = corrected(raw, balance.odds_multiplier)
                 look = {
                     "step": step,
