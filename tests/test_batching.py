@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 import pytest
 
 from cardiotune.deployment.batching import Batcher, BatchSettings, QueueFullError
-from cardiotune.errors import RunError
+from cardiotune.errors import DataError, ModelError, PromptsTooLongError, RunError
 
 
 class Squares:
@@ -25,7 +25,7 @@ class Squares:
         self.batches.append(len(rows))
         self.threads.add(threading.get_ident())
         if any(row < 0 for row in rows):
-            raise ValueError("negative")
+            raise DataError("negative")
         return [row * row for row in rows]
 
 
@@ -78,10 +78,64 @@ def test_a_row_that_cannot_be_scored_fails_only_its_own_request() -> None:
     good, bad, other = batcher.submit([2]), batcher.submit([-1]), batcher.submit([3])
     model.go.set()
     assert (first.result(), good.result(), other.result()) == ([0], [4], [9])
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(DataError, match="negative"):
         bad.result()
     assert batcher.submit([5]).result() == [25]
     batcher.close()
+
+
+@pytest.mark.parametrize(
+    "error", [RunError("down"), ModelError("damaged"), ValueError("a bug"), MemoryError()], ids=repr
+)
+def test_what_is_no_fault_of_a_row_fails_the_pass_and_nobody_is_tried_alone(error: Exception) -> None:
+    model = Squares()
+    fails = False
+
+    def score(rows: list[int]) -> list[int]:
+        found = model(rows)
+        if fails:
+            raise error
+        return found
+
+    batcher = Batcher(score, BatchSettings(rows=64, wait_seconds=0.001))
+    first = held(model, batcher)
+    waiting = [batcher.submit([number]) for number in range(30)]
+    fails = True
+    model.go.set()
+    for answer in (first, *waiting):
+        with pytest.raises(type(error)):
+            answer.result()
+    assert model.batches == [1, 30]
+    fails = False
+    assert batcher.submit([5]).result() == [25]
+    batcher.close()
+
+
+def test_rows_that_are_named_go_alone_and_the_others_together() -> None:
+    passes: list[list[int]] = []
+    model = Squares()
+
+    def score(rows: list[int]) -> list[int]:
+        passes.append(rows)
+        if long := [place for place, row in enumerate(rows) if row >= 100]:
+            raise PromptsTooLongError("too long", long)
+        return model(rows)
+
+    batcher = Batcher(score, BatchSettings(rows=64, wait_seconds=0.001))
+    first = held(model, batcher)
+    asked = [[1, 2], [3, 100, 4], [5], [200, 201], [6]]
+    answers = [batcher.submit(rows) for rows in asked]
+    model.go.set()
+    assert first.result() == [0]
+    for rows, answer in zip(asked, answers, strict=True):
+        if max(rows) < 100:
+            assert answer.result() == [row * row for row in rows]
+        else:
+            with pytest.raises(PromptsTooLongError) as error:
+                answer.result()
+            assert [rows[place] for place in error.value.rows] == [row for row in rows if row >= 100]
+    batcher.close()
+    assert passes[1:] == [[1, 2, 3, 100, 4, 5, 200, 201, 6], [1, 2, 5, 6], [3, 100, 4], [200, 201]]
 
 
 def test_a_full_queue_refuses_and_recovers() -> None:

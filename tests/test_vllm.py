@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,10 @@ from cardiotune.deployment import vllm
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.deployment.vllm import load_vllm
 from cardiotune.errors import ConfigError, ModelError, RunError
-from serving import KEY, ROW, ROWS, serving, train_toy_run
+from serving import KEY, ROW, ROWS, serving, train_toy_run, wait_until
+
+NO_NUMBER = b'{"choices": [{"index": 0, "logprobs": {"top_logprobs": [{"token_id:%d": NaN, "token_id:%d": -0.1}]}}]}'
+"""Log-probabilities of the labels, put in by the test."""
 
 
 class Completions:
@@ -26,6 +30,9 @@ class Completions:
     def __init__(self, folder: Path, names: tuple[str, ...] = ("tuned",)) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.names, self.asked, self.status = names, [], 200
+        self.requests = 0
+        self.answer: bytes | None = None
+        """What is answered in place of the truth."""
 
     @torch.no_grad()
     def complete(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +61,7 @@ def speaking(completions: Completions) -> Iterator[str]:
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            completions.requests += 1
             if self.headers["Authorization"] != f"Bearer {KEY}":
                 self._say({"error": {"message": "no key"}}, 401)
             elif completions.status != 200:
@@ -62,7 +70,7 @@ def speaking(completions: Completions) -> Iterator[str]:
                 self._say(completions.complete(request))
 
         def _say(self, content: Any, status: int = 200) -> None:
-            body = json.dumps(content).encode()
+            body = completions.answer or json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -135,3 +143,48 @@ def test_what_goes_wrong_is_said_without_a_row(run: Path) -> None:
             assert answer.status_code == 503 and "retry-after" in answer.headers
             completions.status = 200
             assert client.post("/v1/predict", json={"rows": [ROW]}).status_code == 200
+
+
+def test_a_backend_that_is_down_is_asked_once_a_pass(run: Path) -> None:
+    """Not once for each request that waits, and all of them learn it at once."""
+    completions = Completions(run / "model")
+    with speaking(completions) as url:
+        scorer = load_vllm(run, url, key=KEY)
+        with serving(run, lambda: scorer) as (client, made), ThreadPoolExecutor(30) as pool:
+            begun, go, score = threading.Event(), threading.Event(), scorer._model
+
+            def slow(texts: list[str]) -> np.ndarray:
+                begun.set()
+                go.wait(30)
+                return score(texts)
+
+            scorer._model = slow
+            served = made.models.served
+            assert served is not None
+            asked = [pool.submit(client.post, "/v1/predict", json={"rows": [ROW]})]
+            begun.wait(30)
+            asked += [pool.submit(client.post, "/v1/predict", json={"rows": [ROW]}) for _ in range(29)]
+            wait_until(lambda: served.waiting == 29)
+            completions.status, completions.requests = 500, 0
+            go.set()
+            answers = [answer.result() for answer in asked]
+            assert {answer.status_code for answer in answers} == {503}
+            assert all("retry-after" in answer.headers for answer in answers)
+            assert completions.requests == 2, "one a pass"
+            completions.status = 200
+            assert client.post("/v1/predict", json={"rows": [ROW]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "answer", [b"<html>", b"[]", b"{}", b'{"choices": 1}', b'{"choices": [{"index": 0}]}', NO_NUMBER]
+)
+def test_answers_that_are_not_vllms_are_a_backends_fault(run: Path, answer: bytes) -> None:
+    completions = Completions(run / "model")
+    with speaking(completions) as url:
+        scorer = load_vllm(run, url, key=KEY)
+        labels = scorer._model.labels  # type: ignore[attr-defined]
+        completions.answer = answer % (labels.positive, labels.negative) if answer is NO_NUMBER else answer
+        with pytest.raises(RunError, match="answered otherwise than vLLM does"):
+            scorer.risks([ROW])
+        with pytest.raises(RunError, match="answered otherwise than vLLM does"):
+            load_vllm(run, url, key=KEY)

@@ -30,7 +30,7 @@ from cardiotune.deployment.batching import QueueFullError
 from cardiotune.deployment.limits import Guard, Limits, Refusal, busy
 from cardiotune.deployment.rows import MOST_PROBLEMS, Row, as_rows, problems
 from cardiotune.deployment.served import Prediction, Served
-from cardiotune.errors import CardioTuneError, DataError, PromptsTooLongError, RunError
+from cardiotune.errors import CardioTuneError, DataError, ModelError, PromptsTooLongError, RunError
 
 log = logging.getLogger(__name__)
 
@@ -324,7 +324,7 @@ async def _answered(submit: Callable[[], "Future[list[Answer]]"], rows: int, sec
         raise busy("too many rows wait already; try again") from None
     except TimeoutError:
         raise busy(f"no answer within {seconds:g} seconds; try again, with fewer rows", 5) from None
-    except RunError as error:  # a backend elsewhere
+    except (RunError, ModelError) as error:  # a backend elsewhere, no memory, an output that is no number
         log.warning("not scored: %s", error)
         raise busy("the model does not answer; try again", 5) from None
     except PromptsTooLongError as error:

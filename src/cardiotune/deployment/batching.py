@@ -7,13 +7,15 @@ next batch gathers by itself.
 
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Generic, TypeVar
 
-from cardiotune.errors import CardioTuneError, RunError
+from cardiotune.errors import CardioTuneError, DataError, RunError
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -42,7 +44,11 @@ class _Job(Generic[Row, Answer]):
 
 
 class Batcher(Generic[Row, Answer]):
-    """Gives every row to `score` in batches; the answers come back to those who asked, in their order."""
+    """Gives every row to `score` in batches; the answers come back to those who asked, in their order.
+
+    A DataError is of some rows: those of the others are scored without them. Any other error is of the model, so all who wait
+    for this pass get it, and the model is not asked again for each.
+    """
 
     def __init__(
         self,
@@ -115,14 +121,23 @@ class Batcher(Generic[Row, Answer]):
             if len(answers) != len(rows):
                 raise RunError(f"the model gave {len(answers)} answers for {len(rows)} rows")
         except Exception as error:  # noqa: BLE001 - raised again by those who wait, or this thread would die for all
-            if len(jobs) == 1:
-                jobs[0].answers.set_exception(error)
-            else:  # one request that cannot be scored must not fail the others
-                for job in jobs:
-                    self._answer([job])
+            if isinstance(error, DataError) and len(jobs) > 1:
+                for some in _without_the_named(jobs, getattr(error, "rows", [])):
+                    self._answer(some)
+                return
+            for job in jobs:
+                job.answers.set_exception(error)
             return
         self._on_batch(len(rows), time.perf_counter() - start)
         first = 0
         for job in jobs:
             job.answers.set_result(answers[first : first + len(job.rows)])
             first += len(job.rows)
+
+
+def _without_the_named(jobs: list[_Job[Row, Answer]], rows: Sequence[int]) -> list[list[_Job[Row, Answer]]]:
+    """The jobs that hold one of these rows of the pass, each alone, and all others together; each alone, if no row is named."""
+    ends = list(accumulate(len(job.rows) for job in jobs))
+    named = {bisect_right(ends, row) for row in rows if 0 <= row < ends[-1]} or {*range(len(jobs))}
+    others = [job for place, job in enumerate(jobs) if place not in named]
+    return [*([others] if others else []), *([job] for place, job in enumerate(jobs) if place in named)]
