@@ -804,7 +804,7 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     """Reload what was saved, as prediction will, and keep how it scores the synthetic sample."""
     from cardiotune.evaluation.predict import LanguageScorer
     from cardiotune.evaluation.tuned import probe_texts
-    from cardiotune.training.checkpoint import HASHES, PROBE, record_probe
+    from cardiotune.training.checkpoint import PROBE, record_probe
     from cardiotune.training.distributed import world
     from cardiotune.training.weights import same_weights
 
@@ -813,7 +813,7 @@ def _record_probe(folder: RunFolder, config: Config) -> None:
     logits = scorer.logits(probe_texts(config, read_order(folder)), what="checking")
     if world()[0] == 0:
         record_probe(saved, logits, scorer.dtype)
-        folder.record(saved / HASHES, saved / PROBE, folder.training)
+        folder.record(saved / runs.HASHES, saved / PROBE, folder.training)
 
 
 def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:

@@ -14,8 +14,8 @@ from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.predict import LanguageScorer
-from cardiotune.runs import RunFolder, read_json
-from cardiotune.training.checkpoint import HASHES, PROBE
+from cardiotune.runs import HASHES, RunFolder, read_json
+from cardiotune.training.checkpoint import PROBE
 from cardiotune.training.loss import corrected
 from cardiotune.training.weights import same_weights
 

@@ -404,7 +404,9 @@ def _check_readable(config: Any, folder: Path) -> None:
     if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
         raise ModelError(f"{folder}: an adapter of kind {config.peft_type.value} changes the prompt; expected LoRA")
     if config.peft_type.value not in ADAPTERS:
-        raise ModelError(f"{folder}: an adapter of kind {config.peft_type.value}; expected one of {', '.join(ADAPTERS)}")
+        raise ModelError(
+            f"{folder}: an adapter of kind {config.peft_type.value}; expected one of {', '.join(ADAPTERS)}"
+        )
     if config.task_type not in kinds:
         raise ModelError(f"{folder}: an adapter for {config.task_type}; expected one for CAUSAL_LM or SEQ_CLS")
 

@@ -153,8 +153,9 @@ def _raw_rows(config: Config, frame: pl.DataFrame) -> Iterator[str]:
     features = [name for name in config.data.features if name in present]
     orders = {tuple(features)}
     try:
-        present = column_names(locate(config.data.path), config.data.separator, config.data.encoding)
-        orders.add(tuple(name for name in present if name in features))
+        stored = column_names(locate(config.data.path), config.data.separator, config.data.encoding)
+        known = set(features)
+        orders.add(tuple(name for name in stored if name in known))
     except CardioTuneError:
         pass  # a source that is not one table has no order of its own
     for order in orders:
