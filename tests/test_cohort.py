@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 from sklearn.model_selection import train_test_split
 
-from cardiotune.config import DataConfig, SplitConfig, read_yaml, shipped
+from cardiotune.config import DataConfig, SplitConfig, load_config, read_yaml, shipped
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort, read_rows
+from cardiotune.data.draft import draft
 from cardiotune.data.split import split_cohort
 from cardiotune.errors import DataError
 from conftest import TOY_COLUMNS, build_toy_table
@@ -351,6 +352,22 @@ def test_published_cardio_rows(shared_data: Path, rule: str, stage_1: int, stage
         "hypertension stage 1": stage_1,
         "hypertension stage 2": stage_2,
     }
+
+
+def test_rows_out_of_range_leave_the_published_protocols_only(shared_data: Path, tmp_path: Path) -> None:
+    """Nearly three quarters of them are events. A new user's figures are of all patients, as is the use of the model."""
+    path = shared_data / "cardio_train.csv"
+    for name in ("cardio_published", "cardio_gemma_270m", "cardio_medgemma_4b"):
+        data = load_config(name, [f"data.path={path}"]).data
+        assert data.out_of_range == "exclude" and read_cohort(data, 0).frame.height == 68_205, name
+    draft(str(path), "cardio", tmp_path)
+    cohort = read_cohort(load_config(tmp_path / "experiment.yaml").data, 0)
+    assert flow(cohort) == [("rows in the table", 0, 70_000)]
+    for name, count in cohort.notes["values_out_of_range"].items():
+        assert cohort.frame[name].null_count() >= count > 0
+    assert (
+        cohort.frame.filter(pl.col("ap_hi").is_null())["bp_category"].null_count() == cohort.frame["ap_hi"].null_count()
+    )
 
 
 def test_published_cardio_split(shared_data: Path) -> None:

@@ -31,6 +31,8 @@ INDEX_NAMES = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|index)?", re.I)
 MAX_CATEGORIES = 20
 MAX_INTEGER_CATEGORIES = 3
 """An integer column with at most this many values is taken as categories."""
+MAX_SPELLINGS = 1000
+"""A column of more different cells holds no codes, in whatever spelling."""
 SMALL_TABLE = 1000
 """Rows below which a draft trains three epochs; a larger table teaches as much in one."""
 TWO_NUMBERS = r"^[0-9]{2,3} ?/ ?[0-9]{2,3}$"
@@ -204,7 +206,8 @@ def _named_events(cells: pl.Series, positive: list[str]) -> dict[str, Any]:
 
 
 def _are_yes_or_no(cells: pl.Series) -> bool:
-    return set(schema.parse(cells, Column(type="binary"))[0].drop_nulls().unique()) <= {"0", "1"}
+    few = cells.n_unique() <= MAX_SPELLINGS
+    return few and set(schema.parse(cells, Column(type="binary"))[0].drop_nulls().unique()) <= {"0", "1"}
 
 
 def _spellings(cells: pl.Series) -> dict[str, tuple[str, int]]:
@@ -233,8 +236,9 @@ def _writings(cells: pl.DataFrame) -> Writings:
 
 def _guess(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[str, Any], str]:
     """Role and type of a column, from its name and cells, and why it is not a plain feature."""
-    text, _ = schema.parse(cells, Column(type="categorical"))
-    present = text.drop_nulls()
+    present = schema.recorded(cells, Column(type="text")).drop_nulls()
+    if present.n_unique() <= MAX_SPELLINGS:
+        present = schema.parse(cells, Column(type="categorical"))[0].drop_nulls()
     distinct = present.n_unique()
     if not len(present):
         return {"role": "ignore", "type": "text"}, "no value in any row"

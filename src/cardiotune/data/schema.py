@@ -91,7 +91,8 @@ def recorded(cells: pl.Series, column: Column) -> pl.Series:
     # A code that the dictionary names has a meaning, so it is not a missing one.
     marks = set(MISSING) - {spelling(code) for code in column.codes or {}}
     missing = marks | {spelling(code) for code in column.missing}
-    spelled = _replaced(text, spelling) if column.type in CODED else text.str.to_lowercase()
+    plain = text.str.replace_all(r"\s+", " ").str.to_lowercase()
+    spelled = _replaced(text, spelling) if column.type in CODED else plain
     text = pl.select(pl.when(~spelled.is_in(list(missing))).then(text)).to_series().alias(cells.name)
     if column.type == "text" or column.type in CODED:
         text = text.str.replace_all(r"\s+", " ")

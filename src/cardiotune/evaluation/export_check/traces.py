@@ -149,8 +149,8 @@ def _windows(config: Config, prepared: Prepared) -> dict[int, frozenset[int]]:
 
 def _raw_rows(config: Config, frame: pl.DataFrame) -> Iterator[str]:
     """Each row's feature values in the order of the dictionary, and in that of the table."""
-    present = set(frame.columns)
-    features = [name for name in config.data.features if name in present]
+    columns = set(frame.columns)
+    features = [name for name in config.data.features if name in columns]
     orders = {tuple(features)}
     try:
         stored = column_names(locate(config.data.path), config.data.separator, config.data.encoding)
