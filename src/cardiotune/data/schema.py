@@ -80,10 +80,10 @@ def read(cells: pl.Series, column: Column, writing: Writing | None = None) -> tu
 
 
 def recorded(cells: pl.Series, column: Column) -> pl.Series:
-    """Cells as text without what stands around it; null where they mean "missing"."""
+    """Cells as text without what stands around it; null where they mean "missing". Ready text stays as it is."""
     text = cells.cast(pl.String).str.strip_chars()
     if column.role == "text":
-        return text.set(text == "", None)
+        return cells.cast(pl.String).set(text == "", None)
     if column.type in CODED:
         text = text.str.replace(r"^([+-]?\d+)(?:\.0+|,00?)$", "$1")
     elif column.type in (*NUMBERS, "date"):  # SAS and Stata write a missing number as . or, with its reason, .a to .z

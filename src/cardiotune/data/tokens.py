@@ -150,7 +150,11 @@ class PromptEncoder:
 
         A ready text that is the whole prompt has nothing around it that it could end, and stays as it is.
         """
-        if self._control is None or (self.pieces.ready and self.pieces.alone and self.prompt == "plain"):
+        if self.pieces.ready and self.pieces.alone and self.prompt == "plain":
+            return list(texts)
+        if self.pieces.ready and not self.pieces.alone:  # something of ours stands around it
+            texts = [text.strip() for text in texts]
+        if self._control is None:
             return list(texts)
         cleaned = [
             re.sub(r" {2,}", " ", self._control.sub(" ", t)).strip() if self._control.search(t) else t for t in texts
@@ -207,7 +211,10 @@ class PromptEncoder:
             chunk = texts[start : start + CHUNK]
             if self.whole:
                 chunk = [self._rendered(text) for text in chunk]
-            ids = self.tokenizer(chunk, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            # Not verbose: it would warn of a length that is looked at here, and never quotes the model's own.
+            ids = self.tokenizer(chunk, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+                "input_ids"
+            ]
             lengths += map(len, ids)
             tokens.append(np.fromiter(chain.from_iterable(ids), np.int32))
         ends = np.cumsum(lengths, dtype=np.int64)
