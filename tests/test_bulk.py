@@ -160,3 +160,17 @@ def test_parquet_holds_the_same(run: Path, table: Path, expected: Path) -> None:
 
 def test_several_processes_need_a_file(run: Path, table: Path) -> None:
     check_refusal(call("predict", run, table, "--workers", "2"), 2, "--workers needs --out")
+
+
+def test_neither_the_table_nor_a_folder_of_other_files_gives_way(run: Path, table: Path, tmp_path: Path) -> None:
+    before = table.read_bytes()
+    check_refusal(call("predict", run, table, "--out", table), 2, "is the table itself; choose another file")
+    (tmp_path / "link.csv").symlink_to(table)
+    check_refusal(call("predict", run, tmp_path / "link.csv", "--out", table), 2, "is the table itself")
+    assert table.read_bytes() == before
+    (tmp_path / "risks.csv.parts").mkdir()
+    (tmp_path / "risks.csv.parts" / "thesis.doc").write_text("years of work")
+    check_refusal(
+        call("predict", run, table, "--out", tmp_path / "risks.csv"), 2, "holds other files than parts of a table"
+    )
+    assert (tmp_path / "risks.csv.parts" / "thesis.doc").read_text() == "years of work"

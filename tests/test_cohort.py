@@ -400,3 +400,34 @@ def test_hospital_files_without_a_header(shared_data: Path, hospital: str, rows:
     assert cohort.frame.height == rows and int(cohort.events.sum()) == events
     with pytest.raises(DataError, match="the first line looks like values"):
         read_cohort(data.model_copy(update={"column_names": None}), 0)
+
+
+@pytest.mark.parametrize("files", [1, 2, 3])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", [None, "text", "integer", "numeric", "categorical"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_ids_of_any_type_are_kept_from_any_number_of_files(
+    tmp_path: Path, kind: str | None, ending: str, files: int, keep: bool
+) -> None:
+    frame = build_toy_table(90)
+    columns = dict(TOY_COLUMNS)
+    if kind is None:
+        frame, columns = frame.drop("patient_id"), {n: c for n, c in TOY_COLUMNS.items() if n != "patient_id"}
+    elif kind != "text":
+        ids = pl.Series("patient_id", range(1_234_560, 1_234_650))
+        frame = frame.with_columns(ids + 0.5 if kind == "numeric" else ids)
+        columns["patient_id"] = {"role": "id", "type": kind}
+    named = {}
+    for part, rows in enumerate(frame.iter_slices(90 // files)):
+        named[("path", "test_path", "validation_path")[part]] = str(table(tmp_path, rows, f"{part}.{ending}"))
+    cohort = read_cohort(config(named.pop("path"), columns, **named), 0, keep_row_ids=keep)
+    found = cohort.frame[ROW_ID].to_list()
+    assert len(set(found)) == 90
+    if not keep:
+        assert all(len(row_id) == 16 for row_id in found)
+    elif kind is not None:
+        assert sorted(found) == sorted(map(str, frame["patient_id"]))
+    elif files == 1:
+        assert found == [str(line) for line in range(1, 91)]
+    else:
+        assert found[0] == "train line 1" and f"test line {90 // files}" in found

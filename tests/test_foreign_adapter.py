@@ -50,6 +50,14 @@ def test_the_adapter_alone_scores_as_in_its_run(files: Path, toy_model: Path, he
         (bare / ours).unlink()
     expected = stages.score_table(run, str(files / "other.csv"), keep_ids=False)["y_prob_raw"]
     np.testing.assert_allclose(evaluate(files, bare)["y_prob"], expected, atol=1e-6)
+    if head == "label_tokens":  # another table is another evaluation
+        made = (files / "out" / "metrics.json").read_bytes()
+        build_toy_table(80, seed=6).write_csv(files / "other.csv")
+        with pytest.raises(AssertionError, match="made from something else; choose another with --out"):
+            evaluate(files, bare)
+        assert (files / "out" / "metrics.json").read_bytes() == made
+        evaluate(files, bare, "--overwrite")
+        assert (files / "out" / "metrics.json").read_bytes() != made
 
 
 @pytest.mark.parametrize("classes", [1, 2])

@@ -1,6 +1,7 @@
 """Calibration inside a run, and recalibration to another site: what is written, and that it is applied."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from cardiotune import stages
 from cardiotune.cli import app
 from cardiotune.config import load_config
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.evaluation import calibrate
+from cardiotune.evaluation import calibrate, tuned
 from cardiotune.evaluation.logistic import logit
 from cardiotune.runs import RunFolder
 from conftest import build_toy_table, write_toy_experiment
@@ -68,7 +69,7 @@ def test_a_new_table_is_scored_with_the_calibrator(run: RunFolder) -> None:
 
 @pytest.mark.parametrize("method", ["intercept", "logistic"])
 def test_recalibration_mends_a_shifted_site(run: RunFolder, site: Path, method: str) -> None:
-    file, judged = stages.recalibrate(run, str(site), method)
+    file, judged = stages.recalibrate(run, str(site), method, overwrite=True)  # of the other method
     assert file.name == "clinic_b.json"
     assert judged["before"]["calibration_intercept"] > 0.5
     assert abs(judged["after"]["calibration_intercept"]) < 0.15
@@ -82,7 +83,7 @@ def test_recalibration_mends_a_shifted_site(run: RunFolder, site: Path, method: 
 
 
 def test_the_command_shows_before_and_after(run: RunFolder, site: Path) -> None:
-    result = CliRunner().invoke(app, ["recalibrate", str(run.path), str(site), "--method", "intercept"])
+    result = CliRunner().invoke(app, ["recalibrate", str(run.path), str(site), "--method", "intercept", "--overwrite"])
     assert result.exit_code == 0, result.output
     assert "before" in result.output and "after" in result.output and "--site clinic_b" in result.output
     assert result.stderr.count("read clinic_b.csv") == 1, "the table is read once"
@@ -115,3 +116,95 @@ def test_the_fewest_outcomes_that_suffice(run: RunFolder, tmp_path: Path) -> Non
     assert (site["n"], site["n_events"]) == (15, None), "six events are too few to be told"
     assert judged["after"]["log_loss"] is not None
     file.unlink()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# names
+
+
+def sites_of(run: RunFolder) -> set[str]:
+    return {file.stem for file in (run.path / "sites").glob("*.json")}
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Callable[..., Path]:
+    """Writes labelled tables, each of other rows, under any name."""
+
+    def write(name: str, seed: int) -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        frame = build_toy_table(120, seed=seed)
+        frame.write_parquet(file) if file.suffix == ".parquet" else frame.write_csv(file)
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ("north.2023.csv", "north.2024.csv", {"north.2023", "north.2024"}),
+        ("Köln (Süd).csv", "Köln (Nord).csv", {"Köln_Süd", "Köln_Nord"}),
+        (f"{'a' * 200}1.csv", f"{'a' * 200}2.csv", None),
+    ],
+)
+def test_tables_of_other_names_are_kept_apart(
+    run: RunFolder, tables: Callable[..., Path], first: str, second: str, names: set[str] | None
+) -> None:
+    before = sites_of(run)
+    for seed, name in enumerate((first, second), start=20):
+        done = CliRunner().invoke(app, ["recalibrate", str(run.path), str(tables(name, seed))])
+        assert done.exit_code == 0, done.output
+        named = done.stdout.replace("\n", "").rpartition("--site ")[2].rstrip("`")
+        assert tuned.read_site(run, named)["n"] == 120
+    made = sites_of(run) - before
+    assert len(made) == 2 and (names is None or made == names)
+    assert all(len(name.encode()) < 120 for name in made)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a/east.csv", "b/east.csv"),
+        ("west.csv", "west.parquet"),
+        ("South.csv", "c/south.csv"),
+        ("x y.csv", "c/x_y.csv"),
+    ],
+)
+def test_another_table_of_this_name_is_refused_unless_asked(
+    run: RunFolder, tables: Callable[..., Path], first: str, second: str
+) -> None:
+    stages.recalibrate(run, str(tables(first, 30)), "intercept")
+    other = str(tables(second, 31))
+    before = {file: file.read_bytes() for file in (run.path / "sites").iterdir()}
+    done = CliRunner().invoke(app, ["recalibrate", str(run.path), other])
+    assert done.exit_code == 2 and "was made from something else; choose another name with --site" in done.stderr
+    assert {file: file.read_bytes() for file in (run.path / "sites").iterdir()} == before
+    file, _ = stages.recalibrate(run, other, "intercept", site_name=f"second-{Path(first).stem}".replace(" ", "_"))
+    assert file.is_file() and before.items() <= {f: f.read_bytes() for f in file.parent.iterdir()}.items()
+    done = CliRunner().invoke(app, ["recalibrate", str(run.path), other, "--overwrite"])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_same_table_is_recalibrated_again_but_not_by_another_method(
+    run: RunFolder, tables: Callable[..., Path]
+) -> None:
+    table = str(tables("again.csv", 40))
+    file, _ = stages.recalibrate(run, table, "intercept")
+    made = file.read_bytes()
+    stages.recalibrate(run, table, "intercept")
+    assert file.read_bytes() == made
+    with pytest.raises(ConfigError, match="made from something else"):
+        stages.recalibrate(run, table, "logistic")
+    assert file.read_bytes() == made
+    stages.recalibrate(run, table, "logistic", overwrite=True)
+    assert json.loads(file.read_text())["method"] == "logistic"
+
+
+@pytest.mark.parametrize("name", ["../config", "a/b", "two words", ".hidden", ""])
+def test_odd_names_of_a_site_are_refused(run: RunFolder, tables: Callable[..., Path], name: str) -> None:
+    if name:
+        with pytest.raises(ConfigError, match="expected letters, digits, dots"):
+            stages.recalibrate(run, str(tables("odd.csv", 50)), "intercept", site_name=name)
+    with pytest.raises(ConfigError, match="this run has been recalibrated for"):
+        tuned.read_site(run, name)

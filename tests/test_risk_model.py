@@ -1,6 +1,8 @@
 """The Python API: the same risks as the command line, from any kind of frame; scikit-learn's rules."""
 
+import os
 import pickle
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -218,3 +220,49 @@ def test_what_cannot_be_fitted_is_refused(experiment: Path, run: Path) -> None:
         RiskModel().fit(table, table["disease"])
     with pytest.raises(CardioTuneError, match="not a run folder"):
         RiskModel.load(run.parent)
+
+
+def test_the_run_folder_of_a_fit_may_have_any_name(experiment: Path, tmp_path: Path) -> None:
+    """Also one that no experiment may have; and its owner alone can read it."""
+    table = build_toy_table(100)
+    before = os.umask(0)
+    try:
+        place = tmp_path / "deep" / "mein Modell, später.v2 (ü)"
+        model = RiskModel(experiment, overrides=["train.max_steps=1"], out=f"{place}/").fit(table, table["smoker"])
+    finally:
+        os.umask(before)
+    assert model.run_folder_ == place
+    again = RiskModel.load(place)
+    np.testing.assert_allclose(again.predict_proba(table), model.predict_proba(table), atol=1e-6)
+    assert call("predict", place, experiment.parent / "table.csv").exit_code == 0
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "deep", *(tmp_path / "deep").rglob("*"))}
+    assert len(modes) > 15 and {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("", "out is no folder's name"),
+        (5, "out is no folder's name"),
+        ("FILE", "is a file; choose another name"),
+        ("FILE/below", "cannot make the run folder|cannot be a run folder"),
+        ("FULL", "is left alone"),
+        ("n" * 300, "cannot be a run folder"),
+        ("a\0b", "cannot make the run folder"),
+        ("..", "is left alone"),
+    ],
+)
+def test_where_a_fit_cannot_stay_is_said(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str | int, said: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "FILE").write_text("mine")
+    (tmp_path / "here" / "FULL").mkdir()
+    (tmp_path / "here" / "FULL" / "thesis.doc").write_text("mine")
+    table = build_toy_table(60)
+    with pytest.raises(CardioTuneError, match=said) as error:
+        RiskModel(experiment, out=out).fit(table, table["smoker"])  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "here" / "FILE").read_text() == "mine"

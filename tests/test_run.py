@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from cardiotune import stages
 from cardiotune.config import COMPARATORS, ON_REQUEST, load_config
 from cardiotune.errors import ConfigError, DataError, ModelError
-from conftest import write_toy_experiment
+from conftest import build_toy_table, write_toy_experiment
 
 FILES = {
     "config.yaml",
@@ -163,6 +164,19 @@ def test_a_checkpoint_is_judged_like_the_run(finished: Path) -> None:
     assert on_table["parts"]["test"]["n"] == 240
     with pytest.raises(ConfigError, match="not a checkpoint of this run; it keeps checkpoints/step-"):
         stages.evaluate_checkpoint(folder, Path("checkpoints/step-999999"))
+    twins = [finished.parents[1] / name for name in ("north.2023.csv", "north.2024.csv", "other/north.2023.csv")]
+    for number, twin in enumerate(twins):
+        twin.parent.mkdir(exist_ok=True)
+        build_toy_table(60 + number, seed=number).write_csv(twin)
+    judge = partial(stages.evaluate_checkpoint, folder, Path(f"checkpoints/step-{step:06d}"))
+    made = {judge(str(twin))[0].name for twin in twins[:2]}
+    assert made == {f"step-{step:06d}-north.2023", f"step-{step:06d}-north.2024"}
+    assert judge(str(twins[0]))[1]["parts"]["test"]["n"] == 60, "made anew from the same table"
+    with pytest.raises(
+        ConfigError, match=r"made from something else; give the table's file another name, or replace it"
+    ):
+        judge(str(twins[2]))
+    assert judge(str(twins[2]), overwrite=True)[1]["parts"]["test"]["n"] == 62
     import shutil
 
     shutil.rmtree(target.parent)
@@ -203,12 +217,15 @@ def test_another_base_model_is_refused(toy_experiment: Path, tmp_path: Path) -> 
         stages.train(folder)
 
 
-def test_a_failed_run_says_so_and_may_be_replaced(toy_experiment: Path) -> None:
+def test_a_failed_run_says_so_and_is_replaced_when_asked(toy_experiment: Path) -> None:
     bad = load_config(toy_experiment, ["method.target_modules=[no_such_layer]"])
     with pytest.raises(ModelError):
         stages.run(bad)
     assert json.loads((bad.run_path / "manifest.json").read_text())["status"] == "failed"
-    stages.run(load_config(toy_experiment, ["models=[prevalence]"]))  # the failed one held nothing worth keeping
+    with pytest.raises(ConfigError, match="exists already"):  # its split and audit are there
+        stages.run(load_config(toy_experiment, ["models=[prevalence]"]))
+    assert (bad.run_path / "split.parquet").is_file() and (bad.run_path / "audit.json").is_file()
+    stages.run(load_config(toy_experiment, ["models=[prevalence]"]), overwrite=True)
     with pytest.raises(ConfigError, match="exists already"):
         stages.run(load_config(toy_experiment))
 

@@ -293,6 +293,9 @@ def evaluate(
         Path, typer.Option("--out", help="With --base: where predictions.jsonl and metrics.json go.")
     ] = Path("evaluation"),
     allow_unknown: AllowUnknown = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an evaluation of another table or model that has this name.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge a run's predictions again and write metrics.json; or judge one of its checkpoints, or any adapter.
@@ -305,7 +308,8 @@ def evaluate(
 
     if base:
         config = _adapter_config(run, base, task, dataset, table, overrides or [])
-        _show_metrics(stages.evaluate_adapter(run, config, out_folder, allow_unknown), as_json)
+        judged = stages.evaluate_adapter(run, config, out_folder, allow_unknown, overwrite)
+        _show_metrics(judged, as_json)
         _say(f"written: {out_folder}", as_json)
         return
     if overrides or task or dataset:
@@ -318,7 +322,7 @@ def evaluate(
             raise ConfigError("--table goes with --checkpoint; to score a new table use `cardiotune predict RUN TABLE`")
         _show_metrics(stages.evaluate(folder), as_json)
         return
-    target, result = stages.evaluate_checkpoint(folder, checkpoint, table, allow_unknown)
+    target, result = stages.evaluate_checkpoint(folder, checkpoint, table, allow_unknown, overwrite)
     _show_metrics(result, as_json)
     _say(f"written: {target}", as_json)
 
@@ -568,6 +572,10 @@ def recalibrate(
         Literal["intercept", "logistic"], typer.Option(help="Shift all risks, or shift and stretch them.")
     ] = "intercept",
     allow_unknown: AllowUnknown = False,
+    site: Annotated[str | None, typer.Option(help="Name of the recalibration. Default: the table's.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a recalibration of this name by another table or method.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Adapt a run's probabilities to a new site, and show them before and after.
@@ -576,7 +584,7 @@ def recalibrate(
     """
     from cardiotune import stages
 
-    file, judged = stages.recalibrate(stages.open_run(run), table, method, allow_unknown)
+    file, judged = stages.recalibrate(stages.open_run(run), table, method, allow_unknown, site, overwrite)
     if as_json:
         sys.stdout.write(json.dumps(judged, indent=2) + "\n")
     else:

@@ -958,6 +958,11 @@ def compose(experiment: dict[str, Any], overrides: list[str], source: str, folde
     return _check(tree, source, problems)
 
 
+def run_name(text: str) -> str:
+    """A text as an experiment's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[:100] or "experiment"
+
+
 def load_resolved(path: Path) -> Config:
     """The resolved config of a run folder, exactly as it was saved."""
     return _resolved(_read_text(path), str(path))

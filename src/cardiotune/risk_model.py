@@ -1,5 +1,6 @@
 """The Python API: a run's model as a scikit-learn classifier, fitted by the stages that the command line runs."""
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
-from cardiotune.config import Column, Config, compose, load_config
+from cardiotune.config import Column, Config, compose, load_config, run_name
 from cardiotune.data.schema import DEFAULT_CODES, code_reader
 from cardiotune.data.table import cells_of
 from cardiotune.deployment.scorer import Array, Problem, RowScorer
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.runs import private
 
 SMALLEST_TEST = 0.01
 """Share of the rows that a fit leaves to the test part, which nobody looks at: whoever calls it holds out rows of their own."""
@@ -69,14 +71,16 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         cells, config = cells_of(X), self._experiment()
         target = str(config.data.name_of("target"))
+        if self.out is not None and not (isinstance(self.out, str | Path) and str(self.out)):
+            raise ConfigError("RiskModel: out is no folder's name; give a path, or leave it out for a temporary folder")
         outcome = _coded(y, config.data.columns[target], cells.height)
         kept = tempfile.TemporaryDirectory(prefix="cardiotune-")
-        place = Path(self.out) if self.out else Path(kept.name) / "run"
+        place = Path(os.path.abspath(self.out)) if self.out else Path(kept.name) / "run"
         # The rows lie on disk for as long as the fit takes, readable by their owner alone.
-        with tempfile.TemporaryDirectory(prefix="cardiotune-") as private:
-            table = Path(private) / "table.parquet"
+        with tempfile.TemporaryDirectory(prefix="cardiotune-") as closed, private():
+            table = Path(closed) / "table.parquet"
             cells.with_columns(pl.Series(target, outcome, pl.String)).write_parquet(table)
-            run, prepared = stages.prepare(_to_fit(config, table, place, cells.height))
+            run, prepared = stages.prepare(_to_fit(config, table, place, cells.height), place=place)
             stages.train(run, prepared)
             stages.predict(run, prepared)
             run.update_manifest(status="trained")
@@ -148,7 +152,7 @@ def _to_fit(config: Config, table: Path, place: Path, rows: int) -> Config:
             "RiskModel: an export of UK Biobank is more than its rows; use `cardiotune run`, then RiskModel.load"
         )
     tree = config.model_dump(mode="json")
-    tree |= {"name": place.name, "runs_dir": str(place.parent), "models": ["tuned"], "use": {}}
+    tree |= {"name": run_name(place.name), "runs_dir": str(place.parent), "models": ["tuned"], "use": {}}
     tree["data"] |= {"path": str(table), "test_path": None, "validation_path": None, "column_names": None}
     tree["data"] |= {"separator": None, "encoding": None}
     if tree["split"]["by"] in ("random", "files"):

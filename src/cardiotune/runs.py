@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +30,9 @@ from typing import Any
 from cardiotune.errors import ConfigError, ModelError, RunError
 
 BLOCK = 1 << 20
+TABLE_ENDINGS = (".gz", ".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
+LONGEST_NAME = 100
+"""Bytes of a name that is made from another: temporary files beside it get a longer one."""
 HASHES = "sha256.json"
 """In a folder that `write_folder` wrote: name -> sha256 of each of its files."""
 OWN = "own_sha256"
@@ -235,10 +240,55 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def named_after(table: str) -> str:
+    """A name that tells a table: its file's, without folder and ending. `north.2023.csv.gz` -> `north.2023`."""
+    name = Path(table).name
+    while any(name.lower().endswith(ending) and len(name) > len(ending) for ending in TABLE_ENDINGS):
+        name = name.rpartition(".")[0]
+    return plain_name(name)
+
+
+def plain_name(text: str) -> str:
+    """A text as a file's name on any system: letters and digits of any script, `.`, `-`, `_`; a long one ends in its digest."""
+    composed = unicodedata.normalize("NFC", text)
+    name = re.sub(r"[^\w.-]+", "_", composed).strip("._-") or "table"
+    if len(name.encode()) > LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name.encode()[: LONGEST_NAME - 1 - len(digest)].decode(errors='ignore')}-{digest}"
+    return name
+
+
+def check_free(target: Path, record: Path, made_from: dict[str, Any], overwrite: bool, otherwise: str) -> None:
+    """ConfigError when something else has this name already: other than what `record` says it was made from.
+
+    Names that differ in case alone are one on some systems. `otherwise`: how to choose another name.
+    """
+    try:
+        there = {path.name.casefold(): path.name for path in target.parent.iterdir()}.get(target.name.casefold())
+    except FileNotFoundError:
+        return
+    if there is None or (target.is_dir() and not any(target.iterdir())):
+        return
+    known = read_json(record)
+    if there == target.name and all(known.get(name) == value for name, value in made_from.items()):
+        return  # made anew from the same
+    if not overwrite:
+        raise ConfigError(
+            f"{target.with_name(there)}: is there already and was made from something else; {otherwise}, or replace it with "
+            "--overwrite"
+        )
+
+
 def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
     """A fresh run folder. An existing one is only replaced when asked, and only if it is one of ours."""
     run = RunFolder(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:  # such as a name too long
+        raise ConfigError(f"{path}: cannot be a run folder ({error.strerror}); choose another") from None
+    if taken:
+        if not path.is_dir():
+            raise ConfigError(f"{path}: is a file; choose another name for the run folder")
         fragment = _only_begun(run)
         if not run.manifest.is_file() and not fragment:
             raise ConfigError(f"{path}: holds files but no manifest.json, so it is not a run folder and is left alone")
@@ -249,8 +299,9 @@ def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
         make_folder(path)
         with suppress(PermissionError):  # it was there, and is somebody else's
             path.chmod(0o700)
-    except OSError as error:
-        raise RunError(f"{path}: cannot make the run folder ({error.strerror}); set runs_dir=FOLDER") from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", error)
+        raise RunError(f"{path}: cannot make the run folder ({said}); set runs_dir=FOLDER") from None
     write_text(run.config, config_text)
     run.update_manifest(schema_version=1, status="running", **environment())
     run.record(run.config)

@@ -5,6 +5,7 @@ rows are read afresh from the table by every stage that needs them. What the mod
 `tokens/` of the run folder, for its owner alone.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from cardiotune import runs
 from cardiotune.config import Config, DataConfig, dump, load_resolved
 from cardiotune.data.cache import keep_tokens, run_tokens
-from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME, WEIGHT, read_rows
+from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME, WEIGHT, as_written, read_rows
 from cardiotune.data.prepare import Prepared, read_order, read_prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+EVALUATION = "evaluation.json"
+"""Beside the metrics of a checkpoint or an adapter: hashes of what was judged."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # the stages
@@ -69,8 +72,11 @@ def _failing(folder: RunFolder) -> Iterator[None]:
 
 
 @runs.private()
-def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepared]:
-    """Table -> cohort, parts and texts. Nothing is written before table, weights and prompts have been found good."""
+def prepare(config: Config, overwrite: bool = False, place: Path | None = None) -> tuple[RunFolder, Prepared]:
+    """Table -> cohort, parts and texts. Nothing is written before table, weights and prompts have been found good.
+
+    `place`: the run folder; by default the one that the config names.
+    """
     from cardiotune.evaluation.risk_scores import check_inputs
     from cardiotune.evaluation.table1 import table1
     from cardiotune.training.weights import find_weights, weights_hashes
@@ -82,7 +88,7 @@ def prepare(config: Config, overwrite: bool = False) -> tuple[RunFolder, Prepare
     tokens, encoded = _encode(config, prepared, weights) if weights else (None, None)
     # With how the table writes numbers and dates, so that tables to be scored are read likewise.
     learned = config.data.model_copy(update={"columns": prepared.cohort.columns})
-    folder = runs.create(config.run_path, dump(config.model_copy(update={"data": learned})), overwrite)
+    folder = runs.create(place or config.run_path, dump(config.model_copy(update={"data": learned})), overwrite)
     with _failing(folder), folder.stage("prepare", start):
         if encoded is not None and weights:
             keep_tokens(folder, prepared.all_texts, encoded, weights)
@@ -430,16 +436,18 @@ def _tell_leaks(findings: list[dict[str, Any]]) -> None:
 
 
 def evaluate_checkpoint(
-    folder: RunFolder, checkpoint: Path, table: str | None = None, allow_unknown: bool = False
+    folder: RunFolder, checkpoint: Path, table: str | None = None, allow_unknown: bool = False, overwrite: bool = False
 ) -> tuple[Path, dict[str, Any]]:
     """Judge the weights of a checkpoint on the run's own parts, or on another table that has the outcome.
 
-    Leaves `predictions.jsonl` and `metrics.json` in `evaluations/<checkpoint>[-<table>]/`; returns that folder and the
-    metrics.
+    Leaves `predictions.jsonl`, `metrics.json` and what they were made from (`evaluation.json`) in
+    `evaluations/<checkpoint>[-<table>]/`; returns that folder and the metrics. What is there of another table of this name is
+    replaced with `overwrite` alone.
     """
     from cardiotune.evaluation import calibrate
     from cardiotune.evaluation import predict as scoring
     from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
+    from cardiotune.training.checkpoint import verify, version_of
 
     config = _config(folder)
     checkpoint = checkpoint if checkpoint.is_dir() else folder.path / checkpoint
@@ -449,6 +457,12 @@ def evaluate_checkpoint(
     made_with = runs.read_json(checkpoint / "state.json").get("config", {})
     if made_with != config.model_dump(mode="json"):
         raise ConfigError(f"{checkpoint}: a checkpoint of another run ({made_with.get('name')})")
+    verify(checkpoint, inside="weights/")
+    name = checkpoint.name + (f"-{runs.named_after(table)}" if table else "")
+    target = RunFolder(folder.path / "evaluations" / name)
+    made_from = {"checkpoint": version_of(checkpoint), "table_sha256": _sha256_of(table, config.data)}
+    otherwise = "give the table's file another name"
+    runs.check_free(target.path, target.path / EVALUATION, made_from, overwrite, otherwise)
     _, prepared = _open(folder, None)
     held = prepared.rows("validation")  # its calibrator is this checkpoint's own
     if table is None:
@@ -470,21 +484,44 @@ def evaluate_checkpoint(
     lines = scoring.prediction_rows(
         "tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, raw, threshold, _weights(cohort)
     )
-    target = RunFolder(folder.path / "evaluations" / (checkpoint.name + (f"-{Path(table).stem}" if table else "")))
+    _begin_evaluation(target, made_from)
     scoring.write_predictions(target.predictions, lines)
     return target.path, _judge(config, target, cohort)
 
 
-def evaluate_adapter(adapter: Path, config: Config, out: Path, allow_unknown: bool = False) -> dict[str, Any]:
+def _begin_evaluation(target: RunFolder, made_from: dict[str, Any]) -> None:
+    """Say what results in this folder are made from, once there are no others in it."""
+    for file in (target.metrics, target.predictions):
+        file.unlink(missing_ok=True)
+    runs.write_json(target.path / EVALUATION, made_from)
+
+
+def _sha256_of(table: str | None, data: DataConfig) -> str | None:
+    return None if table is None else runs.sha256(locate(table, folder=data.format == "ukb"))
+
+
+def evaluate_adapter(
+    adapter: Path, config: Config, out: Path, allow_unknown: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
     """Judge a PEFT adapter from elsewhere on a labelled table, all of which is taken as the test part.
 
-    `config` says base model, task, and the table with its dictionary. Leaves `predictions.jsonl` and `metrics.json` in
-    `out`. Its probabilities are as they are: what class weights or oversampling may have added cannot be known.
+    `config` says base model, task, and the table with its dictionary. Leaves `predictions.jsonl`, `metrics.json` and what they
+    were made from (`evaluation.json`) in `out`; another evaluation there is replaced with `overwrite` alone. Its probabilities
+    are as they are: what class weights or oversampling may have added cannot be known.
     """
     from cardiotune.evaluation import predict as scoring
     from cardiotune.training.model import has_head
     from cardiotune.training.weights import find_weights
 
+    if RunFolder(out).manifest.is_file():
+        raise ConfigError(f"--out {out}: is a run folder, which has results of its own; choose another")
+    settings = hashlib.sha256(dump(config).encode()).hexdigest()
+    made_from = {
+        "adapter": runs.sha256(adapter),
+        "table_sha256": _sha256_of(config.data.path, config.data),
+        "settings": settings,
+    }
+    runs.check_free(out, out / EVALUATION, made_from, overwrite, "choose another with --out")
     head = "classifier" if has_head(adapter) else "label_tokens"
     config = config.model_copy(update={"task": config.task.model_copy(update={"head": head})})
     cohort = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
@@ -497,6 +534,7 @@ def evaluate_adapter(adapter: Path, config: Config, out: Path, allow_unknown: bo
         "tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, risks, config.task.threshold, _weights(cohort)
     )
     target = RunFolder(out)
+    _begin_evaluation(target, made_from)
     scoring.write_predictions(target.predictions, lines)
     return _judge(config, target, cohort)
 
@@ -566,7 +604,7 @@ def explain_row(folder: RunFolder, row: str, table: str | None = None) -> dict[s
 def _place_of(frame: pl.DataFrame, row: str, data: DataConfig) -> int:
     """The place of the row with this id. An error does not repeat what was typed, which may be a patient's id."""
     own = data.name_of("id")
-    found = np.flatnonzero((frame[ROW_ID] == row) | (frame[own or ROW_ID].cast(pl.String) == row))
+    found = np.flatnonzero((frame[ROW_ID] == row) | (as_written(frame[own or ROW_ID]) == row))
     if len(found) != 1:
         ids = f"a row_id of predictions.jsonl{f' or a value of column {own}' if own else ''}"
         raise ConfigError(f"--row: {len(found)} of the run's {frame.height} rows have this id; expected {ids}")
@@ -669,11 +707,17 @@ def export(path: Path, to: Any, out: Path, precision: Any = "f16", check: bool =
 
 
 def recalibrate(
-    folder: RunFolder, table: str, method: Any, allow_unknown: bool = False
+    folder: RunFolder,
+    table: str,
+    method: Any,
+    allow_unknown: bool = False,
+    site_name: str | None = None,
+    overwrite: bool = False,
 ) -> tuple[Path, dict[str, dict[str, float | None]]]:
     """Adapt the run's calibrated risks to a new site, whose table has the outcome.
 
-    Leaves `sites/<table's name>.json`, which `score_table` applies. Returns that file, and log-loss, Brier score,
+    Leaves `sites/<name>.json`, which `score_table` applies; the name is by default the table's. A recalibration of this name by
+    another table or method is replaced with `overwrite` alone. Returns that file, and log-loss, Brier score,
     calibration intercept and slope before and after; after is cross-fitted in ten folds, so no row judges itself.
     """
     from sklearn.model_selection import StratifiedKFold
@@ -683,6 +727,13 @@ def recalibrate(
 
     _check_tuned(folder)
     config = _config(folder)
+    if site_name and (plain := runs.plain_name(site_name)) != site_name:
+        raise ConfigError(
+            f"--site {site_name}: expected letters, digits, dots, dashes and underscores, such as {plain}"
+        )
+    file = folder.path / "sites" / f"{site_name or runs.named_after(table)}.json"
+    made_from = {"method": method, "table_sha256": _sha256_of(table, config.data)}
+    runs.check_free(file, file, made_from, overwrite, "choose another name with --site")
     frame = read_rows(table, config.data, allow_unknown=allow_unknown).frame.filter(pl.col(EVENT).is_not_null())
     y_true = frame[EVENT].to_numpy().astype(float)
     weight = frame[WEIGHT].to_numpy() if WEIGHT in frame.columns else None
@@ -709,10 +760,9 @@ def recalibrate(
         }
         for when, risks in (("before", before), ("after", after))
     }
-    file = folder.path / "sites" / f"{Path(table).name.split('.')[0]}.json"
     size = {"n": len(y_true), "n_events": told_events(len(y_true), int(y_true.sum()))}
     finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
-    runs.write_json(file, {**site, "table_sha256": runs.sha256(locate(table, folder=True)), **size, **finite})
+    runs.write_json(file, {**site, **made_from, **size, **finite})
     folder.record(file)
     return file, finite
 

@@ -154,7 +154,7 @@ def _read_files(data: DataConfig, keep_row_ids: bool) -> _Read:
         data = data.model_copy(update={"columns": read.columns})
         frame = read.frame
         if keep_row_ids and len(data.files) > 1 and data.name_of("id") is None:
-            frame = frame.with_columns(f"{part} line " + pl.col(ROW_ID))
+            frame = frame.with_columns((f"{part} line " + pl.col(ROW_ID)).alias(ROW_ID))
         frames.append(frame.with_columns(_events(frame, data), pl.lit(part).alias(PART)))
         ignored |= set(read.ignored)
         for name, numbers in read.blanked.items():
@@ -452,10 +452,20 @@ def row_ids(frame: pl.DataFrame, data: DataConfig, key: bytes | None, first: int
     lines = [str(first + number) for number in range(1, frame.height + 1)]
     ids = lines
     if name is not None and name in frame.columns:
-        ids = [i or f"line {line}" for i, line in zip(frame[name].cast(pl.String), lines, strict=True)]
+        own = frame[name].cast(pl.String) if key is not None else as_written(frame[name])
+        ids = [i or f"line {line}" for i, line in zip(own, lines, strict=True)]
     if key is not None:
         ids = [hashed_id(key, identity) for identity in ids]
     return pl.Series(ROW_ID, ids, pl.String)
+
+
+def as_written(ids: pl.Series) -> pl.Series:
+    """Ids as the table has them: whole numbers, which are held as floats, without a decimal point."""
+    if not ids.dtype.is_float():
+        return ids.cast(pl.String)
+    whole = (ids == ids.floor()) & (ids.abs() < 2**53)
+    short = ids.cast(pl.Int64, strict=False).cast(pl.String)
+    return short.zip_with(whole.fill_null(False), ids.cast(pl.String))
 
 
 def _check_duplicates(rows: _Exclusions, data: DataConfig) -> None:

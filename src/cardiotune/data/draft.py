@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from cardiotune.config import Column, read_yaml, shipped, spelling, to_yaml
+from cardiotune.config import Column, read_yaml, run_name, shipped, spelling, to_yaml
 from cardiotune.data import schema, sentinels, writing
 from cardiotune.data.small_counts import told
 from cardiotune.data.table import is_value, locate, read_cells
@@ -387,11 +387,10 @@ def _quoted(text: str) -> str:
 
 def _experiment_yaml(out: Path, file: Path, outcome: str, rows: int) -> str:
     stem = file.name.removesuffix(".gz").rsplit(".", 1)[0]
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-") or "experiment"
     return f"""\
 # Run it: cardiotune run {out / "experiment.yaml"}
 # See what a prompt looks like first: cardiotune prepare {out / "experiment.yaml"} --show 3
-name: {_quoted(name[:100])}
+name: {_quoted(run_name(stem))}
 use: {{model: gemma3-270m, dataset: ./dataset.yaml, method: lora}}
 task:
   outcome: {_quoted(outcome)}

@@ -103,6 +103,8 @@ def score_to_file(job: Job, out: Path, workers: int = 1) -> int:
     such as torchrun or `accelerate launch` has started, on one machine or many, share the work by themselves. ConfigError when
     `<out>.parts` is of another table or model.
     """
+    if out.exists() and out.samefile(locate(job.table, folder=True)):
+        raise ConfigError(f"--out {out}: is the table itself; choose another file")
     process = current()
     if process.is_worker:
         check_meeting_place(process)
@@ -124,6 +126,12 @@ def score_to_file(job: Job, out: Path, workers: int = 1) -> int:
 def _planned(job: Job, parts: Path) -> TableChunks:
     """The table's chunks: as an earlier or another process has found them, or now."""
     plan, fingerprint = parts / "plan.json", job.fingerprint
+    if (
+        parts.exists()
+        and not plan.is_file()
+        and any(not path.name.startswith(".plan.json.") for path in parts.iterdir())
+    ):
+        raise ConfigError(f"{parts}: holds other files than parts of a table; move them, or choose another --out")
     if plan.is_file():
         known = read_json(plan)
         if known["fingerprint"] != fingerprint:

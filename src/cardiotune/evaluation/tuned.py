@@ -94,7 +94,7 @@ def odds_multiplier(run: RunFolder) -> float:
 def read_site(run: RunFolder, site: str) -> calibrate.Calibrator:
     """The recalibration of this name; ConfigError when the run has none."""
     file = run.path / "sites" / f"{site}.json"
-    if not file.is_file():
+    if Path(site).name != site or not file.is_file():
         known = ", ".join(sorted(path.stem for path in (run.path / "sites").glob("*.json"))) or "none"
         raise ConfigError(
             f"--site {site}: this run has been recalibrated for {known}; see `cardiotune recalibrate --help`"

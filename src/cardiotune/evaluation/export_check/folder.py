@@ -47,7 +47,8 @@ BY_NAME: tuple[tuple[str, str, str], ...] = (
     (r"logs/(events\.out\.tfevents\..*|training\.json)", LEAVE, "numbers of the training, none of a row"),
     (
         r"(config\.yaml|(manifest|cohort|metrics|calibration|audit|table1|probes|explanations)\.json)"
-        r"|report\.(html|md)|(checklists|model_card)\.md|learning_curve/learning_curve\.(json|md)|sites/[^/]+\.json",
+        r"|report\.(html|md)|(checklists|model_card)\.md|learning_curve/learning_curve\.(json|md)|sites/[^/]+\.json"
+        r"|evaluations/[^/]+/evaluation\.json",
         LEAVE,
         "aggregates and settings",
     ),
