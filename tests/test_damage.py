@@ -99,7 +99,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], list[str]]] = [
     ("calibration.json", fixed_threshold, [*SCORE, "evaluate", "report"]),
     ("calibration.json", Path.unlink, [*SCORE, "evaluate", "report"]),
     ("sites/table.json", other_numbers, ["site"]),
-    ("adapter/adapter_model.safetensors", a_bit_flipped, SCORE),
+    ("adapter/adapter_model.safetensors", a_bit_flipped, ["predict", "export", "serve"]),
     ("adapter/sha256.json", other_numbers, SCORE),
     ("adapter/probe.json", Path.unlink, SCORE),
     ("predictions.jsonl", other_numbers, ["evaluate", "report", "compare", "serve"]),
@@ -125,7 +125,7 @@ def test_what_differs_from_its_record_is_refused(
         assert "internal" not in done.stderr
         assert not done.stdout.startswith("row,"), f"{command}: rows were given out"
     assert not (run.parent / "risks.parquet").exists() and not (run.parent / "out").exists()
-    if set(SCORE) <= set(commands):
+    if "serve" in commands and "predict" in commands:
         with pytest.raises(ModelError):
             RiskModel.load(run)
 
@@ -294,7 +294,7 @@ def test_what_is_no_probability_never_leaves(run: Path) -> None:
 
 def test_stages_that_were_prepared_only_ask_for_no_record(tmp_path: Path, toy_model: Path) -> None:
     file = write_toy_experiment(tmp_path, toy_model)
-    assert call("prepare", file, "models=[tuned]").exit_code == 0
+    assert call("prepare", file, "models=[tuned]", "train.max_steps=1").exit_code == 0
     run = tmp_path / "runs" / "toy"
     assert (
         call(

@@ -9,7 +9,7 @@ from cardiotune.config import Config, dump
 from cardiotune.data.cohort import ROW_ID, read_cohort
 from cardiotune.data.split import counts, split_cohort
 from cardiotune.data.subsample import cut_training
-from cardiotune.errors import ConfigError, DataError
+from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation.baselines import BASELINES
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.learning_curve import (
@@ -56,6 +56,7 @@ class Runs:
             risks = BASELINES[name](cohort.frame, cohort.events, parts, config.data, config.seed)[test]
             lines += prediction_rows(name, ids, ["test"] * len(ids), cohort.events[test], risks, risks, 0.5)
         runs.write_json(folder.metrics, evaluate_predictions(lines, 100, config.seed))
+        folder.record(folder.cohort, folder.metrics)
         folder.update_manifest(data=runs.sha256(Path(config.data.path)), status="finished")
         return folder
 
@@ -136,6 +137,9 @@ def test_a_damaged_result_is_named_and_may_be_deleted(tmp_path: Path, file: str,
     curve = learning_curve(config, [20], [0], run_one, out)
     damaged = out / "toy-rows-20-seed-0" / file
     damaged.write_text(content)
+    with pytest.raises(ModelError, match=f"toy-rows-20-seed-0/{file}: differs from what the run recorded"):
+        learning_curve(config, [20], [0], run_one, out)
+    RunFolder(damaged.parent).update_manifest(files={file: runs.sha256(damaged)})
     with pytest.raises(DataError, match=r"toy-rows-20-seed-0: .* damaged; delete this folder"):
         learning_curve(config, [20], [0], run_one, out)
     damaged.unlink()

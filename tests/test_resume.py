@@ -17,7 +17,7 @@ import yaml
 from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.errors import DataError, ModelError
-from cardiotune.runs import RunFolder
+from cardiotune.runs import RunFolder, sha256
 from cardiotune.training import checkpoint
 from conftest import TOY_COLUMNS, build_toy_table
 
@@ -152,7 +152,8 @@ def test_changed_settings_and_table_are_refused(experiment: Path) -> None:
     with pytest.raises(ModelError, match=r"config.yaml: differs from what the run recorded"):
         stages.train(stages.open_run(run), resume=True)
     files = stages.open_run(run).read_manifest()["files"]
-    stages.open_run(run).record(config)  # a checkpoint that was put here from another run
+    changed = {**files, "config.yaml": sha256(config)}  # as if the checkpoint had come from another run
+    stages.open_run(run).update_manifest(files=changed)
     with pytest.raises(ModelError, match=r"learning_rate"):
         stages.train(stages.open_run(run), resume=True)
     config.write_text(original)
