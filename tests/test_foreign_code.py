@@ -20,9 +20,9 @@ from cardiotune.config import load_resolved
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ModelError
 from cardiotune.evaluation.predict import LanguageScorer
-from cardiotune.runs import RunFolder, hash_files, sha256
-from cardiotune.training.checkpoint import HASHES, load_weights
-from cardiotune.training.model import build_encoder, load_base, load_tokenizer, read
+from cardiotune.runs import HASHES, RunFolder, hash_files, sha256
+from cardiotune.training.checkpoint import load_weights
+from cardiotune.training.model import build_encoder, load_base, read
 from cardiotune.training.weights import check_safe
 from conftest import TOY_COLUMNS, write_toy_experiment
 from test_cli import call
@@ -165,7 +165,7 @@ def test_of_a_checkpoint(copy: Path, name: str, file: str) -> None:
     check(typed("evaluate", run, "--checkpoint", f"checkpoints/{checkpoint.name}"), canary)
     config = load_resolved(run / "config.yaml")
     base = load_base(copy / "base", config, torch.float32, CPU)
-    network = read(base, config, build_encoder(config, load_tokenizer(copy / "base")))
+    network = read(base, config, build_encoder(config, copy / "base"))
     with pytest.raises(ModelError, match="code"):
         load_weights(network, checkpoint / "weights")
     assert not canary.exists()
@@ -289,11 +289,14 @@ def test_json_that_cannot_be_read(folder: Path, content: bytes) -> None:
 def test_adapters_that_are_not_summed_into_the_weights_are_refused(copy: Path) -> None:
     adapter = copy / "runs" / "lora" / "adapter"
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "base_model_name_or_path": "a/b"})
-    )
     config = load_resolved(copy / "runs" / "lora" / "config.yaml")
-    with pytest.raises(ModelError, match="its peft_type is PROMPT_TUNING"):
-        LanguageScorer(config, copy / "base", adapter, foreign=True)
+    strange: list[dict[str, Any]] = [
+        {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "base_model_name_or_path": "a/b"},
+        {"peft_type": "XLORA", "task_type": "CAUSAL_LM", "hidden_size": 64, "adapters": {"0": "../elsewhere"}},
+    ]
+    for other in strange:
+        (adapter / "adapter_config.json").write_text(json.dumps(other))
+        with pytest.raises(ModelError, match=f"an adapter of kind {other['peft_type']}"):
+            LanguageScorer(config, copy / "base", adapter, foreign=True)
     (adapter / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "../../nowhere"}))
     assert LanguageScorer(config, copy / "base", adapter, foreign=True).logits(["age 61 years"]).shape == (1,)

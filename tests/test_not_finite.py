@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from cardiotune import RiskModel
 from cardiotune.errors import ModelError
 from cardiotune.evaluation.predict import LanguageScorer, prediction_rows, probabilities
-from cardiotune.runs import RunFolder, hash_files
-from cardiotune.training.checkpoint import HASHES
+from cardiotune.runs import HASHES, RunFolder, hash_files
+from cardiotune.training.heads import LabelTokenNetwork
+from cardiotune.training.model import load_base
 from cardiotune.training.packing import Rows
 from cardiotune.training.train import all_finite, score
 from conftest import toy_config, write_toy_experiment
@@ -110,9 +112,11 @@ def test_a_type_that_is_too_small_for_the_model_is_named(tmp_path: Path, toy_mod
     whole = LanguageScorer(toy_config(base), base, None)
     texts = ["age 61 years", "age 40 years"]
     assert all_finite(whole.logits(texts), "whole").shape == (2,)
-    small = LanguageScorer(toy_config(base, model={"score_dtype": "float16"}), base, None)
+    labels = whole.encoder.label_tokens("Yes", "No")
+    small = LabelTokenNetwork(load_base(base, toy_config(base), torch.float16, torch.device("cpu")), labels)
+    prompts = whole.encoder.prompts(texts)
     with pytest.raises(ModelError, match=r"toy in float16: .* in 2 of 2 rows; .* model.score_dtype=float32"):
-        small.logits(texts)
+        score(small, prompts, 0, 512, torch.device("cpu"), small.layout, whose="toy in float16")
 
 
 class Endless:
@@ -132,8 +136,6 @@ def test_one_row_is_enough() -> None:
 
 @pytest.mark.parametrize("risk", [NAN, 1.5, -1e-9, float("inf")])
 def test_no_risk_that_is_none_is_written(risk: float) -> None:
-    import numpy as np
-
     good, bad = np.array([0.2, 0.3]), np.array([0.2, risk])
     for pair in ((good, bad), (bad, good)):
         with pytest.raises(ModelError, match="1 of 2 are not a number from 0 to 1"):

@@ -25,6 +25,7 @@ from cardiotune.evaluation.risk_scores import completed_risks
 from cardiotune.evaluation.text_baselines import embedding, stacked, tfidf
 from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
 from cardiotune.runs import RunFolder
+from cardiotune.training.distributed import world
 from cardiotune.training.weights import find_weights, same_weights
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ class CohortRisks:
             start = time.perf_counter()
             self.found[name] = self._risks(name)
             seconds = round(time.perf_counter() - start, 3)
-            self.run.update_manifest(scoring={name: {"rows": len(self.scored), "seconds": seconds}})
+            if world()[0] == 0:  # two that write at once would lose what one of them has recorded
+                self.run.update_manifest(scoring={name: {"rows": len(self.scored), "seconds": seconds}})
         return self.found
 
     def calibration(self) -> dict[str, Any]:
@@ -166,15 +168,18 @@ class CohortRisks:
         task, base = self.config.task, self.base
         labels = (task.negative_label, task.positive_label)
         generator = generation.Generator(base.network.base, base.encoder.tokenizer, base.pad_id, task.max_new_tokens)
-        rows = self._tokens(base).take(self.scored)
-        prompts = base.encoder.prompts(rows, room=task.max_new_tokens)
-        base.logits(rows.take(np.arange(min(16, len(rows)))), what="checking")  # words do not tell that it is damaged
+        tokens = self._tokens(base).take(self.scored)
+        prompts = base.encoder.prompts(tokens, room=task.max_new_tokens)
+        base.logits(
+            tokens.take(np.arange(min(16, len(tokens)))), what="checking"
+        )  # words do not tell that it is damaged
         with progress("free generation", len(prompts)) as advance:
             parsed = generator.parsed(prompts, generation.choose_parser(task.options, labels), advance)
         test = self.parts[self.scored] == "test"
         rows = self.scored[test]
         judged = generation.judge(parsed[test], self.events[rows], self._weights_of(rows))
-        self.run.update_manifest(free_generation=judged)
+        if world()[0] == 0:
+            self.run.update_manifest(free_generation=judged)
         share = prevalence(self.frame, self.events, self.parts, self.config.data, self.config.seed)[0]
         return self._spread(generation.risks(parsed, float(share)))
 
