@@ -90,7 +90,7 @@ def test_a_risk_model_is_refused_too(short: Path, tmp_path: Path) -> None:
     instruction = "Judge from the patient's findings. " * 12
     config = on_table(tmp_path, short, task={"instruction": instruction})
     with pytest.raises(PromptsTooLongError, match="model's 96 positions"):
-        RiskModel(config).fit(table.drop("disease", "patient_id"), table["disease"])
+        RiskModel(config).fit(table.drop("disease"), table["disease"])
 
 
 WITHOUT = {

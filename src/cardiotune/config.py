@@ -912,6 +912,44 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+SOURCES = ("path", "hub_id", "gguf", "packed")
+"""Keys of `model` that say where weights are."""
+OF_A_SOURCE = (*SOURCES, "revision", "name", "license", "license_url")
+"""What is true of one model only."""
+
+
+def _merge_model(below: dict[str, Any], above: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """`_merge` of settings that may name a model each: what is said of one model is never said of another's weights.
+
+    Who names other weights names another model, and what was said of the first falls away: a name is then made of the new
+    one's. A name or a revision alone would be written beside weights that have another.
+    """
+    first, other = below.get("model"), above.get("model")
+    if not isinstance(first, dict) or not isinstance(other, dict) or not any(first.get(key) for key in SOURCES):
+        return _merge(below, above)
+    changed = [key for key in SOURCES if other.get(key) and other[key] != first.get(key)]
+    if changed:
+        copy = other.get("hub_id") == first.get("hub_id") and first.get("hub_id")  # a path, said to hold the same model
+        kept = {key: value for key, value in first.items() if key not in (SOURCES if copy else OF_A_SOURCE)}
+        named = {} if copy else {"name": Path(str(other.get("path") or other.get("hub_id") or "unnamed")).name}
+        return _merge({**below, "model": {**named, **kept}}, above)
+    before = first.get("revision", "main")
+    pinned = other.get("revision", before) != before
+    if pinned and other.get("hub_id"):  # this revision, and so no package or folder beside it
+        first = {key: value for key, value in first.items() if key == "hub_id" or key not in SOURCES}
+        return _merge({**below, "model": first}, above)
+    packages = [key for key in ("path", "gguf", "packed") if first.get(key) and key not in other]
+    if packages and pinned:
+        problems.append(
+            f"model.revision: is of the hub, but the weights come from model.{packages[0]}; give model.hub_id beside it"
+        )
+    if other.get("name", first.get("name")) != first.get("name"):
+        problems.append(
+            f"model.name: the weights are those of {first.get('name')}; name others by model.path or model.hub_id"
+        )
+    return _merge(below, above)
+
+
 def _parse_overrides(overrides: list[str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for item in overrides:
@@ -953,7 +991,10 @@ def compose(experiment: dict[str, Any], overrides: list[str], source: str, folde
                 tree = _merge(tree, _anchor(read_yaml(file), file.parent))
             except ConfigError as error:
                 problems.append(f"use.{group}: {error}")
-    tree = _merge(_merge(tree, experiment), above)
+    own = experiment.get("model")
+    if "model" in (above.get("use") or {}) and isinstance(own, dict):  # the command line has the last word
+        experiment = {**experiment, "model": {key: value for key, value in own.items() if key not in OF_A_SOURCE}}
+    tree = _merge_model(_merge_model(tree, experiment, problems), above, problems)
     tree["use"] = {group: name for group, name in use.items() if group in GROUPS}
     return _check(tree, source, problems)
 

@@ -79,7 +79,7 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
     """
     from cardiotune.evaluation.risk_scores import check_inputs
     from cardiotune.evaluation.table1 import table1
-    from cardiotune.training.weights import find_weights, weights_hashes
+    from cardiotune.training.weights import find_weights, origin, weights_hashes
 
     start = time.perf_counter()
     prepared = read_prepared(config)
@@ -114,8 +114,8 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
             named = {
                 "name": model.name,
                 "hub_id": model.hub_id,
-                "revision": model.revision,
                 "license": model.license,
+                **origin(model, weights),
             }
             folder.update_manifest(base_model={**named, "sha256": weights_hashes(weights)})
     for part, count in shareable["parts"].items():

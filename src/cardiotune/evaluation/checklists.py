@@ -281,13 +281,15 @@ def _about_the_language_model(record: Record) -> dict[str, str]:
     config, manifest = record.config, record.manifest
     base = {"name": config.model.name, "revision": config.model.revision, "license": config.model.license}
     base |= manifest.get("base_model") or {}
+    revision = f", revision {base['revision']}" if base["revision"] else ""
+    revision += f", from {base['source']}" if base.get("source") else ""
     tokens, task = record.cohort.get("tokens") or {}, config.task
     method, summary = config.method, manifest.get("training")
     tuned = "tuned" in record.models
     read = bool({"tuned", "zero_shot", "few_shot"} & set(record.models))
     adapters = f"LoRA, rank {method.r}, alpha {method.alpha:g}, base weights {QUANTIZED[method.quantization]}"
     return {
-        "base_model": f"base model {base['name']}, revision {base['revision']}, licence: {base['license']}",
+        "base_model": f"base model {base['name']}{revision}, licence: {base['license']}",
         "method": (adapters if method.kind == "lora" else "full fine-tuning") if tuned else "no fine-tuning",
         "training": f"learning rate {config.train.learning_rate:g}, {summary['steps']} of {summary['steps_planned']} "
         f"planned steps; {step_words(summary)}"

@@ -466,6 +466,7 @@ def _calibration_words(method: str) -> str:
 def _language_model(config: Config, manifest: dict[str, Any]) -> dict[str, str]:
     base = {"name": config.model.name, "license": config.model.license} | (manifest.get("base_model") or {})
     revision = f", revision {base['revision']}" if base.get("revision") else ""
+    revision += f", from {base['source']}" if base.get("source") else ""
     style, summary = config.serialize, manifest.get("training")
     lines = {"Base model": f"{base['name']}{revision}; licence: {base['license']}"}
     if "tuned" in config.comparators:

@@ -90,6 +90,16 @@ def describe(model: ModelConfig) -> str | None:
     return None
 
 
+def origin(model: ModelConfig, folder: Path) -> dict[str, str | None]:
+    """For the manifest: where the weights in `folder`, which `find_weights` has found, are from, and their commit on the hub."""
+    if model.path:
+        return {"source": f"the local folder {folder.name}", "revision": None}
+    if folder.parent.name == "snapshots":  # the hub's cache: one folder a commit
+        return {"source": f"the model hub, {model.revision}", "revision": folder.name}
+    package = model.gguf if model.gguf and folder == _converted(model.name, model.gguf) else model.packed
+    return {"source": f"the package {package.package}" if package else None, "revision": None}
+
+
 def _checked(folder: Path) -> Path:
     """The folder, if it holds only what is safe to load and all that is needed."""
     if not (folder / "config.json").is_file():
