@@ -301,7 +301,7 @@ def test_the_folds_hold_each_row_out_once_and_part_no_patient() -> None:
     draw = np.random.default_rng(0)
     events, groups = draw.integers(0, 2, 90), draw.integers(0, 20, 90)
     for known in (None, groups):
-        folds = text_baselines._folds(events, known, 0)
+        folds = baselines.folds(events, known, 0)
         assert len(folds) == 5
         np.testing.assert_array_equal(np.sort(np.concatenate([held for _, held in folds])), np.arange(90))
         for others, held in folds:
@@ -347,6 +347,7 @@ def test_validation_rows_of_one_patient_alone() -> None:
 
 def test_without_a_readable_column_it_recalibrates_the_tuned_model(caplog: pytest.LogCaptureFixture) -> None:
     frame, events, parts, logits = two_sources((100, 400, 1000), 1.5, 0.0)
+    frame = frame.with_columns(ward=pl.Series([f"only{number}" for number in range(1500)]))  # no word twice
     data = DataConfig.model_validate(
         {"path": "t", "columns": {"ward": {"type": "text"}, "y": {"role": "target", "type": "binary"}}}
     )

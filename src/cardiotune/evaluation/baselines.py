@@ -1,14 +1,15 @@
 """What a language model must beat on the same columns and rows: from the prevalence to splines and LightGBM.
 
-All are fitted on the training part alone; imputation, scaling and encoding are part of the fit, so nothing of another
-part reaches them. LightGBM also looks at the validation part, to know when to stop. Free-text columns are left out. Rows of a
-cohort with inverse-probability-of-censoring weights count by them.
+All are fitted on the training part alone; imputation, scaling, encoding and the vocabulary of free text are part of the
+fit, so nothing of another part reaches them. LightGBM also looks at the validation part, to know when to stop. All but
+that of age and sex read every feature column: a date as its day, month and weekday, free text as TF-IDF. Rows of a cohort with
+inverse-probability-of-censoring weights count by them.
 """
 
 import logging
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,13 +18,26 @@ from numpy.typing import NDArray
 from cardiotune.config import CODED, NUMBERS, Column, DataConfig
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.schema import codes_of
+from cardiotune.data.serialize import NOT_RECORDED
 from cardiotune.data.split import Parts
+from cardiotune.data.subsample import stratified_rows
+from cardiotune.evaluation.costs import scoring
+from cardiotune.evaluation.terms import tfidf_terms
 
 log = logging.getLogger(__name__)
 
 MAX_TREES = 1000
 PATIENCE = 50
-ALL_TEXT = "{}: every feature is free text, which it does not read"
+NOTHING_TO_READ = "{}: there is no feature column, or only free text without a term that stands in two training rows"
+TERM_SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""What TF-IDF values may be multiplied by beside standardized numbers, which is another ridge for words than for numbers: a
+single word that decides wants little of it, notes that say nothing much."""
+SCALE_ROWS = 5000
+"""Training rows, at most, on which the scale is chosen."""
+FOLDS = 5
+TREE_TERMS, TREE_ROWS = 2000, 20
+"""Terms that LightGBM gets: none of fewer training rows than its smallest leaf has, and at most so many, those that go
+most with the outcome of the training part."""
 Array = NDArray[np.float64]
 Baseline = Callable[[pl.DataFrame, NDArray[np.int_], Parts, DataConfig, int], Array]
 
@@ -52,12 +66,14 @@ def _prevalence(events: NDArray[np.int_], parts: Parts, weights: Array | None) -
 def logistic_regression(
     frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int
 ) -> Array:
-    """L2 logistic regression (C = 1): medians and an indicator for missing numbers, scaling, one-hot categories."""
+    """L2 logistic regression (C = 1): medians and an indicator for missing numbers, scaling, one-hot categories, TF-IDF."""
     rows = parts == "train"
-    matrix, first = _matrix(frame, data, rows, data.features)
-    if not matrix.shape[1]:
-        return prevalence_because(ALL_TEXT.format("logistic regression"), events, parts, row_weights(frame))
-    return _regression(matrix, first, events, rows, weights=row_weights(frame))
+    columns = _columns(frame, data, rows, data.features)
+    if columns.empty:
+        return prevalence_because(NOTHING_TO_READ.format("logistic regression"), events, parts, row_weights(frame))
+    return _regression(
+        columns, events, rows, None, row_weights(frame), groups_of(frame, data, np.flatnonzero(rows)), seed
+    )
 
 
 def age_sex_logistic_regression(
@@ -73,8 +89,7 @@ def age_sex_logistic_regression(
         )
     if len(found) == 1:
         log.warning("%s: of age and sex the dictionary names one alone, column %s", name, found[0])
-    matrix, first = _matrix(frame, data, rows, found)
-    return _regression(matrix, first, events, rows, weights=row_weights(frame))
+    return _regression(_columns(frame, data, rows, found), events, rows, weights=row_weights(frame))
 
 
 def spline_regression(
@@ -87,12 +102,14 @@ def spline_regression(
     powers of the textbook it holds so little that Statlog heart, with 161 training rows, lost 0.05 of log-loss.
     """
     rows = parts == "train"
-    matrix, first = _matrix(frame, data, rows, data.features)
-    if not matrix.shape[1]:
-        return prevalence_because(ALL_TEXT.format("spline regression"), events, parts, row_weights(frame))
-    knots = {column: knots_of(matrix[rows, column]) for column in range(first)}
+    columns = _columns(frame, data, rows, data.features)
+    if columns.empty:
+        return prevalence_because(NOTHING_TO_READ.format("spline regression"), events, parts, row_weights(frame))
+    knots = {column: knots_of(columns.matrix[rows, column]) for column in range(columns.numbers)}
     curves = {column: at for column, at in knots.items() if len(at) > 2}
-    return _regression(matrix, first, events, rows, curves, row_weights(frame))
+    return _regression(
+        columns, events, rows, curves, row_weights(frame), groups_of(frame, data, np.flatnonzero(rows)), seed
+    )
 
 
 def knots_of(values: Array) -> Array:
@@ -110,14 +127,17 @@ def knots_of(values: Array) -> Array:
 
 
 def _regression(
-    matrix: Array,
-    first: int,
+    columns: "_Columns",
     events: NDArray[np.int_],
     rows: NDArray[np.bool_],
     knots: dict[int, Array] | None = None,
     weights: Array | None = None,
+    groups: NDArray[np.int_] | None = None,
+    seed: int = 0,
 ) -> Array:
-    """(rows,) risks. `matrix` and `first` as from `_matrix`; fitted on `rows`; columns that have knots get a curve."""
+    """(rows,) risks, fitted on `rows`; columns that have knots get a curve. `groups`, of the fitted rows, and `seed` part those
+    on which the scale of words is chosen, where there are words.
+    """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import MissingIndicator, SimpleImputer
     from sklearn.linear_model import LogisticRegression
@@ -125,6 +145,7 @@ def _regression(
     from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
 
     knots = knots or {}
+    matrix, first, terms = columns
     straight = [column for column in range(first) if column not in knots]
     numbers = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
     steps: list[Any] = [
@@ -135,9 +156,86 @@ def _regression(
     for column, at in knots.items():
         curve = SplineTransformer(knots=at[:, None], extrapolation="linear")
         steps.append((f"curve {column}", make_pipeline(SimpleImputer(strategy="median"), curve), [column]))
-    model = make_pipeline(ColumnTransformer(steps), LogisticRegression(max_iter=2000))
-    counts = {} if weights is None else {"logisticregression__sample_weight": weights[rows]}
-    return np.asarray(model.fit(matrix[rows], events[rows], **counts).predict_proba(matrix)[:, 1])
+    encoder, model = ColumnTransformer(steps), LogisticRegression(max_iter=2000)
+
+    def read(known: NDArray[np.bool_] | slice, fit: bool = False) -> Any:
+        """The columns of these rows, ready for the regression; None without any."""
+        if not matrix.shape[1]:
+            return None
+        return encoder.fit_transform(matrix[known]) if fit else encoder.transform(matrix[known])
+
+    counts, known = None if weights is None else weights[rows], read(rows, fit=True)
+    scale = 0.0
+    if terms is not None:
+        scale = _term_scale(known, terms[rows], events[rows], counts, groups, seed)
+    model.fit(_beside(known, terms, rows, scale), events[rows], sample_weight=counts)
+    with scoring(len(rows)):
+        return np.asarray(model.predict_proba(_beside(read(slice(None)), terms, slice(None), scale))[:, 1])
+
+
+def _beside(columns: Any, terms: Any, rows: Any, scale: float) -> Any:
+    """Columns and, where there are some, the terms of these rows behind them."""
+    from scipy import sparse
+
+    if terms is None:
+        return columns
+    scaled = scale * terms[rows]
+    return scaled if columns is None else sparse.hstack([sparse.csr_matrix(columns), scaled], format="csr")
+
+
+def _term_scale(
+    columns: Any,
+    terms: Any,
+    events: NDArray[np.int_],
+    weights: Array | None,
+    groups: NDArray[np.int_] | None,
+    seed: int,
+) -> float:
+    """The one of `TERM_SCALES` with the least log-loss in cross-validation of the training rows; 1 with too few of them."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    some = stratified_rows(events, SCALE_ROWS, seed)
+    y_true, counts = events[some], None if weights is None else weights[some]
+    parted = folds(y_true, None if groups is None else groups[some], seed)
+    if any(len(np.unique(y_true[others])) < 2 for others, _ in parted):
+        return 1.0
+
+    def loss(scale: float) -> float:
+        seen = _beside(None if columns is None else columns[some], terms, some, scale)
+        risks = np.empty(len(some))
+        for others, held in parted:
+            model = LogisticRegression(max_iter=2000)
+            model.fit(seen[others], y_true[others], sample_weight=None if counts is None else counts[others])
+            risks[held] = model.predict_proba(seen[held])[:, 1]
+        return float(log_loss(y_true, risks, labels=[0, 1], sample_weight=counts))
+
+    return min(TERM_SCALES, key=loss)
+
+
+def folds(
+    events: NDArray[np.int_], groups: NDArray[np.int_] | None, seed: int
+) -> list[tuple[NDArray[np.int_], NDArray[np.int_]]]:
+    """(rows to fit on, rows held out) of each fold; each row is held out once, and a group in one fold."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    everything = np.arange(len(events))
+    most = min(FOLDS, events.sum(), (1 - events).sum(), len(events) if groups is None else len(np.unique(groups)))
+    if most < 2:
+        return [(everything[:0], everything)]
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    return list(kind(int(most), shuffle=True, random_state=seed).split(everything, events, groups))
+
+
+def groups_of(frame: pl.DataFrame, data: DataConfig, rows: NDArray[np.int_]) -> NDArray[np.int_] | None:
+    """(rows,) numbers that rows of one group, else of one patient, share; None where every row stands alone."""
+    name = data.name_of("group") or data.name_of("id")
+    if name is None or name not in frame.columns:
+        return None
+    own = frame[name].gather(rows)
+    if own.n_unique() == len(own):
+        return None
+    return np.asarray(own.rank("dense").fill_null(0).to_numpy().astype(int))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -188,14 +286,15 @@ def _words(name: str) -> set[str]:
 
 
 def lightgbm(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int) -> Array:
-    """Gradient-boosted trees, rate 0.03, stopped on the validation part's log-loss; its own categories and missing."""
+    """Gradient-boosted trees, rate 0.03, stopped on the validation part's log-loss; its own categories and missing, and words."""
     from lightgbm import Dataset, early_stopping
     from lightgbm import train as boost
 
     train, validation = parts == "train", parts == "validation"
-    matrix, first = _matrix(frame, data, train, data.features)
+    columns = _columns(frame, data, train, data.features)
+    matrix, first = columns.for_trees(events, train), columns.numbers
     if not matrix.shape[1]:
-        return prevalence_because(ALL_TEXT.format("LightGBM"), events, parts, row_weights(frame))
+        return prevalence_because(NOTHING_TO_READ.format("LightGBM"), events, parts, row_weights(frame))
     settings = {
         "objective": "binary",
         "metric": "binary_logloss",
@@ -207,14 +306,15 @@ def lightgbm(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: 
         # The default, 100 rows, shuts a column with five categories or more out of every small table.
         "min_data_per_group": int(np.clip(train.sum() // 20, 1, 100)),
     }
-    categories = list(range(first, matrix.shape[1]))
+    categories = list(range(first, columns.matrix.shape[1]))
     weights = row_weights(frame)
     counts = [None if weights is None else weights[rows] for rows in (train, validation)]
     known = Dataset(matrix[train], events[train], weight=counts[0], categorical_feature=categories, params=settings)
     watched = Dataset(matrix[validation], events[validation], weight=counts[1], reference=known, params=settings)
     stop = early_stopping(PATIENCE, verbose=False)
     booster = boost(settings, known, MAX_TREES, valid_sets=[watched], callbacks=[stop])
-    return np.asarray(booster.predict(matrix, num_iteration=booster.best_iteration))
+    with scoring(len(parts)):
+        return np.asarray(booster.predict(matrix, num_iteration=booster.best_iteration))
 
 
 BASELINES: dict[str, Baseline] = {
@@ -231,19 +331,60 @@ BASELINES: dict[str, Baseline] = {
 # columns -> numbers
 
 
-def _matrix(
-    frame: pl.DataFrame, data: DataConfig, train: NDArray[np.bool_], features: Sequence[str]
-) -> tuple[Array, int]:
-    """(rows, columns) float64, and how many of its columns, the first ones, are numbers; the others are categories.
+class _Columns(NamedTuple):
+    """A table as a classical model reads it."""
 
-    Numbers are also days for dates and ranks of the code for ordinal and binary columns. NaN is missing in both kinds.
+    matrix: Array
+    """(rows, numbers and then categories), NaN where missing."""
+    numbers: int
+    """How many of its columns, the first ones, are numbers: days for dates, ranks of the code for ordinal and binary columns."""
+    terms: Any
+    """(rows, terms) sparse TF-IDF of all free text, `tfidf_terms` of each column; None without any."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to read."""
+        return not self.matrix.shape[1] and self.terms is None
+
+    def for_trees(self, events: NDArray[np.int_], train: NDArray[np.bool_]) -> Any:
+        """(rows, columns) with the terms that trees can use behind the others; sparse when there are some."""
+        from scipy import sparse
+
+        if self.terms is None:
+            return self.matrix
+        frequent = np.flatnonzero(self.terms[train].getnnz(axis=0) >= TREE_ROWS)
+        if len(frequent) > TREE_TERMS:
+            from sklearn.feature_selection import chi2
+
+            scores = chi2(self.terms[train][:, frequent], events[train])[0]
+            frequent = np.sort(frequent[np.argsort(-scores, kind="stable")[:TREE_TERMS]])
+        return sparse.hstack([sparse.csr_matrix(self.matrix), self.terms[:, frequent]], format="csr")
+
+
+def _columns(frame: pl.DataFrame, data: DataConfig, train: NDArray[np.bool_], features: Sequence[str]) -> _Columns:
+    """The features of all rows; what there is to learn is learned on `train` (rows,).
+
+    A date is a number of days, and two categories, its month and its weekday. A missing text reads as the language model
+    has it, "not recorded".
     """
+    from scipy import sparse
+
     types = {name: data.columns[name].type for name in features}
     numbers = [name for name, kind in types.items() if kind not in ("categorical", "text")]
-    categories = [name for name, kind in types.items() if kind == "categorical"]
     columns = [_number(frame[name], data.columns[name], train) for name in numbers]
-    columns += [_category(frame[name], data.columns[name], train) for name in categories]
-    return (np.column_stack(columns) if columns else np.empty((frame.height, 0))), len(numbers)
+    for name, kind in types.items():
+        if kind == "categorical":
+            columns.append(_category(frame[name], data.columns[name], train))
+        if kind == "date":
+            parts = (frame[name].dt.month(), frame[name].dt.weekday())
+            columns += [_category(part.cast(pl.String), data.columns[name], train) for part in parts]
+    texts = [frame[name].fill_null(NOT_RECORDED).to_list() for name, kind in types.items() if kind == "text"]
+    terms = [found for text in texts if (found := tfidf_terms(text, train)) is not None]
+    return _Columns(
+        np.column_stack(columns) if columns else np.empty((frame.height, 0)),
+        len(numbers),
+        sparse.hstack(terms, format="csr") if terms else None,
+    )
 
 
 def _number(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> Array:

@@ -60,7 +60,7 @@ def table_risk(
     The rows to be scored are laid below the others as rows of the test part. Comparators learn nothing from that part, so
     it is the model of the report, and the outcomes written for these rows are never read.
     """
-    names = [*data.inputs, *([WEIGHT] if WEIGHT in frame.columns else [])]
+    names = [*data.inputs, *(name for name in (data.name_of("group"), WEIGHT) if name in frame.columns)]
     known = frame.select(names)
 
     def risk_of(rows: pl.DataFrame) -> Array:

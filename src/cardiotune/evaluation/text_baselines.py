@@ -16,15 +16,21 @@ from cardiotune.data.split import Parts
 from cardiotune.errors import ModelError
 from cardiotune.evaluation.baselines import (
     BASELINES,
+    folds,
+    groups_of,
     lightgbm,
     logistic_regression,
     prevalence_because,
     row_weights,
 )
+from cardiotune.evaluation.costs import scoring
 from cardiotune.evaluation.logistic import logit, most_probable, sigmoid
+from cardiotune.evaluation.terms import TOKEN, tfidf_terms
 
 Array = NDArray[np.float64]
 Events = NDArray[np.int_]
+
+__all__ = ["NEEDS", "TOKEN", "embedding", "stacked", "tfidf"]
 
 NEEDS: dict[str, Literal["table", "texts", "states", "logits"]] = {
     **dict.fromkeys(BASELINES, "table"),
@@ -34,36 +40,22 @@ NEEDS: dict[str, Literal["table", "texts", "states", "logits"]] = {
 }
 """What each comparator reads. `logits`, the tuned model's, stand beside the table."""
 
-TOKEN = r"(?<!\w)[-+]?\d+(?:[.,]\d+)*|\w+"
-"""A number, with its sign and its decimals, or a word of one letter or more."""
-MAX_TERMS = 100_000
-"""Bounds the memory that long notes take; a table's text has a few thousand."""
 TEXT_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 STATE_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Values of C (1 / penalty). States have hundreds of columns, often more than there are rows, so theirs are smaller."""
 WEIGHT_SD = 0.25
 """Standard deviation of the prior on a weight of the stack: forty rows move it a little, thousands decide it."""
-FOLDS = 5
 
 
 def tfidf(texts: Sequence[str], events: Events, parts: Parts, seed: int, counts: Array | None = None) -> Array:
-    """(rows,) risks: logistic regression on TF-IDF of words and pairs of words. Deterministic whatever the seed.
+    """(rows,) risks: logistic regression on `tfidf_terms`. Deterministic whatever the seed.
 
-    Terms of two training texts or more; term counts on a log scale. C is that of the least log-loss in the validation
-    part. Manning et al., Introduction to Information Retrieval 2008, sections 6.2 and 6.4.1. `counts` (rows,): how much each
-    row counts, by default 1.
+    C is that of the least log-loss in the validation part. `counts` (rows,): how much each row counts, by default 1.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    terms = TfidfVectorizer(
-        ngram_range=(1, 2), token_pattern=TOKEN, min_df=2, max_features=MAX_TERMS, sublinear_tf=True
-    )
-    training = [text for text, part in zip(texts, parts, strict=True) if part == "train"]
-    try:
-        terms.fit(training)
-    except ValueError:  # all it can say about texts: no term is left
+    terms = tfidf_terms(texts, parts == "train")
+    if terms is None:
         return prevalence_because("tfidf: no term stands in two training texts", events, parts, counts)
-    return _least_validation_loss(terms.transform(texts), events, parts, TEXT_PENALTIES, counts)
+    return _least_validation_loss(terms, events, parts, TEXT_PENALTIES, counts)
 
 
 def embedding(
@@ -99,10 +91,12 @@ def _least_validation_loss(
     found = []
     for penalty in sorted(penalties):
         model.set_params(C=penalty).fit(known, outcomes, sample_weight=fitted)
-        risks = model.predict_proba(matrix)[:, 1]
-        loss = log_loss(events[validation], risks[validation], labels=[0, 1], sample_weight=judged)
-        found.append((loss, risks))
-    return np.asarray(min(found, key=lambda pair: pair[0])[1])
+        risks = model.predict_proba(matrix)[validation, 1]
+        loss = log_loss(events[validation], risks, labels=[0, 1], sample_weight=judged)
+        found.append((loss, model.coef_.copy(), model.intercept_.copy()))
+    _, model.coef_, model.intercept_ = min(found, key=lambda entry: entry[0])
+    with scoring(len(parts)):
+        return np.asarray(model.predict_proba(matrix)[:, 1])
 
 
 def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig, logits: Array, seed: int) -> Array:
@@ -137,7 +131,7 @@ def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig,
         return _weights(sources[rows], events[rows], None if counts is None else counts[rows])
 
     risks = _combine(sources, weights_of(validation))
-    for others, held in _folds(events[validation], _groups(frame, data, validation), seed):
+    for others, held in folds(events[validation], groups_of(frame, data, validation), seed):
         fitted = weights_of(validation[others])
         risks[validation[held]] = _combine(sources[validation[held]], fitted)
     return risks
@@ -158,23 +152,3 @@ def _weights(sources: Array, events: Events, counts: Array | None = None) -> Arr
 
     bounds = [(None, None), *[(0.0, None)] * count]
     return most_probable(design, np.zeros(len(events)), events.astype(float), start, precision, bounds, counts)
-
-
-def _folds(events: Events, groups: Events | None, seed: int) -> list[tuple[Events, Events]]:
-    """(rows to fit on, rows held out) of each fold; each row is held out once, and a group in one fold."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    everything = np.arange(len(events))
-    most = min(FOLDS, events.sum(), (1 - events).sum(), len(events) if groups is None else len(np.unique(groups)))
-    if most < 2:
-        return [(everything[:0], everything)]
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    return list(kind(int(most), shuffle=True, random_state=seed).split(everything, events, groups))
-
-
-def _groups(frame: pl.DataFrame, data: DataConfig, rows: Events) -> Events | None:
-    """(rows,) numbers that rows of one group, else of one patient, share; None where every row stands alone."""
-    name = data.name_of("group") or data.name_of("id")
-    if name is None or frame[name].gather(rows).n_unique() == len(rows):
-        return None
-    return np.asarray(frame[name].gather(rows).rank("dense").fill_null(0).to_numpy().astype(int))
