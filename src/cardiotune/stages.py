@@ -273,6 +273,8 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     cohort = CohortRisks(folder, config, prepared)
     with folder.stage("predict") if world()[0] == 0 else nullcontext():
         risks = cohort.all()
+    if cohort.device and "device" not in folder.read_manifest():  # where nothing was trained
+        folder.update_manifest(device=cohort.device)
     rows, frame, parts = _rows_to_tell(prepared, config.evaluation.parts)
     ids, outcomes = frame[ROW_ID].to_list(), frame[EVENT].to_list()
     lines = [
@@ -479,7 +481,8 @@ def evaluate_checkpoint(
         config, shifted[: len(held)], prepared.cohort.events[held], None if weights is None else weights[held]
     )
     risks = calibrate.apply(calibrator, shifted[len(held) :])
-    raw = scoring.probabilities(logits[len(held) :])
+    untouched = calibrator["method"] == "none" and np.array_equal(shifted, logits)
+    raw = risks if untouched else scoring.probabilities(logits[len(held) :])
     threshold = config.task.threshold
     lines = scoring.prediction_rows(
         "tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, raw, threshold, _weights(cohort)

@@ -259,8 +259,9 @@ def shared_between(keys: Sequence[Any] | np.ndarray | pl.Series, parts: Parts) -
 
 
 def counts(parts: Parts, events: np.ndarray) -> dict[str, dict[str, int]]:
-    """Rows and events a part."""
-    return {p: {"n": int((parts == p).sum()), "n_events": int(events[parts == p].sum())} for p in PARTS}
+    """Rows and events a part, and of the unused if there are any: together they are all rows."""
+    names = [*PARTS, *([UNUSED] if (parts == UNUSED).any() else [])]
+    return {p: {"n": int((parts == p).sum()), "n_events": int(events[parts == p].sum())} for p in names}
 
 
 __all__ = ["EVENT", "PARTS", "Parts", "counts", "overlap", "shared_between", "split_cohort"]

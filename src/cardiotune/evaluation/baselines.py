@@ -60,7 +60,9 @@ def prevalence_because(reason: str, events: NDArray[np.int_], parts: Parts, weig
 
 def _prevalence(events: NDArray[np.int_], parts: Parts, weights: Array | None) -> Array:
     rows = parts == "train"
-    return np.full(len(events), np.average(events[rows], weights=None if weights is None else weights[rows]))
+    share = np.average(events[rows], weights=None if weights is None else weights[rows])
+    with scoring(len(events)):
+        return np.full(len(events), share)
 
 
 def logistic_regression(

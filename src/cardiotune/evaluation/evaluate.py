@@ -440,7 +440,9 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
     if _side(auroc) * _side(loss) > 0:
         unclear = f"its ranking and its probabilities point to different sides beside {named}"
     elif _side(loss) < 0:
-        unclear = f"it does not rank clearly better than {named}, and of the two it alone was calibrated afterwards"
+        unclear = f"it does not rank clearly better than {named}"
+        if "tuned" in part.get("raw", {}):
+            unclear += ", and of the two its probabilities alone were adjusted afterwards"
     else:
         unclear = f"it does not differ clearly from {named}"
     text = {

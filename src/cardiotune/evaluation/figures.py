@@ -46,7 +46,7 @@ def performance(record: Record) -> list[Drawing]:
     drawings = []
     if all(len(np.unique(found.y_true)) == 2 for found in scored.values()) and scored:
         drawings += [_roc(record, scored), _precision_recall(part, scored)]
-    if scored:
+    if set(scored) - {"free_generation"}:
         drawings.append(_calibration(scored, record.config.seed))
     drawings.append(_risks(record.main, record.scored[record.main], record.config.task.threshold))
     if decision := part.get("decision_curve"):
@@ -185,7 +185,7 @@ def _calibration(scored: dict[str, Scores], seed: int) -> Drawing:
         "pointwise 95 % bootstrap band; each point is a group of rows of similar risk (tenths, fewer with few rows), its "
         "bar the 95 % Wilson interval. Below, how many rows have which risk: with the event upwards, without it "
         "downwards."
-        + (" Dashed and hollow: the probabilities before correction and calibration." if both else "")
+        + (" Dashed and hollow: the probabilities as the model gives them." if both else "")
         + (f" The axes end at {end:g}, above which 1 % of the rows are at most." if end < 1 else ""),
         svg=Markup("\n").join(drawn),
         data=table(("model", "probabilities", "drawn as", "risk", "share of events", "low", "high"), rows),

@@ -11,6 +11,7 @@ import jinja2
 
 from cardiotune.config import ModelConfig
 from cardiotune.evaluation import checklists
+from cardiotune.evaluation.done import LANGUAGE
 from cardiotune.evaluation.record import Record, read_record
 from cardiotune.evaluation.wording import KEY_METRICS, capitalized, estimate, metric_words, model_words, plain
 from cardiotune.runs import RunFolder, write_text
@@ -112,10 +113,11 @@ def _content(record: Record) -> dict[str, Any]:
     rivals = [model for model in record.models if model in (record.main, part.get("verdict", {}).get("against"))]
     return {
         "name": config.name,
-        "tuned": record.main == "tuned",
+        "model_facts": _model_facts(record.main),
+        "tuned": record.main in ("tuned", "stacked"),
         "main": model_words(record.main),
         "outcome": config.task.outcome,
-        "terms": terms_notice(config.model) if config.needs_llm else None,
+        "terms": terms_notice(config.model) if _has_language_model(record.main) else None,
         "facts": checklists.facts(record),
         "n": part["n"],
         "events": record.events,
@@ -126,3 +128,14 @@ def _content(record: Record) -> dict[str, Any]:
         ],
         "threshold": config.task.threshold,
     }
+
+
+def _has_language_model(main: str) -> bool:
+    return main in (*LANGUAGE, "stacked")
+
+
+def _model_facts(main: str) -> tuple[str, ...]:
+    """Names of the facts that tell of a model of this kind."""
+    language = ("base_model", "method", "training", "main_prompt", "main_scoring") if _has_language_model(main) else ()
+    trained = ("imbalance", "output") if main in ("tuned", "stacked") else ("output", "artefacts")
+    return ("model", "main_handling", *language, "main_calibration", *trained)

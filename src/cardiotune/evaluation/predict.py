@@ -15,6 +15,7 @@ from cardiotune.config import Config
 from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import DataError, ModelError
 from cardiotune.evaluation.calibrate import in_range
+from cardiotune.evaluation.costs import scoring
 from cardiotune.runs import RunFolder, atomic
 from cardiotune.training.checkpoint import check_probe, verify
 from cardiotune.training.fixed_weights import fix_weights
@@ -74,7 +75,7 @@ class LanguageScorer:
 
     def _score(self, network: Any, prompts: TokenRows, what: str) -> NDArray[np.float64]:
         budget, layout = self.config.evaluation.score_batch_tokens, self.network.layout
-        with progress(what, len(prompts)) as advance:
+        with progress(what, len(prompts)) as advance, scoring(len(prompts)):
             name = f"{self.config.model.name} in {str(self.dtype).removeprefix('torch.')}"
             return score(network, prompts, self.pad_id, budget, self.device, layout, torch.float32, advance, whose=name)
 

@@ -11,10 +11,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from cardiotune.config import Config
 from cardiotune.data.small_counts import is_small
-from cardiotune.evaluation import checklists, curves, figures, learning_curve, metrics, model_card
-from cardiotune.evaluation.checklists import MOST_NAMES, SPLITS
+from cardiotune.evaluation import checklists, curves, done, figures, learning_curve, metrics, model_card
+from cardiotune.evaluation.done import CALIBRATIONS, HEADS, LANGUAGE, MOST_NAMES
 from cardiotune.evaluation.record import Record, read_record
 from cardiotune.evaluation.table1 import HIDDEN, SMALL
 from cardiotune.evaluation.wording import (
@@ -31,7 +30,6 @@ from cardiotune.evaluation.wording import (
     plain,
     reads,
     span,
-    step_words,
 )
 from cardiotune.runs import RunFolder, read_json, write_text
 
@@ -40,15 +38,6 @@ DECISIONS = {
     "worse": "Not worth it here",
     "no_difference_shown": "Not shown to be worth it",
     "no_comparison": "No comparison",
-}
-ORDERS = {"dictionary": "in dictionary order", "by_cardinality": "with few values first"}
-HEADS = {"label_tokens": "the two answers' tokens", "classifier": "linear classifier"}
-CALIBRATIONS = {
-    "none": "none",
-    "temperature": "temperature scaling",
-    "platt": "Platt scaling",
-    "isotonic": "isotonic regression",
-    "beta": "beta calibration",
 }
 WEIGHTED_WORDS = (
     "every metric, interval and curve on the test part is weighted by the inverse probability of censoring (IPCW), and all "
@@ -77,12 +66,17 @@ def write_report(run: RunFolder) -> Path:
     """
     record = read_record(run)
     filled = checklists.fill(record)
-    content = {**_content(record), "checklists": filled}
-    write_text(run.report.with_suffix(".md"), _render("report.md.j2", content))
+    content = {**_words(record), **_drawings(record), "checklists": filled}
+    write_text(run.report.with_suffix(".md"), as_text(record))
     write_text(run.path / "checklists.md", checklists.as_markdown(filled))
     write_text(run.path / "model_card.md", model_card.render(record))
     write_text(run.report, _render("report.html.j2", content))
     return run.report
+
+
+def as_text(record: Record) -> str:
+    """The content of `report.md`."""
+    return _render("report.md.j2", _words(record))
 
 
 def _render(name: str, content: dict[str, Any]) -> str:
@@ -100,18 +94,33 @@ def _render(name: str, content: dict[str, Any]) -> str:
     return environment.get_template(name).render(content)
 
 
-def _content(record: Record) -> dict[str, Any]:
+def _stages(record: Record) -> dict[str, Any]:
+    """Cost of each stage. The report's own time is known only afterwards: what the manifest has is an earlier one's."""
+    return {name: cost for name, cost in record.manifest.get("stages", {}).items() if name != "report"}
+
+
+def _drawings(record: Record) -> dict[str, Any]:
+    """What the page has beyond its text twin."""
+    points = read_json(record.run.checked(record.run.path / LEARNING_CURVE)).get("points")
+    return {
+        "figures": figures.performance(record),
+        "forest": figures.forest(record),
+        "explanations": figures.explanations(record.extras["explanations"]),
+        "costs": figures.costs(_stages(record)),
+        "learning_figure": figures.learning_curve(points) if points else None,
+    }
+
+
+def _words(record: Record) -> dict[str, Any]:
     part, manifest, extras = record.part, record.manifest, record.extras
-    notes = Notes()
-    # Its own time is known only afterwards: what the manifest has is an earlier report's.
-    stages = {name: cost for name, cost in manifest.get("stages", {}).items() if name != "report"}
+    notes, stages = Notes(), _stages(record)
     more = [metric for metric in METRICS if metric not in KEY_METRICS]
     return {
         "name": record.config.name,
         "verdict": _verdict(record, notes),
         "audit": _audit(extras["audit"]),
         "done": _done(record),
-        "cohort": _cohort(record.cohort, extras["table1"]),
+        "cohort": _cohort(record),
         "table1": _table1(extras["table1"]),
         "n": part["n"],
         "events": record.events,
@@ -123,22 +132,20 @@ def _content(record: Record) -> dict[str, Any]:
         "decided": _comparison(record, record.models, [m for m in more if m in metrics.AT_THRESHOLD], notes),
         "differences": _differences(record, notes),
         "raw": _raw(record, notes),
+        "between": done.between(record),
         "calibrators": _calibrators(extras["calibration"]),
         "thresholds": [
             _thresholds(model, part["thresholds"][model], notes) for model in _main_first(record, "thresholds")
         ],
+        "threshold_sources": done.thresholds(record),
         "subgroups": _subgroups(record, notes),
-        "forest": figures.forest(record),
         "notes": notes.texts,
         "glossary": GLOSSARY,
-        "figures": figures.performance(record),
         "learning": _learning(record),
-        "explanations": figures.explanations(extras["explanations"]),
         "unexplained": extras["explanations"].get("note"),
         "probes": _probes(extras["probes"]),
         "stages": stages,
-        "costs": figures.costs(stages),
-        "scoring": _scoring(manifest),
+        "scoring": _scoring(record),
         "written": _written(manifest.get("free_generation")),
         "versions": _versions(manifest),
         "config": record.run.config.read_text("utf-8"),
@@ -183,23 +190,25 @@ def _verdict(record: Record, notes: Notes) -> dict[str, Any]:
     return {
         "decision": verdict["decision"],
         "title": DECISIONS[verdict["decision"]],
-        "text": f"{verdict['text']} {_cost(record.manifest, shown)}".strip(),
+        "text": f"{verdict['text']} {_cost(record, shown)}".strip(),
         "numbers": _comparison(record, shown, VERDICT, notes),
     }
 
 
-def _cost(manifest: dict[str, Any], models: list[str]) -> str:
+def _cost(record: Record, models: list[str]) -> str:
     """What the compared models cost, in a sentence or two."""
-    rows = {row["model"]: row for row in _scoring(manifest)["rows"]}
+    rows = {row["model"]: row for row in _scoring(record)["rows"]}
     told = [f"{rows[m]['seconds']} s, {rows[m]['energy']} Wh with {rows[m]['name']}" for m in models if m in rows]
     if not told:
         return ""
-    seconds = manifest.get("stages", {}).get("train", {}).get("seconds")
-    spent = f" Training the language model took {seconds:.0f} s." if seconds and "tuned" in models else ""
-    return (
-        "Cost for 1,000 patients, energy estimated and fitting included for all but the tuned model: "
-        f"{'; '.join(told)}.{spent}"
-    )
+    spent, resumed = _training_seconds(record), (record.manifest.get("training") or {}).get("resumed_after_step")
+    after = f" after step {resumed}, where it was resumed," if resumed else ""
+    trained = f" Training the language model{after} took {spent:.0f} s." if spent and "tuned" in models else ""
+    return f"Cost of scoring 1,000 patients, energy estimated: {'; '.join(told)}.{trained}"
+
+
+def _training_seconds(record: Record) -> float | None:
+    return record.manifest.get("stages", {}).get("train", {}).get("seconds") if "tuned" in record.models else None
 
 
 def _audit(audit: dict[str, Any]) -> dict[str, Any]:
@@ -277,7 +286,7 @@ def _calibrators(found: dict[str, Any]) -> list[str]:
     lines = []
     for model, calibrator in (found.get("models") or {}).items():
         numbers = {k: v for k, v in calibrator.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        method = _calibration_words(calibrator.get("method", found.get("method")))
+        method = CALIBRATIONS[calibrator["method"]]
         described = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
         lines.append(f"{model_words(model)}: {method}" + (f" ({described})" if described else ""))
     return lines
@@ -380,7 +389,7 @@ def _observed(model: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _learning(record: Record) -> dict[str, Any] | None:
-    """Figure and tables of the learning curve; None when none was made."""
+    """Tables of the learning curve; None when none was made."""
     points = read_json(record.run.checked(record.run.path / LEARNING_CURVE)).get("points")
     if not points:
         return None
@@ -394,7 +403,7 @@ def _learning(record: Record) -> dict[str, Any] | None:
             for model in models
         ]
         tables.append({"metric": metric_words(metric), "header": [f"{size:,.0f} rows" for size in sizes], "rows": rows})
-    return {"figure": figures.learning_curve(points), "tables": tables, "seeds": len({p["seed"] for p in points})}
+    return {"tables": tables, "seeds": len({p["seed"] for p in points})}
 
 
 def _of_seeds(values: list[float]) -> dict[str, Any]:
@@ -430,79 +439,44 @@ def _probes(found: dict[str, Any]) -> dict[str, Any]:
 def _done(record: Record) -> dict[str, str]:
     """Term -> description: what was done, in short."""
     config, manifest, interval = record.config, record.manifest, record.interval
-    split = config.split
-    train = 1 - split.validation - split.test
-    shares = f"; {percent(train)} training, {percent(split.validation)} validation, {percent(split.test)} test"
-    found = {"Device": manifest.get("device"), "Started": manifest.get("started")}
-    return {
+    lines = {
         "Outcome": config.task.outcome,
-        "Table": manifest.get("data", {}).get("file") or Path(config.data.path).name,
-        **(_language_model(config, manifest) if config.needs_llm else {}),
-        "Split": SPLITS[split.by] + ("" if split.by in ("column", "files") else shares),
-        "Seeds": f"experiment {config.seed}, split {config.split_seed}",
-        **_calibration(record.extras["calibration"]),
+        "Table": done.source(record).split(", sha256")[0].removeprefix("table ") or Path(config.data.path).name,
+        **_language_model(record),
+        "Classical models read": done.columns_read(record),
+        "Split": done.split(record),
+        "Seeds": done.seeds(record),
+        "Calibration": done.calibration(record),
         "Threshold": f"a row is flagged at a risk of {config.task.threshold} and above",
-        **({"Censoring": WEIGHTED_WORDS} if record.censoring else {}),
+        "Censoring": WEIGHTED_WORDS if record.censoring else "",
         "Intervals": f"{percent(interval['level'])}, {interval['method']}, {interval['replicates']} replicates",
-        **{term: str(text) for term, text in found.items() if text},
+        "Device": manifest.get("device"),
+        "Started": manifest.get("started"),
+    }
+    return {term: str(text) for term, text in lines.items() if text}
+
+
+def _language_model(record: Record) -> dict[str, str]:
+    if not set(LANGUAGE) & set(record.models):
+        return {}
+    tuned = "tuned" in record.models
+    return {
+        "Base model": done.base_model(record),
+        "Method": done.method(record),
+        "Head": HEADS[record.config.task.head] if tuned else "",
+        "Class imbalance": done.imbalance(record) if done.imbalanced(record) else "",
+        "Training": done.training(record),
+        "Prompt style": done.prompt_style(record),
     }
 
 
-def _calibration(found: dict[str, Any]) -> dict[str, str]:
-    method = found.get("method")
-    if not method:
-        return {}
-    if method == "none":
-        return {"Calibration": "none"}
-    size = f", {found['n']} rows, {events(found['n'], found['n_events'])}" if found.get("n") else ""
-    where = found.get("fitted_on", "validation")
-    return {"Calibration": f"{_calibration_words(method)}, fitted on the {where} part{size}"}
-
-
-def _calibration_words(method: str) -> str:
-    return CALIBRATIONS.get(method, method)
-
-
-def _language_model(config: Config, manifest: dict[str, Any]) -> dict[str, str]:
-    base = {"name": config.model.name, "license": config.model.license} | (manifest.get("base_model") or {})
-    revision = f", revision {base['revision']}" if base.get("revision") else ""
-    revision += f", from {base['source']}" if base.get("source") else ""
-    style, summary = config.serialize, manifest.get("training")
-    lines = {"Base model": f"{base['name']}{revision}; licence: {base['license']}"}
-    if "tuned" in config.comparators:
-        lines["Method"] = _method(config)
-        lines["Head"] = HEADS[config.task.head]
-    if summary:
-        if summary.get("odds_multiplier", 1) != 1:
-            lines["Class imbalance"] = (
-                f"weights and oversampling multiplied the odds by {summary['odds_multiplier']:.3g}; "
-                "this is taken out of the probabilities below"
-            )
-        lines["Training"] = (
-            f"{summary['steps']} of {summary['steps_planned']} planned steps in {summary['dtype']}; "
-            f"{step_words(summary)}"
-        )
-    lines["Prompt style"] = f"{style.style}, columns {ORDERS[style.order]}, as a {config.model.prompt} prompt"
-    return lines
-
-
-def _method(config: Config) -> str:
-    method = config.method
-    if method.kind == "full":
-        return "full fine-tuning"
-    base = {"none": "", "nf4": ", base weights in 4 bits (NF4)", "int8": ", base weights in 8 bits"}
-    variants = [
-        name for name, on in (("DoRA", method.dora), ("rsLoRA", method.rslora), ("LoRA+", method.lora_plus)) if on
-    ]
-    return f"{' '.join(['LoRA', *variants])}, rank {method.r}, alpha {method.alpha:g}{base[method.quantization]}"
-
-
-def _cohort(found: dict[str, Any], table1: dict[str, Any]) -> dict[str, Any]:
+def _cohort(record: Record) -> dict[str, Any]:
     """What `cohort.json` says, ready for the templates; empty where it says nothing.
 
     Small counts are not in the file; where it holds plain numbers, as those of earlier versions do, they are written by
     the rule of Table 1: where it hides one that would give a small count away, none of the larger ones is written here.
     """
+    found, table1, files = record.cohort, record.extras["table1"], len(record.config.data.files)
     notes = found.get("notes", {})
     hidden = any(row["missing"] == HIDDEN for row in table1.get("columns", []))
 
@@ -529,7 +503,10 @@ def _cohort(found: dict[str, Any], table1: dict[str, Any]) -> dict[str, Any]:
         "Columns of the table that were not used": listed(notes.get("columns_ignored", [])),
     }
     return {
-        "flow": found.get("flow"),
+        "flow": [
+            {**step, "step": f"rows in the {files} files"} if files > 1 and not place else step
+            for place, step in enumerate(found.get("flow", []))
+        ],
         "parts": [
             (name, "few" if size["n"] is None else size["n"], events(size["n"], size["n_events"]))
             for name, size in found.get("parts", {}).items()
@@ -545,27 +522,70 @@ def _table1(found: dict[str, Any]) -> dict[str, Any]:
     return {"n": found.get("n", {}), "rows": rows[:MOST_TABLE1_ROWS], "more": max(0, len(rows) - MOST_TABLE1_ROWS)}
 
 
-def _scoring(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Seconds, and watt-hours at an assumed draw, for 1,000 patients."""
-    device = str(manifest.get("device", "cpu")).partition(":")[0]
-    watts = WATTS.get(device, WATTS["cpu"])
-    seconds = {
-        model: 1000 * cost["seconds"] / cost["rows"]
+def _scoring(record: Record) -> dict[str, Any]:
+    """What each model's risks cost: seconds to start, to fit and to score, and of scoring 1,000 patients at that rate.
+
+    The base model's start counts for each that reads it, and the tuned model's costs for what stands on it: each line is what
+    the model takes alone. Watt-hours at an assumed draw of the device that it ran on.
+    """
+    manifest = record.manifest
+    found = {
+        model: {"device": manifest.get("device", "cpu") if model in LANGUAGE else "cpu", **cost}
         for model, cost in manifest.get("scoring", {}).items()
         if cost.get("rows")
     }
-    return {
-        "watts": watts,
-        "rows": [
+    base = max((found[m].get("start_seconds", 0) for m in found if m in LANGUAGE and m != "tuned"), default=0)
+    rows = []
+    for model, cost in found.items():
+        needed = [cost, *(found[other] for other in cost.get("needs", []) if other in found)]
+        if len(needed) <= len(cost.get("needs", [])):
+            continue  # what it stands on has no costs
+        seconds = sum(1000 * one["seconds"] / one["rows"] for one in needed)
+        spent = sum(1000 * one["seconds"] / one["rows"] * _watts(one) / 3600 for one in needed)
+        whole = "fit_seconds" in cost  # an earlier version counted everything as scoring
+        start = max(base, cost["start_seconds"]) if whole and model in LANGUAGE and model != "tuned" else None
+        fit = sum(one.get("fit_seconds", 0) for one in needed)
+        trained = _training_seconds(record) if model == "tuned" or "tuned" in cost.get("needs", []) else None
+        rows.append(
             {
                 "model": model,
-                "name": model_words(model),
-                "seconds": f"{value:.3g}",
-                "energy": f"{value * watts / 3600:.2g}",
+                "name": model_words(model)
+                + (
+                    ""
+                    if not cost.get("needs")
+                    else f", with the {' and '.join(map(model_words, cost['needs']))} it needs"
+                )
+                + ("" if whole else ", starting and fitting included"),
+                "rows": cost["rows"],
+                "start": _seconds(start if start is not None else sum(one.get("start_seconds", 0) for one in needed)),
+                "fit": _seconds(fit + (trained or 0)),
+                "measured": _seconds(cost["seconds"]),
+                "seconds": _seconds(seconds),
+                "energy": f"{spent:.2g}",
             }
-            for model, value in seconds.items()
-        ],
-    }
+        )
+    many = max((cost.get("processes", 1) for cost in found.values()), default=1)
+    return {"watts": ", ".join(f"{watts} W ({name})" for name, watts in _draws(found)), "processes": many, "rows": rows}
+
+
+def _seconds(value: float) -> str:
+    return "under 0.01" if 0 < value < 0.01 else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _watts(cost: dict[str, Any]) -> float:
+    """Of the device that one model ran on; each process has a GPU of its own, and all share one processor."""
+    kind = _kind(cost)
+    return WATTS.get(kind, WATTS["cpu"]) * (cost.get("processes", 1) if kind == "cuda" else 1)
+
+
+def _kind(cost: dict[str, Any]) -> str:
+    return str(cost["device"] or "cpu").partition(":")[0]
+
+
+def _draws(found: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
+    kinds = {_kind(cost) for cost in found.values()}
+    names = {"cpu": "processor", "cuda": "GPU"}
+    return [(name, WATTS[kind]) for kind, name in names.items() if kind in kinds]
 
 
 def _written(found: dict[str, Any] | None) -> str:

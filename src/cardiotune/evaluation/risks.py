@@ -1,7 +1,6 @@
 """Every comparator's risks for a run's cohort, each made once, in the order in which they need each other."""
 
 import logging
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +18,7 @@ from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import DataError
 from cardiotune.evaluation import calibrate, thresholds
 from cardiotune.evaluation.baselines import BASELINES, prevalence, row_weights
+from cardiotune.evaluation.costs import clock, scoring, starting
 from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities, progress
 from cardiotune.evaluation.risk_scores import completed_risks
@@ -34,6 +34,8 @@ Array = NDArray[np.float64]
 EMBEDDING_ROWS = 4000
 """Training rows that the model on frozen hidden states is fitted on at most; each costs as much as scoring it."""
 CALIBRATED_ON = "validation"
+LANGUAGE_MODELS = ("zero_shot", "few_shot", "free_generation", "embedding", "tuned")
+"""What runs on the accelerator, if there is one."""
 CENSORED = "censored"
 """Part of those whose outcome is not known, whatever part they are judged in."""
 
@@ -66,6 +68,8 @@ class CohortRisks:
         self.calibrators: dict[str, calibrate.Calibrator] = {}
         self.found: dict[str, Risks] = {}
         self.encoded: TokenRows | None = None
+        self.device = ""
+        """Where the language models computed."""
         self.tuned_logits: Array = np.empty(0)
         """Of the tuned model before it is calibrated, (rows of the cohort,)."""
 
@@ -75,12 +79,17 @@ class CohortRisks:
         for name in wanted:
             if name == "tuned":  # the base model would stand in memory beside it
                 self.__dict__.pop("base", None)
-            start = time.perf_counter()
-            self.found[name] = self._risks(name)
-            seconds = round(time.perf_counter() - start, 3)
+            with clock() as running:
+                self.found[name] = self._risks(name)
             if world()[0] == 0:  # two that write at once would lose what one of them has recorded
-                self.run.update_manifest(scoring={name: {"rows": len(self.scored), "seconds": seconds}})
+                self.run.update_manifest(scoring={name: {**running.entry(), **self._about(name)}})
         return self.found
+
+    def _about(self, name: str) -> dict[str, Any]:
+        """Beside a model's seconds: where a language model computed, in how many processes, and whose risks it stands on."""
+        if name == "stacked":
+            return {"needs": ["tuned"]}
+        return {"device": self.device, "processes": world()[1]} if name in LANGUAGE_MODELS else {}
 
     def calibration(self) -> dict[str, Any]:
         """The content of `calibration.json`: calibrators and thresholds, fixed on the validation part."""
@@ -120,7 +129,8 @@ class CohortRisks:
         rows: TokenRows | list[str] = self._tokens(self.base).take(self.scored)
         shown = None
         if name == "few_shot":
-            shown = self.base.encoder.with_examples(examples(self.config, self.prepared))
+            with starting():
+                shown = self.base.encoder.with_examples(examples(self.config, self.prepared))
             if self.base.encoder.whole:  # a prompt without examples is no part of one with them
                 rows = [self.prepared.all_texts[row] for row in self.scored]
         return _same(self._spread(probabilities(self.base.logits(rows, shown, what=f"scoring {name}"))))
@@ -128,13 +138,17 @@ class CohortRisks:
     @cached_property
     def base(self) -> LanguageScorer:
         """The base model; zero-shot, few-shot and embedding share it."""
-        return LanguageScorer(self.config, same_weights(self.run, self.config.model), None)
+        with starting():
+            scorer = LanguageScorer(self.config, same_weights(self.run, self.config.model), None)
+        self.device = str(scorer.device)
+        return scorer
 
     def _tokens(self, scorer: LanguageScorer) -> TokenRows:
         """All rows of the cohort, encoded once for every model and stage."""
         if self.encoded is None:
-            weights = find_weights(self.config.model, download=False)
-            self.encoded = run_tokens(self.run, self.prepared.all_texts, scorer.encoder, weights)
+            with starting():
+                weights = find_weights(self.config.model, download=False)
+                self.encoded = run_tokens(self.run, self.prepared.all_texts, scorer.encoder, weights)
         return self.encoded
 
     def _spread(self, values: Array) -> Array:
@@ -168,12 +182,13 @@ class CohortRisks:
         task, base = self.config.task, self.base
         labels = (task.negative_label, task.positive_label)
         generator = generation.Generator(base.network.base, base.encoder.tokenizer, base.pad_id, task.max_new_tokens)
-        tokens = self._tokens(base).take(self.scored)
-        prompts = base.encoder.prompts(tokens, room=task.max_new_tokens)
-        base.logits(
-            tokens.take(np.arange(min(16, len(tokens)))), what="checking"
-        )  # words do not tell that it is damaged
-        with progress("free generation", len(prompts)) as advance:
+        rows = self._tokens(base).take(self.scored)
+        prompts = base.encoder.prompts(rows, room=task.max_new_tokens)
+        with starting():
+            base.logits(
+                rows.take(np.arange(min(16, len(rows)))), what="checking"
+            )  # words do not tell that it is damaged
+        with progress("free generation", len(prompts)) as advance, scoring(len(prompts)):
             parsed = generator.parsed(prompts, generation.choose_parser(task.options, labels), advance)
         test = self.parts[self.scored] == "test"
         rows = self.scored[test]
@@ -187,7 +202,8 @@ class CohortRisks:
         """A published score, raw, and recalibrated on the validation part: it was made for other people and outcomes."""
         held, region = self.parts == CALIBRATED_ON, self.config.evaluation.score2_region
         columns, training = self.config.data.columns, self.parts == "train"
-        raw = completed_risks(self.frame, columns, name, training, region)
+        with scoring(self.frame.height):
+            raw = completed_risks(self.frame, columns, name, training, region)
         logits = logit(raw)
         try:
             outcomes = self.events[held].astype(float)
@@ -199,7 +215,9 @@ class CohortRisks:
         return Risks(calibrate.apply(calibrator, logits), raw)
 
     def _tuned(self) -> Risks:
-        model = TunedModel(self.run, self.config, self.prepared.order)
+        with starting():
+            model = TunedModel(self.run, self.config, self.prepared.order)
+        self.device = str(model.scorer.device)
         logits = model.logits(self._tokens(model.scorer).take(self.scored))
         held = self.parts[self.scored] == CALIBRATED_ON
         shifted = model.corrected(logits)
@@ -207,7 +225,10 @@ class CohortRisks:
         rows = self.scored[held]
         calibrator = fit_calibrator(self.config, shifted[held], self.events[rows], self._weights_of(rows))
         self.calibrators["tuned"] = calibrator
-        return Risks(self._spread(calibrate.apply(calibrator, shifted)), self._spread(probabilities(logits)))
+        final = self._spread(calibrate.apply(calibrator, shifted))
+        if calibrator["method"] == "none" and np.array_equal(shifted, logits):
+            return _same(final)  # not even by the last digit: where they differ, something was done
+        return Risks(final, self._spread(probabilities(logits)))
 
 
 def _same(risks: Array) -> Risks:

@@ -130,7 +130,9 @@ def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig,
     def weights_of(rows: Events) -> Array:
         return _weights(sources[rows], events[rows], None if counts is None else counts[rows])
 
-    risks = _combine(sources, weights_of(validation))
+    fitted = weights_of(validation)
+    with scoring(len(parts)):
+        risks = _combine(sources, fitted)
     for others, held in folds(events[validation], groups_of(frame, data, validation), seed):
         fitted = weights_of(validation[others])
         risks[validation[held]] = _combine(sources[validation[held]], fitted)

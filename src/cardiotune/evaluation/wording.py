@@ -88,6 +88,12 @@ def model_words(model: str) -> str:
     return MODELS.get(model, model.replace("_", " ").capitalize())
 
 
+def listed(words: Iterable[str]) -> str:
+    """`A, B and C`."""
+    *first, last = list(words)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def in_order(models: Iterable[str]) -> list[str]:
     """Models in the order in which they are shown, unknown ones last."""
     known = list(MODELS)

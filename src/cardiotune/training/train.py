@@ -227,7 +227,7 @@ def train(
         publish_weights(run, _step_folder(run, int(progress.best["step"])), config)
         write_json(run.training, {**summary, "history": progress.history})
     accelerator.wait_for_everyone()
-    return summary
+    return {**summary, "resumed_after_step": first_step} if first_step else summary
 
 
 def learning_rate_factor(step: int, steps: int, settings: TrainConfig) -> float:

@@ -1,0 +1,551 @@
+"""What a run did, in words: each sentence stands under the condition that it was done. Report, checklists and card say these.
+
+Words for the values of a setting stand in a table each, without a default: a value without words is an error here, and
+`tests/test_settings_in_words.py` sends every value through.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cardiotune.config import PUBLISHED_SCORES, DataConfig
+from cardiotune.data.small_counts import HIDDEN
+from cardiotune.data.split import PARTS, UNUSED
+from cardiotune.evaluation.baselines import TREE_ROWS, TREE_TERMS, age_and_sex
+from cardiotune.evaluation.record import Record
+from cardiotune.evaluation.wording import events, listed, model_words, percent, step_words
+
+SPLITS = {
+    "random": "random, stratified by the outcome",
+    "site": "whole sites held out",
+    "time": "latest rows held out",
+    "column": "given by a column of the table",
+    "files": "the test part is a file of its own",
+}
+OUT_OF_RANGE = {
+    "exclude": "rows with an implausible value are left out",
+    "missing": "an implausible value is taken as missing",
+    "error": "an implausible value stops the run",
+}
+DUPLICATES = {
+    "by_id": "rows that repeat an id and all its values are left out; equal rows without an id stay",
+    "exclude": "rows equal to an earlier one are left out",
+    "keep": "equal rows stay",
+    "error": "equal rows stop the run",
+}
+MOST_NAMES = 200
+"""Names of columns that a line of the report, a checklist or a model card lists."""
+MISSING = {"say": 'written as "not recorded" in the text', "omit": "left out of the text"}
+STYLES = {
+    "sentence": "a sentence a column",
+    "list": "a line a column",
+    "compact": "names and values between commas",
+    "template": "by the template of the settings",
+}
+ORDERS = {
+    "dictionary": "in dictionary order",
+    "by_cardinality": "with few values first",
+    "by_sharing": "with long texts that tell little first",
+}
+PROMPTS = {"plain": "plain prompt", "chat": "chat prompt"}
+HEADS = {"label_tokens": "the two answers' tokens", "classifier": "linear classifier"}
+READ_AT = {"decoder": "the last token", "encoder": "the first token"}
+CALIBRATIONS = {
+    "none": "none",
+    "temperature": "temperature scaling",
+    "platt": "Platt scaling",
+    "isotonic": "isotonic regression",
+    "beta": "beta calibration",
+    "intercept": "recalibration of the intercept",
+    "logistic": "logistic recalibration",
+}
+"""Methods of the experiment, and those that adapt a published score."""
+QUANTIZED = {"none": "", "nf4": ", base weights in 4 bits (NF4)", "int8": ", base weights in 8 bits"}
+OPTIMIZERS = {
+    "adamw": "AdamW",
+    "paged_adamw_32bit": "paged AdamW in 32 bits",
+    "adafactor": "Adafactor",
+    "sgd": "stochastic gradient descent",
+}
+SCHEDULES = {"cosine": "a cosine schedule", "linear": "a linear schedule", "constant": "a constant rate"}
+DEATHS = {
+    "no_event": "death from other causes counts as no event",
+    "censored": "death from other causes counts as censored",
+}
+RULES = {
+    "sensitivity": "the highest one that flags so many of the events",
+    "youden": "the highest sensitivity + specificity",
+    "net_benefit": "the highest net benefit",
+}
+GUIDELINES = {0.075: "ACC/AHA 2019", 0.1: "NICE NG238"}
+"""Threshold -> who set it, for the 10-year risk of cardiovascular disease and for nothing else."""
+CORONARY = ("cad_metagrs", "ihd_broad", "mi_algorithmic")
+"""Shipped endpoints of this kind."""
+REGIONS = {"low": "low", "moderate": "moderate", "high": "high", "very_high": "very high"}
+
+PROMPTED = ("tuned", "zero_shot", "few_shot", "free_generation")
+READS_LOGITS = ("zero_shot", "few_shot")
+LANGUAGE = (*PROMPTED, "embedding")
+"""Models that hold a language model. `stacked` stands on one."""
+READS_TEXT = (*LANGUAGE, "tfidf")
+"""Models that read the row's text."""
+REGRESSIONS = ("age_sex_logistic_regression", "logistic_regression", "spline_regression", "stacked")
+READS_COLUMNS = ("logistic_regression", "spline_regression", "lightgbm", "stacked")
+"""Models that read every feature column. The columns' models of the stack are logistic regression and LightGBM."""
+FITTED = (*REGRESSIONS, "lightgbm", "tfidf", "embedding", "tuned")
+
+
+def _has(record: Record, names: Iterable[str]) -> list[str]:
+    return [model for model in record.models if model in names]
+
+
+def _tuned(record: Record) -> bool:
+    return "tuned" in record.models
+
+
+def columns(names: Sequence[str]) -> str:
+    """Names of columns, as many as a line may list."""
+    more = f" and {len(names) - MOST_NAMES} more, listed in config.yaml" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# data
+
+
+def source(record: Record) -> str:
+    """Name and digest of the table, and of a test or validation file."""
+    found = record.manifest.get("data", {})
+    files = {"table": found, **{f"{part} file": found.get(part, {}) for part in ("validation", "test")}}
+    return "; ".join(
+        f"{what} {file['file']}, sha256 {file['sha256'][:12]}…"
+        for what, file in files.items()
+        if file.get("file") and file.get("sha256")
+    )
+
+
+def outcome(record: Record) -> str:
+    """What is predicted, and where the table says so."""
+    data, asked = record.config.data, record.config.task.outcome
+    if data.format == "ukb":
+        return (
+            f"{asked}, yes or no within {data.ukb.horizon_years:g} years of baseline, made from health records by the endpoint "
+            f"{data.ukb.endpoint.rpartition('/')[2]}; {DEATHS[data.ukb.other_deaths]}"
+        )
+    return f"{asked}, yes or no, from column {data.name_of('target')}"
+
+
+def checks(record: Record) -> str:
+    """How the table was checked."""
+    data = record.config.data
+    return (
+        f"types, codes and plausible ranges checked by a data dictionary: {OUT_OF_RANGE[data.out_of_range]}; "
+        f"{DUPLICATES[data.duplicate_rows]}"
+    )
+
+
+def split(record: Record) -> str:
+    """How rows were parted, and what share of the rows used each part has."""
+    config = record.config
+    data, settings = config.data, config.split
+    text = SPLITS[settings.by]
+    if settings.by == "files":
+        text += ", and so is validation" if data.validation_path else ", validation is drawn at random, stratified"
+    sizes = [record.cohort.get("parts", {}).get(part, {}).get("n") for part in PARTS]
+    if settings.by != "column" and None not in sizes and sum(sizes):
+        names = ("training", "validation", "test")
+        shares = [f"{percent(size / sum(sizes))} {name}" for size, name in zip(sizes, names, strict=True)]
+        text += f"; {', '.join(shares)} of the rows used"
+    if group := data.name_of("group"):
+        text += f"; rows of one {group} stay together"
+    return text + "".join(f"; {reason}" for reason in _unused(record))
+
+
+def seeds(record: Record) -> str:
+    """The seeds that were drawn from."""
+    config = record.config
+    by, drawn = config.split.by, config.split.train_rows
+    parted = by in ("random", "site") or (by == "files" and not config.data.validation_path) or drawn
+    return f"experiment {config.seed}" + (f", split {config.split_seed}" if parted else "")
+
+
+def _unused(record: Record) -> list[str]:
+    """Why rows of the cohort stand in no part, a reason each; empty when all do."""
+    found = record.cohort.get("parts", {}).get(UNUSED)
+    if not found:
+        return []
+    settings, group = record.config.split, record.config.data.name_of("group")
+    why = [f"the training part is cut to {settings.train_rows} rows"] if settings.train_rows else []
+    if settings.shared_groups == "unused" and group:
+        why.append(f"rows whose {group} is also in a later part are left out")
+    return [f"{_count(found['n'])} rows unused: {' and '.join(why) or 'in no part'}"]
+
+
+def _count(count: int | str | None) -> str:
+    return "some" if count in (None, HIDDEN) else str(count)
+
+
+def predictor_choice(record: Record) -> str:
+    """Which columns were predictors, and whether the run chose among them."""
+    text = "all feature columns of the data dictionary; the run selects none by its relation to the outcome"
+    if "text" in _kinds(record.config.data) and _has(record, ("lightgbm", "stacked")):
+        text += f", and of free text with more than {TREE_TERMS:,} terms those for LightGBM that go most with it"
+    return text
+
+
+def flow(record: Record) -> str:
+    """From the table to the rows analysed. Counts that are not told are `some`."""
+    steps = record.cohort.get("flow")
+    if not steps:
+        return ""
+    files = len(record.config.data.files) > 1
+    first = f"{_count(steps[0]['left'])} rows in the {'files' if files else 'table'}"
+    left_out = [f"{_count(step['excluded'])} excluded ({step['step']})" for step in steps[1:]]
+    left = steps[-1]["left"]
+    unused = record.cohort.get("parts", {}).get(UNUSED)
+    pieces = [first, ", ".join(left_out) or "none excluded"]
+    if unused:
+        analysed = left - unused["n"] if isinstance(left, int) and unused["n"] is not None else None
+        pieces += [f"{_count(left)} left", *_unused(record), f"{_count(analysed)} analysed"]
+    else:
+        pieces.append(f"{_count(left)} analysed")
+    return "; ".join(pieces)
+
+
+def size(record: Record) -> str:
+    """Rows and events of each part."""
+    return "; ".join(
+        f"{part}: {'few' if found['n'] is None else found['n']} rows, {events(found['n'], found['n_events'])}"
+        for part, found in record.cohort.get("parts", {}).items()
+        if part != UNUSED
+    )
+
+
+def missing(record: Record, models: Iterable[str] | None = None) -> str:
+    """What the models do where a value is missing; those of `models`, by default all."""
+    config, said, own = record.config, [], set(record.models if models is None else models)
+    if own & set(READS_TEXT):
+        ready = config.data.name_of("text")
+        said.append("texts come ready made" if ready else f"missing values are {MISSING[config.serialize.missing]}")
+    if own & set(REGRESSIONS):
+        said.append("regressions fill missing numbers with the training part's median and get an indicator")
+    if own & {"lightgbm", "stacked"}:
+        said.append("LightGBM takes missing values as they are")
+    if own & set(PUBLISHED_SCORES):
+        said.append("published scores get what the training part has most often")
+    return "; ".join(said)
+
+
+def handling(record: Record, models: Iterable[str] | None = None) -> str:
+    """In what form the models read the columns; of `models`, by default of all."""
+    own = set(record.models if models is None else models)
+    kinds, said = _kinds(record.config.data), []
+    if own & set(REGRESSIONS):
+        said.append(
+            "regressions: medians with an indicator for missing numbers, scaling and one-hot codes (one that training has not is "
+            "none of them), learned on the training part"
+        )
+    if own & {"lightgbm", "stacked"}:
+        said.append("LightGBM: numbers, ranks of ordered codes, and categories as they are")
+    if own & set(READS_COLUMNS):
+        said += [_form(kind, names) for kind, names in kinds.items() if kind in FORMS]
+    if own & {*LANGUAGE, "stacked"}:
+        said.append(f"language model: {text(record)}")
+    if "tfidf" in own:
+        said.append(
+            f"{model_words('tfidf')}: words and pairs of words of the {'ready' if _ready(record) else 'same'} text"
+        )
+    return "; ".join(said)
+
+
+def _ready(record: Record) -> str | None:
+    return record.config.data.name_of("text")
+
+
+FORMS = {
+    "date": "dates as day, month and weekday",
+    "text": "free text as TF-IDF of words and pairs of words, its vocabulary that of the training part (LightGBM: terms of "
+    f"{TREE_ROWS} training rows or more, {TREE_TERMS:,} at most)",
+}
+"""Types that are no plain number or code -> how the classical models read them."""
+
+
+def _form(kind: str, names: list[str]) -> str:
+    return f"{FORMS[kind]} ({columns(names)})"
+
+
+def _kinds(data: DataConfig) -> dict[str, list[str]]:
+    """Type -> the feature columns of this type."""
+    found: dict[str, list[str]] = {}
+    for name in data.features:
+        found.setdefault(data.columns[name].type, []).append(name)
+    return found
+
+
+def columns_read(record: Record) -> str:
+    """Which columns each classical model reads, and how; and what only one side reads. Empty without a classical model."""
+    config, said = record.config, []
+    data = config.data
+    if readers := _has(record, READS_COLUMNS):
+        forms = [_form(kind, names) for kind, names in _kinds(data).items() if kind in FORMS]
+        all_of = f"all {len(data.features)} feature columns" if data.features else "no column, for none is a feature"
+        said.append(f"{listed(map(model_words, readers))}: {all_of}" + "".join(f"; {form}" for form in forms))
+    if _has(record, ("age_sex_logistic_regression",)):
+        said.append(f"{model_words('age_sex_logistic_regression')}: {', '.join(age_and_sex(data)) or 'no column'}")
+    for score in _has(record, PUBLISHED_SCORES):
+        region = f", in the {REGIONS[record.config.evaluation.score2_region]}-risk region" if score == "score2" else ""
+        said.append(f"{model_words(score)}: what its formula asks for{region}")
+    if _has(record, ("tfidf",)):
+        said.append(f"{model_words('tfidf')}: {_ready_or_row(record)}")
+    if not said:
+        return ""
+    ready, texts = _ready(record), _has(record, READS_TEXT)
+    if ready and readers:
+        said.append(f"the ready text (column {ready}) is not read by {listed(map(model_words, readers))}")
+    if ready and data.features and texts:
+        said.append(f"the {len(data.features)} feature columns are not read by {listed(map(model_words, texts))}")
+    if not ready and texts and (left := _left_out(record)):
+        said.append(f"{columns(left)} are not in the text that {listed(map(model_words, texts))} read")
+    return ". ".join(said)
+
+
+def _ready_or_row(record: Record) -> str:
+    ready = _ready(record)
+    return f"the ready text (column {ready})" if ready else "the words of the row's text"
+
+
+def _left_out(record: Record) -> list[str]:
+    data, sections = record.config.data, record.config.serialize.leave_out
+    return [name for name in data.features if data.columns[name].section in sections]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# models
+
+DESCRIPTIONS = {
+    "prevalence": "the training part's share of events, for every patient",
+    "age_sex_logistic_regression": "logistic regression with an L2 penalty on age and sex alone, fitted on the training part",
+    "logistic_regression": "logistic regression with an L2 penalty, fitted on the training part",
+    "spline_regression": "logistic regression with an L2 penalty and a cubic spline for each number, fitted on the training part",
+    "lightgbm": "gradient-boosted trees, fitted on the training part; their number by the log-loss of the validation part",
+    "tfidf": "logistic regression with an L2 penalty on TF-IDF of the text, fitted on the training part; the penalty by the "
+    "log-loss of the validation part",
+    "embedding": "logistic regression with an L2 penalty on hidden states of the untuned language model, fitted on the training "
+    "part; the penalty by the log-loss of the validation part",
+    "zero_shot": "the untuned language model",
+    "few_shot": "the untuned language model, whose prompt shows solved patients of the training part",
+    "free_generation": "the untuned language model, whose written answer is parsed",
+    "tuned": "a language model fine-tuned on the training part",
+    "stacked": "the tuned language model beside logistic regression and LightGBM on the columns, weighted on the validation part",
+    "score2": "SCORE2 with its published coefficients",
+    "pooled_cohort": "the pooled cohort equations with their published coefficients",
+    "framingham": "the Framingham equation with its published coefficients",
+    "framingham_bmi": "the Framingham equation with body-mass index and its published coefficients",
+}
+
+
+def description(model: str) -> str:
+    """What a model is, in a few words."""
+    return DESCRIPTIONS.get(model, model_words(model))
+
+
+def method(record: Record) -> str:
+    """How the language model was fine-tuned; empty when it was not."""
+    settings = record.config.method
+    if not _tuned(record):
+        return ""
+    if settings.kind == "full":
+        return "full fine-tuning"
+    variants = [
+        name for name, on in (("DoRA", settings.dora), ("rsLoRA", settings.rslora), ("LoRA+", settings.lora_plus)) if on
+    ]
+    text = f"{' '.join(['LoRA', *variants])}, rank {settings.r}, alpha {settings.alpha:g}{QUANTIZED[settings.quantization]}"
+    return text + (f", on the last {settings.top_layers} layers" if settings.top_layers else "")
+
+
+def training(record: Record) -> str:
+    """Steps of the fine-tuning, and how the kept one was chosen; empty when nothing was trained."""
+    found, settings = record.manifest.get("training"), record.config.train
+    if not found or not _tuned(record):
+        return ""
+    resumed = f"; resumed after step {found['resumed_after_step']}" if found.get("resumed_after_step") else ""
+    deepspeed, processes = record.config.deepspeed, found.get("processes", 1)
+    several = f", in {processes} processes" if processes > 1 else ""
+    several += f", by DeepSpeed ZeRO stage {deepspeed.stage}" if deepspeed else ""
+    return (
+        f"{found['steps']} of {found['steps_planned']} planned steps in {found['dtype']}, {OPTIMIZERS[settings.optimizer]}, "
+        f"learning rate {settings.learning_rate:g} with {SCHEDULES[settings.schedule]}; "
+        f"{step_words(found)}{several}{resumed}"
+    )
+
+
+def imbalance(record: Record) -> str:
+    """What was done about class imbalance, and what became of it in the probabilities."""
+    settings, found = record.config.imbalance, record.manifest.get("training") or {}
+    used = imbalanced(record)
+    if not used:
+        asked = settings.class_weights != "none" or settings.oversample
+        return "no class weights, no oversampling" + (
+            ": those of the settings are for a tuned model, which this run has not" if asked else ""
+        )
+    times = found.get("odds_multiplier", 1)
+    effect = (
+        "they left the odds as they were"
+        if times == 1
+        else f"they multiplied the odds by {times:.3g}, which is taken out of the probabilities again"
+    )
+    return f"{' and '.join(used)} in the training part of the tuned model only; {effect}"
+
+
+def imbalanced(record: Record) -> list[str]:
+    """What was done to the training part of the tuned model, in words; empty when nothing was."""
+    settings = record.config.imbalance
+    wanted = (("class weights", settings.class_weights != "none"), ("oversampling", settings.oversample))
+    return [name for name, on in wanted if on and _tuned(record)]
+
+
+def calibration(record: Record, models: Iterable[str] | None = None) -> str:
+    """How probabilities were calibrated, of `models`, by default of all; empty when the run does not say."""
+    own = list(record.models if models is None else models)
+    found = record.extras["calibration"]
+    if not found.get("method"):
+        return ""
+    size = f", {found['n']} rows, {events(found['n'], found['n_events'])}" if found.get("n") else ""
+    where = f"fitted on the {found.get('fitted_on', 'validation')} part{size}"
+    said = []
+    used = _method_of(record, "tuned") if "tuned" in own else "none"
+    if used != "none":
+        said.append(f"{CALIBRATIONS[used]}, {where}")
+        if others := [model for model in own if _method_of(record, model) == "none"]:
+            said[-1] += f", of the tuned model alone; not of {listed(map(model_words, others))}"
+    elif "tuned" in own and found["method"] != "none":
+        few = f"the {found.get('fitted_on', 'validation')} part has too few events or non-events"
+        said.append(f"none: {CALIBRATIONS[found['method']]} was asked for, but {few}")
+    scores = [model for model in own if model != "tuned" and _method_of(record, model) != "none"]
+    said += [f"{model_words(score)}: {CALIBRATIONS[_method_of(record, score)]}, {where}" for score in scores]
+    return "; ".join(said) or "none"
+
+
+def _method_of(record: Record, model: str) -> str:
+    """The calibrator that a model's probabilities went through."""
+    found = record.extras["calibration"].get("models", {}) if model in record.models else {}
+    return str(found.get(model, {}).get("method", "none"))
+
+
+def between(record: Record, models: Iterable[str] | None = None) -> str:
+    """What lies between the probabilities as models give them and the judged ones; of `models`, by default of all. Empty
+    when nothing does.
+    """
+    own = list(record.models if models is None else models)
+    used, times = imbalanced(record), (record.manifest.get("training") or {}).get("odds_multiplier", 1)
+    said = [f"the correction for {' and '.join(used)}"] if used and times != 1 and "tuned" in own else []
+    methods = [_method_of(record, model) for model in own]
+    return " and ".join([*said, *dict.fromkeys(CALIBRATIONS[method] for method in methods if method != "none")])
+
+
+def base_model(record: Record) -> str:
+    """The base model, where it comes from, and its licence."""
+    model = record.config.model
+    found = {"name": model.name, "license": model.license} | (record.manifest.get("base_model") or {})
+    revision = f", revision {found['revision']}" if found.get("revision") else ""
+    revision += f", from {found['source']}" if found.get("source") else ""
+    return f"{found['name']}{revision}; licence: {found['license']}"
+
+
+def prompt_style(record: Record, models: Iterable[str] | None = None) -> str:
+    """How a row becomes a prompt, in short; for `models`, by default all."""
+    style = record.config.serialize
+    if ready := _ready(record):
+        text = f"the ready text of column {ready}"
+    elif style.style == "template":
+        text = STYLES[style.style]
+    else:
+        text = f"{style.style} ({STYLES[style.style]}), columns {ORDERS[style.order]}"
+    left = _left_out(record)
+    text += f"; not in it: {columns(left)}" if left and not ready else ""
+    shown = record.config.task.few_shot_examples
+    few = (
+        f"; few-shot prompts show {shown} solved training rows first" if "few_shot" in (models or record.models) else ""
+    )
+    return f"{text}, as a {PROMPTS[record.config.model.prompt]}{few}"
+
+
+def text(record: Record) -> str:
+    """How a row is written, and that nothing of it is cut."""
+    tokens = record.cohort.get("tokens") or {}
+    if ready := _ready(record):
+        made = f"the text of column {ready} as it stands"
+    elif record.config.serialize.style == "template":
+        made = "each row is written by the template of the settings"
+    else:
+        made = "each row is written as text by one rule a column"
+    return f"{made}; a prompt is never cut" + (
+        f"; {tokens['shortest']} to {tokens['longest']} tokens" if tokens else ""
+    )
+
+
+def scoring(record: Record, models: Iterable[str] | None = None) -> str:
+    """How a risk is read from the language model, by `models` (default: all); empty when none is."""
+    said, own = [], list(record.models if models is None else models)
+    tuned = bool({"tuned", "stacked"} & set(own))
+    answers = "the logits of the two answers at the last position"
+    if tuned and record.config.task.head == "classifier":
+        place = READ_AT[record.config.model.family]
+        said.append(f"the tuned model's risk is read from a linear classifier on the hidden state of {place}")
+    readers = [model for model in own if model in READS_LOGITS]
+    if tuned and record.config.task.head == "label_tokens":
+        readers = [*readers, "tuned"]
+    if readers:
+        said.append(f"the risk of {listed(map(model_words, readers))} is read from {answers}")
+    if "embedding" in own:
+        place = READ_AT[record.config.model.family]
+        said.append(f"{model_words('embedding')}: a logistic regression on the hidden states of {place}")
+    return "; ".join(said) + (", without sampling" if said else "")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# results
+
+
+def thresholds(record: Record) -> str:
+    """Where the decision thresholds beside the task's come from; empty without any."""
+    found = record.part.get("thresholds", {}).get(record.main, [])
+    known = {rule.label: rule for rule in record.config.evaluation.thresholds}
+    named = [known[entry["name"]] for entry in found if entry["name"] in known]
+    values = [rule for rule in named if rule.value is not None]
+    guided = [rule for rule in values if rule.value in GUIDELINES]
+    said = []
+    if guided and _ten_year_cardiovascular(record):
+        sources = [f"{rule.label} ({GUIDELINES[rule.value]})" for rule in guided if rule.value is not None]
+        said.append(f"{listed(sources)}: by a guideline for the 10-year risk of cardiovascular disease")
+        values = [rule for rule in values if rule not in guided]
+    if values:
+        said.append(f"{listed(rule.label for rule in values)}: example thresholds, given in the settings")
+    rules = {rule.rule: rule.label for rule in named if rule.rule}
+    said += [f"{label}: {RULES[rule]} on the validation part" for rule, label in rules.items()]
+    return "; ".join(said)
+
+
+def _ten_year_cardiovascular(record: Record) -> bool:
+    """Whether the outcome is a 10-year risk of the kind that the guidelines' thresholds are for."""
+    data = record.config.data
+    return data.format == "ukb" and data.ukb.horizon_years == 10 and data.ukb.endpoint in CORONARY
+
+
+def subgroups(record: Record) -> str:
+    """How many groups of patients were judged, and how many not; empty without any."""
+    groups = record.part.get("subgroups") or []
+    judged = judged_groups(record)
+    if not groups:
+        return ""
+    columns = listed(dict.fromkeys(group["column"] for group in groups))
+    if not judged:
+        return f"none of {len(groups)} groups by {columns} was judged: too few events or non-events in them"
+    withheld = len(groups) - len(judged)
+    text = f"judged in {len(judged)}{f' of {len(groups)}' if withheld else ''} groups by {columns}"
+    text += f", {withheld} withheld for few events or non-events" if withheld else ""
+    return f"{text}; see the forest plot"
+
+
+def judged_groups(record: Record) -> list[dict[str, Any]]:
+    """Groups of patients whose numbers are told."""
+    return [group for group in record.part.get("subgroups") or [] if not group["suppressed"]]
