@@ -539,7 +539,7 @@ def subgroups(record: Record) -> str:
         return ""
     columns = listed(dict.fromkeys(group["column"] for group in groups))
     if not judged:
-        return f"none of {len(groups)} groups by {columns} was judged: too few events or non-events in them"
+        return f"not one of {len(groups)} groups by {columns} was judged: too few events or non-events in them"
     withheld = len(groups) - len(judged)
     text = f"judged in {len(judged)}{f' of {len(groups)}' if withheld else ''} groups by {columns}"
     text += f", {withheld} withheld for few events or non-events" if withheld else ""

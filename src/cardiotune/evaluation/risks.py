@@ -36,6 +36,9 @@ EMBEDDING_ROWS = 4000
 CALIBRATED_ON = "validation"
 LANGUAGE_MODELS = ("zero_shot", "few_shot", "free_generation", "embedding", "tuned")
 """What runs on the accelerator, if there is one."""
+WARM_UP_ROWS = 4
+"""Rows that the base model reads before its time is taken: a device's first batch may take seconds. (The tuned model has
+scored its own check by then.)"""
 CENSORED = "censored"
 """Part of those whose outcome is not known, whatever part they are judged in."""
 
@@ -140,6 +143,7 @@ class CohortRisks:
         """The base model; zero-shot, few-shot and embedding share it."""
         with starting():
             scorer = LanguageScorer(self.config, same_weights(self.run, self.config.model), None)
+            scorer.states(self._tokens(scorer).take(self.scored[:WARM_UP_ROWS]), what="starting")
         self.device = str(scorer.device)
         return scorer
 
