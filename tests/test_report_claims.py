@@ -259,6 +259,7 @@ def test_weights_and_oversampling_are_told_and_a_resumed_training_too(
     again = (text.run.path / "report.md").read_text()
     assert "resumed after step 2" in again
     assert "Training the language model after step 2, where it was resumed, took" in again
+    assert "| train, after step 2 where it was resumed |" in again
 
 
 def test_a_calibrator_without_rows_is_said_not_to_be(tmp_path: Path, toy_model: Path, data_path: Path) -> None:

@@ -111,6 +111,18 @@ def test_small_counts_are_in_one_private_file(run: RunFolder, prepared: Prepared
         assert f"&lt;10 excluded: {step}" in page
 
 
+def test_the_documents_tell_the_outcome_of_the_export(run: RunFolder) -> None:
+    exact = json.loads(run.exact_counts.read_text())
+    assert exact["flow"][-1]["left"] == sum(part["n"] for part in exact["parts"].values())
+    card, page, lists = ((run.path / name).read_text() for name in ("model_card.md", "report.md", "checklists.md"))
+    for text in (card, lists):
+        assert "yes or no within 10 years of baseline, made from health records by the endpoint cad_metagrs" in text
+        assert "from column" not in text
+    assert "10 % (NICE NG238): by a guideline for the 10-year risk of cardiovascular disease" in page
+    assert "C-index" in lists
+    assert "rows of one family stay together" in page
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # what may leave the safe environment
 

@@ -183,6 +183,8 @@ def _about_models(record: Record) -> dict[str, str]:
     versions = manifest.get("versions", {})
     stages = manifest.get("stages", {})
     seconds = sum(cost["seconds"] for name, cost in stages.items() if name != "report")
+    step = (manifest.get("training") or {}).get("resumed_after_step")
+    resumed = f" (of training what came after step {step}, where it was resumed)" if step else ""
     language = set(LANGUAGE) & set(record.models)
     device = manifest.get("device", "" if language else "cpu")
     tuned, models = "tuned" in record.models, ", ".join(map(model_words, record.models))
@@ -211,7 +213,7 @@ def _about_models(record: Record) -> dict[str, str]:
         if versions
         else "",
         "date": f"run started {manifest['started'][:10]}" if manifest.get("started") else "",
-        "compute": f"{seconds:.0f} s in all{f' on {device}' if device else ''}, highest memory "
+        "compute": f"{seconds:.0f} s in all{resumed}{f' on {device}' if device else ''}, highest memory "
         f"{max(cost['peak_memory_mib'] for cost in stages.values())} MiB"
         if stages
         else "",

@@ -331,6 +331,7 @@ def forest(record: Record) -> Drawing | None:
     if not groups:
         return None
     labels = [_group_label(group) for group in groups]
+    withheld = sum(group["suppressed"] for group in groups)
 
     def painter(metric: str, name: str, best: float | None) -> Callable[[Figure], None]:
         def paint(figure: Figure) -> None:
@@ -380,10 +381,14 @@ def forest(record: Record) -> Drawing | None:
     return Drawing(
         name="subgroups",
         title=f"Subgroups: {model_words(main)}",
-        label=f"Forest plot of AUROC and observed by expected events of {model_words(main)} in {len(groups)} subgroups",
+        label=f"Forest plot of AUROC and observed by expected events of {model_words(main)} in {len(groups)} subgroups"
+        + (f", {withheld} of them withheld" if withheld else ""),
         caption="Look for intervals that all reach the dotted line: the AUROC of everyone, and as many events as expected "
         "(O:E 1). Above 1 the risks of the group are too low. Many groups are looked at, so one that stands out may do "
-        "so by chance. Withheld: too few rows or events. The data hold every model." + weighted,
+        "so by chance."
+        + (" Withheld: too few events or non-events." if withheld else "")
+        + " The data hold every model."
+        + weighted,
         svg=Markup("\n").join(drawn),
         data=table(header, rows),
         panels="large",

@@ -96,7 +96,10 @@ def _render(name: str, content: dict[str, Any]) -> str:
 
 def _stages(record: Record) -> dict[str, Any]:
     """Cost of each stage. The report's own time is known only afterwards: what the manifest has is an earlier one's."""
-    return {name: cost for name, cost in record.manifest.get("stages", {}).items() if name != "report"}
+    resumed = (record.manifest.get("training") or {}).get("resumed_after_step")
+    names = {"train": f"train, after step {resumed} where it was resumed"} if resumed else {}
+    found = record.manifest.get("stages", {})
+    return {names.get(name, name): cost for name, cost in found.items() if name != "report"}
 
 
 def _drawings(record: Record) -> dict[str, Any]:
