@@ -12,7 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from benchmarks import load_test, scaling, score_speed, speed, train_speed
+from benchmarks import evaluate_scale, load_test, scaling, score_speed, speed, train_speed
 from benchmarks.peak import flop_per_token, multiplication_peak, weights_multiplied
 from benchmarks.tables import GUIDELINE, cardio_table, long_instruction
 from sklearn.linear_model import LogisticRegression
@@ -292,6 +292,13 @@ def test_an_answer_of_another_patient_is_counted(tmp_path: Path, toy_model: Path
     with serving(run, lambda: scorer, requests_a_minute=10**6) as (client, _):
         found = asyncio.run(load_test.load(str(client.base_url), rows, np.roll(risks, 1), 4, 1))
     assert found.wrong > 0.5 * len(found.latencies) > 0
+
+
+def test_evaluation_at_scale_end_to_end(tmp_path: Path) -> None:
+    found = evaluate_scale.measure(300, tmp_path, "evaluation.bootstrap=100")
+    assert list(found["steps"]) == ["thresholds", "evaluate", "report"]
+    assert 290 <= found["rows"] <= 300 and found["replicates"] == 100 and found["validation_rows"] > 30
+    assert found["report_kib"] > 100 and found["peak_mib"] > 0
 
 
 @pytest.mark.parametrize("file", sorted(Path(speed.__file__).parent.glob("*.py")), ids=lambda file: file.stem)

@@ -8,9 +8,13 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from cardiotune.errors import ConfigError, DataError, ModelError
-from cardiotune.evaluation.compare import as_text, compare
+from cardiotune.evaluation.compare import _joined, as_text, compare
+from cardiotune.evaluation.estimates import ALIKE, IN_WORDS
+from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
+from cardiotune.evaluation.metrics import auroc
 from cardiotune.evaluation.predict import prediction_rows, write_predictions
-from cardiotune.runs import RunFolder
+from cardiotune.runs import RunFolder, write_json
 
 N = 200
 IDS = [f"row{number:04d}" for number in range(N)]
@@ -22,14 +26,20 @@ def risks(seed: int, signal: float) -> np.ndarray:
     return 1 / (1 + np.exp(-(signal * (2 * EVENTS - 1) + noise)))
 
 
-def make(path: Path, models: dict[str, np.ndarray], rows: Any = slice(None), events: np.ndarray = EVENTS) -> RunFolder:
+def make(
+    path: Path,
+    models: dict[str, np.ndarray],
+    rows: Any = slice(None),
+    events: np.ndarray = EVENTS,
+    clusters: np.ndarray | None = None,
+) -> RunFolder:
     run = RunFolder(path)
     path.mkdir(parents=True)
     ids, own = np.array(IDS)[rows], events[rows].tolist()
     lines = [
         line
         for model, risk in models.items()
-        for line in prediction_rows(model, ids, ["test"] * len(ids), own, risk[rows], risk[rows], 0.5)
+        for line in prediction_rows(model, ids, ["test"] * len(ids), own, risk[rows], risk[rows], 0.5, None, clusters)
     ]
     lines += prediction_rows("tuned", ["v1"], ["validation"], [1], np.array([0.9]), np.array([0.9]), 0.5)
     write_predictions(run.predictions, lines)
@@ -66,12 +76,12 @@ def test_order_of_rows_does_not_matter_and_pairing_narrows(tmp_path: Path, pair:
     shuffled = np.random.default_rng(5).permutation(N)
     again = make(tmp_path / "again", {"tuned": risks(1, 0.4)}, shuffled)
     same = compare([pair[0], again], replicates=100)["entries"][1]["differences"]
-    assert same["auroc"] == {"value": 0, "ci": [0, 0]}
+    assert same["auroc"] == {"value": 0, "ci": None, "reason": ALIKE}
     assert compare(pair, replicates=100) == compare(pair, replicates=100)
 
 
-def test_main_model_is_the_tuned_one_or_the_best(tmp_path: Path) -> None:
-    classical = {"prevalence": np.full(N, 0.5), "logistic_regression": risks(3, 1.0), "lightgbm": risks(4, 0.2)}
+def test_main_model_is_the_tuned_one_or_the_first_of_a_fixed_order(tmp_path: Path) -> None:
+    classical = {"prevalence": np.full(N, 0.5), "logistic_regression": risks(3, 0.2), "lightgbm": risks(4, 1.0)}
     first = make(tmp_path / "first", classical)
     second = make(tmp_path / "second", {**classical, "tuned": risks(5, 0.1)})
     chosen = compare([first, second], replicates=100)["entries"]
@@ -136,6 +146,54 @@ def test_rows_of_one_patient_are_no_independent_rows(
     pair[1].metrics.write_text('{"interval": {"method": "cluster bootstrap, percentile"}}')
     compare(pair, replicates=100)
     assert "too narrow" in caplog.text
+
+
+def test_rows_of_one_patient_are_resampled_together(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that tells who belongs together is enough; two that tell of different rows are taken together."""
+    four = np.arange(N) // 4
+    alone = [make(tmp_path / "a", {"tuned": risks(1, 0.4)}), make(tmp_path / "b", {"tuned": risks(2, 1.5)})]
+    told = [make(tmp_path / "c", {"tuned": risks(1, 0.4)}, clusters=four), alone[1]]
+    found = [
+        compare(runs, replicates=200)
+        for runs in (told, [told[0], make(tmp_path / "d", {"tuned": risks(2, 1.5)}, clusters=four)])
+    ]
+    assert found[0]["interval"]["method"] == "paired cluster bootstrap, percentile"
+    assert [{**entry, "run": ""} for entry in found[0]["entries"]] == [
+        {**entry, "run": ""} for entry in found[1]["entries"]
+    ]
+    assert (
+        found[0]["entries"][0]["metrics"]["auroc"]["ci"]
+        != compare(alone, replicates=200)["entries"][0]["metrics"]["auroc"]["ci"]
+    )
+    drawn = np.vstack(list(bootstrap_counts(EVENTS.astype(float), 200, 0, clusters=four)))
+    expected = percentile_interval(auroc(EVENTS.astype(float), risks(1, 0.4), drawn))
+    assert found[0]["entries"][0]["metrics"]["auroc"]["ci"] == pytest.approx(expected)
+    assert _joined([[0, 0, 1, 2, None], [5, 6, 6, 7, 8]]).tolist() == [0, 0, 0, 1, 2]
+    assert _joined([[None] * 3, [1, 2, 3]]) is None
+
+
+def test_one_quantity_has_one_interval_in_the_report_and_beside_others(tmp_path: Path) -> None:
+    clusters = np.arange(N) // 2
+    runs = [make(tmp_path / name, {"tuned": risks(seed, 0.8)}, clusters=clusters) for seed, name in enumerate("ab")]
+    for seed, run in enumerate(runs):
+        rows = [row for row in map(json.loads, run.predictions.read_text().splitlines())]
+        write_json(run.metrics, evaluate_predictions(rows, 120, 7 + seed))
+    result = compare(runs)
+    assert (result["interval"]["replicates"], result["interval"]["seed"]) == (120, 7)
+    for run, entry in zip(runs, result["entries"], strict=True):
+        own = json.loads(run.metrics.read_text())["parts"]["test"]["models"]["tuned"]
+        for metric, found in entry["metrics"].items():
+            assert found == {"value": own[metric]["value"], "ci": own[metric]["ci"]}, metric
+
+
+def test_answers_in_words_have_nothing_to_compare_but_do_not_stop_it(tmp_path: Path) -> None:
+    words = np.where(np.arange(N) % 5 == 0, 0.4, EVENTS)
+    run = make(tmp_path / "a", {"free_generation": words, "lightgbm": risks(1, 1)})
+    other = make(tmp_path / "b", {"lightgbm": risks(2, 1)})
+    entries = compare([run, other], all_models=True, replicates=50)["entries"]
+    spoken = next(entry for entry in entries if entry["model"] == "free_generation")
+    assert all(found == {"value": None, "ci": None, "reason": IN_WORDS} for found in spoken["metrics"].values())
+    assert [entry["model"] for entry in compare([run, other], replicates=50)["entries"]] == ["lightgbm"] * 2
 
 
 def test_the_same_run_twice_is_no_comparison(pair: list[RunFolder]) -> None:

@@ -11,9 +11,17 @@ import pytest
 
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
+from cardiotune.evaluation.estimates import ALIKE, SAME, SAME_RISK, Judged
 from cardiotune.evaluation.evaluate import DIFFERENCES, _decide, evaluate_predictions, verdict
 from cardiotune.evaluation.groups import METRICS, judge_groups
-from cardiotune.evaluation.intervals import bootstrap_counts, delong_interval, delong_test, percentile_interval, wilson
+from cardiotune.evaluation.intervals import (
+    auroc_interval,
+    bootstrap_counts,
+    delong_interval,
+    delong_test,
+    percentile_interval,
+    wilson,
+)
 from cardiotune.evaluation.metrics import Array
 from cardiotune.evaluation.predict import prediction_rows
 from oracles.ask import ask, golden
@@ -64,7 +72,7 @@ def check(result: dict[str, Any]) -> None:
         for model in part["models"].values():
             for name, entry in model.items():
                 for ci in (entry["ci"], entry.get("delong_ci")):
-                    assert ci is None or ci[0] <= ci[1], name
+                    assert ci is None or (ci[0] <= entry["value"] <= ci[1] and ci[0] < ci[1]), name
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -195,7 +203,7 @@ def test_a_constant_model_that_flags_no_row() -> None:
         y_true, {"prevalence": np.full(600, 0.3), "lightgbm": noisy(signal, 1, 0), "tuned": np.full(600, 0.2)}
     )
     tuned = judged["models"]["tuned"]
-    assert tuned["auroc"] == {"value": 0.5, "ci": [0.5, 0.5], "delong_ci": None}
+    assert tuned["auroc"] == {"value": 0.5, "ci": None, "reason": SAME_RISK, "delong_ci": None}
     assert tuned["lr_positive"]["reason"].startswith("no row without the event is flagged")
     assert tuned["calibration_slope"]["reason"] == "the model gives every row the same risk"
     assert tuned["precision"]["reason"] == "no row is flagged at this threshold"
@@ -211,14 +219,23 @@ def test_no_row_flagged_is_the_reason_even_with_one_outcome() -> None:
 def test_a_model_that_parts_the_outcomes() -> None:
     y_true, _ = cohort(80)
     tuned = judge(y_true, {"tuned": 0.1 + 0.8 * y_true})["models"]["tuned"]
-    assert tuned["auroc"] == {"value": 1, "ci": [1, 1], "delong_ci": None}
+    events = int(y_true.sum())
+    assert tuned["auroc"] == {"value": 1, "ci": list(auroc_interval(1, events, 80 - events)), "delong_ci": None}
+    assert tuned["auprc"] == {"value": 1, "ci": list(wilson(events, events))}
+    assert tuned["recall"] == {"value": 1, "ci": list(wilson(events, events))}
+    assert tuned["lr_negative"]["value"] == 0 and tuned["lr_negative"]["ci"][1] < 0.2
+    assert tuned["brier"]["reason"] == tuned["f1_weighted"]["reason"] == SAME
     assert tuned["calibration_slope"]["reason"] == "the risks part the outcomes completely"
 
 
 def test_an_interval_that_most_replicates_leave_undefined() -> None:
     y_true, signal = cohort(60)
     risk = np.where(np.arange(60) == np.argmax(y_true), 0.9, 0.1 + 0.01 * np.arange(60) / 60)
-    entry = judge(y_true, {"tuned": risk, "lightgbm": noisy(signal, 1, 0)})["models"]["tuned"]["precision"]
+    patients = {f"r{row}": row if row > 1 else 0 for row in range(60)}
+    rows = predictions(y_true, {"tuned": risk, "lightgbm": noisy(signal, 1, 0)})
+    result = evaluate_predictions(rows, REPLICATES, 0, clusters=patients)
+    check(result)
+    entry = result["parts"]["test"]["models"]["tuned"]["precision"]
     # One row is flagged; a replicate lacks it with a chance of about 1 / e.
     assert entry["value"] == 1 and entry["ci"] is None
     assert entry["reason"] == "undefined in more than 2.5 % of the bootstrap replicates, so no interval"
@@ -371,7 +388,8 @@ def test_the_decision_curve_is_net_benefit_at_every_threshold() -> None:
         threshold = curve["thresholds"][place]
         assert found["net_benefit"][place] == pytest.approx(float(metrics.net_benefit(y, risk, threshold=threshold)))
         sample = metrics.net_benefit(y, risk, drawn, threshold=threshold)
-        assert found["ci"][place] == pytest.approx(np.percentile(sample, [2.5, 97.5]))
+        expected = None if (risk < threshold).all() else pytest.approx(np.percentile(sample, [2.5, 97.5]))
+        assert found["ci"][place] == expected
         share = y.mean()
         assert curve["treat_all"][place] == pytest.approx(share - (1 - share) * threshold / (1 - threshold))
 
@@ -412,14 +430,15 @@ def test_patients_with_many_rows_are_resampled_whole() -> None:
             found = [entry[key] for entry in found]
         return [high - low for low, high in found]
 
-    for name in ("auroc", "brier", "observed_expected", "recall"):
+    for name in ("auroc", "brier", "observed_expected", "f1"):
         single, clustered, ordinary = widths("models", "tuned", name, "ci")
         assert clustered == pytest.approx(single, rel=1e-6), name
         assert ordinary < 0.75 * single, name
     single, clustered, ordinary = widths("differences", "lightgbm", "auroc", "ci")
     assert clustered == pytest.approx(single, rel=1e-6) and ordinary < 0.65 * single
-    single, clustered, ordinary = widths("thresholds", "tuned", 0, "sensitivity", "ci")
-    assert clustered > 1.5 * ordinary  # Wilson's would take the copies as independent
+    for where in (("thresholds", "tuned", 0, "sensitivity", "ci"), ("models", "tuned", "recall", "ci")):
+        single, clustered, ordinary = widths(*where)
+        assert clustered > 1.5 * ordinary  # Wilson's would take the copies as independent
     assert parts[1]["models"]["tuned"]["auroc"]["delong_ci"] is None
     assert parts[1]["differences"]["lightgbm"]["auroc"]["delong_p"] is None
 
@@ -490,8 +509,8 @@ def check_groups(answer: dict[str, Any]) -> None:
     """Ours against what fairlearn says; it is asked as `oracles/judge.py` tells."""
     asked = answer["input"]
     y_true, risk = np.array(asked["y_true"], float), np.array(asked["y_prob"])
-    thresholds = {"tuned": asked["threshold"]}
-    found = judge_groups(y_true, {"tuned": risk}, thresholds, {"x": asked["group"]}, [np.ones((2, len(risk)))])
+    models = {"tuned": Judged(y_true, risk, asked["threshold"])}
+    found = judge_groups(y_true, models, {"x": asked["group"]}, [np.ones((2, len(risk)))])
     told = {entry["group"]: entry["models"]["tuned"] for entry in found if not entry["suppressed"]}
     assert told.keys() == answer["by_group"].keys() and len(told) > 1
     for group, theirs in answer["by_group"].items():
@@ -631,8 +650,9 @@ def test_a_copy_of_the_rival_is_never_better_or_worse(seed: int) -> None:
         judged = judge(y_true, {"logistic_regression": copied, "tuned": copied.copy()})
         assert judged["verdict"]["decision"] == "no_difference_shown"
         differences = judged["differences"]["logistic_regression"]
-        assert differences["auroc"] == {"value": 0, "ci": [0, 0], "delong_p": None, "delong_ci": None}
-        assert all(differences[name] == {"value": 0, "ci": [0, 0]} for name in DIFFERENCES if name != "auroc")
+        nothing = {"value": 0, "ci": None, "reason": ALIKE}
+        assert differences["auroc"] == nothing | {"delong_p": None, "delong_ci": None}
+        assert all(differences[name] == nothing for name in DIFFERENCES if name != "auroc")
     closer_by_a_hair = rival + 1e-7 * (2 * y_true - 1)
     judged = judge(y_true, {"logistic_regression": rival, "tuned": closer_by_a_hair})
     assert judged["verdict"]["decision"] == "no_difference_shown"

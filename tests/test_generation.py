@@ -1,9 +1,11 @@
 """Free generation: parsing, greedy writing, and what failures do to the figures."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch
 from cardiotune import stages
 from cardiotune.config import load_config, load_model, shipped
 from cardiotune.errors import ModelError
+from cardiotune.evaluation.estimates import IN_WORDS
+from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.generation import (
     UNPARSABLE,
     Generator,
@@ -19,6 +23,7 @@ from cardiotune.evaluation.generation import (
     risks,
     word_parser,
 )
+from cardiotune.evaluation.predict import prediction_rows
 from cardiotune.training import model as building
 from cardiotune.training.heads import LabelTokenNetwork
 from cardiotune.training.train import score
@@ -174,6 +179,75 @@ def test_rows_keep_their_order_and_are_counted(toy: tuple[Any, Any]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# how answers are judged
+
+
+def part_of(parsed: Any, y_true: Any, threshold: float = 0.5, prevalence: float = 0.45) -> dict[str, Any]:
+    """The test part of `metrics.json` for these answers, beside a tuned model."""
+    ids = [f"r{row}" for row in range(len(y_true))]
+    told = risks(np.array(parsed), prevalence)
+    tuned = np.linspace(0.2, 0.8, len(y_true))
+    rows = prediction_rows("free_generation", ids, ["test"] * len(ids), y_true, told, told, threshold)
+    rows += prediction_rows("tuned", ids, ["test"] * len(ids), y_true, tuned, tuned, threshold)
+    assert [row["prediction"] for row in rows[: len(ids)]] == [None if p == UNPARSABLE else p for p in parsed]
+    named = {"free_generation": [{"name": "low", "value": 0.1}]}
+    groups = {"half": {row_id: "ab"[place % 2] for place, row_id in enumerate(ids)}}
+    result = evaluate_predictions(rows, 50, 0, thresholds=named, subgroups=groups)
+    schema = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))
+    jsonschema.validate(result, schema)
+    part: dict[str, Any] = result["parts"]["test"]
+    return part
+
+
+# 40 rows: 20 events of which 8 are answered Yes, 4 No and 8 not at all; of 20 others 6 No, 2 Yes and 12 not at all.
+EVENTS = [1] * 20 + [0] * 20
+ANSWERS = [1] * 8 + [0] * 4 + [UNPARSABLE] * 8 + [0] * 6 + [1] * 2 + [UNPARSABLE] * 12
+
+
+@pytest.mark.parametrize(("threshold", "prevalence"), [(0.5, 0.45), (0.1, 0.45), (0.5, 0.7)])
+def test_an_unparsable_answer_is_wrong_whatever_the_outcome_and_the_threshold(
+    threshold: float, prevalence: float
+) -> None:
+    part = part_of(ANSWERS, EVENTS, threshold, prevalence)
+    found = {
+        name: entry["value"] for name, entry in part["models"]["free_generation"].items() if entry["value"] is not None
+    }
+    by_hand = {
+        "accuracy": 14 / 40, "recall": 8 / 20, "specificity": 6 / 20, "precision": 8 / 10, "npv": 6 / 10,
+        "flagged": 10 / 40, "f1": 16 / (8 + 2 + 20), "lr_positive": 0.4 / 0.7, "lr_negative": 0.6 / 0.3,
+        "f1_weighted": (16 / 30 + 12 / (6 + 4 + 20)) / 2,
+    }  # fmt: skip
+    assert found == pytest.approx(by_hand)
+    published = judge(np.array(ANSWERS), np.array(EVENTS))
+    assert published["accuracy"] == pytest.approx(found["accuracy"])
+    assert published["f1_weighted"] == pytest.approx(found["f1_weighted"])
+    assert published["precision_weighted"] == pytest.approx((found["precision"] + found["npv"]) / 2)
+    for name in ("auroc", "auprc", "brier", "log_loss", "calibration_slope", "observed_expected", "ici"):
+        assert part["models"]["free_generation"][name]["reason"] == IN_WORDS, name
+    low = part["thresholds"]["free_generation"][0]
+    assert (low["sensitivity"]["value"], low["specificity"]["value"], low["flagged"]["value"]) == (0.4, 0.3, 0.25)
+    assert low["net_benefit"]["value"] == pytest.approx((8 - 2 / 9) / 40)
+    differences = part["differences"]["free_generation"]
+    tuned = part["models"]["tuned"]["accuracy"]["value"]
+    assert differences["accuracy"]["value"] == pytest.approx(tuned - 0.35)
+    assert differences["auroc"]["value"] is None and differences["auroc"]["delong_p"] is None
+    for group in part["subgroups"]:  # every second row: 10 events, of which 4 are found
+        assert group["models"]["free_generation"]["sensitivity"]["value"] == pytest.approx(0.4)
+        assert group["models"]["free_generation"]["fnr"]["value"] == pytest.approx(0.6)
+        assert group["models"]["free_generation"]["auroc"]["reason"] == IN_WORDS
+
+
+def test_all_answers_and_none_parsed() -> None:
+    none = part_of([UNPARSABLE] * 40, EVENTS)["models"]["free_generation"]
+    for name in ("accuracy", "recall", "specificity", "flagged", "f1", "f1_weighted"):
+        assert none[name]["value"] == 0, name
+    assert none["precision"]["value"] is None and none["npv"]["value"] is None
+    right = part_of(EVENTS, EVENTS)["models"]["free_generation"]
+    for name in ("accuracy", "recall", "specificity", "precision", "npv", "f1", "f1_weighted"):
+        assert right[name]["value"] == 1, name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # a real model
 
 
@@ -232,6 +306,11 @@ def test_a_run_tells_how_many_answers_could_not_be_parsed(toy_experiment: Path) 
     prevalence = next(line["y_prob"] for line in lines if line["model"] == "prevalence")
     assert found["n"] == len(risks)
     assert sum(risk == pytest.approx(prevalence) for risk in risks.values()) == found["n_unparsable"] > 0
+    judged = json.loads(run.metrics.read_text())["parts"]["test"]["models"]["free_generation"]
+    assert judged["accuracy"]["value"] == pytest.approx(found["accuracy"])
+    assert judged["f1_weighted"]["value"] == pytest.approx(found["f1_weighted"]) and judged["auroc"]["value"] is None
+    missed = [line for line in lines if line["model"] == "free_generation" and line["prediction"] is None]
+    assert sum(line["part"] == "test" for line in missed) == found["n_unparsable"]
     for page in (run.report, run.path / "report.md"):
         assert f"{found['n_unparsable']} of {found['n']} written answers" in page.read_text()
 

@@ -15,6 +15,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation.curves import (
     BAND_GRID,
     BAND_REPLICATES,
+    Resampling,
     axis_end,
     calibration_band,
     calibration_curve,
@@ -24,12 +25,14 @@ from cardiotune.evaluation.curves import (
     roc_band,
 )
 from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.figures import performance
 from cardiotune.evaluation.intervals import bootstrap_counts
 from cardiotune.evaluation.learning_curve import learning_curve
 from cardiotune.evaluation.metrics import emax, ici
 from cardiotune.evaluation.predict import prediction_rows, write_predictions
+from cardiotune.evaluation.record import read_record
 from cardiotune.evaluation.report import write_report
-from cardiotune.evaluation.wording import MODELS
+from cardiotune.evaluation.wording import MAIN, MODELS, main_model
 from cardiotune.runs import RunFolder, write_json, write_text
 from test_learning_curve import Runs, experiment
 
@@ -543,9 +546,11 @@ def test_roc_band_holds_the_curve_and_narrows_with_more_rows() -> None:
         risk = 1 / (1 + np.exp(-(2 * y_true - 1 + draw.normal(0, 1, n))))
         low, high = roc_band(y_true, risk)
         at = np.interp(BAND_GRID, *roc(y_true, risk))
+        wide = np.isfinite(low)  # no band where every event is found in every replicate
+        assert (at[~wide] > 0.999).all() and (low < high)[wide].all()
         inside = (low - 0.02 <= at) & (at <= high + 0.02)
-        assert inside.mean() > 0.95
-        widths.append((high - low).mean())
+        assert inside[wide].mean() > 0.95
+        widths.append(np.where(wide, high - low, 0).mean())
     assert widths[1] < widths[0] / 3
 
 
@@ -561,10 +566,13 @@ def test_roc_band_equals_one_replicate_at_a_time() -> None:
         rows = np.repeat(np.arange(60), counts.astype(int))
         alarms, found, _ = roc_curve(y_true[rows], risk[rows], drop_intermediate=False)
         slow.append([found[alarms <= x + 1e-12].max() for x in BAND_GRID])
-    low, high = roc_band(y_true, risk, seed=5)
+    low, high = roc_band(y_true, risk, Resampling(seed=5))
     # A step curve read from above; interpolation may differ by a part of one event's step.
-    np.testing.assert_allclose(low, np.quantile(slow, 0.025, axis=0), atol=0.05)
-    np.testing.assert_allclose(high, np.quantile(slow, 0.975, axis=0), atol=0.05)
+    below, above = np.quantile(slow, [0.025, 0.975], axis=0)
+    wide = np.isfinite(low)
+    assert wide.sum() > 80 and (below == above)[~wide].all()
+    np.testing.assert_allclose(low[wide], below[wide], atol=0.05)
+    np.testing.assert_allclose(high[wide], above[wide], atol=0.05)
 
 
 def test_risks_of_exactly_0_and_1_and_of_one_value_are_drawn(tmp_path: Path) -> None:
@@ -689,3 +697,85 @@ def test_few_rows_make_few_calibration_groups(rows: int, groups: int) -> None:
     assert len(mean) == groups
     assert np.all(low <= share)
     assert np.all(share <= high)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one resampling for tables and figures
+
+
+def band_widths(run: RunFolder, model: str) -> dict[str, float]:
+    """Mean width of the bands that are drawn of a model, by figure, and of the bars of its calibration groups."""
+    drawn = {drawing.name: list(csv.DictReader(io.StringIO(drawing.data))) for drawing in performance(read_record(run))}
+    kinds = {
+        "roc": [row for row in drawn["roc"] if row["model"] == f"{model} 95 % band"],
+        "curve": [row for row in drawn["calibration"] if (row["model"], row["drawn as"]) == (model, "curve")],
+        "group": [row for row in drawn["calibration"] if (row["model"], row["drawn as"]) == (model, "group")],
+        "decision": [row for row in drawn["decision-curve"] if row["model"] == model],
+    }
+    limits = {
+        kind: [(float(row["low"]), float(row["high"])) for row in rows if row["low"]] for kind, rows in kinds.items()
+    }
+    assert all(low <= high for found in limits.values() for low, high in found)
+    return {kind: float(np.mean([high - low for low, high in found])) for kind, found in limits.items()}
+
+
+def test_bands_and_tables_are_of_the_same_resamples(tmp_path: Path) -> None:
+    """Rows that stand four times each: with the patients told, figures and tables are as wide as if each stood once."""
+    runs, widths, tables = {}, {}, {}
+    for name in ("once", "apart", "together"):
+        run = runs[name] = make_run(tmp_path / name, ("lightgbm", "tuned"), n=960)
+        rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
+        rows = [row for row in rows if row["part"] == "test"]
+        places = {row_id: place for place, row_id in enumerate(dict.fromkeys(row["row_id"] for row in rows))}
+        if name != "once":
+            told = name == "together"
+            rows = [
+                row | {"row_id": f"{row['row_id']}{copy}"} | ({"cluster": places[row["row_id"]]} if told else {})
+                for row in rows
+                for copy in range(4)
+            ]
+        write_predictions(run.predictions, rows)
+        write_json(run.metrics, evaluate_predictions(rows, 200, 0))
+        widths[name] = band_widths(run, "tuned")
+        judged = json.loads(run.metrics.read_text())["parts"]["test"]["models"]["tuned"]
+        tables[name] = judged["auroc"]["ci"][1] - judged["auroc"]["ci"][0]
+    assert tables["together"] == pytest.approx(tables["once"], rel=0.02) and tables["apart"] < 0.6 * tables["once"]
+    for kind, once in widths["once"].items():
+        if kind != "group":  # more rows are cut into more groups
+            assert widths["together"][kind] == pytest.approx(once, rel=0.2), kind
+        assert widths["apart"][kind] < 0.65 * widths["together"][kind], kind
+
+
+def test_the_main_model_is_not_chosen_by_the_test_part(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("prevalence", "logistic_regression", "lightgbm", "zero_shot"))
+    metrics = json.loads(run.metrics.read_text())
+    for best in ("lightgbm", "zero_shot", "prevalence"):
+        for model, entries in metrics["parts"]["test"]["models"].items():
+            entries["auroc"]["value"] = 0.9 if model == best else 0.6
+        write_json(run.metrics, metrics)
+        assert read_record(run).main == "logistic_regression"
+    assert main_model(("lightgbm", "tuned", "stacked")) == "tuned"
+    assert main_model(("score2", "prevalence", "unheard_of")) == "score2"
+    assert main_model(("unheard_of", "another")) == "another"
+    assert set(MAIN) == set(MODELS)
+
+
+def test_one_patient_in_the_test_part_is_said_and_has_no_interval(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("lightgbm", "tuned"))
+    rows = [json.loads(line) | {"cluster": 0} for line in run.predictions.read_text().splitlines()]
+    write_predictions(run.predictions, rows)
+    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
+    html, text = texts(run)
+    for page in (html, text):
+        assert "All rows are of one patient (or group), so there are no intervals" in page
+        assert not re.search(r"(\d\.\d{3}) to \1\b", page)
+    drawn = {drawing.name: drawing.data for drawing in performance(read_record(run))}
+    assert "95 % band,0.5,,,\n" in drawn["roc"]
+
+
+def test_a_part_with_fewer_replicates_says_how_many(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("lightgbm", "tuned"))
+    metrics = json.loads(run.metrics.read_text())
+    metrics["parts"]["test"]["replicates"] = 77
+    write_json(run.metrics, metrics)
+    assert all("77 replicates" in page for page in texts(run))

@@ -1,5 +1,6 @@
 """Parts: disjoint, complete, stratified, by patient, site, time or column."""
 
+import logging
 from datetime import date, timedelta
 from typing import Any
 
@@ -12,7 +13,16 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from cardiotune.config import DataConfig, SplitConfig
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort
-from cardiotune.data.split import PARTS, counts, group_folds, overlap, shared_between, split_cohort
+from cardiotune.data.split import (
+    PARTS,
+    cluster_numbers,
+    counts,
+    few_groups,
+    group_folds,
+    overlap,
+    shared_between,
+    split_cohort,
+)
 from cardiotune.errors import DataError
 
 
@@ -195,3 +205,68 @@ def test_shared_keys_are_counted_row_by_row(rows: list[tuple[str | None, str]]) 
     codes = np.array([0 if key is None else ord(key) for key in keys], dtype=np.uint64) + np.uint64(2**63)
     for same in (keys, pl.Series(keys, dtype=pl.String), codes):
         assert shared_between(same, parts) == expected
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# few patients
+
+
+@pytest.mark.parametrize("by", ["column", "time", "site"])
+def test_a_part_that_is_one_patient_is_refused(by: str) -> None:
+    """One patient has 100 of 160 rows, and all of the test part."""
+    rows = 160
+    giant = np.arange(rows) >= 60
+    columns: dict[str, Any] = {"who": ("group", ["giant" if big else f"p{row // 2}" for row, big in enumerate(giant)])}
+    if by == "column":
+        columns["part"] = (
+            "split",
+            ["test" if big else "validation" if row < 20 else "train" for row, big in enumerate(giant)],
+        )
+    if by == "time":
+        columns["year"] = ("time", [2020 if big else 2000 + row // 20 for row, big in enumerate(giant)])
+    if by == "site":
+        columns["site"] = ("site", ["z" if big else "xy"[row < 20] for row, big in enumerate(giant)])
+    people, data = cohort(np.arange(rows) % 2, **columns)
+    split = SplitConfig(by=by, test=0.5, validation=0.2, **({"test_sites": ["z"]} if by == "site" else {}))
+    with pytest.raises(DataError, match=r"all 100 rows of the test part are of one who \(role group\)") as caught:
+        split_cohort(people, data, split, 1)
+    assert "giant" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_patient_larger_than_a_part_is_refused_wherever_a_random_split_leaves_it_alone() -> None:
+    people, data = cohort(np.arange(1300) % 97 % 2, who=("group", ["giant"] * 1000 + [f"p{row}" for row in range(300)]))
+
+    def refused(seed: int) -> str:
+        try:
+            parts = split_cohort(people, data, SplitConfig(), seed)
+        except DataError as error:
+            return str(error)
+        assert all(people.frame["who"].filter(parts == part).n_unique() > 1 for part in PARTS)
+        return ""
+
+    said = [error for seed in range(6) if (error := refused(seed))]
+    assert said and all("rows of the test part are of one who (role group)" in error for error in said)
+
+
+def test_parts_of_few_patients_are_said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("cardiotune"), "propagate", True)
+    for size, said in ((10, True), (2, False), (1, False)):
+        people, data = cohort(np.arange(300) % 2, who=("group", [f"p{row // size}" for row in range(300)]))
+        caplog.clear()
+        split_cohort(people, data, SplitConfig(test=0.3, validation=0.2), 0)
+        assert ("test: 90 rows that are worth fewer than 20 of column who" in caplog.text) == said
+
+
+def test_how_many_patients_rows_are_worth() -> None:
+    who = pl.Series("who", ["a"] * 9 + ["b", None, None] + ["c"] * 4)
+    parts = np.array(["test"] * 12 + ["train"] * 4)
+    assert few_groups(parts, who) == {"test": pytest.approx(144 / (81 + 3)), "train": 1}
+
+
+def test_numbers_of_patients_tell_only_who_belongs_together() -> None:
+    people, data = cohort([0, 1] * 3, who=("group", ["z9", None, "a1", "z9", None, "a1"]))
+    assert cluster_numbers(people.frame, data) == [0, 1, 2, 0, 3, 2]
+    people, data = cohort([0, 1, 1], who=("group", ["b", None, "a"]))
+    assert cluster_numbers(people.frame, data) is None
+    people, data = cohort([0, 1])
+    assert cluster_numbers(people.frame, data) is None

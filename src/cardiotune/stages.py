@@ -26,7 +26,7 @@ from cardiotune.data.prepare import Prepared, read_order, read_prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
 from cardiotune.data.small_counts import HIDDEN, tell_each, tell_flow, tell_parts, told, told_events
-from cardiotune.data.split import PARTS, Parts, counts, overlap
+from cardiotune.data.split import PARTS, Parts, cluster_numbers, counts, overlap
 from cardiotune.data.table import locate
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError, ModelError, PromptsTooLongError
@@ -276,7 +276,7 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     if cohort.device and "device" not in folder.read_manifest():  # where nothing was trained
         folder.update_manifest(device=cohort.device)
     rows, frame, parts = _rows_to_tell(prepared, config.evaluation.parts)
-    ids, outcomes = frame[ROW_ID].to_list(), frame[EVENT].to_list()
+    ids, outcomes, clusters = frame[ROW_ID].to_list(), frame[EVENT].to_list(), cluster_numbers(frame, config.data)
     lines = [
         line
         for name in config.comparators
@@ -289,6 +289,7 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
             risks[name].raw[rows],
             config.task.threshold,
             _weights(frame),
+            clusters,
         )
     ]
     if world()[0] == 0:
@@ -322,7 +323,7 @@ def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, A
             prepared = _open(folder, prepared)[1]
             frame, parts, censored = prepared.cohort.frame, prepared.parts, prepared.cohort.censored
         except DataError as error:
-            log.warning("no subgroups, no resampling by patient, and nothing that judges times: %s", error)
+            log.warning("no subgroups, and nothing that judges times: %s", error)
         fixed = runs.read_json(folder.checked(folder.calibration)).get("thresholds")
         result = _judge(config, folder, frame, fixed, parts, censored)
     folder.record(folder.metrics)
@@ -485,7 +486,15 @@ def evaluate_checkpoint(
     raw = risks if untouched else scoring.probabilities(logits[len(held) :])
     threshold = config.task.threshold
     lines = scoring.prediction_rows(
-        "tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, raw, threshold, _weights(cohort)
+        "tuned",
+        cohort[ROW_ID],
+        parts,
+        cohort[EVENT],
+        risks,
+        raw,
+        threshold,
+        _weights(cohort),
+        cluster_numbers(cohort, config.data),
     )
     _begin_evaluation(target, made_from)
     scoring.write_predictions(target.predictions, lines)
@@ -534,7 +543,15 @@ def evaluate_adapter(
     risks = scoring.probabilities(scorer.logits(texts, what="scoring"))
     parts = ["test"] * cohort.height
     lines = scoring.prediction_rows(
-        "tuned", cohort[ROW_ID], parts, cohort[EVENT], risks, risks, config.task.threshold, _weights(cohort)
+        "tuned",
+        cohort[ROW_ID],
+        parts,
+        cohort[EVENT],
+        risks,
+        risks,
+        config.task.threshold,
+        _weights(cohort),
+        cluster_numbers(cohort, config.data),
     )
     target = RunFolder(out)
     _begin_evaluation(target, made_from)

@@ -23,6 +23,8 @@ UNUSED = "unused"
 """Part of a row that is neither fitted nor scored."""
 CENSORED = 2
 """Beside 0 and 1, an outcome to stratify by."""
+FEW_GROUPS = 20
+"""A part whose rows are worth fewer patients (or groups) of equal size says little: its intervals rest on their chance."""
 FEWEST_CENSORED = 20
 """Fewer cannot be spread over the parts by their share, and go with those without the event."""
 
@@ -51,6 +53,7 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
         parts = _without_shared(parts, frame[group])
     _check_outcomes(parts[: cohort.frame.height], cohort.events)
     _check_disjoint(parts, frame, data)
+    _check_groups(parts, data, frame)
     return parts
 
 
@@ -236,6 +239,55 @@ def _check_disjoint(parts: Parts, frame: pl.DataFrame, data: DataConfig) -> None
                     f"split: column {name} (role {role}) has values in more than one part (rows: {found}); "
                     f"choose another split.by, or give {name} role ignore if rows of one {name} may be parted"
                 )
+
+
+def cluster_numbers(frame: pl.DataFrame, data: DataConfig) -> list[int] | None:
+    """(rows,) a number that the rows of one group (a patient) share; None when no two rows belong together.
+
+    Numbers are given in the order of the rows, so they tell nothing but who belongs together. A row without a group has a
+    number of its own.
+    """
+    group = data.name_of("group")
+    if group is None or not frame[group].drop_nulls().is_duplicated().any():
+        return None
+    numbers: dict[Any, int] = {}
+    own = ((place, None) if key is None else (None, key) for place, key in enumerate(frame[group].to_list()))
+    return [numbers.setdefault(key, len(numbers)) for key in own]
+
+
+def few_groups(parts: Parts, groups: pl.Series) -> dict[str, float]:
+    """Part -> how many groups of equal size its rows are worth (Kish 1965), where these are fewer than FEW_GROUPS."""
+    found = {}
+    for part in PARTS:
+        sizes = groups.filter(pl.Series(parts == part)).drop_nulls().value_counts()["count"].cast(pl.Float64)
+        alone = int(((parts == part) & groups.is_null().to_numpy()).sum())
+        total, square = float(sizes.sum()) + alone, float((sizes**2).sum()) + alone
+        if square and total**2 / square < FEW_GROUPS:
+            found[part] = total**2 / square
+    return found
+
+
+def _check_groups(parts: Parts, data: DataConfig, frame: pl.DataFrame) -> None:
+    """A part that is one patient is refused; one that is worth few is said."""
+    name = data.name_of("group")
+    if name is None or not frame[name].is_duplicated().any():
+        return
+    for part, many in few_groups(parts, frame[name]).items():
+        rows = int((parts == part).sum())
+        if many == 1:
+            raise DataError(
+                f"split: all {rows} rows of the {part} part are of one {name} (role group), so nothing could be said about "
+                "others; leave out the one that has so many rows, or keep some of its rows only; where the groups are places, "
+                "name the column's role site and take split.by: site"
+            )
+        log.warning(
+            "%s: %d rows that are worth fewer than %d of column %s (role group), for few have most of the rows: do not rely "
+            "on intervals",
+            part,
+            rows,
+            FEW_GROUPS,
+            name,
+        )
 
 
 def overlap(cohort: Cohort, parts: Parts, texts: Sequence[str], data: DataConfig) -> dict[str, Any]:

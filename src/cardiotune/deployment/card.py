@@ -94,14 +94,14 @@ def calibration_groups(folder: Path) -> list[dict[str, float]] | None:
         return None
     with file.open(encoding="utf-8") as lines:
         rows = [
-            (row["y_true"], row["y_prob"])
-            for row in map(json.loads, lines)
+            (row["y_true"], row["y_prob"], row.get("weight", 1.0), row.get("cluster", -1 - number))
+            for number, row in enumerate(map(json.loads, lines))
             if row["model"] == "tuned" and row["part"] == "test" and row["y_true"] is not None
         ]
-    y_true, risk = np.array(rows, float).reshape(-1, 2).T
+    y_true, risk, weight, cluster = np.array(rows, float).reshape(-1, 4).T
     if len(set(y_true)) < 2:
         return None
-    groups = zip(*calibration_points(y_true, risk), strict=True)
+    groups = zip(*calibration_points(y_true, risk, weight, cluster.astype(int)), strict=True)
     return [
         {"mean_risk": float(mean), "observed": float(share), "low": float(low), "high": float(high)}
         for mean, share, low, high in groups

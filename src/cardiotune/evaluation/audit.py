@@ -24,7 +24,7 @@ from cardiotune.data.copies import Keys, column_keys, equal_rows, exceeds, expec
 from cardiotune.data.schema import out_of_range
 from cardiotune.data.sentinels import in_words, sentinels
 from cardiotune.data.small_counts import told
-from cardiotune.data.split import PARTS, Parts, shared_between
+from cardiotune.data.split import FEW_GROUPS, PARTS, Parts, few_groups, shared_between
 from cardiotune.data.table import locate, read_cells
 from cardiotune.evaluation import near_copies
 from cardiotune.evaluation.baselines import BASELINES, Baseline
@@ -165,6 +165,7 @@ def audit_table(
     copies, twins = _twins(rows, events, parts, frame[patient] if patient else None)
     return [
         *_shared_ids(frame, parts, data),
+        *_few_groups(frame, parts, data),
         *twins,
         *_same_texts(texts, parts),
         *_near_copies(frame, events, parts, data, total(rows), seed),
@@ -255,6 +256,19 @@ def _twins(columns: list[Keys], events: Events, parts: Parts, groups: pl.Series 
         f"they are {told}"
     )
     return copies, [Finding("equal_rows", severity, text, numbers)]
+
+
+def _few_groups(frame: pl.DataFrame, parts: Parts, data: DataConfig) -> list[Finding]:
+    """Parts whose rows few patients have most of: what is found there is those patients'."""
+    name = data.name_of("group")
+    found = few_groups(parts, frame[name]) if name in frame.columns and frame[name].is_duplicated().any() else {}
+    if not found:
+        return []
+    text = (
+        f"in the {' and '.join(found)} part few of column {name} (role group) have most of the rows, which are worth fewer "
+        f"than {FEW_GROUPS} of equal size: intervals are not to be relied on"
+    )
+    return [Finding("few_groups", "warning", text, {})]
 
 
 def _same_texts(texts: Sequence[str], parts: Parts) -> list[Finding]:

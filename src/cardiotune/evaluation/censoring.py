@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from cardiotune.data.small_counts import FEW
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.estimates import estimate, undefined, with_interval
-from cardiotune.evaluation.intervals import NORMAL_QUANTILE, bootstrap_counts, percentile_interval
+from cardiotune.evaluation.estimates import NO_INTERVAL, SAME, Judged, estimate, undefined, with_interval
+from cardiotune.evaluation.intervals import NORMAL_QUANTILE, around, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.metrics import Array
 
 Codes = NDArray[np.int_]
@@ -169,8 +169,12 @@ def judge_censored(
             name.partition(" ")[0],
             float(np.squeeze(value)),
             np.concatenate(samples[name]),
-            found.y_true[known],
-            y_prob[known],
+            Judged(
+                found.y_true[known],
+                y_prob[known],
+                float(name.rpartition(" ")[2]) if " at " in name else 0.5,
+                found.weight[known],
+            ),
         )
         for name, value in _values(found.y_true, y_prob, found.weight, thresholds).items()
     }
@@ -223,7 +227,8 @@ def c_index_entry(
     if not np.isfinite(value):
         return undefined("no pair of participants whose order is known by the horizon")
     sample = np.concatenate([_c_of(time_days, status, y_prob, horizon_days, counts) for counts in resamples])
-    return with_interval(value, percentile_interval(sample))
+    ci = percentile_interval(sample)
+    return with_interval(value, ci, NO_INTERVAL if ci is None else SAME)
 
 
 def _c_of(time_days: Array, status: Codes, y_prob: Array, horizon_days: float, counts: Array) -> Array:
@@ -294,10 +299,16 @@ def _observed(time: Array, status: Codes, horizon_days: float) -> dict[str, Any]
         curve = CumIncidenceRight(time, status)
         share, error = curve.cinc[0][-1], curve.cinc_se[0][-1]
         half = NORMAL_QUANTILE * error
-        return {"observed": float(share), "ci": [float(max(0, share - half)), float(min(1, share + half))]}
+        return _share_entry(float(share), float(max(0, share - half)), float(min(1, share + half)))
     fitted = _lifelines().KaplanMeierFitter().fit(time, status == EVENT)
     low, high = fitted.confidence_interval_survival_function_.to_numpy()[-1]
-    return {"observed": float(1 - fitted.predict(horizon_days)), "ci": [float(1 - high), float(1 - low)]}
+    return _share_entry(float(1 - fitted.predict(horizon_days)), float(1 - high), float(1 - low))
+
+
+def _share_entry(share: float, low: float, high: float) -> dict[str, Any]:
+    """Null in the place of an interval without width, or of none, as where all have had the event."""
+    ci = around(share, (low, high)) if np.isfinite([low, high]).all() else None
+    return {"observed": share, "ci": ci and list(ci)}
 
 
 def _lifelines(module: str = "") -> Any:

@@ -281,7 +281,8 @@ def _about_results(record: Record) -> dict[str, str]:
     sites = site is not None and label(site, data.columns[site]) in columns
     return {
         "measures": "; ".join(measures),
-        "intervals": f"{percent(interval['level'])} by {interval['method']}, {interval['replicates']} replicates",
+        "intervals": f"{percent(interval['level'])} by {interval['method']}, {interval['replicates']} replicates"
+        + (f"; but {interval['exceptions']}" if "exceptions" in interval else ""),
         "performance": f"{model_words(main)}: "
         + ", ".join(f"{metric_words(m)[0]} {estimate(part['models'][main][m])}" for m in shown),
         "subgroups": done.subgroups(record),

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from cardiotune.data.small_counts import told_events
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.estimates import undefined, with_interval
-from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
+from cardiotune.evaluation.estimates import WORDS, Judged, difference, estimate
+from cardiotune.evaluation.intervals import affordable, bootstrap_counts
 from cardiotune.evaluation.predict import read_predictions
-from cardiotune.evaluation.wording import events, in_order, metric_words, model_words, number, reads, span
+from cardiotune.evaluation.wording import events, in_order, main_model, metric_words, model_words, number, reads, span
 from cardiotune.runs import RunFolder, read_json
 
 log = logging.getLogger(__name__)
@@ -40,15 +42,17 @@ def compare(
     runs: Sequence[RunFolder],
     all_models: bool = False,
     common: bool = False,
-    replicates: int = 1000,
-    seed: int = 0,
+    replicates: int | None = None,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """Each run's main model (or all of its models) on the test rows that the runs share, joined by row id.
 
     Returns `{"schema_version", "n", "n_events", "common", "interval", "first", "entries": [{"run", "model", "metrics": {m:
     {"value", "ci"}}, "differences": {m: {"value", "ci"}}}]}`. Differences are an entry's minus the first's, on the same
-    bootstrap replicates; the first entry has none. The main model is the tuned one or, without it, the one with the
-    highest AUROC. Row ids agree between runs on the same file.
+    bootstrap replicates; the first entry has none. The main model is that of a run's report (`wording.MAIN`). Row ids agree
+    between runs on the same file. Rows of one patient, as any of the runs has them, are resampled together. Replicates, seed
+    and kind of bootstrap are by default those of the first run's `metrics.json`; what a run's own says of all of its test
+    rows is taken over, so that one quantity has one interval.
 
     Raises ConfigError for fewer than two different runs, ModelError for predictions that are damaged, DataError when the test
     rows differ (unless `common`, which takes those that all share), when they share none, or when a row's outcome or weight
@@ -60,35 +64,80 @@ def compare(
         raise ConfigError("compare: a run is named twice; name different run folders")
     names = _names(runs)
     read = [_read(run) for run in runs]
-    ids = _shared(names, [outcomes for outcomes, _, _ in read], common)
-    weight = _shared_weights(ids, [weights for _, _, weights in read])
-    y_true = np.array([read[0][0][row_id] for row_id in ids], float)
+    told = [read_json(run.checked(run.metrics)) for run in runs]
+    ids = _shared(names, [own.outcomes for own in read], common)
+    weight = _shared_weights(ids, [own.weights for own in read])
+    y_true = np.array([read[0].outcomes[row_id] for row_id in ids], float)
+    clusters = _joined([[own.clusters.get(row_id) for row_id in ids] for own in read])
     candidates = []
-    for name, (_, risks, _) in zip(names, read, strict=True):
-        aligned = {model: np.array([own[row_id] for row_id in ids], float) for model, own in risks.items()}
-        chosen = in_order(list(aligned)) if all_models else [_main(y_true, aligned, weight)]
-        candidates += [(name, model, aligned[model]) for model in chosen]
-    if not all(map(_independent, runs)):
+    for name, own, judged in zip(names, read, told, strict=True):
+        chosen = in_order(list(own.risks)) if all_models else [main_model(own.risks)]
+        whole = judged.get("parts", {}).get("test", {}) if len(ids) == len(own.outcomes) else {}
+        for model in chosen:
+            risk = np.array([own.risks[model][row_id] for row_id in ids], float)
+            unread = ~np.isin(risk, (0, 1)) if model == WORDS else None
+            rows = Judged(y_true, risk, 0.5, None if (weight == 1).all() else weight, clusters, unread)
+            candidates.append(_Candidate(name, model, rows, whole.get("models", {}).get(model, {})))
+    if clusters is None and any("cluster" in str(judged.get("interval", {}).get("method")) for judged in told):
         log.warning(
             "compare: rows of one patient are resampled one by one here, though the runs keep them together; the intervals are "
-            "too narrow"
+            "too narrow; make the predictions anew with `cardiotune predict`, so that they tell who belongs together"
         )
+    settings = told[0].get("interval", {})
+    replicates = affordable(replicates or settings.get("replicates", 1000), len(ids))
+    seed = settings.get("seed", 0) if seed is None else seed
+    stratified = str(settings.get("method")).startswith("stratified")
+    kind = f"{'stratified ' if stratified else ''}{'' if clusters is None else 'cluster '}"
     return {
         "schema_version": 1,
         "n": len(ids),
         "n_events": told_events(len(ids), int(y_true.sum())),
         "common": common,
         **({} if (weight == 1).all() else {"weights": "ipcw"}),
-        "interval": {"level": 0.95, "method": "paired bootstrap, percentile", "replicates": replicates, "seed": seed},
-        "first": {"run": candidates[0][0], "model": candidates[0][1]},
-        "entries": _judge(y_true, candidates, weight, replicates, seed),
+        "interval": {
+            "level": 0.95,
+            "method": f"paired {kind}bootstrap, percentile",
+            "replicates": replicates,
+            "seed": seed,
+        },
+        "first": {"run": candidates[0].run, "model": candidates[0].model},
+        "entries": _judge(candidates, replicates, seed, stratified),
     }
 
 
-def _independent(run: RunFolder) -> bool:
-    """Whether the run took its rows as independent; with patients of several rows, intervals here are too narrow."""
-    judged = read_json(run.checked(run.metrics))
-    return "cluster" not in str(judged.get("interval", {}).get("method", ""))
+class _Read(NamedTuple):
+    """The test rows with a known outcome of one run."""
+
+    outcomes: dict[str, int]
+    risks: Risks
+    weights: Weights
+    clusters: dict[str, int]
+    """row_id -> number that rows of one patient share; empty where no two rows belong together."""
+
+
+class _Candidate(NamedTuple):
+    """One model of a run on the shared rows."""
+
+    run: str
+    model: str
+    rows: Judged
+    told: dict[str, Any]
+    """What the run's own `metrics.json` says of it; empty where other rows are judged here."""
+
+
+def _joined(clusters: list[list[int | None]]) -> NDArray[np.int_] | None:
+    """(rows,) numbers of what belongs together in any of the runs; None when no two rows do."""
+    size = len(clusters[0])
+    links, nodes = [], size
+    for own in clusters:
+        known = [(row, number) for row, number in enumerate(own) if number is not None]
+        places = {number: nodes + place for place, number in enumerate(dict.fromkeys(number for _, number in known))}
+        links += [(row, places[number]) for row, number in known]
+        nodes += len(places)
+    rows, ends = np.array(links, int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(rows)), (rows, ends)), (nodes, nodes))
+    number = np.unique(connected_components(graph, directed=False)[1][:size], return_inverse=True)[1]
+    return number if number.max() + 1 < size else None
 
 
 def _names(runs: Sequence[RunFolder]) -> list[str]:
@@ -97,9 +146,9 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
     return [str(run.path) if short.count(name) > 1 else name for run, name in zip(runs, short, strict=True)]
 
 
-def _read(run: RunFolder) -> tuple[dict[str, int], Risks, Weights]:
-    """Outcomes by row id, risks by model, and weights, of the test rows with a known outcome."""
+def _read(run: RunFolder) -> _Read:
     outcomes: dict[str, int] = {}
+    clusters: dict[str, int] = {}
     weights: Weights = {}
     risks: Risks = {}
     try:
@@ -108,6 +157,8 @@ def _read(run: RunFolder) -> tuple[dict[str, int], Risks, Weights]:
                 outcomes[row["row_id"]] = row["y_true"]
                 weights[row["row_id"]] = float(row.get("weight", 1.0))
                 risks.setdefault(row["model"], {})[row["row_id"]] = row["y_prob"]
+                if "cluster" in row:
+                    clusters[row["row_id"]] = row["cluster"]
     except (ValueError, KeyError, TypeError):
         raise ModelError(
             f"{run.predictions}: damaged; make the predictions anew with `cardiotune predict {run.path}`"
@@ -120,7 +171,7 @@ def _read(run: RunFolder) -> tuple[dict[str, int], Risks, Weights]:
             f"{run.predictions}: {', '.join(partial)} does not cover all {len(outcomes)} test rows; make the predictions "
             f"anew with `cardiotune predict {run.path}`"
         )
-    return outcomes, risks, weights
+    return _Read(outcomes, risks, weights, clusters)
 
 
 def _shared_weights(ids: list[str], weights: list[Weights]) -> Array:
@@ -135,7 +186,7 @@ def _shared_weights(ids: list[str], weights: list[Weights]) -> Array:
 
 
 def _shared(names: list[str], outcomes: list[dict[str, int]], common: bool) -> list[str]:
-    """Row ids that all runs have, in a fixed order."""
+    """Row ids that all runs have, in the first one's order."""
     shared = set.intersection(*(set(found) for found in outcomes))
     sizes = ", ".join(f"{name} {len(found)}" for name, found in zip(names, outcomes, strict=True))
     if not shared:
@@ -154,50 +205,48 @@ def _shared(names: list[str], outcomes: list[dict[str, int]], common: bool) -> l
             f"compare: {differ} of {len(shared)} shared test rows have different outcomes in different runs; compare runs "
             "of the same outcome on the same table"
         )
-    return sorted(shared)
+    return [
+        row_id for row_id in outcomes[0] if row_id in shared
+    ]  # as in the first run, whose replicates these are then
 
 
-def _main(y_true: Array, risks: dict[str, Array], weight: Array) -> str:
-    if "tuned" in risks:
-        return "tuned"
-    return max(in_order(list(risks)), key=lambda model: _ranks(y_true, risks[model], weight))
-
-
-def _ranks(y_true: Array, risk: Array, weight: Array) -> float:
-    return float(np.nan_to_num(metrics.auroc(y_true, risk, weight)).item())
-
-
-def _judge(
-    y_true: Array, candidates: list[tuple[str, str, Array]], weight: Array, replicates: int, seed: int
-) -> list[dict[str, Any]]:
+def _judge(candidates: list[_Candidate], replicates: int, seed: int, stratified: bool) -> list[dict[str, Any]]:
+    first = candidates[0].rows
+    weight = np.ones(len(first.y_true)) if first.weight is None else first.weight
     drawn: list[dict[str, list[Array]]] = [{metric: [] for metric in COMPARED} for _ in candidates]
-    for counts in bootstrap_counts(y_true, replicates, seed):
-        for (_, _, risk), samples in zip(candidates, drawn, strict=True):
-            for metric, function in COMPARED.items():
-                samples[metric].append(np.atleast_1d(function(y_true, risk, counts * weight)))
+    for counts in bootstrap_counts(first.y_true, replicates, seed, stratified, first.clusters):
+        for candidate, samples in zip(candidates, drawn, strict=True):
+            for metric in COMPARED:
+                samples[metric].append(np.atleast_1d(_value(metric, candidate.rows, counts * weight)))
     sampled = [{metric: np.concatenate(parts) for metric, parts in own.items()} for own in drawn]
-    points = [
-        {metric: np.asarray(function(y_true, risk, weight)).item() for metric, function in COMPARED.items()}
-        for _, _, risk in candidates
-    ]
+    points = [{m: np.asarray(_value(m, candidate.rows, weight)).item() for m in COMPARED} for candidate in candidates]
     entries: list[dict[str, Any]] = []
-    for (run, model, _), point, sample in zip(candidates, points, sampled, strict=True):
+    for candidate, point, sample in zip(candidates, points, sampled, strict=True):
         entry: dict[str, Any] = {
-            "run": run,
-            "model": model,
-            "metrics": {m: _entry(point[m], sample[m]) for m in COMPARED},
+            "run": candidate.run,
+            "model": candidate.model,
+            "metrics": {m: _entry(candidate, m, point[m], sample[m]) for m in COMPARED},
         }
         if entries:
-            entry["differences"] = {m: _entry(point[m] - points[0][m], sample[m] - sampled[0][m]) for m in DIFFERENCES}
+            entry["differences"] = {
+                m: difference(point[m] - points[0][m], sample[m] - sampled[0][m]) for m in DIFFERENCES
+            }
         entries.append(entry)
     return entries
 
 
-def _entry(value: float, sample: Array) -> dict[str, Any]:
-    """`{"value", "ci"}`; null with a reason where undefined."""
-    if not np.isfinite(value):
-        return undefined("not defined for these rows and risks")
-    return with_interval(value, percentile_interval(sample))
+def _value(metric: str, rows: Judged, weight: Array) -> Array:
+    """The metric; NaN of answers in words, which are no probabilities."""
+    if rows.unread is not None:
+        return np.full(weight.shape[:-1], np.nan)
+    return COMPARED[metric](rows.y_true, rows.risk, weight)
+
+
+def _entry(candidate: _Candidate, metric: str, value: float, sample: Array) -> dict[str, Any]:
+    """`{"value", "ci"}`, with the interval of the run's own report where that judges the same rows."""
+    found, told = estimate(metric, value, sample, candidate.rows), candidate.told.get(metric) or {}
+    same = told.get("value") is not None and np.isclose(told["value"], value, rtol=1e-9, atol=1e-12)
+    return {name: told[name] for name in found if name in told} if same else found
 
 
 def as_text(result: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Curves and bins behind the figures: pure functions of outcomes and risks. They are drawn, never reported as metrics."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cardiotune.data.small_counts import is_small
 from cardiotune.evaluation import logistic
-from cardiotune.evaluation.intervals import TAIL, bootstrap_counts
+from cardiotune.evaluation.intervals import ROUNDING, TAIL, affordable, bootstrap_counts, worth
 from cardiotune.evaluation.metrics import RIDGE
 
 Array = NDArray[np.float64]
@@ -52,34 +52,69 @@ def _thin(x: Array, y: Array) -> tuple[Array, Array]:
     return x[kept], y[kept]
 
 
-def roc_band(y_true: Array, risk: Array, seed: int = 0, weight: Array | None = None) -> tuple[Array, Array]:
+class Resampling(NamedTuple):
+    """How a band's rows are resampled: as those of the tables are, whose first replicates a band has."""
+
+    seed: int = 0
+    stratified: bool = False
+    weight: Array | None = None
+    """(n,) how much each row counts; None when all count the same."""
+    clusters: NDArray[np.int_] | None = None
+    """(n,) number of each row's patient; None when no two rows belong together."""
+
+    def counts(self, y_true: Array) -> Iterable[Array]:
+        """Row counts (some replicates, n) at a time; none where all rows are of one patient."""
+        if self.clusters is not None and len(np.unique(self.clusters)) == 1:
+            return ()
+        number = None if self.clusters is None else np.unique(self.clusters, return_inverse=True)[1]
+        replicates = affordable(BAND_REPLICATES, len(y_true))
+        return bootstrap_counts(y_true, replicates, self.seed, self.stratified, number)
+
+
+ALIKE = Resampling()
+"""Rows that count the same and have nothing to do with each other."""
+
+
+def _limits(curves: Sequence[Array], estimate: Array) -> tuple[Array, Array]:
+    """Pointwise 95 % limits (points,) of curves (points,) each; they hold the estimate. NaN where they have no width."""
+    if not len(curves):
+        return np.full(len(estimate), np.nan), np.full(len(estimate), np.nan)
+    low, high = np.nanquantile(curves, [TAIL, 1 - TAIL], axis=0)
+    low, high = np.minimum(low, estimate), np.maximum(high, estimate)
+    flat = ~(high - low > ROUNDING)
+    return np.where(flat, np.nan, low), np.where(flat, np.nan, high)
+
+
+def roc_band(y_true: Array, risk: Array, drawn_as: Resampling = ALIKE) -> tuple[Array, Array]:
     """Lower and upper 95 % limit of the sensitivity at each value of `BAND_GRID`, (101,) each.
 
     Pointwise percentiles over bootstrap replicates (vertical averaging: Fawcett, Pattern Recognit Lett 2006;27:861).
-    Replicates with one outcome only are left out. `weight` (n,) as in `roc`.
+    Replicates with one outcome only are left out. NaN where the limits are the same, as at the upper right corner.
     """
-    drawn = np.ones(len(risk)) if weight is None else weight
+    drawn = np.ones(len(risk)) if drawn_as.weight is None else drawn_as.weight
     order = np.argsort(-risk, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(risk[order]) < 0, True])  # last row of each distinct risk
     happened = y_true[order]
     curves = []
-    for counts in bootstrap_counts(y_true, BAND_REPLICATES, seed):
+    for counts in (np.ones((1, len(risk))), *drawn_as.counts(y_true)):  # first the estimate
         counted = (counts * drawn)[:, order]
         found = np.cumsum(counted * happened, axis=1)[:, ends]
         alarms = np.cumsum(counted * (1 - happened), axis=1)[:, ends]
         both = (found[:, -1] > 0) & (alarms[:, -1] > 0)
         for hits, misses in zip(found[both], alarms[both], strict=True):
             curves.append(np.interp(BAND_GRID, np.r_[0, misses / misses[-1]], np.r_[0, hits / hits[-1]]))
-    low, high = np.quantile(curves, [TAIL, 1 - TAIL], axis=0)
-    return low, high
+    return _limits(curves[1:], curves[0])
 
 
-def calibration_points(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array, Array, Array, Array]:
+def calibration_points(
+    y_true: Array, risk: Array, weight: Array | None = None, clusters: NDArray[np.int_] | None = None
+) -> tuple[Array, Array, Array, Array]:
     """(groups,) each: mean risk, share of events, and the share's 95 % Wilson interval. Equal risks share a group.
 
     Neighbouring groups are taken together until each has ten events and ten others, or none; where all rows together have
     fewer there is no group. With `weight` (n,) mean and share are weighted, and the interval is that of so many equally
-    weighted rows as these are worth (Kish 1965, Survey Sampling, section 11.7).
+    weighted rows as these are worth (Kish 1965, Survey Sampling, section 11.7); with `clusters` (n,), rows of one patient
+    count as one.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -93,8 +128,8 @@ def calibration_points(y_true: Array, risk: Array, weight: Array | None = None) 
     counted = np.ones(len(risk)) if weight is None else weight
     total = np.bincount(group, counted)
     mean, share = np.bincount(group, risk * counted) / total, np.bincount(group, y_true * counted) / total
-    worth = total**2 / np.bincount(group, counted**2)
-    low, high = proportion_confint(share * worth, worth, method="wilson")
+    sizes = np.array([worth(counted, clusters, group == number) for number in range(len(total))])
+    low, high = proportion_confint(share * sizes, sizes, method="wilson")
     # At a share of 0 or 1, rounding may put a bound on its wrong side by one part in 10^16.
     return mean, share, np.minimum(low, share), np.maximum(high, share)
 
@@ -116,19 +151,16 @@ def calibration_curve(y_true: Array, risk: Array, at: Array, weight: Array | Non
     return shares if weight is not None and weight.ndim == 2 else shares[0]
 
 
-def calibration_band(
-    y_true: Array, risk: Array, at: Array, seed: int = 0, weight: Array | None = None
-) -> tuple[Array, Array]:
+def calibration_band(y_true: Array, risk: Array, at: Array, drawn_as: Resampling = ALIKE) -> tuple[Array, Array]:
     """Lower and upper 95 % limit of the calibration curve at each risk of `at`, (points,) each. Needs both outcomes.
 
     Pointwise percentiles over bootstrap replicates; the knots stay where all rows put them. Replicates with one outcome
-    are left out. `weight` (n,): how much each row counts.
+    are left out. NaN where the limits are the same.
     """
-    counted = np.ones(len(risk)) if weight is None else weight
-    resamples = bootstrap_counts(y_true, BAND_REPLICATES, seed)
-    drawn = [calibration_curve(y_true, risk, at, counts * counted) for counts in resamples]
-    low, high = np.nanquantile(np.concatenate(drawn), [TAIL, 1 - TAIL], axis=0)
-    return low, high
+    counted = np.ones(len(risk)) if drawn_as.weight is None else drawn_as.weight
+    resamples = drawn_as.counts(y_true)
+    drawn = [curve for counts in resamples for curve in calibration_curve(y_true, risk, at, counts * counted)]
+    return _limits(drawn, calibration_curve(y_true, risk, at, drawn_as.weight))
 
 
 def curve_risks(risk: Array) -> Array:

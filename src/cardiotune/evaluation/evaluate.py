@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cardiotune.data.small_counts import FEW, is_small, told_events
+from cardiotune.data.split import FEW_GROUPS
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.censoring import (
@@ -22,9 +23,17 @@ from cardiotune.evaluation.censoring import (
     observed_entry,
 )
 from cardiotune.evaluation.disclosure import Told
-from cardiotune.evaluation.estimates import estimate, share, undefined, with_interval
+from cardiotune.evaluation.estimates import EXCEPTIONS, WORDS, Judged, difference, estimate
 from cardiotune.evaluation.groups import judge_groups
-from cardiotune.evaluation.intervals import bootstrap_counts, delong_interval, delong_test, percentile_interval
+from cardiotune.evaluation.intervals import (
+    affordable,
+    around,
+    bootstrap_counts,
+    delong_interval,
+    delong_test,
+    percentile_interval,
+    worth,
+)
 from cardiotune.evaluation.metrics import Array
 
 log = logging.getLogger(__name__)
@@ -72,7 +81,8 @@ def evaluate_predictions(
     `thresholds`: model -> `{"name", "value"}` of each threshold to describe, by default the rows' own as "decision".
     `subgroups`: title -> row_id -> group, None for a row whose group is not known. `clusters`: row_id -> what its rows
     belong to (a patient), None for a row by itself: clusters are then resampled whole, and intervals that take rows as
-    independent (DeLong, Wilson) are left out or replaced by the bootstrap's. `told`: counts that Table 1 tells
+    independent (DeLong, Wilson) are left out or replaced by the bootstrap's; by default, the rows' own `cluster`. Very large
+    parts get fewer replicates (`affordable`), and say so. `told`: counts that Table 1 tells
     (`told_beside`); subgroups are withheld until no small count follows from both.
 
     Rows with a `weight`, the inverse probability of censoring, count by it in every metric and interval, and the result
@@ -88,6 +98,8 @@ def evaluate_predictions(
         (unknown if row["y_true"] is None else parts)[row["part"]][row["model"]].append(row)
     if not parts:
         raise DataError("no row with a known outcome to evaluate")
+    if clusters is None and any("cluster" in row for row in rows):
+        clusters = {row["row_id"]: row.get("cluster") for row in rows}
     judged = {}
     for name, models in parts.items():
         part = _read_part(name, models, thresholds or {}, subgroups or {}, clusters)
@@ -105,6 +117,7 @@ def evaluate_predictions(
             "method": f"{'stratified ' if stratified else ''}{kind}bootstrap, percentile",
             "replicates": replicates,
             "seed": seed,
+            "exceptions": EXCEPTIONS,
         },
         "parts": judged,
     }
@@ -120,8 +133,12 @@ class _Bootstrap:
 
     def counts(self, part: "_Part", most: int | None = None) -> Iterator[Array]:
         """Row counts, (some replicates, rows) at a time; `most` takes only the first replicates."""
-        replicates = self.replicates if most is None else min(most, self.replicates)
+        replicates = self.of(part) if most is None else min(most, self.of(part))
         return bootstrap_counts(part.y_true, replicates, self.seed, self.stratified, part.clusters)
+
+    def of(self, part: "_Part") -> int:
+        """How many replicates the part gets."""
+        return affordable(self.replicates, len(part.y_true))
 
 
 @dataclass(frozen=True)
@@ -142,13 +159,29 @@ class _Part:
     """Title -> label of each row's group."""
     clusters: NDArray[np.int_] | None
     """Number of each row's cluster; None when no two rows belong together."""
-    weight: Array | None = None
+    weight: Array | None
     """How much each row counts; None when all count the same."""
+    unread: dict[str, NDArray[np.bool_]]
+    """Of a model that answers in words: which answers could not be parsed."""
+
+    def judged(self, model: str) -> Judged:
+        """The rows as the model is judged on them, at its own threshold."""
+        unread = self.unread.get(model)
+        return Judged(self.y_true, self.risks[model], self.decision[model], self.weight, self.clusters, unread)
 
     @property
-    def independent(self) -> bool:
-        """Whether rows are alike and have nothing to do with each other, as intervals by formula take them."""
-        return self.clusters is None and self.weight is None
+    def cautions(self) -> list[str]:
+        """What makes all intervals of the part doubtful, in words."""
+        if self.clusters is None:
+            return []
+        if self.clusters.max() == 0:
+            return ["All rows are of one patient (or group), so there are no intervals: nothing is shown about others."]
+        if worth(self.weight, self.clusters) < FEW_GROUPS:
+            return [
+                f"The rows are worth fewer than {FEW_GROUPS} patients (or groups) of equal size: few have most of them, so "
+                "do not rely on the intervals."
+            ]
+        return []
 
     def counted(self, counts: Array) -> Array:
         """Row counts of a bootstrap (replicates, rows), weighted."""
@@ -178,6 +211,10 @@ def _read_part(
         or [("decision", value)]
         for model, value in decision.items()
     }
+    unread = {}
+    if WORDS in risks:
+        unread[WORDS] = ~np.isin(risks[WORDS], (0, 1))
+        risks[WORDS] = raw[WORDS] = np.where(unread[WORDS], 0, risks[WORDS])  # it flags nobody
     for model, entries in named.items():
         if not all(0 <= value <= 1 for _, value in entries):
             raise DataError(f"model {model}: a threshold is not from 0 to 1, as a probability is")
@@ -192,6 +229,7 @@ def _read_part(
         {title: [labels[row_id] for row_id in ids] for title, labels in subgroups.items()},
         None if clusters is None else _numbers([clusters[row_id] for row_id in ids]),
         _weights(name, models),
+        unread,
     )
 
 
@@ -235,22 +273,25 @@ def _judge_part(
             "models": {
                 model: {
                     "net_benefit": points[model]["decision_curve"].tolist(),
-                    "ci": np.quantile(samples[model]["decision_curve"], [0.025, 0.975], axis=0).T.tolist(),
+                    "ci": _band(points[model]["decision_curve"], samples[model]["decision_curve"]),
                 }
                 for model in risks
             },
         },
     }
+    if bootstrap.of(part) < bootstrap.replicates:
+        judged["replicates"] = bootstrap.of(part)
+    if part.cautions:
+        judged["cautions"] = part.cautions
+        log.warning("part %s: %s", part.name, part.cautions[0])
     if times is not None:
         judged["censoring"] = times
     if part.name == "test":
         resamples = bootstrap.counts(part, GROUP_REPLICATES) if part.columns else ()
-        judged["subgroups"] = judge_groups(
-            y_true, risks, part.decision, part.columns, resamples, part.ids, told, part.weight
-        )
+        rows = {model: part.judged(model) for model in risks}
+        judged["subgroups"] = judge_groups(y_true, rows, part.columns, resamples, part.ids, told)
     if part.raw:
-        counts = np.concatenate(list(bootstrap.counts(part, RAW_REPLICATES)))
-        judged["raw"] = {model: _judge_raw(part, risk, counts) for model, risk in part.raw.items()}
+        judged["raw"] = _judge_raw(part, bootstrap)
     if "tuned" in risks:
         judged["differences"] = {
             other: {m: _difference(points, samples, other, m) for m in DIFFERENCES}
@@ -258,7 +299,8 @@ def _judge_part(
             if other != "tuned"
         }
         for other, entries in judged["differences"].items():
-            found = None if not part.independent else delong_test(y_true, risks["tuned"], risks[other])
+            comparable = part.judged(other).independent and other != WORDS
+            found = delong_test(y_true, risks["tuned"], risks[other]) if comparable else None
             entries["auroc"] |= {"delong_p": found and found.p, "delong_ci": found and list(found.ci)}
         if part.name == "test":  # the other parts had a hand in making the model
             judged["verdict"] = verdict(judged)
@@ -267,11 +309,14 @@ def _judge_part(
 
 def _quantities(part: _Part, model: str, weight: Array | None) -> dict[str, Array]:
     """All that is estimated of one model, by name; at the described thresholds `metric@place`."""
-    y_true, risk = part.y_true, part.risks[model]
-    values = metrics.all_metrics(y_true, risk, weight, threshold=part.decision[model])
+    order = np.argsort(part.risks[model], kind="stable")  # once, and not in every metric
+    y_true, risk, unread = part.y_true[order], part.risks[model][order], part.unread.get(model)
+    unread = None if unread is None else unread[order]
+    weight = None if weight is None else weight[..., order]
+    values = metrics.all_metrics(y_true, risk, weight, threshold=part.decision[model], unread=unread)
     values["decision_curve"] = metrics.decision_curve(y_true, risk, weight, thresholds=CURVE_THRESHOLDS)
     for place, (_, threshold) in enumerate(part.named[model]):
-        cells = metrics.table(y_true, risk, weight, threshold=threshold)
+        cells = metrics.table(y_true, risk, weight, threshold=threshold, unread=unread)
         values |= {f"{name}@{place}": metric.of(cells) for name, metric in metrics.AT_THRESHOLD.items()}
         values[f"net_benefit@{place}"] = metrics.net_benefit(y_true, risk, weight, threshold=threshold)
     return values
@@ -291,55 +336,55 @@ def _resample(part: _Part, bootstrap: _Bootstrap) -> dict[str, dict[str, Array]]
     return {model: {name: np.concatenate(v) for name, v in by_name.items()} for model, by_name in drawn.items()}
 
 
+def _band(points: Array, sample: Array) -> list[list[float] | None]:
+    """The interval at each point of a curve; points (m,), sample (replicates, m). None where it has no width."""
+    found = (percentile_interval(values) for values in sample.T)
+    held = (ci and around(value, ci) for value, ci in zip(points.tolist(), found, strict=True))
+    return [ci and list(ci) for ci in held]
+
+
 def _model(part: _Part, model: str, point: dict[str, Array], sample: dict[str, Array]) -> dict[str, Any]:
-    y_true, risk = part.y_true, part.risks[model]
-    entries = {name: estimate(name, point[name].item(), sample[name], y_true, risk) for name in metrics.NAMES}
-    ci = delong_interval(y_true, risk) if part.independent else None
+    rows = part.judged(model)
+    entries = {name: estimate(name, point[name].item(), sample[name], rows) for name in metrics.NAMES}
+    ci = delong_interval(rows.y_true, rows.risk) if rows.independent and rows.unread is None else None
     entries["auroc"]["delong_ci"] = None if ci is None else list(ci)
     return entries
 
 
 def _thresholds(part: _Part, model: str, point: dict[str, Array], sample: dict[str, Array]) -> list[dict[str, Any]]:
-    y_true, risk = part.y_true, part.risks[model]
+    judged = part.judged(model)
 
     def describe(place: int, name: str, threshold: float) -> dict[str, Any]:
-        def resampled(metric: str) -> dict[str, Any]:
+        def entry(metric: str) -> dict[str, Any]:
             key = f"{metric}@{place}"
-            return estimate(metric, point[key].item(), sample[key], y_true, risk)
+            return estimate(metric, point[key].item(), sample[key], judged.at(threshold))
 
-        tp, fp, fn, tn = metrics.table(y_true, risk, part.weight, threshold=threshold)
-        shares = {
-            "sensitivity": ("recall", tp, tp + fn),
-            "specificity": ("specificity", tn, tn + fp),
-            "ppv": ("precision", tp, tp + fp),
-            "npv": ("npv", tn, tn + fn),
-            "flagged": ("flagged", tp + fp, tp + fp + fn + tn),
-        }
+        titles = {"sensitivity": "recall", "specificity": "specificity", "ppv": "precision", "npv": "npv"}
+        plain = ("flagged", "lr_positive", "lr_negative", "net_benefit")
         return {
             "name": name,
             "value": threshold,
-            **{
-                # Wilson's interval takes rows as independent and alike, which those of one patient and weighted ones are not.
-                title: resampled(metric)
-                if not part.independent
-                else share(metric, float(count), float(size), y_true, risk)
-                for title, (metric, count, size) in shares.items()
-            },
-            **{metric: resampled(metric) for metric in ("lr_positive", "lr_negative", "net_benefit")},
+            **{title: entry(metric) for title, metric in (titles | {metric: metric for metric in plain}).items()},
         }
 
     return [describe(place, *named) for place, named in enumerate(part.named[model])]
 
 
-def _judge_raw(part: _Part, risk: Array, counts: Array) -> dict[str, Any]:
+def _judge_raw(part: _Part, bootstrap: _Bootstrap) -> dict[str, Any]:
     """How good the probabilities were before anything was done to them (they rank the rows as the final ones do)."""
-    y_true, counted = part.y_true, part.counted(counts)
-    return {
-        name: estimate(
-            name, float(metric(y_true, risk, part.weight).item()), metric(y_true, risk, counted), y_true, risk
-        )
-        for name, metric in metrics.PROBABILITY.items()
-    }
+    drawn: dict[tuple[str, str], list[Array]] = defaultdict(list)
+    for counts in bootstrap.counts(part, RAW_REPLICATES):
+        counted = part.counted(counts)
+        for model, risk in part.raw.items():
+            for name, metric in metrics.PROBABILITY.items():
+                drawn[model, name].append(metric(part.y_true, risk, counted))
+
+    def entry(model: str, name: str) -> dict[str, Any]:
+        rows = Judged(part.y_true, part.raw[model], weight=part.weight, clusters=part.clusters)
+        value = float(metrics.PROBABILITY[name](rows.y_true, rows.risk, part.weight).item())
+        return estimate(name, value, np.concatenate(drawn[model, name]), rows)
+
+    return {model: {name: entry(model, name) for name in metrics.PROBABILITY} for model in part.raw}
 
 
 def _judge_times(
@@ -414,9 +459,7 @@ def _difference(
 ) -> dict[str, Any]:
     """Tuned minus other, with a paired bootstrap interval."""
     value = float(points["tuned"][metric] - points[other][metric])
-    if not np.isfinite(value):
-        return undefined("undefined for one of the two models")
-    return with_interval(value, percentile_interval(samples["tuned"][metric] - samples[other][metric]))
+    return difference(value, samples["tuned"][metric] - samples[other][metric])
 
 
 def verdict(part: dict[str, Any]) -> dict[str, Any]:

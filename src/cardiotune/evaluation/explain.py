@@ -15,12 +15,12 @@ from cardiotune.config import NUMBERS, DataConfig, SerializeConfig
 from cardiotune.data import schema
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.serialize import serialize_rows
-from cardiotune.data.split import Parts
+from cardiotune.data.split import Parts, cluster_numbers
 from cardiotune.data.subsample import stratified_rows
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.baselines import Baseline, row_weights
-from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
+from cardiotune.evaluation.intervals import around, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.probes import Score, with_values
 
 Array = NDArray[np.float64]
@@ -141,9 +141,9 @@ def permutation_importance(
 
     Breiman, Mach Learn 2001;45:5, section 10. For each feature column `{column, value, ci, log_loss, log_loss_ci}`: `value`
     is the fall of the AUROC, `log_loss` the rise of the log-loss, means over `repeats` shuffles. Intervals are 95 %
-    bootstraps over patients and shuffles. What is derived from a column is derived anew; a column that others
-    stand in for has a low importance. Texts scored: rows x (1 + columns x repeats). Null where `events`, (n,) of 0 and 1,
-    holds one outcome only.
+    bootstraps over patients (whole, where they have several rows) and shuffles, null where nothing varies. What is derived
+    from a column is derived anew; a column that others stand in for has a low importance. Texts scored: rows x (1 + columns
+    x repeats). Null where `events`, (n,) of 0 and 1, holds one outcome only.
     """
     chosen = stratified_rows(events, rows, seed)
     frame, y_true = frame[chosen], np.asarray(events)[chosen].astype(float)
@@ -155,7 +155,9 @@ def permutation_importance(
     ]
     base, *others = _ask(risk_of, [frame, *shuffled])
     weight = row_weights(frame)
-    counts = np.concatenate(list(bootstrap_counts(y_true, replicates, seed)))
+    clusters = cluster_numbers(frame, data)
+    number = None if clusters is None else np.array(clusters)
+    counts = np.concatenate(list(bootstrap_counts(y_true, replicates, seed, clusters=number)))
     return [
         {"column": name, **_worse(y_true, base, others[place * repeats : (place + 1) * repeats], counts, weight)}
         for place, name in enumerate(data.features)
@@ -182,7 +184,8 @@ def _worse(
             )
         ]
         interval = percentile_interval(np.concatenate(drawn))
-        entry |= {value: mean if np.isfinite(mean) else None, ci: None if interval is None else list(interval)}
+        held = around(mean, interval) if interval and np.isfinite(mean) else None
+        entry |= {value: mean if np.isfinite(mean) else None, ci: held and list(held)}
     return entry
 
 

@@ -25,6 +25,7 @@ from cardiotune.evaluation.drawing import (
     svg,
     table,
 )
+from cardiotune.evaluation.estimates import WORDS
 from cardiotune.evaluation.learning_curve import METRICS as LEARNED
 from cardiotune.evaluation.record import Array, Record, Scores
 from cardiotune.evaluation.wording import in_order, model_words
@@ -41,16 +42,16 @@ NO_EVENT: dict[str, Any] = {"fill": True, "facecolor": "#c8d4dc", "edgecolor": "
 def performance(record: Record) -> list[Drawing]:
     """How good the models are on the test part. Curves that are not defined there are left out."""
     part = record.part
-    # The same risk for every row has no curve: it is the reference line.
-    scored = {model: found for model, found in record.scored.items() if np.ptp(found.y_prob) > 0}
+    # The same risk for every row has no curve: it is the reference line. Nor have answers in words.
+    scored = {model: found for model, found in record.scored.items() if np.ptp(found.y_prob) > 0 and model != WORDS}
     drawings = []
     if all(len(np.unique(found.y_true)) == 2 for found in scored.values()) and scored:
         drawings += [_roc(record, scored), _precision_recall(part, scored)]
-    if set(scored) - {"free_generation"}:
-        drawings.append(_calibration(scored, record.config.seed))
+    if scored:
+        drawings.append(_calibration(record, scored))
     drawings.append(_risks(record.main, record.scored[record.main], record.config.task.threshold))
     if decision := part.get("decision_curve"):
-        drawings.append(_decision(decision, list(scored), record.main))
+        drawings.append(_decision(decision, [m for m in record.models if m in scored or m == WORDS], record.main))
     if record.censoring:
         drawings = [replace(drawing, caption=f"{drawing.caption} IPCW-weighted.") for drawing in drawings]
     if record.training:
@@ -80,7 +81,7 @@ def _roc(record: Record, scored: dict[str, Scores]) -> Drawing:
     lines = {model: curves.roc(found.y_true, found.y_prob, found.weight) for model, found in scored.items()}
     band = None
     if found := scored.get(main):
-        band = curves.roc_band(found.y_true, found.y_prob, record.config.seed, found.weight)
+        band = curves.roc_band(found.y_true, found.y_prob, _resampling(record, found))
 
     def paint(figure: Figure) -> None:
         axes = square(figure, "1 − specificity", "Sensitivity (recall)")
@@ -142,12 +143,15 @@ def _precision_recall(part: dict[str, Any], scored: dict[str, Scores]) -> Drawin
 # risks
 
 
-def _calibration(scored: dict[str, Scores], seed: int) -> Drawing:
-    scored = {
-        model: found for model, found in scored.items() if model != "free_generation"
-    }  # 0 and 1, no probabilities
+def _resampling(record: Record, found: Scores) -> curves.Resampling:
+    """As the intervals of the tables were made."""
+    stratified = record.interval["method"].startswith("stratified")
+    return curves.Resampling(record.interval["seed"], stratified, found.weight, found.clusters)
+
+
+def _calibration(record: Record, scored: dict[str, Scores]) -> Drawing:
     end = curves.axis_end(risk for found in scored.values() for risk in (found.y_prob, found.y_prob_raw))
-    panels = {model: _calibration_lines(found, seed) for model, found in scored.items()}
+    panels = {model: _calibration_lines(found, _resampling(record, found)) for model, found in scored.items()}
     both = any(len(lines) > 1 for lines in panels.values())
 
     def painter(model: str) -> Callable[[Figure], None]:
@@ -200,7 +204,7 @@ class Calibration(NamedTuple):
     curve: Array
 
 
-def _calibration_lines(found: Scores, seed: int) -> dict[str, Calibration]:
+def _calibration_lines(found: Scores, drawn_as: curves.Resampling) -> dict[str, Calibration]:
     """The final probabilities and, where they differ, those before correction and calibration, which have no band."""
     lines = {}
     for when, risk in (("final", found.y_prob), ("before", found.y_prob_raw)):
@@ -210,12 +214,14 @@ def _calibration_lines(found: Scores, seed: int) -> dict[str, Calibration]:
         if 0 < found.y_true.sum() < len(found.y_true):
             at = curves.curve_risks(risk)
             band = (
-                curves.calibration_band(found.y_true, risk, at, seed, found.weight)
+                curves.calibration_band(found.y_true, risk, at, drawn_as)
                 if when == "final"
                 else np.full((2, len(at)), np.nan)
             )
             curve = np.array([at, curves.calibration_curve(found.y_true, risk, at, found.weight), *band])
-        lines[when] = Calibration(np.array(curves.calibration_points(found.y_true, risk, found.weight)), curve)
+        lines[when] = Calibration(
+            np.array(curves.calibration_points(found.y_true, risk, found.weight, found.clusters)), curve
+        )
     return lines
 
 

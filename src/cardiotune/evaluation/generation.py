@@ -111,7 +111,10 @@ class Generator:
 
 
 def risks(parsed: Parsed, prevalence: float) -> NDArray[np.float64]:
-    """(rows,) 1 and 0 as answered, for a word carries no probability; `prevalence` where there is no answer."""
+    """(rows,) 1 and 0 as answered, for a word carries no probability; `prevalence` where there is no answer.
+
+    Where rows are judged, a risk that is neither 1 nor 0 is such a row's, and the row wrong: `estimates.WORDS`.
+    """
     return np.where(parsed == UNPARSABLE, prevalence, parsed).astype(float)
 
 

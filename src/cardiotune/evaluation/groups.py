@@ -9,7 +9,7 @@ import numpy as np
 
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.disclosure import Cell, Rows, Told, withhold
-from cardiotune.evaluation.estimates import estimate, undefined
+from cardiotune.evaluation.estimates import Judged, estimate, undefined
 from cardiotune.evaluation.metrics import Array
 
 METRICS = ("auroc", "observed_expected", "calibration_slope", "sensitivity", "fnr")
@@ -20,45 +20,42 @@ WITHHELD = "withheld: this group, or another that it would give away, has fewer 
 
 def judge_groups(
     y_true: Array,
-    risks: Mapping[str, Array],
-    thresholds: Mapping[str, float],
+    models: Mapping[str, Judged],
     columns: Mapping[str, Sequence[str | None]],
     resamples: Iterable[Array],
     ids: Sequence[str] = (),
     told: Sequence[Told] = (),
-    weight: Array | None = None,
 ) -> list[dict[str, Any]]:
     """One entry a column and group: its size, its events and every model's METRICS, at the model's own threshold.
 
-    y_true (n,); risks: model -> (n,); columns: title -> labels (n,); resamples: row counts, (some replicates, n) at a
-    time. In a replicate a group has the rows that were drawn of it, so its size varies as it would in another sample.
+    y_true (n,); models: model -> what it is judged on; columns: title -> labels (n,); resamples: row counts, (some
+    replicates, n) at a time. In a replicate a group has the rows that were drawn of it, so its size varies as it would in
+    another sample.
     `told`: what another table tells of the rows with `ids` (n,) and others, beside which nothing small may follow.
-    `weight` (n,): how much each row counts in the metrics, by default 1.
     """
     cells = {(column, group): rows for column, labels in columns.items() for group, rows in _groups(labels).items()}
     without_size, without_events = withhold(cells, y_true, ids, told)
     judged = [cell for cell in cells if cell not in without_events]
+    within = {cell: {model: rows.among(cells[cell]) for model, rows in models.items()} for cell in judged}
     samples: dict[tuple[Cell, str, str], list[Array]] = defaultdict(list)
     for counts in resamples:
         for cell in judged:
-            rows = cells[cell]
-            drawn = counts[:, rows] if weight is None else counts[:, rows] * weight[rows]
-            for model, risk in risks.items():
-                for name, values in _metrics(y_true[rows], risk[rows], drawn, thresholds[model]).items():
+            for model, judged_rows in within[cell].items():
+                drawn = counts[:, cells[cell]]
+                drawn = drawn if judged_rows.weight is None else drawn * judged_rows.weight
+                for name, values in _metrics(judged_rows, drawn).items():
                     samples[cell, model, name].append(values)
 
     def models_of(cell: Cell) -> dict[str, Any]:
         if cell in without_size:
             return {}
         if cell in without_events:
-            return {model: {name: undefined(WITHHELD) for name in METRICS} for model in risks}
-        happened = y_true[cells[cell]]
+            return {model: {name: undefined(WITHHELD) for name in METRICS} for model in models}
         entries: dict[str, Any] = defaultdict(dict)
-        counted = None if weight is None else weight[cells[cell]]
-        for model, risk in ((model, risk[cells[cell]]) for model, risk in risks.items()):
-            for name, value in _metrics(happened, risk, counted, thresholds[model]).items():
+        for model, rows in within[cell].items():
+            for name, value in _metrics(rows, rows.weight).items():
                 sample = np.concatenate(samples[cell, model, name])
-                entries[model][name] = estimate(name, value.item(), sample, happened, risk)
+                entries[model][name] = estimate(name, value.item(), sample, rows)
         return dict(entries)
 
     return [
@@ -74,10 +71,15 @@ def judge_groups(
     ]
 
 
-def _metrics(y_true: Array, risk: Array, weight: Array | None, threshold: float) -> dict[str, Array]:
+def _metrics(rows: Judged, weight: Array | None) -> dict[str, Array]:
     plain = (metrics.auroc, metrics.observed_expected, metrics.calibration_slope)
-    values = [metric(y_true, risk, weight) for metric in plain]
-    cells = metrics.table(y_true, risk, weight, threshold=threshold)
+    values = [
+        metric(rows.y_true, rows.risk, weight)
+        if rows.unread is None
+        else np.full(() if weight is None or weight.ndim == 1 else len(weight), np.nan)
+        for metric in plain
+    ]
+    cells = metrics.table(rows.y_true, rows.risk, weight, threshold=rows.threshold, unread=rows.unread)
     return dict(zip(METRICS, [*values, metrics.recall.of(cells), metrics.fnr.of(cells)], strict=True))
 
 

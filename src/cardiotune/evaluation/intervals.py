@@ -1,4 +1,8 @@
-"""95 % intervals: bootstrap (ordinary, stratified, of clusters), Wilson's for shares and DeLong's for the AUROC."""
+"""95 % intervals: bootstrap (ordinary, stratified, of clusters), Wilson's for shares and DeLong's for the AUROC.
+
+An interval without width is no knowledge: where a bootstrap shows no variation, as at a sensitivity of 1, there is either a
+formula that gives an interval (of a share, a ratio of two shares, an AUROC) or none.
+"""
 
 import math
 from collections.abc import Iterator
@@ -16,6 +20,13 @@ NORMAL_QUANTILE = 1.959963984540054
 """The standard normal distribution has a tail of 2.5 % beyond it."""
 CHUNK_CELLS = 2_000_000
 """Rows times replicates that are held at a time."""
+MOST_CELLS = 50_000_000
+"""Rows times replicates of one bootstrap, at most, as long as FEWEST_REPLICATES are left."""
+FEWEST_REPLICATES = 200
+ROUNDING = 1e-9
+"""An interval that is narrower than this share of its larger end has no width but that of rounding."""
+SMALLEST = 1e-12
+"""Nor has one that is narrower than this."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -49,6 +60,11 @@ def bootstrap_counts(
         yield counts if clusters is None else counts[:, unit]
 
 
+def affordable(replicates: int, rows: int) -> int:
+    """As many of the `replicates` as can be afforded: all 1,000 up to 50,000 rows, at least FEWEST_REPLICATES."""
+    return min(replicates, max(FEWEST_REPLICATES, MOST_CELLS // max(1, rows)))
+
+
 def percentile_interval(values: Array) -> Interval | None:
     """Percentile interval, 95 %, wide enough whatever the undefined replicates might have been.
 
@@ -64,11 +80,50 @@ def percentile_interval(values: Array) -> Interval | None:
     return float(low), float(high)
 
 
+def symmetric_interval(value: float, values: Array) -> Interval | None:
+    """Estimate plus and minus its larger distance to a percentile of the bootstrap, of what lies from 0 to 1.
+
+    For a distance, such as the ICI, that chance makes larger and never smaller: its replicates lie above the estimate as
+    that lies above the truth, so that their percentiles are too high, often all above the estimate itself, and never reach
+    0. `value` is the estimate, values (replicates,). None as `percentile_interval`.
+    """
+    found = percentile_interval(values)
+    if found is None:
+        return None
+    distance = max(abs(end - value) for end in found)
+    return max(0.0, value - distance), min(1.0, value + distance)
+
+
+def around(value: float, ci: Interval) -> Interval | None:
+    """The interval, widened to hold the estimate where the bootstrap's bias leaves it out; None without any width."""
+    low, high = min(ci[0], value), max(ci[1], value)
+    return (low, high) if high - low > max(SMALLEST, ROUNDING * max(abs(low), abs(high))) else None
+
+
+def worth(
+    weight: Array | None = None, clusters: NDArray[np.int_] | None = None, rows: NDArray[np.bool_] | None = None
+) -> float:
+    """How many independent rows of equal weight these are worth: Kish 1965, Survey Sampling, section 11.7.
+
+    weight (n,), clusters (n,) numbers, rows (n,) those that are counted; at least one of them is given. What rows of one
+    cluster add to each other is not known, so they count as one.
+    """
+    size = len(next(given for given in (weight, clusters, rows) if given is not None))
+    total: Array = np.ones(size) if weight is None else weight
+    if rows is not None:
+        total = total[rows]
+        clusters = None if clusters is None else clusters[rows]
+    if clusters is not None:
+        total = np.asarray(np.bincount(np.unique(clusters, return_inverse=True)[1], total), float)
+    square = (total**2).sum()
+    return float(total.sum() ** 2 / square) if square else 0.0
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # shares
 
 
-def wilson(count: int, size: int) -> Interval:
+def wilson(count: float, size: float) -> Interval:
     """Score interval of the share count / size, within 0 and 1; size at least 1. Wilson, J Am Stat Assoc 1927;22:209."""
     share, square = count / size, NORMAL_QUANTILE**2
     centre = share + square / (2 * size)
@@ -76,6 +131,22 @@ def wilson(count: int, size: int) -> Interval:
     low, high = ((centre + side * half) / (1 + square / size) for side in (-1, 1))
     # At either end the formula gives exactly 0 or 1, but for rounding.
     return (0.0 if count == 0 else low), (1.0 if count == size else high)
+
+
+def ratio_interval(above: tuple[float, float], below: tuple[float, float]) -> Interval:
+    """Interval of the ratio of two independent shares, `(share, size)` each, that of the second above 0.
+
+    From Wilson's interval of each: Newcombe, Stat Methods Med Res 2016;25:1774 (MOVER-R).
+    """
+    (p, n), (q, m) = above, below
+    (p_low, p_high), (q_low, q_high) = wilson(p * n, n), wilson(q * m, m)
+    product = p * q
+
+    def bound(side: int, near: float, far: float) -> float:
+        square = product**2 - near * far * (2 * p - near) * (2 * q - far)
+        return (product + side * math.sqrt(max(0.0, square))) / (far * (2 * q - far))
+
+    return max(0.0, bound(-1, p_low, q_high)), bound(1, p_high, q_low)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -88,6 +159,30 @@ class DeLong(NamedTuple):
     difference: float
     ci: Interval
     p: float
+
+
+def auroc_interval(value: float, events: float, others: float) -> Interval:
+    """Score interval of an AUROC of 0 to 1 from its value and the numbers of events and others; of use at 0 and 1.
+
+    Newcombe, Stat Med 2006;25:559, method 5: the values that lie within 1.96 of their own standard errors, which are
+    Hanley & McNeil's with the mean of the two numbers for each.
+    """
+    mean = (events + others) / 2 - 1
+
+    def near(area: float) -> bool:
+        spread = 1 + mean * (1 - area) / (2 - area) + mean * area / (1 + area)
+        variance = area * (1 - area) * spread / (events * others)
+        return (value - area) ** 2 <= NORMAL_QUANTILE**2 * variance
+
+    def last(end: float) -> float:
+        inside, outside = value, end
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if near(middle) else (inside, middle)
+        return inside
+
+    # At either end the standard error is 0: the search from there finds nothing but the end itself.
+    return (0.0 if value == 0 else last(0.0)), (1.0 if value == 1 else last(1.0))
 
 
 def delong_interval(y_true: Array, y_prob: Array) -> Interval | None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from cardiotune.evaluation import logistic
 
@@ -61,10 +62,12 @@ def auprc(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
 
 def _by_score(y_true: Array, y_prob: Array, weight: Array | None) -> tuple[Array, Array]:
     """Weight of events and of non-events at each distinct risk, from low to high: (..., distinct risks)."""
-    order = np.argsort(y_prob, kind="stable")
-    weight = _weights(y_true, weight)[..., order]
-    starts = np.flatnonzero(np.r_[True, np.diff(y_prob[order]) > 0])
-    happened = y_true[order]
+    weight = _weights(y_true, weight)
+    if not (np.diff(y_prob) >= 0).all():
+        order = np.argsort(y_prob, kind="stable")
+        y_true, y_prob, weight = y_true[order], y_prob[order], weight[..., order]
+    starts = np.flatnonzero(np.r_[True, np.diff(y_prob) > 0])
+    happened = y_true
     events = np.add.reduceat(weight * happened, starts, axis=-1)
     others = np.add.reduceat(weight * (1 - happened), starts, axis=-1)
     return events, others
@@ -77,7 +80,7 @@ def _by_score(y_true: Array, y_prob: Array, weight: Array | None) -> tuple[Array
 def brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
     """Mean squared error of the probabilities, 0 (best) to 1. Brier, Mon Weather Rev 1950;78:1."""
     weight = _weights(y_true, weight)
-    return _ratio(weight @ (y_prob - y_true) ** 2, weight.sum(-1))
+    return np.minimum(_ratio(weight @ (y_prob - y_true) ** 2, weight.sum(-1)), 1)  # but for rounding it never is above
 
 
 def scaled_brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
@@ -148,7 +151,7 @@ def calibration_errors(
     defined = _both_outcomes(y_true, weight)
     fitted = logistic.fit(design, np.zeros(len(y_true)), y_true, weight, defined, RIDGE)
     error = np.abs(logistic.sigmoid(fitted @ design.T) - y_prob)
-    order = np.argsort(error, axis=-1)
+    order = np.argsort(error, axis=-1, kind="stable")  # quick where the rows are in order of their risk
     error, sorted_weight = np.take_along_axis(error, order, -1), np.take_along_axis(weight, order, -1)
     reached = np.cumsum(sorted_weight, axis=-1)
 
@@ -196,13 +199,30 @@ class Table(NamedTuple):
     fp: Array
     fn: Array
     tn: Array
+    unread_events: Array | float = 0.0
+    """Of events whose answer could not be parsed: neither flagged nor not, and wrong. Only answers in words have some."""
+    unread_others: Array | float = 0.0
+
+    @property
+    def total(self) -> Array:
+        """All rows."""
+        return np.asarray(self.tp + self.fp + self.fn + self.tn + self.unread_events + self.unread_others)
 
 
-def table(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Table:
-    """Rows by outcome and by whether they are flagged, which is a risk of at least `threshold`."""
+def table(
+    y_true: Array,
+    y_prob: Array,
+    weight: Array | None = None,
+    *,
+    threshold: float = 0.5,
+    unread: NDArray[np.bool_] | None = None,
+) -> Table:
+    """Rows by outcome and by whether they are flagged, which is a risk of at least `threshold`; `unread` (n,) are apart."""
     event, flagged = y_true == 1, y_prob >= threshold
-    cells = np.column_stack([event & flagged, ~event & flagged, event & ~flagged, ~event & ~flagged])
-    return Table(*np.moveaxis(_weights(y_true, weight) @ cells.astype(float), -1, 0))
+    cells = [event & flagged, ~event & flagged, event & ~flagged, ~event & ~flagged]
+    if unread is not None:
+        cells = [cell & ~unread for cell in cells] + [event & unread, ~event & unread]
+    return Table(*np.moveaxis(_weights(y_true, weight) @ np.column_stack(cells).astype(float), -1, 0))
 
 
 class AtThreshold:
@@ -219,8 +239,8 @@ class AtThreshold:
 
 @AtThreshold
 def accuracy(cells: Table) -> Array:
-    """Share of rows that are flagged (risk >= threshold) and have the event, or neither."""
-    return _ratio(cells.tp + cells.tn, cells.tp + cells.fp + cells.fn + cells.tn)
+    """Share of rows that are flagged (risk >= threshold) and have the event, or neither; an unread answer is wrong."""
+    return _ratio(cells.tp + cells.tn, cells.total)
 
 
 @AtThreshold
@@ -238,19 +258,19 @@ def npv(cells: Table) -> Array:
 @AtThreshold
 def recall(cells: Table) -> Array:
     """Sensitivity: flagged among the events. NaN without events."""
-    return _ratio(cells.tp, cells.tp + cells.fn)
+    return _ratio(cells.tp, cells.tp + cells.fn + cells.unread_events)
 
 
 @AtThreshold
 def specificity(cells: Table) -> Array:
     """Unflagged among the non-events. NaN without non-events."""
-    return _ratio(cells.tn, cells.tn + cells.fp)
+    return _ratio(cells.tn, cells.tn + cells.fp + cells.unread_others)
 
 
 @AtThreshold
 def fnr(cells: Table) -> Array:
-    """False-negative rate: unflagged among the events, 1 - sensitivity. NaN without events."""
-    return _ratio(cells.fn, cells.tp + cells.fn)
+    """False-negative rate: unflagged or unread among the events, 1 - sensitivity. NaN without events."""
+    return _ratio(cells.fn + cells.unread_events, cells.tp + cells.fn + cells.unread_events)
 
 
 @AtThreshold
@@ -259,7 +279,8 @@ def lr_positive(cells: Table) -> Array:
 
     Deeks & Altman, BMJ 2004;329:168. NaN with one outcome, and when no non-event is flagged (it has no bound then).
     """
-    return _ratio(recall.of(cells), _ratio(cells.fp, cells.fp + cells.tn))
+    wrong = cells.fp + cells.unread_others
+    return _ratio(recall.of(cells), _ratio(wrong, wrong + cells.tn))
 
 
 @AtThreshold
@@ -274,22 +295,23 @@ def lr_negative(cells: Table) -> Array:
 @AtThreshold
 def flagged(cells: Table) -> Array:
     """Share of rows whose risk reaches the threshold."""
-    return _ratio(cells.tp + cells.fp, cells.tp + cells.fp + cells.fn + cells.tn)
+    return _ratio(cells.tp + cells.fp, cells.total)
 
 
 @AtThreshold
 def f1(cells: Table) -> Array:
     """Harmonic mean of precision and recall of the event. NaN when there is neither an event nor a flag."""
-    return _ratio(2 * cells.tp, 2 * cells.tp + cells.fp + cells.fn)
+    return _ratio(2 * cells.tp, 2 * cells.tp + cells.fp + cells.fn + cells.unread_events)
 
 
 @AtThreshold
 def f1_weighted(cells: Table) -> Array:
     """F1 of the event and of the non-event, averaged by how many rows have each; an undefined F1 counts as 0."""
-    tp, fp, fn, tn = cells
-    event = np.nan_to_num(_ratio(2 * tp, 2 * tp + fp + fn))
-    other = np.nan_to_num(_ratio(2 * tn, 2 * tn + fp + fn))
-    return _ratio((tp + fn) * event + (tn + fp) * other, tp + fp + fn + tn)
+    tp, fp, fn, tn, unread_events, unread_others = cells
+    events, others = tp + fn + unread_events, tn + fp + unread_others
+    event = np.nan_to_num(_ratio(2 * tp, tp + fp + events))
+    other = np.nan_to_num(_ratio(2 * tn, tn + fn + others))
+    return _ratio(events * event + others * other, events + others)
 
 
 def net_benefit(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
@@ -304,9 +326,14 @@ def decision_curve(y_true: Array, y_prob: Array, weight: Array | None = None, *,
     """Net benefit at each of `thresholds` (m,): shape (m,) or (replicates, m). Risks of 1 flag everybody."""
     weight, below_1 = _weights(y_true, weight), np.asarray(thresholds) < 1
     odds = np.divide(thresholds, 1 - thresholds, out=np.full(len(thresholds), np.nan), where=below_1)
-    worth = np.where(y_true[:, None] == 1, 1, -odds)  # (n, m), of a flag
-    total = weight @ np.where((y_prob[:, None] >= thresholds) | ~below_1, worth, 0)
-    return _ratio(total, np.broadcast_to(weight.sum(-1)[..., None], total.shape))
+    places, column = np.unique(thresholds, return_inverse=True)
+    reached = np.searchsorted(places, y_prob, side="right")  # (n,) how many of the thresholds a risk reaches
+    cell = reached + (len(places) + 1) * (y_true == 1)
+    rows_to_cells = csr_array((np.ones(len(cell)), (np.arange(len(cell)), cell)), (len(cell), 2 * len(places) + 2))
+    held = (weight @ rows_to_cells).reshape(*weight.shape[:-1], 2, len(places) + 1)  # weight by outcome and reached
+    flagged = np.cumsum(held[..., :0:-1], axis=-1)[..., ::-1][..., column]  # (..., outcomes, m)
+    total = flagged[..., 1, :] - odds * flagged[..., 0, :]
+    return np.minimum(_ratio(total, np.broadcast_to(weight.sum(-1)[..., None], total.shape)), 1)
 
 
 RANKED: dict[str, Metric] = {"auroc": auroc, "auprc": auprc}
@@ -334,13 +361,25 @@ NAMES = (*RANKED, *PROBABILITY, *OVERALL, *CURVE, *AT_THRESHOLD)
 
 
 def all_metrics(
-    y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5
+    y_true: Array,
+    y_prob: Array,
+    weight: Array | None = None,
+    *,
+    threshold: float = 0.5,
+    unread: NDArray[np.bool_] | None = None,
 ) -> dict[str, Array]:
-    """Every metric by name; shape () or (replicates,)."""
-    plain = RANKED | PROBABILITY | OVERALL
-    values = {name: metric(y_true, y_prob, weight) for name, metric in plain.items()}
-    values |= calibration_errors(y_true, y_prob, weight)
-    cells = table(y_true, y_prob, weight, threshold=threshold)
-    values |= {name: metric.of(cells) for name, metric in AT_THRESHOLD.items()}
+    """Every metric by name; shape () or (replicates,).
+
+    `unread` (n,) is given for answers in words, and says which could not be parsed. They are wrong; answers carry no
+    probability, so all but the metrics at a threshold are NaN.
+    """
     shape = () if weight is None or np.ndim(weight) == 1 else (len(weight),)
+    plain = RANKED | PROBABILITY | OVERALL
+    if unread is None:
+        values = {name: metric(y_true, y_prob, weight) for name, metric in plain.items()}
+        values |= calibration_errors(y_true, y_prob, weight)
+    else:
+        values = {name: np.full(shape, np.nan) for name in plain | CURVE}
+    cells = table(y_true, y_prob, weight, threshold=threshold, unread=unread)
+    values |= {name: metric.of(cells) for name, metric in AT_THRESHOLD.items()}
     return {name: np.reshape(value, shape) for name, value in values.items()}

@@ -16,6 +16,7 @@ from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import DataError, ModelError
 from cardiotune.evaluation.calibrate import in_range
 from cardiotune.evaluation.costs import scoring
+from cardiotune.evaluation.estimates import WORDS
 from cardiotune.runs import RunFolder, atomic
 from cardiotune.training.checkpoint import check_probe, verify
 from cardiotune.training.fixed_weights import fix_weights
@@ -133,12 +134,14 @@ def prediction_rows(
     raw_risks: NDArray[np.float64],
     threshold: float,
     weights: Iterable[float | None] | None = None,
+    clusters: Iterable[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Objects of `predictions.jsonl`: ids, part, model and numbers; never a patient's text or values.
 
     raw_risks are the model's own, before anything that was added to its odds in training is taken out. `weights`, where the
     rows of a cohort have some, say how much each counts when it is judged; 0 for the censored, None for who is no part of
-    a cohort.
+    a cohort. `clusters`: a number that rows of one patient share, and that tells nothing else. An answer in words that could
+    not be parsed is no prediction: null.
     """
     in_range(risks, model), in_range(raw_risks, model)
     rows = [
@@ -149,13 +152,15 @@ def prediction_rows(
             "y_true": None if event is None else int(event),
             "y_prob": float(risk),
             "y_prob_raw": float(raw),
-            "prediction": int(risk >= threshold),
+            "prediction": None if model == WORDS and risk not in (0, 1) else int(risk >= threshold),
             "threshold": threshold,
         }
         for row_id, part, event, risk, raw in zip(row_ids, parts, events, risks, raw_risks, strict=True)
     ]
     if weights is not None:
         rows = [{**row, "weight": weight} for row, weight in zip(rows, weights, strict=True)]
+    if clusters is not None:
+        rows = [{**row, "cluster": int(cluster)} for row, cluster in zip(rows, clusters, strict=True)]
     return rows
 
 

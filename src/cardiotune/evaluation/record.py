@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from cardiotune.config import Config, load_resolved
 from cardiotune.errors import DataError
+from cardiotune.evaluation.estimates import WORDS
 from cardiotune.evaluation.predict import read_predictions
-from cardiotune.evaluation.wording import events, in_order
+from cardiotune.evaluation.wording import events, in_order, main_model
 from cardiotune.runs import RunFolder, read_json
 
 Array = NDArray[np.float64]
@@ -25,6 +26,8 @@ class Scores(NamedTuple):
     y_prob_raw: Array
     weight: Array | None = None
     """How much each row counts; None when all count the same."""
+    clusters: NDArray[np.int_] | None = None
+    """Number of each row's patient; None when no two rows belong together."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,8 @@ class Record:
 
     @property
     def main(self) -> str:
-        """The model that the report is about: the tuned one or, without it, the one with the highest AUROC."""
-        if "tuned" in self.models:
-            return "tuned"
-        return max(self.models, key=lambda model: self.part["models"][model]["auroc"]["value"] or 0)
+        """The model that the report is about, by an order that knows nothing of the results: `wording.MAIN`."""
+        return main_model(self.models)
 
 
 def read_record(run: RunFolder) -> Record:
@@ -83,7 +84,7 @@ def read_record(run: RunFolder) -> Record:
         manifest=run.read_manifest(),
         cohort=read_json(run.checked(run.cohort)),
         training=read_json(run.checked(run.training)),
-        interval=metrics["interval"],
+        interval=metrics["interval"] | {name: part[name] for name in ("replicates",) if name in part},
         part=part,
         models=models,
         scored=scored,
@@ -100,5 +101,9 @@ def scores(rows: list[dict[str, Any]], models: list[str]) -> dict[str, Scores]:
         y_true, y_prob, raw = (np.array([row[n] for row in own], float) for n in ("y_true", "y_prob", "y_prob_raw"))
         weighted = all(row.get("weight") is not None for row in own)
         weight = np.array([row["weight"] for row in own], float) if own and weighted else None
-        found[model] = Scores(y_true, y_prob, raw, weight)
+        if model == WORDS:  # what is neither 1 nor 0 is no answer, and flags nobody
+            y_prob = raw = np.where(y_prob == 1, 1.0, 0.0)
+        numbers = [row["cluster"] for row in own if "cluster" in row]
+        clusters = np.array(numbers) if numbers and len(set(numbers)) < len(own) else None
+        found[model] = Scores(y_true, y_prob, raw, weight, clusters)
     return found

@@ -125,6 +125,7 @@ def _words(record: Record) -> dict[str, Any]:
         "done": _done(record),
         "cohort": _cohort(record),
         "table1": _table1(extras["table1"]),
+        "cautions": part.get("cautions", []),
         "n": part["n"],
         "events": record.events,
         "censoring": _censoring(record, notes),
@@ -452,7 +453,8 @@ def _done(record: Record) -> dict[str, str]:
         "Calibration": done.calibration(record),
         "Threshold": f"a row is flagged at a risk of {config.task.threshold} and above",
         "Censoring": WEIGHTED_WORDS if record.censoring else "",
-        "Intervals": f"{percent(interval['level'])}, {interval['method']}, {interval['replicates']} replicates",
+        "Intervals": f"{percent(interval['level'])}, {interval['method']}, {interval['replicates']} replicates"
+        + (f"; but {interval['exceptions']}" if "exceptions" in interval else ""),
         "Device": manifest.get("device"),
         "Started": manifest.get("started"),
     }
@@ -599,9 +601,9 @@ def _written(found: dict[str, Any] | None) -> str:
     rest = "" if parsed is None else f", and {parsed:.1%} of those that could be parsed"
     return (
         f"Free generation: {found['n_unparsable']} of {found['n']} written answers ({found['share_unparsable']:.1%}) could not "
-        f"be parsed. Counted as wrong, as is usual where answers are parsed, {found['accuracy']:.1%} of all are right{rest}. In "
-        "the table such a patient has the training part's prevalence as the risk. Words are no probabilities: of this row's "
-        "figures only those at a threshold mean something."
+        f"be parsed. Counted as wrong, as is usual where answers are parsed, {found['accuracy']:.1%} of all are right{rest}. The "
+        "table counts them so too, as neither flagged nor unflagged, and as wrong. Words are no probabilities, so there are no "
+        "figures but those at a threshold."
     )
 
 

@@ -18,6 +18,7 @@ def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array 
     A named value is taken as it is. `sensitivity`: the highest threshold at which at least `at` of the events are
     flagged. `youden`: the highest sensitivity + specificity - 1 (Youden, Cancer 1950;3:32). `net_benefit`: the highest
     net benefit when a false positive weighs at / (1 - at) of a true one (Vickers & Elkin, Med Decis Making 2006;26:565).
+    Of thresholds that are equally good, the highest. Takes n log n.
     """
     counted = np.ones(len(y_true)) if weight is None else weight
     return [{"name": rule.label, "value": _value(rule, y_true, y_prob, counted)} for rule in rules]
@@ -26,14 +27,20 @@ def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array 
 def _value(rule: Threshold, y_true: Array, y_prob: Array, weight: Array) -> float:
     if rule.value is not None:
         return rule.value
-    candidates = np.unique(y_prob)[::-1]
-    flagged = y_prob >= candidates[:, None]  # (candidates, rows)
+    order = np.argsort(-y_prob, kind="stable")
+    last = np.flatnonzero(np.r_[np.diff(y_prob[order]) < 0, True])  # of the rows that share a risk
+    candidates = y_prob[order][last]
     happened, not_happened = weight * y_true, weight * (1 - y_true)
-    found, false = flagged @ happened, flagged @ not_happened
+    found, false = np.cumsum(happened[order])[last], np.cumsum(not_happened[order])[last]
     events, others = happened.sum(), not_happened.sum()
+
+    def best(values: Array) -> float:
+        """The highest threshold of those that are best, but for rounding, which must not decide between them."""
+        return float(candidates[np.argmax(values >= values.max() - 1e-12 * max(1.0, events, others))])
+
     if rule.rule == "sensitivity":
-        return float(candidates[np.argmax(found >= (rule.at or 0) * events)])
+        return float(candidates[np.argmax(found >= (rule.at or 0) * events * (1 - 1e-12))])
     if rule.rule == "youden":
-        return float(candidates[np.argmax(found / max(events, 1) - false / max(others, 1))])
+        return best(found / max(events, 1) - false / max(others, 1))
     odds = (rule.at or 0.5) / (1 - (rule.at or 0.5))
-    return float(candidates[np.argmax(found - odds * false)])
+    return best(found - odds * false)

@@ -26,6 +26,26 @@ MODELS = {
 }
 """Model -> its name in words, in the order in which they are shown."""
 
+MAIN = (
+    "tuned",
+    "stacked",
+    "logistic_regression",
+    "lightgbm",
+    "spline_regression",
+    "tfidf",
+    "embedding",
+    "few_shot",
+    "zero_shot",
+    "score2",
+    "pooled_cohort",
+    "framingham",
+    "framingham_bmi",
+    "age_sex_logistic_regression",
+    "free_generation",
+    "prevalence",
+)
+"""Which model a report is about: the first of these that was run. Never one chosen for its results on the test part."""
+
 HIGHER, LOWER, ONE, ZERO, NEITHER = (
     "higher is better",
     "lower is better",
@@ -100,6 +120,12 @@ def in_order(models: Iterable[str]) -> list[str]:
     return sorted(models, key=lambda name: known.index(name) if name in known else len(known))
 
 
+def main_model(models: Iterable[str]) -> str:
+    """The model that a report is about, by the order of MAIN; of unknown ones the first by name."""
+    known = list(MAIN)
+    return min(models, key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
 def metric_words(metric: str) -> tuple[str, str]:
     """A metric's name, and which way is better."""
     return METRICS.get(metric, (metric.replace("_", " ").capitalize(), NEITHER))
@@ -127,8 +153,14 @@ def number(value: float | None, sign: str = "") -> str:
 
 
 def span(ci: Sequence[float] | None, sign: str = "") -> str | None:
-    """`0.801 to 0.931`."""
-    return None if ci is None else f"{number(ci[0], sign)} to {number(ci[1], sign)}"
+    """`0.801 to 0.931`; as many further decimals as it takes for the two to differ. None for an interval without width."""
+    if ci is None or ci[0] == ci[1]:
+        return None
+    for decimals in range(3, 17):
+        low, high = (format(end, f"{sign}z.{decimals}f") for end in ci)
+        if low != high:
+            return f"{low} to {high}"
+    return None
 
 
 def estimate(entry: dict[str, Any], sign: str = "") -> str:
