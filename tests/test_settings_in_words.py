@@ -39,6 +39,7 @@ MORE: dict[Value, dict[str, Any]] = {
     (("split", "shared_groups"), "unused"): {"data": {"columns": {"family": {"role": "group", "type": "text"}}}},
     (("serialize", "style"), "template"): {"serialize": {"template": "{{ age }}"}},
     (("model", "family"), "encoder"): {"task": {"head": "classifier"}, "models": ["tuned"]},
+    (("model", "dtype"), "float16"): {"models": ["zero_shot"]},
     (("method", "kind"), "full"): {"method": {"quantization": "none"}},
     (("data", "format"), "ukb"): {"data": {"path": "export"}},
     (("data", "ukb", "censored"), "ipcw"): {"data": {"format": "ukb"}},
@@ -57,6 +58,8 @@ REFUSED: set[Value] = {
 }
 """Values that no config takes in that place."""
 NOT_TOLD = {
+    ("data", "columns", "day_first"),  # told by `init` and the log, as the next
+    ("data", "columns", "decimal"),
     ("data", "columns", "derive", "bp_rule"),
     ("data", "columns", "derive", "function"),
     ("data", "ukb", "censored"),  # told by the weights in metrics.json
@@ -156,8 +159,9 @@ def config_with(config: Config, path: tuple[str, ...], value: Any) -> Config:
     if path == ("data", "columns", "role"):
         kind = {"role": value} if value != "feature" else {"role": value, "type": "numeric"}
         changed: Any = {"data": {"columns": {"extra": kind}}}
-    elif path == ("data", "columns", "type"):
-        changed = {"data": {"columns": {"extra": {"type": value}}}}
+    elif path[:2] == ("data", "columns") and len(path) == 3:
+        kind = {"decimal": {"type": "numeric"}, "day_first": {"type": "date"}}.get(name, {})
+        changed = {"data": {"columns": {"extra": {**kind, name: value}}}}
     elif path[:3] == ("data", "columns", "derive"):
         derive = {"function": "pulse_pressure", "inputs": ["sbp", "age"], name: value}
         derive["inputs"] = ["sbp", "age"][: 1 if derive["function"] == "age_years_from_days" else 2]
@@ -250,6 +254,7 @@ def with_models(run: RunFolder, folder: Path, models: tuple[str, ...]) -> RunFol
     if "free_generation" in models:
         judged = {"n": 60, "n_unparsable": 2, "share_unparsable": 0.03, "accuracy": 0.5, "accuracy_parsed": 0.51}
         manifest["free_generation"] = judged
+    manifest.pop("files")  # they were of the other run
     if "tuned" not in models:
         manifest.pop("training")
         manifest["stages"].pop("train")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cardiotune.data.schema import label
+from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
 from cardiotune.evaluation import done
 from cardiotune.evaluation.done import FITTED, LANGUAGE, MISSING
@@ -238,8 +239,10 @@ def _thresholds(record: Record) -> str:
 
 
 def _about_the_language_model(record: Record) -> dict[str, str]:
-    task = record.config.task
-    asked = f'instruction: "{task.fill(task.instruction)}"; question: "{task.fill(task.question)}"'
+    pieces = shared_pieces(record.config.task)
+    asked = f'instruction: "{pieces.instruction}"; question: "{pieces.question}"'
+    if pieces.alone:
+        asked = "no instruction and no question: the patient's text is the whole prompt"
     return {
         "base_model": f"base model {done.base_model(record)}",
         "method": done.method(record) or "no fine-tuning",
