@@ -428,6 +428,27 @@ def _show_parity(found: dict[str, Any]) -> None:
     )
 
 
+@app.command()
+def convert(
+    folder: Annotated[Path, typer.Argument(help="A model folder whose weights are pickled: pytorch_model.bin.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="New folder, for model.path.")],
+    model_type: Annotated[
+        str | None, typer.Option(help="Where its config.json names none, as old ones do: bert, for example.")
+    ] = None,
+) -> None:
+    """Write a model folder with pickled weights anew as safetensors, the only weights that are loaded.
+
+    The pickle is read as tensors and nothing else; one that asks for more is refused.
+
+    Example: cardiotune convert biobert-v1.1 --out weights/biobert --model-type bert
+    """
+    from cardiotune.training.convert import convert as convert_folder
+
+    record = convert_folder(folder, out_folder, model_type)
+    names = ", ".join(record["converted_from"])
+    out.print(f"{out_folder}: made of {names}; use it with model.path={out_folder}", markup=False, soft_wrap=True)
+
+
 @app.command("export-check")
 def export_check(run: RunArgument, as_json: AsJson = False) -> None:
     """List what of a run folder may leave the safe environment; exit code 3 when a file must stay.

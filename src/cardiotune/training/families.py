@@ -139,14 +139,19 @@ FAMILIES: dict[str, Family] = {
 """Model type -> what is known of it."""
 
 
+def family_named(model_type: str) -> Family:
+    """The record of a model type. ModelError when there is none."""
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"model type {model_type}: nothing is known of its positions and logits, so a risk read from it could be wrong; "
+            f"known are {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[model_type]
+
+
 def family_of(config: Any) -> Family:
     """The record of a model, by its config. ModelError when there is none, or when a setting makes another model of it."""
-    found = FAMILIES.get(config.model_type)
-    if found is None:
-        raise ModelError(
-            f"model type {config.model_type}: nothing is known of its positions and logits, so a risk read from it could "
-            f"be wrong; known are {', '.join(sorted(FAMILIES))}"
-        )
+    found = family_named(config.model_type)
     for setting in found.without:
         if getattr(config, setting, False):
             raise ModelError(f"model type {config.model_type}: not known with {setting}; choose a model without it")
@@ -165,11 +170,12 @@ def tree_families() -> list[str]:
 
 def read_config(folder: Path) -> Any:
     """The config of a model folder. ModelError when transformers does not know the model type."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{folder}: its config cannot be read ({said})") from None
 

@@ -1,5 +1,6 @@
 """Builds the model that the recipe trains, and loads it again. Methods differ here and nowhere else."""
 
+import json
 import logging
 import os
 import re
@@ -91,15 +92,31 @@ def score_dtype(model: ModelConfig, device: torch.device) -> torch.dtype:
     return DTYPES[model.score_dtype]
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder."""
+def load_tokenizer(folder: Path, config: Any = None) -> Any:
+    """The tokenizer of a model folder; `config` where the one in the folder does not say what model it is."""
     from transformers import AutoTokenizer
 
     check_safe(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False, **_casing(folder)
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})") from None
+
+
+def _casing(folder: Path) -> dict[str, bool]:
+    """Whether a tokenizer that is a list of words alone puts all in lower case: what nothing says, the words do.
+
+    The library would, and so would not know a word with a capital in it.
+    """
+    words, told = folder / "vocab.txt", folder / "tokenizer_config.json"
+    if not words.is_file() or (folder / "tokenizer.json").is_file():
+        return {}
+    if told.is_file() and "do_lower_case" in json.loads(told.read_text("utf-8")):
+        return {}
+    listed = words.read_text("utf-8").splitlines()
+    return {"do_lower_case": not any(word != word.lower() for word in listed if not word.startswith("["))}
 
 
 def build_encoder(config: Config, folder: Path) -> PromptEncoder:
@@ -108,11 +125,12 @@ def build_encoder(config: Config, folder: Path) -> PromptEncoder:
     Everything that reads a prompt asks for it here first: ModelError for a model that is not known (`families`), or not as
     the experiment takes it.
     """
+    tokenizer = load_tokenizer(folder)  # checks the folder, before a library opens a file of it
     settings = read_config(folder)
     family = known_family(settings, config.model)
     text = settings.get_text_config()
     encoder = PromptEncoder(
-        load_tokenizer(folder),
+        tokenizer,
         shared_pieces(config.task, config.data.name_of("text") is not None),
         config.model.prompt,
         config.serialize.max_tokens,

