@@ -281,7 +281,7 @@ def test_every_row_of_a_comparator_has_a_risk(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"hdl": None}, "score2: data.columns has no hdl (as hdl or hdl_cholesterol"),
+        ({"hdl": None}, "score2: data.columns has no hdl_cholesterol; give each a column with `meaning:`"),
         ({"hdl": {"type": "numeric"}}, "data.columns.hdl.unit: expected mmol/L or mg/dL, found none"),
         ({"sex": {"type": "binary", "codes": {"0": "a", "1": "b"}}}, "data.columns.sex.codes: no code is in words"),
     ],

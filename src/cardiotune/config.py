@@ -103,6 +103,29 @@ DERIVE_INPUTS = {"bmi": 2, "age_years_from_days": 1, "bp_category": 2, "pulse_pr
 """How many input columns a derived column takes."""
 TYPE_OF_ROLE = {"time": "date", "target": "binary"} | dict.fromkeys(("id", "group", "site", "split", "text"), "text")
 """Type of a column that names a role but no type."""
+Meaning = Literal[
+    "age",
+    "sex",
+    "ethnicity",
+    "smoking",
+    "diabetes",
+    "blood_pressure_medication",
+    "systolic_pressure",
+    "diastolic_pressure",
+    "total_cholesterol",
+    "hdl_cholesterol",
+    "body_mass_index",
+    "none",
+]
+MEANINGS: dict[Meaning, tuple[str, ...]] = {
+    "age": (*NUMBERS, "ordinal", "categorical"),  # bands of age, where a table gives no more
+    **dict.fromkeys(("sex", "ethnicity", "smoking", "diabetes", "blood_pressure_medication"), CODED),
+    **dict.fromkeys(("systolic_pressure", "diastolic_pressure"), NUMBERS),
+    **dict.fromkeys(("total_cholesterol", "hdl_cholesterol", "body_mass_index"), NUMBERS),
+}
+"""What the program looks for in a table, and the types that a column of this meaning may have."""
+LEARNED = ("decimal", "day_first", "meaning")
+"""Settings of a column that a run learns from its table, and writes into its own config, where none are given."""
 
 
 def spelling(code: str) -> str:
@@ -156,6 +179,9 @@ class Column(Settings):
     """Target only: the codes that count as an event. Default: `1`. With more than one other code in the table, `codes` must
     name all of them: what nobody has named is never taken for "no event"."""
     derive: Derive | None = None
+    meaning: Meaning | None = None
+    """What the column is, where something looks for it: subgroups, the comparator on age and sex, published scores. Default:
+    by its name, unit, range and codes (`cardiotune.data.roles`), once a run, and said; `none` is nothing of these."""
     section: str | None = None
     """Part of the text that it belongs to, e.g. `bloods`; `serialize.leave_out` can leave such a part out."""
     field: int | None = Field(None, ge=1)
@@ -192,7 +218,17 @@ class Column(Settings):
             found.append(f"type: ready text is of type text, not {self.type}")
         if self.role == "time" and not (number or self.type == "date"):
             found.append(f"type: a time is date, integer or numeric, not {self.type}")
-        return found + self._target_problems()
+        return found + self._meaning_problems() + self._target_problems()
+
+    def _meaning_problems(self) -> list[str]:
+        if self.meaning is None or self.meaning == "none":
+            return []
+        if self.role != "feature":
+            return [f"meaning: only a feature has one, found role {self.role}"]
+        fitting = MEANINGS[self.meaning]
+        if self.type not in fitting:
+            return [f"meaning: {self.meaning} needs type {' or '.join(fitting)}, not {self.type}"]
+        return []
 
     def _target_problems(self) -> list[str]:
         if self.role != "target":
@@ -297,6 +333,10 @@ class DataConfig(Settings):
         for role in ("id", "group", "site", "time", "split", "text"):
             if len(named(role)) > 1:
                 problems.append(f"data.columns: role {role} is given to {named(role)}; at most one column may have it")
+        for meaning in MEANINGS:
+            those = [name for name, column in self.columns.items() if column.meaning == meaning]
+            if len(those) > 1:
+                problems.append(f"data.columns: meaning {meaning} is given to {those}; at most one column may have it")
         for name, column in self.columns.items():
             problems += [f"data.columns.{name}.{problem}" for problem in column.problems()]
             for source in column.derive.inputs if column.derive else []:

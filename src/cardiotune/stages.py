@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cardiotune import runs
 from cardiotune.config import Config, DataConfig, dump, load_resolved
+from cardiotune.data import roles
 from cardiotune.data.cache import keep_tokens, run_tokens
 from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME, WEIGHT, as_written, read_rows
 from cardiotune.data.prepare import Prepared, read_order, read_prepared
@@ -83,11 +84,12 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
 
     start = time.perf_counter()
     prepared = read_prepared(config)
-    check_inputs(prepared.cohort.frame, config.data.columns, config.comparators)
+    # With how the table writes numbers and dates, so that tables to be scored are read likewise, and what its columns mean.
+    found = roles.settle(prepared.cohort.columns, prepared.cohort.frame.filter(pl.Series(prepared.parts == "train")))
+    check_inputs(prepared.cohort.frame, found.columns, config.comparators)
     weights = find_weights(config.model) if config.needs_llm else None
     tokens, encoded = _encode(config, prepared, weights) if weights else (None, None)
-    # With how the table writes numbers and dates, so that tables to be scored are read likewise.
-    learned = config.data.model_copy(update={"columns": prepared.cohort.columns})
+    learned = config.data.model_copy(update={"columns": found.columns})
     folder = runs.create(place or config.run_path, dump(config.model_copy(update={"data": learned})), overwrite)
     with _failing(folder), folder.stage("prepare", start):
         if encoded is not None and weights:
@@ -105,7 +107,12 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
             "overlap": overlap(prepared.cohort, parts, prepared.texts, config.data),
         }
         runs.write_json(folder.exact_counts, exact)
-        shareable = {**_told(exact, described), "column_order": prepared.order, "tokens": tokens}
+        shareable = {
+            **_told(exact, described),
+            "column_order": prepared.order,
+            "meanings": found.meanings,
+            "tokens": tokens,
+        }
         runs.write_json(folder.cohort, shareable)
         folder.update_manifest(data=_describe_files(config.data))
         folder.record(folder.split, folder.cohort, folder.table1)
@@ -120,6 +127,10 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
             folder.update_manifest(base_model={**named, "sha256": weights_hashes(weights)})
     for part, count in shareable["parts"].items():
         log.info("%s: %s rows, %s events", part, *("few or hidden" if c is None else c for c in count.values()))
+    log.info("what the columns mean: %s", roles.told(found.meanings))
+    for meaning in ("age", "sex"):
+        if why := found.passed_over.get(meaning):
+            log.warning("%s: %s", meaning, why)
     return folder, prepared
 
 

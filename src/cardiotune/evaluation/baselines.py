@@ -7,7 +7,6 @@ inverse-probability-of-censoring weights count by them.
 """
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import CODED, NUMBERS, Column, DataConfig
+from cardiotune.config import CODED, Column, DataConfig, Meaning
+from cardiotune.data import roles
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.schema import codes_of
 from cardiotune.data.serialize import NOT_RECORDED
@@ -38,6 +38,7 @@ FOLDS = 5
 TREE_TERMS, TREE_ROWS = 2000, 20
 """Terms that LightGBM gets: none of fewer training rows than its smallest leaf has, and at most so many, those that go
 most with the outcome of the training part."""
+AGE_AND_SEX: tuple[Meaning, ...] = ("age", "sex")
 Array = NDArray[np.float64]
 Baseline = Callable[[pl.DataFrame, NDArray[np.int_], Parts, DataConfig, int], Array]
 
@@ -85,7 +86,7 @@ def age_sex_logistic_regression(
     rows, name = parts == "train", "age and sex logistic regression"
     found = age_and_sex(data)
     if not found:
-        hint = "give a feature column `phrase: age` or `phrase: sex`"
+        hint = "give a feature column `meaning: age`, or `phrase: age`, and another `meaning: sex`"
         return prevalence_because(
             f"{name}: the dictionary names neither age nor sex ({hint})", events, parts, row_weights(frame)
         )
@@ -240,47 +241,10 @@ def groups_of(frame: pl.DataFrame, data: DataConfig, rows: NDArray[np.int_]) -> 
     return np.asarray(own.rank("dense").fill_null(0).to_numpy().astype(int))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# which columns are age and sex
-
-_WHEN = "at of the in on when is patient patients participant person subject group band category"
-_VISIT = "recruitment baseline enrolment enrollment entry admission visit attended assessment centre center examination"
-_BESIDE = {*_WHEN.split(), *_VISIT.split(), "inclusion", "index", "screening", "reported", "self", "value", "code", "f"}
-_AGE = {"age", "aged"}, {*_BESIDE, "a", "years", "year", "yrs", "yr", "y", "months", "days", "old", "anchor"}
-_SEX = {"sex", "gender", "male", "female", "man", "woman"}, {*_BESIDE, "birth", "assigned", "genetic", "biological"}
-"""Words of which a name must have one, and all words that it may have beside: `age at menopause` is not the age."""
-
-
 def age_and_sex(data: DataConfig) -> list[str]:
-    """The feature columns that are the patient's age and sex, in this order: none, one or two names.
-
-    Found by name, phrase or derivation. A number goes before age bands, and years before days; then the first counts.
-    """
-    readable = {name: data.columns[name] for name in data.features if data.columns[name].type not in ("text", "date")}
-    ages = [name for name, column in readable.items() if _is_age(name, column)]
-    sexes = [name for name, column in readable.items() if _says(name, column, *_SEX)]
-    ages.sort(key=lambda name: (readable[name].type not in NUMBERS, _in_days(name, readable[name])))
-    return ages[:1] + sexes[:1]
-
-
-def _is_age(name: str, column: Column) -> bool:
-    derived = column.derive is not None and column.derive.function == "age_years_from_days"
-    return derived or _says(name, column, *_AGE)
-
-
-def _in_days(name: str, column: Column) -> bool:
-    return "days" in _words(name) or (column.unit or "").lower().startswith("day")
-
-
-def _says(name: str, column: Column, needed: set[str], beside: set[str]) -> bool:
-    """Whether the name, or the phrase, has a needed word, and none but those and the words that may stand beside."""
-    return any(words & needed and words <= needed | beside for words in (_words(name), _words(column.phrase or "")))
-
-
-def _words(name: str) -> set[str]:
-    """Words of `ageAtVisit`, `AGE_YEARS`, `p21022 age` or `The age is {value}.`, in small letters and without digits."""
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.replace("{value}", " "))
-    return set(re.findall(r"[^\W\d_]+", parted.lower()))
+    """The feature columns that are the patient's age and sex, in this order: none, one or two names."""
+    found = roles.learn(data.columns).columns
+    return [found[meaning] for meaning in AGE_AND_SEX if meaning in found]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from cardiotune.config import ON_REQUEST, Comparator, Config, read_yaml
+from cardiotune.config import LEARNED, ON_REQUEST, Comparator, Config, read_yaml
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation.curves import by_training_rows
 from cardiotune.evaluation.drawing import LOOKS, STYLE, UNKNOWN_LOOK
@@ -134,7 +134,9 @@ def differences(run: RunFolder, one: RunFolder) -> list[str]:
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     flat, other = _flat(before), _flat(now)
-    return sorted(key for key in flat.keys() | other.keys() if flat.get(key) != other.get(key))
+    changed = {key for key in flat.keys() | other.keys() if flat.get(key) != other.get(key)}
+    learned = {key for key in changed if key.startswith("data.columns.") and key.rsplit(".", 1)[1] in LEARNED}
+    return sorted(changed - {key for key in learned if None in (flat.get(key), other.get(key))})
 
 
 def _flat(tree: Any, above: str = "") -> dict[str, Any]:

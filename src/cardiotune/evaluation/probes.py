@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import NUMBERS, Column, DataConfig, SerializeConfig
-from cardiotune.data import schema
+from cardiotune.config import NUMBERS, Column, DataConfig, Meaning, SerializeConfig
+from cardiotune.data import roles, schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.serialize import serialize_rows
 
@@ -247,19 +247,19 @@ class _Finding(NamedTuple):
 
     name: str
     pattern: str
-    """Regular expression for what a column is called; `never` for what it must not be called."""
+    """Regular expression for what a column is called, of any type and however often it stands in the table; `never` for what
+    it must not be called. Empty for what `cardiotune.data.roles` finds."""
     steps: dict[str, float]
     """Unit -> a step that a clinician would call a change. The first unit is that of a column without one."""
-    never: str = r"\bage of|\bhdl\b|over|after|before|change|diff|categor|group|class|hist"
+    never: str = r"\bhdl\b|over|after|before|change|diff|categor|group|class|hist"
+    meaning: Meaning | None = None
 
 
 FINDINGS = (
     # Age, systolic pressure and cholesterol raise the risk in SCORE2 (Eur Heart J 2021;42:2439), body-mass index and
     # diabetes, for which glucose stands here, in QRISK3 (BMJ 2017;357:j2099). The steps are our own choice.
-    _Finding(
-        "systolic blood pressure", r"\bsbp\b|systolic|\bap hi\b|(?<!diastolic )blood pressure", {"mmhg": 10, "kpa": 1.3}
-    ),
-    _Finding("age", r"\bage\b", {"years": 5, "year": 5, "y": 5, "days": 1826.25, "months": 60}),
+    _Finding("systolic blood pressure", "", {"mmhg": 10, "kpa": 1.3}, meaning="systolic_pressure"),
+    _Finding("age", "", {"years": 5}, meaning="age"),
     _Finding("cholesterol", r"cholesterol|chol\b", {"mgdl": 40, "mmoll": 1}),
     _Finding("glucose", r"glucose|\bgluc\b", {"mgdl": 36, "mmoll": 2}),
     _Finding("body-mass index", r"\bbmi\b|body mass index", {"kgm2": 5}),
@@ -278,14 +278,15 @@ class _Rise(NamedTuple):
 
 
 def _raised(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Iterator[_Rise]:
+    meant = {name: meaning for meaning, name in roles.learn(data.columns).columns.items()}
     for name in order:
         column = data.columns[name]
         derived_from = column.derive.inputs if column.derive else []
-        finding = _finding(name, column)
+        finding = _finding(name, column, meant.get(name))
         if finding is None or set(derived_from) & set(order):
             continue  # raised alone, a derived column would contradict the columns that it comes from
         if column.type in NUMBERS:
-            step = _step(finding, column)
+            step = _step(finding, name, column)
             highest = column.range[1] if column.range else frame[name].max()
             raised = [frame[name] + step * times for times in range(1, STEPS + 1)]
             applies = [(values <= highest).fill_null(False).to_numpy() for values in raised]
@@ -304,18 +305,21 @@ def _raised(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Iter
             yield _Rise(name, text, [with_values(frame, values, data) for values in raised], applies)
 
 
-def _finding(name: str, column: Column) -> _Finding | None:
-    """What a column measures, by what it is called, if its unit is one of the finding's."""
-    called = _called(name, column)
+def _finding(name: str, column: Column, meaning: Meaning | None) -> _Finding | None:
+    """What a column measures, by its meaning or what it is called, if its unit is one of the finding's."""
+    words = _called(name, column)
     for finding in FINDINGS:
-        if re.search(finding.pattern, called) and not re.search(finding.never, called):
-            known = column.type == "ordinal" or _step(finding, column) > 0
+        called = bool(finding.pattern) and re.search(finding.pattern, words) and not re.search(finding.never, words)
+        if called or (finding.meaning and finding.meaning == meaning):
+            known = column.type == "ordinal" or _step(finding, name, column) > 0
             return finding if known else None
     return None
 
 
-def _step(finding: _Finding, column: Column) -> float:
+def _step(finding: _Finding, name: str, column: Column) -> float:
     """The step in the column's unit; 0 when the unit is none that the finding is measured in."""
+    if finding.meaning == "age":
+        return finding.steps["years"] / (roles.scale("age", name, column) or np.inf)
     if not column.unit:
         return next(iter(finding.steps.values()))
     return finding.steps.get(_plain(column.unit), 0)

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from cardiotune.data import roles
 from cardiotune.data.small_counts import is_small
 from cardiotune.evaluation import checklists, curves, done, figures, learning_curve, metrics, model_card
 from cardiotune.evaluation.done import CALIBRATIONS, HEADS, LANGUAGE, MOST_NAMES
@@ -331,7 +332,13 @@ def _subgroups(record: Record, notes: Notes) -> dict[str, Any]:
                 "cells": [_cell(found.get(metric) or undefined, notes) for metric in OF_SUBGROUP],
             }
         )
-    return {"model": model_words(record.main), "header": [metric_words(m)[0] for m in OF_SUBGROUP], "rows": rows}
+    meanings = record.cohort.get("meanings")
+    return {
+        "model": model_words(record.main),
+        "header": [metric_words(m)[0] for m in OF_SUBGROUP],
+        "rows": rows,
+        "columns": "" if meanings is None else f"What was taken for what: {roles.told(meanings)}.",
+    }
 
 
 def _censoring(record: Record, notes: Notes) -> dict[str, Any] | None:

@@ -5,22 +5,19 @@ only counts and metrics are written.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 import polars as pl
 
-from cardiotune.config import CODED, DataConfig, suggest
-from cardiotune.data import schema
+from cardiotune.config import NUMBERS, DataConfig, suggest
+from cardiotune.data import roles, schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.errors import ConfigError
 
 Labels = dict[str, str | None]
 """row_id -> label of its group; None where the value is missing."""
-
-SEX = re.compile(r"^(sex|gender)$|^(sex|gender)[_ ]|[_ ](sex|gender)$", re.I)
-AGE = re.compile(r"^age$|^age[_ ](years?|at.*)$|[_ ]age$", re.I)
 
 
 def subgroups(
@@ -28,13 +25,15 @@ def subgroups(
 ) -> dict[str, Labels]:
     """Title -> labels of the rows in `frame`.
 
-    `named`: columns, or pairs such as `sex x age`; None takes sex, age and site where the dictionary has them. Numbers
-    are cut into bands: age (in years) at `age_bands`, others at their quartiles. Raises ConfigError for unknown names.
+    `named`: columns, or pairs such as `sex x age`; None takes sex, age and site where the dictionary has them, as
+    `cardiotune.data.roles` finds them. Numbers are cut into bands: age at `age_bands` (years), others at their quartiles.
+    Raises ConfigError for unknown names.
     """
     ids = frame[ROW_ID].to_list()
+    meant = _meant(frame, data)
     found: dict[str, Labels] = {}
     for names in _asked(frame, data, named):
-        labels = [_labels(frame[name], name, data, age_bands) for name in names]
+        labels = [_labels(frame[name], name, data, meant, age_bands) for name in names]
         joined = [None if None in group else ", ".join(map(str, group)) for group in zip(*labels, strict=True)]
         title = " x ".join(schema.label(name, data.columns[name]) for name in names)
         found[title] = dict(zip(ids, joined, strict=True))
@@ -50,8 +49,12 @@ def _asked(frame: pl.DataFrame, data: DataConfig, named: Sequence[str] | None) -
     """Single columns and pairs."""
     present = set(frame.columns)
     columns = [name for name in data.columns if name in present]
-    wanted = _usual(data, columns) if named is None else list(named)
-    asked = [[part.strip() for part in re.split(r"\s+x\s+", name)] for name in wanted]
+    meant = _meant(frame, data)
+    site = [name for name in columns if data.columns[name].role == "site"]
+    usual = [meant[meaning] for meaning in ("sex", "age") if meaning in meant] + site
+    wanted = usual if named is None else list(named)
+    parted = [[part.strip() for part in re.split(r"\s+x\s+", name)] for name in wanted]
+    asked = [[part if part in columns else meant.get(part, part) for part in pair] for pair in parted]
     strange = sorted({part for pair in asked for part in pair} - set(columns))
     if strange:
         known = ", ".join(suggest(name, columns) for name in strange)
@@ -59,27 +62,22 @@ def _asked(frame: pl.DataFrame, data: DataConfig, named: Sequence[str] | None) -
     return asked
 
 
-def _usual(data: DataConfig, columns: Sequence[str]) -> list[str]:
-    kinds = {name: data.columns[name] for name in columns}
-    sex = [name for name, column in kinds.items() if SEX.search(name) and column.type in CODED]
-    ages = [name for name, column in kinds.items() if AGE.search(name) and _in_years(name, data)]
-    site = [name for name, column in kinds.items() if column.role == "site"]
-    return sex[:1] + ages[:1] + site[:1]
+def _meant(frame: pl.DataFrame, data: DataConfig) -> dict[str, str]:
+    return {meaning: name for meaning, name in roles.learn(data.columns).columns.items() if name in frame.columns}
 
 
-def _in_years(name: str, data: DataConfig) -> bool:
-    """Not in days: judged by the plausible range, the unit or how it is derived."""
+def _labels(
+    values: pl.Series, name: str, data: DataConfig, meant: Mapping[str, str], age_bands: Sequence[float]
+) -> list[str | None]:
     column = data.columns[name]
-    if column.type not in ("numeric", "integer"):
-        return False
-    return "day" not in (column.unit or "") and (column.range is None or column.range[1] <= 150)
-
-
-def _labels(values: pl.Series, name: str, data: DataConfig, age_bands: Sequence[float]) -> list[str | None]:
-    column = data.columns[name]
-    if column.type not in ("numeric", "integer"):
-        return [None if value is None else schema.words(value, column) for value in values.to_list()]
-    edges = list(age_bands) if AGE.search(name) and _in_years(name, data) else _quartiles(values)
+    if column.type not in NUMBERS:
+        words = roles.sex_words(name, column, values.drop_nulls().unique()) if name == meant.get("sex") else {}
+        return [
+            None if value is None else words.get(value) or schema.words(value, column) for value in values.to_list()
+        ]
+    aged = name == meant.get("age")
+    values = roles.scaled("age", values, name, column) if aged else values
+    edges = list(age_bands) if aged else _quartiles(values)
     names = [f"under {edges[0]:g}", *(f"{a:g} to under {b:g}" for a, b in pairwise(edges))]
     names.append(f"{edges[-1]:g} and above")
     return [None if value is None else names[int(np.searchsorted(edges, value, side="right"))] for value in values]

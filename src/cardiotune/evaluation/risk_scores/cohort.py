@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import Column, PublishedScore
-from cardiotune.data import small_counts
+from cardiotune.config import Column, Meaning, PublishedScore
+from cardiotune.data import roles, small_counts
 from cardiotune.data.schema import codes_of
 from cardiotune.errors import DataError
 from cardiotune.evaluation.risk_scores.american import framingham, framingham_bmi, pooled_cohort
@@ -20,19 +20,19 @@ log = logging.getLogger(__name__)
 
 
 class Input(NamedTuple):
-    """One input of a score: the columns that may hold it, best first, and the words that mean 1 and 0 in a flag."""
+    """One input of a score: what its column means, and in a flag the words for 1 and 0."""
 
-    columns: tuple[str, ...]
+    meaning: Meaning
     yes: tuple[str, ...] = ()
     no: tuple[str, ...] = ()
 
 
 YES, NO = ("yes", "true", "1"), ("no", "false", "0")
 INPUTS = {
-    "age_years": Input(("age_years", "age", "age_at_recruitment")),
-    "male": Input(("sex", "gender"), ("male", "man"), ("female", "woman")),
+    "age_years": Input("age"),
+    "male": Input("sex"),
     "black": Input(
-        ("ethnicity", "ethnic_background", "ethnic_group", "race"),
+        "ethnicity",
         ("black", "african", "caribbean", "any other black"),
         (
             "white",
@@ -49,16 +49,16 @@ INPUTS = {
         ),
     ),
     "smoker": Input(
-        ("smoker", "current_smoker", "smoking", "smoking_status"),
+        "smoking",
         (*YES, "current", "smoker", "only occasionally"),
         (*NO, "never", "previous", "former", "ex", "past", "non", "not", "nonsmoker"),
     ),
-    "diabetes": Input(("diabetes", "diabetes_diagnosed"), YES, NO),
-    "bp_medication": Input(("bp_medication", "blood_pressure_medication"), YES, NO),
-    "sbp_mmhg": Input(("sbp_mmhg", "sbp", "systolic", "systolic_mmhg")),
-    "total_cholesterol": Input(("total_cholesterol", "total_cholesterol_mmol_l", "cholesterol", "cholesterol_mmol_l")),
-    "hdl": Input(("hdl", "hdl_cholesterol", "hdl_mmol_l", "hdl_cholesterol_mmol_l")),
-    "bmi_kg_m2": Input(("bmi_kg_m2", "bmi")),
+    "diabetes": Input("diabetes", YES, NO),
+    "bp_medication": Input("blood_pressure_medication", YES, NO),
+    "sbp_mmhg": Input("systolic_pressure"),
+    "total_cholesterol": Input("total_cholesterol"),
+    "hdl": Input("hdl_cholesterol"),
+    "bmi_kg_m2": Input("body_mass_index"),
 }
 OPTIONAL = {"black": "everybody is scored with the equations for white people"}
 LIPIDS = ("total_cholesterol", "hdl")
@@ -144,30 +144,50 @@ def read_inputs(frame: pl.DataFrame, columns: Mapping[str, Column], score: Publi
     """
     found: dict[str, Array] = {}
     absent: list[str] = []
+    learned = roles.learn(columns)
     for name in PUBLISHED[score].inputs:
-        column = next((c for c in INPUTS[name].columns if c in columns and c in frame.columns), None)
-        if column is not None:
+        meaning = INPUTS[name].meaning
+        column = learned.columns.get(meaning)
+        if column is not None and column in frame.columns:
             found[name] = _read(frame[column], columns[column], name, column)
         elif name in OPTIONAL:
             log.warning("%s: the dictionary names no %s; %s", score, name, OPTIONAL[name])
             found[name] = np.zeros(frame.height)
         else:
-            absent.append(f"{name} (as {' or '.join(INPUTS[name].columns)})")
+            why = learned.passed_over.get(meaning)
+            absent.append(f"{meaning} ({why})" if why else meaning)
     if absent:
-        raise DataError(f"{score}: data.columns has no {', '.join(absent)}; add them, or leave {score} out of models")
+        raise DataError(
+            f"{score}: data.columns has no {', '.join(absent)}; give each a column with `meaning:`, such as `meaning: "
+            f"systolic_pressure`, or leave {score} out of models"
+        )
     return found
 
 
 def _read(values: pl.Series, column: Column, name: str, title: str) -> Array:
+    if name == "male":
+        return _male(values, column, title)
     if INPUTS[name].yes:
         return _flag(values, column, name, title)
-    numbers = values.cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
+    numbers = roles.scaled(INPUTS[name].meaning, values, title, column).fill_null(np.nan).to_numpy()
     if name not in LIPIDS:
         return numbers
     unit = (column.unit or "").replace(" ", "").casefold()
     if unit not in ("mmol/l", "mg/dl"):
         raise DataError(f"data.columns.{title}.unit: expected mmol/L or mg/dL, found {column.unit or 'none'}")
     return numbers if unit == "mmol/l" else to_mmol_l(numbers)
+
+
+def _male(values: pl.Series, column: Column, title: str) -> Array:
+    """1 for men and 0 for women, NaN for all other codes."""
+    codes = values.cast(pl.String)
+    known = roles.sex_of(title, column, codes.drop_nulls().unique())
+    if not known:
+        raise DataError(
+            f"data.columns.{title}.codes: no code is in words that male is read from; expected such as {{1: woman, 2: man}}"
+        )
+    sides = {code: float(side == "man") for code, side in known.items()}
+    return codes.replace_strict(sides, default=None, return_dtype=pl.Float64).fill_null(np.nan).to_numpy()
 
 
 def _flag(values: pl.Series, column: Column, name: str, title: str) -> Array:
