@@ -6,6 +6,7 @@ cells. No cell value of a number column goes into a draft; of a category column,
 
 import difflib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,14 @@ from typing import Any
 import polars as pl
 
 from cardiotune.config import Column, read_yaml, run_name, shipped, spelling, to_yaml
-from cardiotune.data import schema, sentinels, writing
+from cardiotune.data import roles, schema, sentinels, writing
+from cardiotune.data.identifiers import BEHAVES, Identifier, identify, texts
 from cardiotune.data.small_counts import told
 from cardiotune.data.table import is_value, locate, read_cells
 from cardiotune.data.writing import Writings
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.runs import write_text
 
-ID_NAMES = re.compile(
-    r"^(id|eid|pid|mrn|\w*_id|(patient|subject|person|row|record|participant)[ _-]?(id|no|nr|number|key)?)$",
-    re.I,
-)
-PATIENT_NAMES = re.compile(r"eid|pid|mrn|.*(patient|subject|person|participant).*", re.I)
-AGE_OR_SEX = re.compile(r"(?<![a-z])(age|sex|gender)(?![a-z])", re.I)
 INDEX_NAMES = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|index)?", re.I)
 """What data frames call the row number when they write it."""
 MAX_CATEGORIES = 20
@@ -33,6 +29,9 @@ MAX_INTEGER_CATEGORIES = 3
 """An integer column with at most this many values is taken as categories."""
 MAX_SPELLINGS = 1000
 """A column of more different cells holds no codes, in whatever spelling."""
+MIN_PATIENTS, MAX_ROWS_A_PATIENT = 5, 50
+"""Of a column that is called `id` or `study_id`: with fewer values, or more rows of each, it stands for studies, not for
+patients."""
 SMALL_TABLE = 1000
 """Rows below which a draft trains three epochs; a larger table teaches as much in one."""
 TWO_NUMBERS = r"^[0-9]{2,3} ?/ ?[0-9]{2,3}$"
@@ -89,7 +88,7 @@ def _check_names(file: Path, cells: pl.DataFrame) -> bool:
             f"{file}: the first line looks like values, not column names: there are numbers or dates in it above numbers and "
             "dates; add a header line"
         )
-    of_patients = any(AGE_OR_SEX.search(name) for name in words)
+    of_patients = any(roles.meanings_of(name) & {"age", "sex"} for name in words)
     return of_patients and len(words) == sum(bool(name) for name in typed) and cells.height > cells.width
 
 
@@ -135,17 +134,17 @@ def _from_cells(
     columns: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
     writings = _writings(cells)
+    guesses = {name: _guess(cells[name], name, writings) for name in cells.columns if name != target}
+    keys = _keys(cells.drop(target), {name: entry for name, (entry, _) in guesses.items()}, writings)
     for name in cells.columns:
         if name == target:
             columns[name] = {"role": "target", "type": "binary"}
             columns[name] |= _named_events(cells[name], positive) if positive else _target_codes(cells[name])
             continue
-        columns[name], why = _guess(cells[name], name, writings)
-        role = columns[name]["role"]
-        if role in ("id", "group") and any(entry["role"] == role for n, entry in columns.items() if n != name):
-            columns[name]["role"], why = "ignore", f"another column has role {role}"
+        columns[name], why = keys.get(name) or guesses[name]
         if why:
             notes.append(f"{name}: role {columns[name]['role']}, {why}")
+    notes += _add_meanings(columns, cells, writings)
     features = [name for name, entry in columns.items() if entry["role"] == "feature"]
     if [columns[name]["type"] for name in features] == ["text"]:
         columns[features[0]] = {"role": "text"}
@@ -244,8 +243,6 @@ def _guess(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[str, A
         return {"role": "ignore", "type": "text"}, "no value in any row"
     if INDEX_NAMES.fullmatch(name):
         return {"role": "ignore", "type": "text"}, "the row number of a data frame"
-    if ID_NAMES.match(name):
-        return _identity(name, distinct, len(present), len(cells))
     kind = writings.columns.get(name, Column()).type
     if kind == "date":
         entry, why = _guess_date(cells, name, writings)
@@ -259,8 +256,6 @@ def _guess(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[str, A
     if _are_yes_or_no(cells):
         return {"role": "feature", "type": "binary", "codes": {"0": "no", "1": "yes"}}, ""
     if distinct > MAX_CATEGORIES:
-        if not why and distinct == len(present) and not present.str.contains(" ").any():
-            return {"role": "ignore", "type": "text"}, "another value in every row, so it looks like an identifier"
         free = "free text that goes into the prompt: ignore it if it holds names"
         return {"role": "feature", "type": "text"}, f"type text, {why}" if why else free
     spelled = _spellings(cells).values()
@@ -271,13 +266,84 @@ def _guess(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[str, A
     return {"role": "feature", "type": "categorical", **listed}, f"type categorical, {why}" if why else alike
 
 
-def _identity(name: str, distinct: int, present: int, rows: int) -> tuple[dict[str, Any], str]:
-    """A column that is named like an identifier is never a feature."""
-    if distinct == rows:
-        return {"role": "id", "type": "text"}, "its name says so and no value stands twice"
-    if present == rows and PATIENT_NAMES.fullmatch(name):
-        return {"role": "group", "type": "text"}, "rows of one patient stay in one part"
-    return {"role": "ignore", "type": "text"}, "named like an identifier, but values are missing or stand twice"
+def _keys(
+    cells: pl.DataFrame, guesses: dict[str, dict[str, Any]], writings: Writings
+) -> dict[str, tuple[dict[str, Any], str]]:
+    """Entry and reason of every column that says who a patient is: one id at most, one group at most, else ignored."""
+    meant = roles.learn({name: Column.model_validate(entry) for name, entry in guesses.items()}).columns
+    fixed = [meant[meaning] for meaning in ("sex", "ethnicity") if meaning in meant]
+    people = cells.select(schema.recorded(cells[name], Column(type="categorical")).alias(name) for name in fixed)
+    others = [name for name in cells.columns if name not in meant.values() and not INDEX_NAMES.fullmatch(name)]
+    found = {name: key for name in others if (key := identify(name, cells[name], people if fixed else None))}
+    group = _first(found, ("patient", "weak", "family"), lambda name, key: _is_group(cells[name], key, cells.columns))
+    row_keys = {name: key for name, key in found.items() if key.why != BEHAVES}
+    row_id = _first(
+        row_keys, ("patient", "weak", "record"), lambda name, _: bool(_distinct(cells[name]) == cells.height)
+    )
+    return {name: _identity(name, key, cells[name], row_id, group) for name, key in found.items()}
+
+
+def _first(found: dict[str, Identifier], kinds: Sequence[str], fits: Callable[[str, Identifier], bool]) -> str | None:
+    """The first column that fits, of the first kind that has one; an id that is one in all studies goes before others."""
+    those = [name for name, key in found.items() if key.kind in kinds and fits(name, key)]
+    return min(those, key=lambda n: (kinds.index(found[n].kind), "usubjid" not in n.lower()), default=None)
+
+
+def _distinct(cells: pl.Series) -> int:
+    """Different values, of which missing is none."""
+    return texts(cells).drop_nulls().n_unique()
+
+
+def _is_group(cells: pl.Series, key: Identifier, names: Sequence[str]) -> bool:
+    """Whether the values repeat as those of patients do: everywhere present, and not one for a large part of the table."""
+    present = texts(cells)
+    distinct = present.n_unique()
+    if present.has_nulls() or not 1 < distinct < len(present) or "many figures" in key.what:
+        return False
+    redcap = any(name.lower().startswith("redcap_") for name in names)
+    return (
+        key.kind == "patient" or redcap or (distinct >= MIN_PATIENTS and len(present) <= MAX_ROWS_A_PATIENT * distinct)
+    )
+
+
+def _identity(
+    name: str, key: Identifier, cells: pl.Series, row_id: str | None, group: str | None
+) -> tuple[dict[str, Any], str]:
+    """A column that says who a patient is never becomes a feature."""
+    role, why = "ignore", f"it looks like {key}"
+    missing = texts(cells).has_nulls()
+    repeated = not missing and _distinct(cells) < len(cells)
+    if name == row_id:
+        role, why = "id", f"{why}; no value stands twice"
+    elif name == group:
+        role, why = "group", f"{why}; values repeat, and rows of one stay in one part"
+    elif key.what == "a date of birth":
+        why = f"{why}; an age may be made of it"
+    elif row_id and key.kind != "contact" and not missing and not repeated:
+        why = f"another column has role id; {why}"
+    elif group and repeated and key.kind in ("patient", "weak", "family"):
+        why = f"another column has role group; {why}"
+    elif key.kind in ("patient", "weak") and missing:
+        why = f"{why}, but values are missing; rows of one patient stay in one part only if it is filled and has role group"
+    elif key.kind == "weak" and repeated:
+        why = f"{why}; if rows of one patient share its values, give it role group"
+    return {"role": role, "type": "text"}, why
+
+
+def _add_meanings(columns: dict[str, dict[str, Any]], cells: pl.DataFrame, writings: Writings) -> list[str]:
+    """Write `meaning` into what is certain; what is to be said of it."""
+    dictionary = {name: Column.model_validate(entry) for name, entry in columns.items() if entry["role"] == "feature"}
+    called = [name for name, column in dictionary.items() if roles.called(name, column)]
+    typed = pl.DataFrame([schema.parse(cells[name], dictionary[name], writings[name])[0] for name in called])
+    found = roles.learn(dictionary, typed)
+    notes = [f"{meaning}: {why}" for meaning, why in found.passed_over.items() if meaning in ("age", "sex")]
+    for meaning, name in found.columns.items():
+        columns[name]["meaning"] = meaning
+        if meaning == "sex" and not roles.sex_of(name, dictionary[name], typed[name].drop_nulls().unique()):
+            if columns[name].get("codes") == {"0": "no", "1": "yes"}:
+                columns[name]["codes"] = {"0": "0", "1": "1"}
+            notes.append(f"{name}: its codes do not say who is a man; write it, such as codes: {{1: woman, 2: man}}")
+    return notes
 
 
 def _guess_number(numbers: pl.Series, distinct: int, name: str, writings: Writings) -> tuple[dict[str, Any], str]:
@@ -369,6 +435,7 @@ def _dataset_yaml(file: Path, columns: dict[str, dict[str, Any]]) -> str:
         "# Data dictionary. Check every line: role, type, unit, plausible range, what each code means.",
         "# role: feature, text (ready made), target, id, group (patient with several rows), site, time, split, ignore",
         "# type: numeric, integer, binary, categorical, ordinal, date, text",
+        "# meaning: what subgroups and scores take it for: age, sex, systolic_pressure...",
         "# also: unit: mmHg, range: [60, 260], codes: {1: woman, 2: man}, missing: ['-9'], phrase: blood pressure,",
         "# decimal: ',' (where 1.050 is a thousand and fifty), day_first: false (where 05/12/2019 is in May)",
         "data:",

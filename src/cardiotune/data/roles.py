@@ -102,7 +102,7 @@ def words(name: str) -> list[str]:
 
 
 @cache
-def _meanings_of(name: str) -> frozenset[Meaning]:
+def meanings_of(name: str) -> frozenset[Meaning]:
     """What a name, or a phrase, can mean."""
     said = {word for word in words(_KEY.sub(" ", name)) if not word.isdigit()}
     found = set()
@@ -116,7 +116,7 @@ def _meanings_of(name: str) -> frozenset[Meaning]:
 
 def called(name: str, column: Column) -> Meaning | None:
     """What a column is called: the one meaning of its name, its phrase or how it is derived; None where they say several."""
-    found = set(_meanings_of(name)) | (_meanings_of(column.phrase) if column.phrase else set())
+    found = set(meanings_of(name)) | (meanings_of(column.phrase) if column.phrase else set())
     if column.derive:
         derived: dict[str, Meaning] = {"age_years_from_days": "age", "bmi": "body_mass_index"}
         if column.derive.function in derived:
