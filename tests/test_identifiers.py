@@ -10,9 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune.config import Column, load_config
+from cardiotune import stages
+from cardiotune.config import Column, Config, load_config
 from cardiotune.data.draft import draft
 from cardiotune.data.identifiers import FORMS, Identifier, compact, identify, in_texts
+from cardiotune.data.prepare import read_prepared
 
 ROWS = 60
 
@@ -403,3 +405,88 @@ def test_a_sex_without_words_is_said(tmp_path: Path) -> None:
     found, said = drafted(tmp_path, {"sex": [0, 1] * 30})
     assert found["sex"].meaning == "sex" and found["sex"].codes == {"0": "0", "1": "1"}, "not yes and no"
     assert "sex: its codes do not say who is a man" in said
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what the audit says of a dictionary that was written by hand
+
+
+def audited(
+    folder: Path, columns: dict[str, Any], entries: dict[str, Any], **settings: Any
+) -> list[tuple[str, str, str]]:
+    """(check, severity, text) of the findings about keys."""
+    rows = len(next(iter(columns.values())))
+    draw = np.random.default_rng(0)
+    frame = pl.DataFrame({"age": draw.integers(30, 90, rows), "died": draw.integers(0, 2, rows), **columns})
+    frame.write_csv(folder / "table.csv")
+    dictionary = {"age": {"type": "integer"}, **entries, "died": {"role": "target"}}
+    tree = {
+        "name": "toy",
+        "data": {"path": str(folder / "table.csv"), "columns": dictionary, **settings.pop("data", {})},
+        "task": {"outcome": "death"},
+        "model": {"name": "none", "path": str(folder)},
+        "models": ["logistic_regression"],
+        "evaluation": {"keep_row_ids": settings.pop("keep_row_ids", False)},
+        **settings,
+    }
+    config = Config.model_validate(tree)
+    found = stages.audit_prepared(config, read_prepared(config))
+    return [
+        (f["check"], f["severity"], f["text"])
+        for f in found
+        if f["check"] in ("identifier_feature", "patients_in_parts")
+    ]
+
+
+LONG = 240
+MANY = made_up("9999999999", CHECKS["an NHS or CHI number"][1], LONG)
+PAIRS = [n // 3 for n in range(LONG)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "entries", "expected"),
+    [
+        ({"nhs_number": MANY}, {"nhs_number": {"type": "integer"}}, [("identifier_feature", "warning")]),
+        ({"x": [int(v) for v in MANY]}, {"x": {"type": "numeric"}}, [("identifier_feature", "warning")]),
+        ({"mrn": PAIRS}, {"mrn": {"type": "integer"}}, [("patients_in_parts", "leak"), ("identifier_feature", "warning")]),
+        ({"USUBJID": [f"A-{n:04d}" for n in PAIRS]}, {"USUBJID": {"role": "ignore", "type": "text"}}, [("patients_in_parts", "leak")]),
+        ({"USUBJID": [f"A-{n:04d}" for n in PAIRS]}, {}, [("patients_in_parts", "leak")]),
+        ({"record_id": PAIRS}, {"record_id": {"role": "ignore"}}, [("patients_in_parts", "warning")]),
+        ({"record_id": PAIRS, "row": range(LONG)}, {"row": {"role": "id"}}, [("patients_in_parts", "warning")]),
+        ({"x": [MANY[n] for n in PAIRS]}, {}, [("patients_in_parts", "leak")]),
+        ({"USUBJID": PAIRS}, {"USUBJID": {"role": "group"}}, []),
+        ({"nhs_number": MANY}, {"nhs_number": {"role": "id"}}, []),
+        ({"nhs_number": MANY}, {}, []),
+        ({"study_id": ["A", "B"] * 120, "site_no": [n % 4 for n in range(LONG)]}, {}, []),
+        ({"note": [f"NHS no. {n}, stable" for n in MANY]}, {"note": {"type": "text"}}, [("identifier_feature", "warning")]),
+        ({"note": [f"MRN: {n % 7}, stable" for n in range(LONG)]}, {"note": {"role": "text"}}, [("identifier_feature", "warning")]),
+        ({"note": [f"age {n % 70}, stable" for n in range(LONG)]}, {"note": {"role": "text"}}, []),
+        ({"email": [f"p{n}@example.org" for n in range(LONG)]}, {"email": {"type": "text"}}, [("identifier_feature", "warning")]),
+    ],
+    ids=lambda value: "-".join(map(str, value))[:30],
+)  # fmt: skip
+@pytest.mark.parametrize("keep_row_ids", [False, True])
+def test_audit_of_keys(
+    tmp_path: Path, columns: dict[str, Any], entries: dict[str, Any], expected: list[Any], keep_row_ids: bool
+) -> None:
+    found = audited(tmp_path, columns, entries, keep_row_ids=keep_row_ids)
+    assert [(check, severity) for check, severity, _ in found] == expected
+    values = {str(v) for name in columns for v in columns[name] if len(str(v)) > 4}
+    assert not [v for v in values for *_, text in found if v in text], "no value is quoted"
+
+
+def test_rows_that_left_do_not_shift_the_keys(tmp_path: Path) -> None:
+    """Keys that stay together are no leak, and blank outcomes and the files of other parts shift nothing."""
+    keys = [f"A-{n:04d}" for n in PAIRS]
+    split = ["train", "validation", "test"]
+    columns = {
+        "USUBJID": keys,
+        "part": [split[n % 3] for n in PAIRS],
+        "crp": [None if n % 11 == 0 else n * 7 % 101 for n in range(LONG)],
+    }
+    entries = {"part": {"role": "split"}, "crp": {"type": "numeric", "range": [5, 500]}}
+    settings: dict[str, Any] = {"split": {"by": "column"}, "data": {"out_of_range": "exclude"}}
+    assert audited(tmp_path, columns, entries, **settings) == []
+    columns["part"][3] = next(part for part in split if part != columns["part"][3])
+    columns["part"][7] = next(part for part in split if part != columns["part"][7])
+    assert [check for check, *_ in audited(tmp_path, columns, entries, **settings)] == ["patients_in_parts"]

@@ -22,7 +22,7 @@ from cardiotune import runs
 from cardiotune.config import Config, DataConfig, dump, load_resolved
 from cardiotune.data import roles
 from cardiotune.data.cache import keep_tokens, run_tokens
-from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME, WEIGHT, as_written, read_rows
+from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME, WEIGHT, as_written, read_rows, read_unused
 from cardiotune.data.prepare import Prepared, read_order, read_prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
@@ -409,14 +409,17 @@ def audit(folder: RunFolder, prepared: Prepared | None = None) -> list[dict[str,
 
 def audit_prepared(config: Config, prepared: Prepared) -> list[dict[str, Any]]:
     """Findings of the audit of a table and its parts, the gravest first."""
-    from cardiotune.evaluation.audit import as_json, audit_raw, audit_table
+    from cardiotune.evaluation.audit import as_json, audit_keys, audit_raw, audit_table
 
     frame, events = prepared.cohort.frame, prepared.cohort.events
     ceiling = config.evaluation.known_ceiling
     inside = audit_table(frame, events, prepared.parts, prepared.texts, config.data, config.seed, ceiling)
     # An export's raw cells are codes of many fields: only what was made of them can be judged.
-    raw = [] if config.data.format == "ukb" else audit_raw(config.data)
-    return as_json([*raw, *inside])
+    if config.data.format == "ukb":
+        return as_json(inside)
+    unused = read_unused(config.data, config.evaluation.keep_row_ids)
+    keys = audit_keys(frame, prepared.parts, config.data, unused)
+    return as_json([*audit_raw(config.data), *keys, *inside])
 
 
 def audit_results(folder: RunFolder) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import polars as pl
 from sklearn.model_selection import train_test_split
 
 from cardiotune.config import Column, DataConfig
-from cardiotune.data import copies, schema
+from cardiotune.data import copies, identifiers, schema
 from cardiotune.data.small_counts import HIDDEN, tell_flow, told
 from cardiotune.data.table import column_names, is_json, keys_of_all, locate, read_cells
 from cardiotune.data.ukb import build as ukb
@@ -31,6 +31,7 @@ FEWEST_NUMBERS = 3
 """Numbers that a column must hold before most of them out of range are another unit, and not an unusual patient or two."""
 PART = "__part__"
 LEFT = "__left__"
+MOST_UNUSED = 200
 TIME, STATUS, WEIGHT = "__time__", "__status__", "__weight__"
 """Of a cohort with follow-up (UK Biobank): days from baseline to its end, above 0; what ended it: 0 nothing that is known
 (censored, or the horizon), 1 the event, 2 death from another cause; inverse-probability-of-censoring weight."""
@@ -360,6 +361,32 @@ def _read_wanted(file: Path, data: DataConfig, target_needed: bool) -> tuple[pl.
         named = [name for name in ignored if name in of_all]
         ignored = named + ([f"{len(ignored) - len(named)} other keys"] if len(named) < len(ignored) else [])
     return cells, ignored
+
+
+def read_unused(data: DataConfig, keep_row_ids: bool = False) -> pl.DataFrame:
+    """`ROW_ID` and, as text, the columns of a table that nothing reads; for the audit, which looks for keys among them.
+
+    Of a table with very many of them those that are called like a key. Empty where there are none.
+    """
+    frames: list[pl.DataFrame] = []
+    used, identity = set(needed_columns(data)), data.name_of("id")
+    for part, path in data.files.items():
+        file = locate(path)
+        named = keys_of_all(file) if is_json(file) else None
+        present = column_names(file, data.separator, data.encoding, data.column_names)
+        others = [name for name in present if name and name not in used and (named is None or name in named)]
+        if len(others) > MOST_UNUSED:
+            others = [name for name in others if identifiers.is_called_like_one(name)]
+        if not others:
+            continue
+        wanted = ([identity] if identity in present else []) + others
+        cells = read_cells(file, wanted, data.separator, data.encoding, data.column_names)
+        keys = cells.select(schema.parse(cells[n], data.columns[n])[0] for n in wanted if n == identity)
+        ids = row_ids(keys if keys.width else cells, data, None if keep_row_ids else row_key(file))
+        if keep_row_ids and len(data.files) > 1 and identity is None:
+            ids = f"{part} line " + ids
+        frames.append(cells.select(others).with_columns(ids))
+    return pl.concat(frames, how="diagonal") if frames else pl.DataFrame({ROW_ID: []}, schema={ROW_ID: pl.String})
 
 
 def _typed(

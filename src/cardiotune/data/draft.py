@@ -15,7 +15,7 @@ import polars as pl
 
 from cardiotune.config import Column, read_yaml, run_name, shipped, spelling, to_yaml
 from cardiotune.data import roles, schema, sentinels, writing
-from cardiotune.data.identifiers import BEHAVES, Identifier, identify, texts
+from cardiotune.data.identifiers import BEHAVES, Identifier, identify, is_of_patients, texts
 from cardiotune.data.small_counts import told
 from cardiotune.data.table import is_value, locate, read_cells
 from cardiotune.data.writing import Writings
@@ -29,9 +29,6 @@ MAX_INTEGER_CATEGORIES = 3
 """An integer column with at most this many values is taken as categories."""
 MAX_SPELLINGS = 1000
 """A column of more different cells holds no codes, in whatever spelling."""
-MIN_PATIENTS, MAX_ROWS_A_PATIENT = 5, 50
-"""Of a column that is called `id` or `study_id`: with fewer values, or more rows of each, it stands for studies, not for
-patients."""
 SMALL_TABLE = 1000
 """Rows below which a draft trains three epochs; a larger table teaches as much in one."""
 TWO_NUMBERS = r"^[0-9]{2,3} ?/ ?[0-9]{2,3}$"
@@ -275,11 +272,13 @@ def _keys(
     people = cells.select(schema.recorded(cells[name], Column(type="categorical")).alias(name) for name in fixed)
     others = [name for name in cells.columns if name not in meant.values() and not INDEX_NAMES.fullmatch(name)]
     found = {name: key for name in others if (key := identify(name, cells[name], people if fixed else None))}
-    group = _first(found, ("patient", "weak", "family"), lambda name, key: _is_group(cells[name], key, cells.columns))
-    row_keys = {name: key for name, key in found.items() if key.why != BEHAVES}
-    row_id = _first(
-        row_keys, ("patient", "weak", "record"), lambda name, _: bool(_distinct(cells[name]) == cells.height)
+    full = {name: values for name in found if not (values := texts(cells[name])).has_nulls()}
+    repeated = {name: key for name, key in found.items() if name in full}
+    group = _first(
+        repeated, ("patient", "weak", "family"), lambda name, key: is_of_patients(key, full[name], cells.columns)
     )
+    row_keys = {name: key for name, key in found.items() if key.why != BEHAVES}
+    row_id = _first(row_keys, ("patient", "weak", "record"), lambda name, _: _distinct(cells[name]) == cells.height)
     return {name: _identity(name, key, cells[name], row_id, group) for name, key in found.items()}
 
 
@@ -292,18 +291,6 @@ def _first(found: dict[str, Identifier], kinds: Sequence[str], fits: Callable[[s
 def _distinct(cells: pl.Series) -> int:
     """Different values, of which missing is none."""
     return texts(cells).drop_nulls().n_unique()
-
-
-def _is_group(cells: pl.Series, key: Identifier, names: Sequence[str]) -> bool:
-    """Whether the values repeat as those of patients do: everywhere present, and not one for a large part of the table."""
-    present = texts(cells)
-    distinct = present.n_unique()
-    if present.has_nulls() or not 1 < distinct < len(present) or "many figures" in key.what:
-        return False
-    redcap = any(name.lower().startswith("redcap_") for name in names)
-    return (
-        key.kind == "patient" or redcap or (distinct >= MIN_PATIENTS and len(present) <= MAX_ROWS_A_PATIENT * distinct)
-    )
 
 
 def _identity(

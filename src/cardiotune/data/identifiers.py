@@ -5,7 +5,7 @@ pass, for one random number in ten or so does. No value is ever quoted.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from typing import Literal, NamedTuple
 
@@ -39,8 +39,33 @@ SEVERAL = 20
 LOOKED_AT = 2000
 """Different values, at most, of which the form is judged."""
 MANY_DIGITS = 7
+MAX_ROWS_A_PATIENT = 50
+"""With more rows of each value, or fewer than FEW values, `id` or `study_id` stands for studies, not for patients."""
 FLAGS = frozenset(["0", "1", "2", "yes", "no", "y", "n", "true", "false", "t", "f", "ja", "nein", "j", "unknown"])
 """`email: yes` is no address; but a column that is called an id is one, with whatever values."""
+
+
+def is_called_like_one(name: str) -> bool:
+    """Whether a name alone says so, whatever the values are."""
+    called = _called(name)
+    return not meanings_of(name) and any(names.fullmatch(called) for _, _, names in _PATTERNS)
+
+
+def is_of_patients(key: Identifier, values: pl.Series, columns: Iterable[str]) -> bool:
+    """Whether values repeat as keys of patients do: not one for a large part of the table, as those of a study would.
+
+    values: as `texts` gives them, without missing ones; columns: all of the table, by which REDCap's `record_id` is known.
+    """
+    distinct = values.n_unique()
+    if key.kind not in ("patient", "weak", "family") or "many figures" in key.what or not 1 < distinct < len(values):
+        return False
+    redcap = any(name.lower().startswith("redcap_") for name in columns)
+    return key.kind == "patient" or redcap or (distinct >= FEW and len(values) <= MAX_ROWS_A_PATIENT * distinct)
+
+
+def _called(name: str) -> str:
+    """Its words, in small letters and without figures."""
+    return " ".join(word.rstrip("0123456789") for word in words(name) if not word.isdigit())
 
 
 def identify(name: str, cells: pl.Series, people: pl.DataFrame | None = None) -> Identifier | None:
@@ -54,11 +79,12 @@ def identify(name: str, cells: pl.Series, people: pl.DataFrame | None = None) ->
     values = texts(cells)
     present = values.drop_nulls()
     known = present.unique()
-    called = [word.rstrip("0123456789") for word in words(name) if not word.isdigit()]
-    if not len(known) or (set(known.str.to_lowercase()) <= FLAGS and called[-1:] not in (["id"], ["ids"], ["key"])):
+    called = _called(name)
+    flags = not re.search(r"(^| )(ids?|key)$", called) and set(known.str.to_lowercase()) <= FLAGS
+    if not len(known) or flags:
         return None
     return (
-        _by_name(" ".join(called), present, known)
+        _by_name(called, present, known)
         or _by_form(present, known)
         or _by_behaviour(name, values, present, known, people)
     )

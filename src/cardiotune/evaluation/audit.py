@@ -17,8 +17,8 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from cardiotune.config import NUMBERS, DataConfig
-from cardiotune.data import schema
+from cardiotune.config import NUMBERS, Column, DataConfig
+from cardiotune.data import identifiers, roles, schema
 from cardiotune.data.cohort import ROW_ID, needed_columns
 from cardiotune.data.copies import Keys, column_keys, equal_rows, exceeds, expected_pairs, pairs_of, total
 from cardiotune.data.schema import out_of_range
@@ -178,6 +178,58 @@ def audit_table(
         *_missing_by(frame, events, parts, data),
         *_unique_rows(rows),
         *_quick_models(frame, events, parts, texts, data, seed, known_ceiling, total(rows) if copies else None),
+    ]
+
+
+def audit_keys(frame: pl.DataFrame, parts: Parts, data: DataConfig, unused: pl.DataFrame) -> list[Finding]:
+    """Columns that say who a patient is: those that go into the prompt, and keys of patients with rows in several parts.
+
+    unused: `ROW_ID` and the columns that nothing reads, as text, of rows in any order (`cardiotune.data.cohort.read_unused`).
+    """
+    meant = roles.learn(data.columns).columns
+    fixed = frame.select(meant[meaning] for meaning in ("sex", "ethnicity") if meaning in meant)
+    people = fixed if fixed.width else None
+    found: list[Finding] = []
+    own = {name: frame[name] for name in frame.columns if name in data.columns}
+    passed = frame.select(ROW_ID).join(
+        unused.unique(ROW_ID, keep="first"), on=ROW_ID, how="left", maintain_order="left"
+    )
+    for name, values in {**{n: passed[n] for n in passed.columns if n != ROW_ID}, **own}.items():
+        column = data.columns.get(name, Column(role="ignore", type="text"))
+        readable = column.role == "text" or (column.role == "feature" and column.type == "text")
+        key = (
+            identifiers.identify(name, values, people)
+            if column.role in ("feature", "ignore", "site", "split")
+            else None
+        )
+        told = identifiers.in_texts(values) if readable and key is None else None
+        if told or (key and column.role == "feature"):
+            holds = f"holds what looks like {told}" if told else f"looks like {key}"
+            mend = "take it out of the text" if told else "give it role id, group or ignore"
+            text = f"column {name} {holds}, and goes into every prompt; {mend}"
+            found.append(Finding("identifier_feature", "warning", text, {"column": name}))
+        if key:
+            found += _repeated_key(name, key, identifiers.texts(values), parts, [*data.columns, *unused.columns])
+    return found
+
+
+def _repeated_key(
+    name: str, key: identifiers.Identifier, values: pl.Series, parts: Parts, columns: Sequence[str]
+) -> list[Finding]:
+    """A key of patients that is no group, and of which rows of one value stand in several parts."""
+    known = values.is_not_null()
+    present = values.filter(known)
+    if not identifiers.is_of_patients(key, present, columns):
+        return []
+    shared = shared_between(present.hash().to_numpy(), parts[known.to_numpy()])
+    if not any(shared.values()):
+        return []
+    text = (
+        f"column {name} looks like {key}, and {shared['test_in_train']} test rows have a value that training rows have too: "
+        "rows of one patient stand in several parts; give it role group"
+    )
+    return [
+        Finding("patients_in_parts", "leak" if key.kind == "patient" else "warning", text, {"column": name, **shared})
     ]
 
 
@@ -757,6 +809,7 @@ __all__ = [
     "Finding",
     "as_json",
     "audit_fitted_on",
+    "audit_keys",
     "audit_permutation",
     "audit_predictions",
     "audit_raw",
