@@ -436,5 +436,5 @@ def test_a_protein_panel_of_thousands_of_columns_runs(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     folder = tmp_path / "runs" / "wide"
     assert (folder / "config.yaml").stat().st_size > 1 << 20
-    assert "4300 further rows are in" in (folder / "report.html").read_text()
+    assert "8900 further rows are in" in (folder / "report.html").read_text()
     assert (folder / "report.md").stat().st_size < 100_000 and call("report", folder).exit_code == 0
