@@ -90,6 +90,7 @@ def measure(rows: int, folder: Path, *overrides: str) -> dict[str, Any]:
         y_true = prepared.cohort.events[held].astype(float)
         fixed = {m: thresholds.fix(config.evaluation.thresholds, y_true, risk[held]) for m, risk in risks.items()}
         runs.write_json(run.calibration, {"thresholds": fixed})
+        run.record(run.predictions, run.calibration)
     with clock.step("evaluate"):
         metrics = stages.evaluate(run, prepared)
     with clock.step("report"):
