@@ -91,6 +91,7 @@ def test_metrics_are_weighted_from_the_export_to_the_report(run: RunFolder, prep
     bare = RunFolder(tmp_path / "bare")
     shutil.copytree(run.path, bare.path)
     write_predictions(bare.predictions, [{n: v for n, v in row.items() if n != "weight"} for row in rows])
+    bare.record(bare.predictions)
     with pytest.raises(DataError, match="without the weights of censoring"):
         stages.evaluate(bare, prepared)
 

@@ -284,7 +284,7 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     cohort = CohortRisks(folder, config, prepared)
     with folder.stage("predict") if world()[0] == 0 else nullcontext():
         risks = cohort.all()
-    if cohort.device and "device" not in folder.read_manifest():  # where nothing was trained
+    if world()[0] == 0 and cohort.device and "device" not in folder.read_manifest():  # where nothing was trained
         folder.update_manifest(device=cohort.device)
     rows, frame, parts = _rows_to_tell(prepared, config.evaluation.parts)
     ids, outcomes, clusters = frame[ROW_ID].to_list(), frame[EVENT].to_list(), cluster_numbers(frame, config.data)
