@@ -123,7 +123,7 @@ def test_the_stack_costs_the_tuned_model_that_it_needs(run: RunFolder) -> None:
     *_, rate, _ = found["Stacked, with the Tuned LLM it needs"]
     both = 1000 * own["seconds"] / own["rows"] + 1000 * tuned["seconds"] / tuned["rows"]
     assert float(rate) == pytest.approx(both, rel=0.01)
-    assert float(rate) > float(found["Tuned LLM"][4])
+    assert own["seconds"] > 0 and float(rate) >= float(found["Tuned LLM"][4])
 
 
 def test_predicting_again_replaces_the_costs_and_costs_of_an_earlier_version_are_named(run: RunFolder) -> None:

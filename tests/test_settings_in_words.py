@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pytest
 
 from cardiotune import stages
-from cardiotune.config import COMPARATORS, PUBLISHED_SCORES, Config, Settings, Threshold, dump, load_config
+from cardiotune.config import COMPARATORS, MEANINGS, PUBLISHED_SCORES, Config, Settings, Threshold, dump, load_config
 from cardiotune.evaluation import calibrate, checklists, model_card, thresholds
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.logistic import logit
@@ -82,7 +82,7 @@ NOT_TOLD = {
 """Settings whose values report, checklists and card do not tell apart, the settings at their end left aside."""
 
 
-PARTLY_TOLD = {("data", "columns", "role")}
+PARTLY_TOLD = {("data", "columns", "role"), ("data", "columns", "meaning")}
 """Of their values some are told."""
 
 
@@ -162,6 +162,11 @@ def config_with(config: Config, path: tuple[str, ...], value: Any) -> Config:
     elif path[:2] == ("data", "columns") and len(path) == 3:
         kind = {"decimal": {"type": "numeric"}, "day_first": {"type": "date"}}.get(name, {})
         changed = {"data": {"columns": {"extra": {**kind, name: value}}}}
+        if name == "meaning":  # one column alone has it, and the types that fit are few
+            others = {column: {"meaning": None} for column in config.data.columns}
+            changed["data"]["columns"] |= others | {
+                "extra": {"type": MEANINGS.get(value, ("numeric",))[0], name: value}
+            }
     elif path[:3] == ("data", "columns", "derive"):
         derive = {"function": "pulse_pressure", "inputs": ["sbp", "age"], name: value}
         derive["inputs"] = ["sbp", "age"][: 1 if derive["function"] == "age_years_from_days" else 2]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from cardiotune.config import LEARNED, ON_REQUEST, Comparator, Config, read_yaml
-from cardiotune.errors import ConfigError, DataError, ModelError
+from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.curves import by_training_rows
 from cardiotune.evaluation.drawing import LOOKS, STYLE, UNKNOWN_LOOK
 from cardiotune.evaluation.wording import MODELS
@@ -159,7 +159,7 @@ def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
     try:
         test = json.loads(run.checked(run.metrics).read_text("utf-8"))["parts"]["test"]
         rows = json.loads(run.checked(run.cohort).read_text("utf-8"))["parts"]["train"]["n"]
-    except (ValueError, KeyError, TypeError, ModelError):
+    except (ValueError, KeyError, TypeError):
         raise DataError(
             f"{run.path}: its metrics or cohort are damaged; delete this folder, and it is made anew"
         ) from None
