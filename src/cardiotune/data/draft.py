@@ -31,11 +31,7 @@ MAX_SPELLINGS = 1000
 """A column of more different cells holds no codes, in whatever spelling."""
 SMALL_TABLE = 1000
 """Rows below which a draft trains three epochs; a larger table teaches as much in one."""
-TWO_NUMBERS = r"^[0-9]{2,3} ?/ ?[0-9]{2,3}$"
-WITH_UNIT = r"^[0-9]+(?:[.,][0-9]+)? ?(%|[a-zA-Z\u00b5\u03bc/]+|[a-zA-Z/]*m[23])$"
 NEARLY_ALL = 0.9
-MOST_UNITS = 2
-"""Ways to write one unit; of more, the letters are part of a code."""
 MIN_ROWS_A_CATEGORY = 5
 """A rarer code is not written into a draft: it could tell of a single patient."""
 
@@ -364,10 +360,9 @@ def _guess_date(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[s
 
 def _almost_numbers(present: pl.Series, unreadable: int, name: str, writings: Writings) -> str:
     """What to do with a column of numbers in which some cells are none; empty for other columns. No cell is repeated."""
-    if present.str.contains(TWO_NUMBERS).sum() > NEARLY_ALL * len(present):
+    if present.str.contains(writing.TWO_NUMBERS).sum() > NEARLY_ALL * len(present):
         return "it looks like two numbers in a cell (systolic/diastolic?): split it into two columns"
-    units = present.str.extract(WITH_UNIT).drop_nulls()
-    if len(units) > NEARLY_ALL * len(present) and units.n_unique() <= MOST_UNITS:
+    if writing.with_unit(present).sum() > NEARLY_ALL * len(present):
         return "numbers with a unit: take it off, and name it in unit"
     if name not in writings.columns:
         return ""

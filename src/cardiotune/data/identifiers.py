@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from cardiotune.config import Column
-from cardiotune.data import schema
+from cardiotune.data import schema, writing
 from cardiotune.data.roles import meanings_of, words
 
 Kind = Literal["patient", "weak", "family", "record", "contact"]
@@ -460,7 +460,7 @@ def _by_behaviour(
         if usual >= MANY_DIGITS and alike and different:
             return Identifier("weak", "a key of many figures", BEHAVES)
         return None
-    if not unique or len(known) <= SEVERAL or not schema.parse(present, Column(type="date"))[1]:
+    if not unique or len(known) <= SEVERAL or _numbers_or_dates(present):
         return None
     shapes = present.str.replace_all(r"[A-Za-z]+", "A").str.replace_all(r"\d", "9")
     most = shapes.value_counts(sort=True)["count"][0] / len(present)
@@ -498,6 +498,14 @@ def _counts(numbers: pl.Series) -> bool:
     """Whether these different whole numbers count the rows: all of 1 to n, or rising with few gaps."""
     spread = numbers.max() - numbers.min() + 1  # type: ignore[operator]
     return bool(spread == len(numbers) or (spread < 2 * len(numbers) and (numbers.diff().drop_nulls() > 0).all()))
+
+
+def _numbers_or_dates(texts: pl.Series) -> bool:
+    """Whether half or more are dates or, of fewer figures than a key has, numbers, in a way that may not be read: `120/80`,
+    `1,234`, `12 mg`, `05/12/99`."""
+    numbers = texts.str.contains(f"{writing.LIKE_NUMBER}|{writing.TWO_NUMBERS}") | writing.with_unit(texts)
+    short = texts.str.count_matches("[0-9]") < MANY_DIGITS
+    return 2 * int((numbers & short | texts.str.contains(writing.LIKE_DATE)).sum()) >= len(texts)
 
 
 def _days(texts: pl.Series) -> bool:

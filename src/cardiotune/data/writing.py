@@ -36,6 +36,10 @@ LIKE_A_CODE = "^[+-]?[0-9]+E[0-9]+$"
 
 LIKE_NUMBER = rf"^[-+\u2212]?[0-9]*[.,]?[0-9][0-9.,\u00a0\u2009\u202f'\u2019 ]*{EXPONENT}$"
 """Whatever may be a number, read or not."""
+TWO_NUMBERS = r"^[0-9]{2,3} ?/ ?[0-9]{2,3}$"
+WITH_UNIT = r"^[0-9]+(?:[.,][0-9]+)? ?(%|[a-zA-Z\u00b5\u03bc/]+|[a-zA-Z/]*m[23])$"
+MOST_UNITS = 2
+"""Ways to write one unit; of more, the letters are part of a code."""
 
 TIME = r"(?:,?[ T:]+[0-9]{1,2}:[0-9]{2}.*)?$"
 YEAR_FIRST = r"^([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})(?:[T ].*)?$"
@@ -221,6 +225,12 @@ def numbers(text: pl.Series, writing: Writing) -> pl.Series:
         values = values.scatter(odd.arg_true(), _odd_numbers(text.filter(odd), writing.decimal))
     good = values.is_finite() & ((values.abs() < LARGEST) | is_stata_missing(values))
     return pl.select(pl.when(good).then(values)).to_series().alias(text.name)
+
+
+def with_unit(text: pl.Series) -> pl.Series:
+    """True for numbers with a unit behind them; nowhere where there are too many units to be such."""
+    units = text.str.extract(WITH_UNIT)
+    return units.is_not_null() & (units.drop_nulls().n_unique() <= MOST_UNITS)
 
 
 def is_stata_missing(values: pl.Series) -> pl.Series:
