@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 from hypothesis import given
+from hypothesis import settings as how
 from hypothesis import strategies as st
 
 import cardiotune
@@ -137,6 +138,7 @@ def test_dates_in_words() -> None:
     assert read(["5. Dezember 2019", "5-Dok-2019", "32DEC2019"], type="date") == [None] * 3
 
 
+@how(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=9), st.integers(1, 2))
 def test_numbers_in_every_writing(numbers: list[float], decimals: int) -> None:
     for grouped, decimal, thousands in (
@@ -150,6 +152,7 @@ def test_numbers_in_every_writing(numbers: list[float], decimals: int) -> None:
         assert read(cells) == [float(f"{n:.{decimals}f}") for n in numbers], cells
 
 
+@how(deadline=None)
 @given(st.lists(st.dates(date(1900, 1, 1), date(2100, 1, 1)), min_size=1, max_size=9), st.booleans())
 def test_no_date_is_transposed(days: list[date], day_first: bool) -> None:
     """Read right, or, where no day above 12 tells, not at all."""
@@ -173,7 +176,7 @@ console.log(JSON.stringify(out));
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_the_page_reads_likewise() -> None:
-    asked = []
+    asked: list[tuple[list[Any], dict[str, Any]]] = []
     for kind, cases in (("numeric", NUMBERS), ("date", DATES)):
         for cells, settings, _ in cases:
             plain = {"column": "x", "type": kind, "codes": None, "missing": [], "range": None}
@@ -187,6 +190,39 @@ def test_the_page_reads_likewise() -> None:
         if field["type"] == "integer":  # a row with half a number is not sent
             wanted = [value if value is None or value == round(value) else None for value in wanted]
         assert found == [value.isoformat() if isinstance(value, date) else value for value in wanted], cells
+
+
+CODES: list[tuple[list[str], dict[str, Any]]] = [
+    (["M", "m ", "f", "\u00a0F", "x", "NA"], {"codes": {"m": "man", "f": "woman"}}),
+    (["1", "1.0", "1.00", "1,0", "01", "yes"], {"codes": {"1": "a", "2": "b"}}),
+    (["M", "m", "S", "s"], {"codes": {"M": "male", "m": "married", "s": "x"}}),
+    (["Not  Known", "not\u00a0known", "-9", "-9.0"], {"codes": {"not known": "a"}, "missing": ["-9"]}),
+    (["UN\u200bKNOWN", "unknown", "a"], {"codes": {"a": "a"}, "missing": ["Unknown"]}),
+    (["TRUE", "0", "No", "1.0", "Ja"], {"type": "binary", "codes": {"yes": "a", "no": "b"}}),
+    (["Yes", "FALSE", "1", "2"], {"type": "binary", "codes": {"0": "no", "1": "yes"}}),
+    (["yes", "1", "true"], {"type": "binary", "codes": {"1": "woman", "2": "man"}}),
+    (["na", "NA", "b"], {"codes": {"na": "no answer", "b": "b"}}),
+]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_page_reads_codes_likewise() -> None:
+    plain = {"column": "x", "range": None, "decimal": None, "day_first": None}
+    rules = [Column.model_validate({"type": "categorical", **settings}) for _, settings in CODES]
+    asked = [
+        (cells, {**plain, "type": rule.type, "missing": rule.missing, "codes": [{"code": c} for c in rule.codes or {}]})
+        for (cells, _), rule in zip(CODES, rules, strict=True)
+    ]
+    script = Path(cardiotune.__file__).parent / "deployment" / "web" / "table.js"
+    page = PAGE.replace('[""]', json.dumps(schema.MISSING))
+    told = subprocess.run(["node", "-e", page, str(script)], input=json.dumps(asked), capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    for (cells, _), rule, found in zip(CODES, rules, json.loads(told.stdout), strict=True):
+        values = schema.parse(pl.Series("x", cells), rule)[0]
+        known = [
+            None if strange else value for value, strange in zip(values, schema.out_of_range(values, rule), strict=True)
+        ]
+        assert found == known, cells
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -329,7 +365,7 @@ def test_what_is_almost_a_number_at_init(tmp_path: Path) -> None:
 
 
 def test_days_without_marks_are_dates_at_init(tmp_path: Path) -> None:
-    rows = [f"{n},{60 + n % 20},201912{n % 28 + 1:02d},{2e7 + n:.0f},{n % 2}" for n in range(60)]
+    rows = [f"{n},{60 + n % 20},201912{n % 28 + 1:02d},{20_000_000 + n % 9},{n % 2}" for n in range(60)]
     _, columns, _ = drafted(tmp_path, lines("id,age,seen,eight,died", rows))
     assert (columns["seen"].type, columns["eight"].type) == ("date", "integer")
 

@@ -92,12 +92,31 @@ function plainNumber(text, decimal) {
   return UNCLEAR.test(text) || WITH_POINT.test(text) ? text.replaceAll(",", "") : text;
 }
 
+/** A code without what programs and people write differently, as `spelling` of cardiotune/config.py. */
+function spelling(code) {
+  const plain = code.normalize("NFKC").replace(/\p{Cf}/gu, "").trim().replace(/\s+/g, " ").toLowerCase();
+  return plain.replace(/^([+-]?[0-9]+)(?:\.0+|,00?)$/, "$1");
+}
+
+const TRUTH = new Map([["true", "1"], ["yes", "1"], ["1", "1"], ["false", "0"], ["no", "0"], ["0", "0"]]);
+
+/** The field's code that a cell means; undefined where it is none. As `code_reader` of cardiotune/data/schema.py. */
+function readCode(text, field) {
+  const codes = field.codes.map(entry => entry.code), key = spelling(text);
+  if (codes.includes(text)) return text;
+  const alike = codes.filter(code => spelling(code) === key);
+  if (alike.length === 1) return alike[0];
+  const meant = new Map([...codes].reverse().map(code => [TRUTH.get(spelling(code)), code]));
+  const both = field.type === "binary" && meant.has("0") && meant.has("1");
+  return both && TRUTH.has(key) ? meant.get(TRUTH.get(key)) : undefined;
+}
+
 /** What a cell becomes: `{value}` (null: not recorded), or `{unreadable: true}`. */
 function readCell(text, field, marks, { decimal, dayFirst }) {
   text = text.trim();
-  const named = (field.codes || []).map(entry => entry.code);
+  const named = (field.codes || []).map(entry => spelling(entry.code));
   const plain = field.type === "text" ? text : text.replace(/^([+-]?[0-9]+)(?:\.0+|,00?)$/, "$1");
-  const isMark = marks.includes(text.toLowerCase()) && !named.some(code => code.toLowerCase() === text.toLowerCase());
+  const isMark = marks.includes(text.toLowerCase()) && !named.includes(spelling(text));
   if (text === "" || isMark || field.missing.includes(text)) return { value: null };
   if (field.type === "numeric" || field.type === "integer") {
     if (/^\.[a-z_]$/i.test(text)) return { value: null }; // as SAS and Stata write a missing number
@@ -116,11 +135,9 @@ function readCell(text, field, marks, { decimal, dayFirst }) {
     const real = Number(year) >= 1800 && !Number.isNaN(at.getTime()) && at.toISOString().startsWith(iso);
     return real ? { value: iso } : { unreadable: true };
   }
-  if (field.missing.includes(plain)) return { value: null };
+  if (field.type !== "text" && field.missing.some(code => spelling(code) === spelling(text))) return { value: null };
   if (named.length) {
-    const truth = { true: "1", yes: "1", false: "0", no: "0" };
-    const zeroOne = named.length === 2 && named.includes("0") && named.includes("1");
-    const code = named.includes(plain) ? plain : zeroOne ? truth[plain.toLowerCase()] : undefined;
+    const code = readCode(plain, field);
     return code === undefined ? { unreadable: true } : { value: code };
   }
   return { value: plain };
