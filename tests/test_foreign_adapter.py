@@ -83,6 +83,25 @@ def test_a_sequence_classification_adapter_brings_its_head(files: Path, toy_mode
     assert np.ptp(found.to_numpy()) > 0.01
 
 
+def test_an_age_that_was_scaled_makes_no_age_bands(files: Path, toy_model: Path) -> None:
+    """What columns mean is learned from their values too, as a run learns it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    stock = AutoModelForCausalLM.from_pretrained(toy_model)
+    get_peft_model(stock, LoraConfig(task_type="CAUSAL_LM", r=4)).save_pretrained(files / "adapter")
+    dictionary = yaml.safe_load((files / "dictionary.yaml").read_text())
+    dictionary["data"]["columns"]["age"] = {"type": "numeric"}
+    (files / "dictionary.yaml").write_text(yaml.safe_dump(dictionary))
+    table, judged = pl.read_csv(files / "other.csv"), {}
+    for name, scale in (("years", 1), ("scaled", 100)):
+        table.with_columns(pl.col("age") / scale).write_csv(files / "other.csv")
+        evaluate(files, files / "adapter", "--overwrite")
+        groups = json.loads((files / "out" / "metrics.json").read_text())["parts"]["test"]["subgroups"]
+        judged[name] = {group["column"] for group in groups}
+    assert judged == {"years": {"sex", "age"}, "scaled": {"sex"}}
+
+
 def test_what_is_asked_for_is_said(files: Path, tmp_path: Path) -> None:
     def error(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["evaluate", *arguments])

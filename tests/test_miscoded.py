@@ -153,6 +153,8 @@ def test_a_table_that_is_judged_stops_too(run: Path, tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
     shutil.rmtree(run / "evaluations")
     check_refusal(call("explain", run, "--table", tmp_path / "t.csv", "--row", "1"), 3, said)
+    done = call("explain", run, "--table", tmp_path / "t.csv", "--row", "1", "--allow-unknown")
+    assert done.exit_code == 0, done.output
 
 
 def test_a_training_table_stops_too(tmp_path: Path, toy_model: Path) -> None:

@@ -91,6 +91,14 @@ def test_what_contradicts_itself_is_refused(changed: dict[str, str | None], said
         current(environment)
 
 
+@pytest.mark.parametrize("environment", [{MEETING: "/not/there"}, {MEETING: "/"}, {**LAUNCHED, "RANK": "2"}], ids=str)
+def test_a_command_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = call("audit", "nowhere")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith("error: "), done.stderr
+
+
 def test_a_process_is_described_to_itself(tmp_path: Path) -> None:
     process = Process(1, 3, 1, 3, tmp_path, "127.0.0.1", 7)
     strays = {"OMPI_COMM_WORLD_SIZE": "9", "LOCAL_SIZE": "9", "RANK": "9", "PATH": "kept"}

@@ -67,7 +67,11 @@ def _fail(message: str, code: int, ctx: Any) -> None:
 
 def _tell_launcher(message: str, code: int) -> bool:
     """Of many processes, none prints its failure: the one that started them says it, once."""
-    if os.environ.get(processes.MEETING) is None or not processes.current().is_launched:
+    if os.environ.get(processes.MEETING) is None:
+        return False
+    try:
+        processes.current()
+    except ConfigError:  # nobody waits there, and that is what has gone wrong
         return False
     from cardiotune.training.distributed import tell_failure
 
@@ -510,6 +514,7 @@ def explain(
     table: Annotated[
         str | None, typer.Option(help="With --row: a new table, whose row of this number is meant.")
     ] = None,
+    allow_unknown: AllowUnknown = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --row: print JSON to standard output.")] = False,
 ) -> None:
     """Find out which columns the tuned model and LightGBM rest on, or which fields one patient's risk rests on.
@@ -522,7 +527,7 @@ def explain(
 
     folder = stages.open_run(run)
     if row is not None:
-        _show_row(stages.explain_row(folder, row, table), as_json)
+        _show_row(stages.explain_row(folder, row, table, allow_unknown), as_json)
         return
     if table or as_json:
         raise ConfigError("--table and --json go with --row, which says the patient to explain")

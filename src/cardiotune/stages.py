@@ -551,6 +551,8 @@ def evaluate_adapter(
     head = "classifier" if has_head(adapter) else "label_tokens"
     config = config.model_copy(update={"task": config.task.model_copy(update={"head": head})})
     cohort = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
+    columns = roles.settle(config.data.columns, cohort).columns  # by the values too, as a run learns it
+    config = config.model_copy(update={"data": config.data.model_copy(update={"columns": columns})})
     scorer = scoring.LanguageScorer(config, find_weights(config.model), adapter, foreign=True)
     order = column_order(cohort, config.data, config.serialize)
     texts = serialize_rows(cohort, order, config.data, config.serialize)
@@ -609,7 +611,7 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
     return found
 
 
-def explain_row(folder: RunFolder, row: str, table: str | None = None) -> dict[str, Any]:
+def explain_row(folder: RunFolder, row: str, table: str | None = None, allow_unknown: bool = False) -> dict[str, Any]:
     """One patient's risk by the tuned model and by it without each field, as `leave_one_field_out`. Nothing is written.
 
     row: the id of one of the run's own patients, as in `predictions.jsonl` or in the table's id column; with a `table`, the
@@ -627,7 +629,7 @@ def explain_row(folder: RunFolder, row: str, table: str | None = None) -> dict[s
         if prepared.parts[place] == "train":
             log.warning("--row: this patient is in the training part, so the model has learned from the outcome")
     else:
-        frame, order = read_rows(table, config.data).frame, read_order(folder)
+        frame, order = read_rows(table, config.data, allow_unknown=allow_unknown).frame, read_order(folder)
         place = int(row) - 1 if row.isascii() and row.isdigit() else -1
         if not 0 <= place < frame.height:
             raise ConfigError(f"--row: expected the number of a row of {table}, 1 to {frame.height}")
