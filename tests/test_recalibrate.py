@@ -197,6 +197,7 @@ def test_the_same_table_is_recalibrated_again_but_not_by_another_method(
     with pytest.raises(ConfigError, match="made from something else"):
         stages.recalibrate(run, table, "logistic")
     assert file.read_bytes() == made
+    file.write_text("damaged")
     stages.recalibrate(run, table, "logistic", overwrite=True)
     assert json.loads(file.read_text())["method"] == "logistic"
 

@@ -280,7 +280,10 @@ def test_row_ids_need_the_table(tmp_path: Path) -> None:
 def recorded(folder: Path) -> RunFolder:
     """A run whose stages have each left a file, as far as these tests need them."""
     run = runs.create(folder, "name: a\n", overwrite=False)
-    for file in (run.cohort, run.adapter / "sha256.json", run.predictions, run.calibration, run.metrics, run.audit):
+    for file in (run.cohort, run.adapter / "sha256.json", run.predictions, run.calibration):
+        runs.write_text(file, "{}\n")
+        run.record(file)
+    for file in (run.metrics, run.explanations, run.audit):
         runs.write_text(file, "{}\n")
         run.record(file)
     runs.write_text(run.path / "sites" / "north.json", "{}\n")
@@ -295,9 +298,11 @@ RECORDED = {
     "predictions.jsonl": "`cardiotune predict",
     "calibration.json": "`cardiotune predict",
     "metrics.json": "`cardiotune evaluate",
+    "explanations.json": "`cardiotune explain",
     "audit.json": "`cardiotune audit",
     "sites/north.json": "`cardiotune recalibrate",
 }
+LAST = {"metrics.json", "sites/north.json", "explanations.json"}
 
 
 @pytest.mark.parametrize(("name", "remedy"), RECORDED.items(), ids=str)
@@ -327,9 +332,10 @@ def test_a_file_that_nobody_recorded_is_refused_and_one_that_is_not_there_is_not
 @pytest.mark.parametrize(
     ("changed", "stale"),
     [
-        ("adapter/sha256.json", {"predictions.jsonl", "calibration.json", "metrics.json", "sites/north.json"}),
-        ("calibration.json", {"metrics.json", "sites/north.json"}),
+        ("adapter/sha256.json", {"predictions.jsonl", "calibration.json", *LAST}),
+        ("calibration.json", LAST),
         ("metrics.json", set()),
+        ("explanations.json", set()),
         ("audit.json", set()),
         ("sites/north.json", set()),
     ],

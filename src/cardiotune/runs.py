@@ -42,7 +42,7 @@ MADE_OF = (
     ("cohort.json", "split.parquet"),
     ("adapter/sha256.json", "model/sha256.json"),
     ("predictions.jsonl", "calibration.json"),
-    ("metrics.json", "sites/"),
+    ("metrics.json", "sites/", "probes.json", "explanations.json"),
 )
 """Recorded files, or folders of them, each made of those before: where one has changed, those behind it are out of date."""
 MADE_BY = {
@@ -267,12 +267,10 @@ def check_free(target: Path, record: Path, made_from: dict[str, Any], overwrite:
         there = {path.name.casefold(): path.name for path in target.parent.iterdir()}.get(target.name.casefold())
     except FileNotFoundError:
         return
-    if there is None or (target.is_dir() and not any(target.iterdir())):
+    if overwrite or there is None or (target.is_dir() and not any(target.iterdir())):
         return
     known = read_json(record)
-    if there == target.name and all(known.get(name) == value for name, value in made_from.items()):
-        return  # made anew from the same
-    if not overwrite:
+    if there != target.name or any(known.get(name) != value for name, value in made_from.items()):
         raise ConfigError(
             f"{target.with_name(there)}: is there already and was made from something else; {otherwise}, or replace it with "
             "--overwrite"
