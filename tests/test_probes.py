@@ -12,7 +12,7 @@ from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.evaluation.predict import LanguageScorer, probabilities
-from cardiotune.evaluation.probes import CONVERSIONS, READY_TEXT, TEMPLATE, probe, with_values
+from cardiotune.evaluation.probes import CONVERSIONS, READY_TEXT, TEMPLATE, _raised, probe, with_values
 from conftest import TOY_COLUMNS, toy_config
 
 DATA = DataConfig.model_validate({"path": "table.csv", "columns": TOY_COLUMNS})
@@ -89,6 +89,25 @@ def test_rounding_and_units_by_hand() -> None:
     assert found["unit: sbp"]["mean_change"] == pytest.approx(0.002 * (147 - 19.6))  # 147 mmHg are 19.6 kPa
     assert found["unit: sbp"]["text"] == "sbp in kPa in place of mmHg"
     assert found["names"]["max_change"] > 0, "the scorer knows the phrase only"
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "step", "said"),
+    [
+        ("sbp", None, 10, "10 mmhg"),
+        ("sbp", "mmHg", 10, "10 mmHg"),
+        ("sbp", "kPa", 1.3, "1.3 kPa"),
+        ("sbp_kpa", None, 10 / 7.500617, "10 mmhg"),
+        ("age", None, 5, "5 years"),
+        ("age_days", None, 1826.25, "5 years"),
+        ("age", "days", 1826.25, "1826.25 days"),
+    ],
+)
+def test_a_finding_is_raised_in_its_own_unit(name: str, unit: str | None, step: float, said: str) -> None:
+    columns = {name: {"type": "numeric", "unit": unit}, "y": {"role": "target"}}
+    data = DataConfig.model_validate({"path": "t.csv", "columns": columns})
+    (rise,) = _raised(pl.DataFrame({name: [20.0, 30.0, 1e6]}), [name], data)
+    assert rise.steps[0][name][0] == pytest.approx(20 + step) and f"raised by {said}, " in rise.text
 
 
 def test_conversions_go_there_and_back() -> None:

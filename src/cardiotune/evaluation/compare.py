@@ -246,7 +246,7 @@ def _entry(candidate: _Candidate, metric: str, value: float, sample: Array) -> d
     """`{"value", "ci"}`, with the interval of the run's own report where that judges the same rows."""
     found, told = estimate(metric, value, sample, candidate.rows), candidate.told.get(metric) or {}
     same = told.get("value") is not None and np.isclose(told["value"], value, rtol=1e-9, atol=1e-12)
-    return {name: told[name] for name in found if name in told} if same else found
+    return {name: told[name] for name in ("value", "ci", "reason") if name in told} if same else found
 
 
 def as_text(result: dict[str, Any]) -> str:

@@ -290,7 +290,9 @@ def _raised(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Iter
             highest = column.range[1] if column.range else frame[name].max()
             raised = [frame[name] + step * times for times in range(1, STEPS + 1)]
             applies = [(values <= highest).fill_null(False).to_numpy() for values in raised]
-            text = f"{finding.name} raised by {step:g} {column.unit or next(iter(finding.steps))}, {STEPS} times"
+            unit, first = next(iter(finding.steps.items()))
+            by = f"{step:g} {column.unit}" if column.unit else f"{first:g} {unit}"
+            text = f"{finding.name} raised by {by}, {STEPS} times"
         elif column.type == "ordinal" and len(codes := list(schema.codes_of(column))) > 1:
             next_code = dict(zip(codes, [*codes[1:], None], strict=True))
             raised, values = [], frame[name]
@@ -318,11 +320,10 @@ def _finding(name: str, column: Column, meaning: Meaning | None) -> _Finding | N
 
 def _step(finding: _Finding, name: str, column: Column) -> float:
     """The step in the column's unit; 0 when the unit is none that the finding is measured in."""
-    if finding.meaning == "age":
-        return finding.steps["years"] / (roles.scale("age", name, column) or np.inf)
-    if not column.unit:
-        return next(iter(finding.steps.values()))
-    return finding.steps.get(_plain(column.unit), 0)
+    first = next(iter(finding.steps.values()))
+    if finding.meaning == "age" or (finding.meaning and not column.unit):  # the name may say the unit: sbp_kpa
+        return first / (roles.scale(finding.meaning, name, column) or np.inf)
+    return finding.steps.get(_plain(column.unit), 0) if column.unit else first
 
 
 def _monotone(rise: _Rise, path: Array, tolerance: float, ids: NDArray[Any]) -> dict[str, Any]:

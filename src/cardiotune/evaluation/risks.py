@@ -19,6 +19,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation import calibrate, thresholds
 from cardiotune.evaluation.baselines import BASELINES, prevalence, row_weights
 from cardiotune.evaluation.costs import clock, scoring, starting
+from cardiotune.evaluation.done import LANGUAGE
 from cardiotune.evaluation.logistic import logit
 from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities, progress
 from cardiotune.evaluation.risk_scores import completed_risks
@@ -34,8 +35,6 @@ Array = NDArray[np.float64]
 EMBEDDING_ROWS = 4000
 """Training rows that the model on frozen hidden states is fitted on at most; each costs as much as scoring it."""
 CALIBRATED_ON = "validation"
-LANGUAGE_MODELS = ("zero_shot", "few_shot", "free_generation", "embedding", "tuned")
-"""What runs on the accelerator, if there is one."""
 WARM_UP_ROWS = 4
 """Rows that the base model reads before its time is taken: a device's first batch may take seconds. (The tuned model has
 scored its own check by then.)"""
@@ -92,7 +91,7 @@ class CohortRisks:
         """Beside a model's seconds: where a language model computed, in how many processes, and whose risks it stands on."""
         if name == "stacked":
             return {"needs": ["tuned"]}
-        return {"device": self.device, "processes": world()[1]} if name in LANGUAGE_MODELS else {}
+        return {"device": self.device, "processes": world()[1]} if name in LANGUAGE else {}
 
     def calibration(self) -> dict[str, Any]:
         """The content of `calibration.json`: calibrators and thresholds, fixed on the validation part."""
