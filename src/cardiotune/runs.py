@@ -530,10 +530,8 @@ def _old(folder: Path) -> Path:
 def exchange(one: Path, other: Path) -> bool:
     """Swap the names of two folders in one step; False, and nothing done, where the system or the file system cannot."""
     library = ctypes.CDLL(None)
-    names, swap = (
-        (os.fsencode(one), os.fsencode(other)),
-        2,
-    )  # RENAME_EXCHANGE in linux/fs.h, RENAME_SWAP in macOS's stdio.h
+    names = (os.fsencode(one), os.fsencode(other))
+    swap = 2  # RENAME_EXCHANGE in linux/fs.h, RENAME_SWAP in macOS's stdio.h
     if hasattr(library, "renamex_np"):
         return bool(library.renamex_np(*names, swap) == 0)
     here = -100  # AT_FDCWD

@@ -205,9 +205,7 @@ def _shared(names: list[str], outcomes: list[dict[str, int]], common: bool) -> l
             f"compare: {differ} of {len(shared)} shared test rows have different outcomes in different runs; compare runs "
             "of the same outcome on the same table"
         )
-    return [
-        row_id for row_id in outcomes[0] if row_id in shared
-    ]  # as in the first run, whose replicates these are then
+    return [row_id for row_id in outcomes[0] if row_id in shared]  # the replicates are then those of the first run
 
 
 def _judge(candidates: list[_Candidate], replicates: int, seed: int, stratified: bool) -> list[dict[str, Any]]:

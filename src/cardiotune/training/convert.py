@@ -7,7 +7,6 @@ asks for more; what training and scoring open is the safetensors file that is wr
 import json
 import logging
 import pickle
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from cardiotune.errors import ConfigError, ModelError
-from cardiotune.runs import make_folder, sha256, write_json
+from cardiotune.runs import sha256, write_folder, write_json
 from cardiotune.training.families import family_named, family_of
 from cardiotune.training.model import load_tokenizer
 from cardiotune.training.weights import check_safe
@@ -48,14 +47,13 @@ def convert(folder: Path, out: Path, model_type: str | None = None) -> dict[str,
         weights |= _tensors(file)
     model, unused = _model(folder, config, weights)
     record = {"converted_from": {file.name: sha256(file) for file in files}, "weights_not_used": unused}
-    make_folder(out)
-    try:
-        model.save_pretrained(out)
-        load_tokenizer(folder, config).save_pretrained(out)
-        write_json(out / SOURCE, record)
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+
+    def fill(work: Path) -> None:
+        model.save_pretrained(work)
+        load_tokenizer(folder, config).save_pretrained(work)
+        write_json(work / SOURCE, record)
+
+    write_folder(out, fill)
     log.info(
         "%s: %d tensors written; %d not used (heads of the pretraining)", out, len(model.state_dict()), len(unused)
     )

@@ -77,9 +77,8 @@ def _store(process: Process, timeout: timedelta = timedelta(minutes=30)) -> Stor
     """
     if process.meeting:
         return FileStore(str(process.meeting / "store"), process.size)
-    address = (
-        "127.0.0.1" if process.address == "localhost" else process.address
-    )  # no name is looked up that need not be
+    # No name is looked up that need not be.
+    address = "127.0.0.1" if process.address == "localhost" else process.address
     if process.store_is_there:
         if process.rank == 0 and os.environ.get(TRUSTED) != "1":
             log.warning(
