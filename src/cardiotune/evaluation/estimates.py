@@ -56,8 +56,8 @@ class Judged:
         """The same rows at another threshold."""
         return replace(self, threshold=threshold)
 
-    def among(self, rows: NDArray[np.bool_]) -> "Judged":
-        """Only these rows (n,) of them."""
+    def among(self, rows: NDArray[np.int_]) -> "Judged":
+        """Only the rows in these places, in their order."""
         given = {name: getattr(self, name) for name in ("y_true", "risk", "weight", "clusters", "unread")}
         return replace(self, **{name: values[rows] for name, values in given.items() if values is not None})
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.disclosure import Cell, Rows, Told, withhold
@@ -36,12 +37,15 @@ def judge_groups(
     cells = {(column, group): rows for column, labels in columns.items() for group, rows in _groups(labels).items()}
     without_size, without_events = withhold(cells, y_true, ids, told)
     judged = [cell for cell in cells if cell not in without_events]
-    within = {cell: {model: rows.among(cells[cell]) for model, rows in models.items()} for cell in judged}
+    chosen = {  # in order of their risk, once, and not in every metric
+        cell: {model: _by_risk(rows.risk, cells[cell]) for model, rows in models.items()} for cell in judged
+    }
+    within = {cell: {model: models[model].among(own) for model, own in chosen[cell].items()} for cell in judged}
     samples: dict[tuple[Cell, str, str], list[Array]] = defaultdict(list)
     for counts in resamples:
         for cell in judged:
             for model, judged_rows in within[cell].items():
-                drawn = counts[:, cells[cell]]
+                drawn = counts[:, chosen[cell][model]]
                 drawn = drawn if judged_rows.weight is None else drawn * judged_rows.weight
                 for name, values in _metrics(judged_rows, drawn).items():
                     samples[cell, model, name].append(values)
@@ -81,6 +85,11 @@ def _metrics(rows: Judged, weight: Array | None) -> dict[str, Array]:
     ]
     cells = metrics.table(rows.y_true, rows.risk, weight, threshold=rows.threshold, unread=rows.unread)
     return dict(zip(METRICS, [*values, metrics.recall.of(cells), metrics.fnr.of(cells)], strict=True))
+
+
+def _by_risk(risk: Array, rows: Rows) -> NDArray[np.int_]:
+    places = np.flatnonzero(rows)
+    return places[np.argsort(risk[places], kind="stable")]
 
 
 def _groups(labels: Sequence[str | None]) -> dict[str, Rows]:

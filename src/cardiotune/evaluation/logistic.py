@@ -14,6 +14,8 @@ EPSILON = float(np.finfo(np.float64).eps)
 MAX_STEP = 20.0
 NEWTON_STEPS = 100
 HALVINGS = 100
+NEAR_END = 64
+"""Rows at either end of a predictor that are looked at before all are."""
 KNOT_QUANTILES = {5: (0.05, 0.275, 0.5, 0.725, 0.95), 4: (0.05, 0.35, 0.65, 0.95), 3: (0.1, 0.5, 0.9)}
 """Harrell, Regression Modeling Strategies 2015, table 2.3."""
 KNOT_EVENTS = {5: 100, 4: 50, 3: 20}
@@ -143,11 +145,23 @@ def overlap(y_true: Array, predictor: Array, weight: Array) -> NDArray[np.bool_]
     The maximum-likelihood slope is finite only with overlap. Albert & Anderson, Biometrika 1984;71:1.
     """
 
+    def first(rows: NDArray[np.int_], none: float) -> Array:
+        """(replicates,) the predictor of the first of these rows that is present, `none` without any."""
+        found = np.full(len(weight), none)
+        left = np.arange(len(weight))
+        for some in np.split(rows, [NEAR_END]):  # nearly always one of the first, so that few columns are looked at
+            if not len(left) or not len(some):
+                break
+            present = weight[np.ix_(left, some)] > 0
+            there = present.any(-1)
+            found[left[there]] = predictor[some[present[there].argmax(-1)]]
+            left = left[~there]
+        return found
+
     def extremes(outcome: int) -> tuple[Array, Array]:
-        rows = y_true == outcome
-        present, value = weight[:, rows] > 0, predictor[rows]
-        lowest = np.where(present, value, np.inf).min(-1, initial=np.inf)
-        return lowest, np.where(present, value, -np.inf).max(-1, initial=-np.inf)
+        rows = np.flatnonzero(y_true == outcome)
+        rows = rows[np.argsort(predictor[rows], kind="stable")]
+        return first(rows, np.inf), first(rows[::-1], -np.inf)
 
     (low_0, high_0), (low_1, high_1) = extremes(0), extremes(1)
     return np.asarray((high_0 > low_1) & (high_1 > low_0))
