@@ -14,6 +14,7 @@ import polars as pl
 from cardiotune.config import Column
 from cardiotune.data import schema, writing
 from cardiotune.data.roles import meanings_of, words
+from cardiotune.data.writing import EXPONENT, LIKE_DATE, SPACE
 
 Kind = Literal["patient", "weak", "family", "record", "contact"]
 """`patient`: the key of a person; `weak`: one, if its values repeat like one (`id`, `record_id`); `family`: of relatives;
@@ -154,7 +155,7 @@ _NUMBERS = {
     ),
     "an insurance number": (
         "(kranken)?versicherten ?(id|nr|nummer)|(kranken)?versicherungs ?(nr|nummer)|krankenversichertennummer|"
-        "versichertennummer|kvnr|kv nr|insurance (no|nr|num|number|id)|policy (no|number)|(medicare|medicaid)( no|"
+        "versichertennummer|kvnr|kv nr|vers nr|versnr|insurance (no|nr|num|number|id)|policy (no|number)|(medicare|medicaid)( no|"
         " num| number| id)?|mbi|hicn?|health ?card( no| number)?|health (insurance )?(no|number)|ohip( no| number)?|"
         "ramq|phn|ahv( nr| nummer)?|avs( no)?|tessera sanitaria|subscriber (id|no|number)"
     ),
@@ -439,11 +440,28 @@ _MEASURED = re.compile(
     "epoch|rate|platelets|plt|wbc|rbc"
 )
 """Words of numbers that may be large and all different without being a key."""
+_AMOUNT = rf"(?:[0-9]*[.,][0-9]+{EXPONENT}|[0-9]{{1,3}}(?:(?:[.,]|{SPACE})[0-9]{{3}})+(?:[.,][0-9]+)?)"
+_UNIT = r"(?:%|[a-zA-Z\u00b5\u03bc][a-zA-Z0-9\u00b5\u03bc/^*.%]*)"
+_DAY = "(?:0?[1-9]|[12][0-9]|3[01])"
+_FINDING = "|".join(
+    (
+        rf"^[<>\u2264\u2265~=]{{0,2}} ?[-+\u2212(]?[$\u20ac\u00a3]? ?{_AMOUNT} ?(?:{_UNIT}|\u20ac)?\)?$",
+        rf"^[<>\u2264\u2265~=]{{0,2}} ?[0-9]{{1,4}}(?: {_UNIT}|%)$",
+        r"^[0-9]{2,3} ?/ ?[0-9]{2,3}$",  # a blood pressure
+        r"^[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?: ?[AaPp][Mm])?$",
+        LIKE_DATE.replace("^[0-9]{1,2}(?:[-/. ][0-9]{1,2}", f"^{_DAY}(?:[-/. ]{_DAY}"),  # not 47-82-05
+    )
+)
+"""A number with a decimal mark or thousands, in whatever country's writing, or with a unit; two numbers, a time, a date."""
+MOSTLY = 0.8
+"""Findings in a column of findings; the others are words for those that could not be measured."""
 
 
 def _by_behaviour(
     name: str, values: pl.Series, present: pl.Series, known: pl.Series, people: pl.DataFrame | None
 ) -> Identifier | None:
+    if present.str.contains(_FINDING).sum() >= MOSTLY * len(present):
+        return None
     if _same_person(values, known, people):
         return Identifier("patient", "the key of a patient (what does not change in a person is the same)", BEHAVES)
     numbers = present.cast(pl.Float64, strict=False)
@@ -460,10 +478,13 @@ def _by_behaviour(
         if usual >= MANY_DIGITS and alike and different:
             return Identifier("weak", "a key of many figures", BEHAVES)
         return None
-    if not unique or len(known) <= SEVERAL or _numbers_or_dates(present):
+    if len(known) <= SEVERAL or _numbers_or_dates(present):
         return None
     shapes = present.str.replace_all(r"[A-Za-z]+", "A").str.replace_all(r"\d", "9")
     most = shapes.value_counts(sort=True)["count"][0] / len(present)
+    if not unique:
+        many = int(shapes.mode().sort()[0].count("9")) >= MANY_DIGITS and not present.str.contains(" ").any()
+        return Identifier("weak", "a key of many figures", BEHAVES) if many and most >= NEARLY_ALL else None
     long_text = (present.str.len_chars().quantile(0.5) or 0) > 40 or shapes.str.count_matches("9").mean() < 3  # type: ignore[operator]
     if not present.str.contains(" ").any() or (most >= 0.9 and not long_text):
         return Identifier("weak", "another value in every row", BEHAVES)
