@@ -247,6 +247,60 @@ def test_a_value_that_never_occurs_or_is_said_otherwise_is_refused(
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "positive", "unknown"),
+    [
+        (("1", "1.0", "0", "-9"), ["1"], ["-9"]),
+        (("1", "2", "9"), ["1"], ["9"]),
+        (("1", "2", "7", "9"), ["1"], ["7", "9"]),
+        (("1", "0", "88", "99"), ["1"], ["88", "99"]),
+        (("Yes", "No", "Unknown"), ["Yes"], ["Unknown"]),
+        (("Ja", "Nein", "keine Angabe"), ["ja"], ["keine Angabe"]),
+        (("died", "alive", "lost to follow-up"), ["died"], ["lost to follow-up"]),
+        (("+", "-", "Not Known"), ["+"], ["Not Known"]),
+        (("6", "5", "4", "3", "2", "1", "0"), ["6", "5"], []),
+        (("10", "9", "8", "7", "6"), ["10"], []),
+        (("0", "1", "9"), ["1", "9"], []),
+        (("1", "-1"), ["1"], []),
+        (("dead", "unknown"), ["dead"], []),
+    ],
+)
+def test_an_outcome_that_nobody_knows_is_not_no_event(
+    tmp_path: Path, words: tuple[str, ...], positive: list[str], unknown: list[str]
+) -> None:
+    outcome = [words[row % len(words)] for row in range(240)]
+    frame = build_toy_table().with_columns(disease=pl.Series(outcome))
+    written, config = drafted(tmp_path, frame, positive=positive)
+    assert sorted(config.data.columns["disease"].missing) == unknown
+    assert any("taken as unknown, not as no event" in note for note in written.notes) == bool(unknown)
+    events = read_cohort(config.data, 0).events
+    assert len(events) == sum(word not in unknown for word in outcome)
+    assert sum(events) == sum(word.lower().removesuffix(".0") in positive or word in positive for word in outcome)
+
+
+def test_an_outcome_that_is_only_marked_where_it_happened_is_refused(tmp_path: Path) -> None:
+    """CDISC's DTHFL is Y or empty; elsewhere empty means that nobody knows."""
+    frame = build_toy_table().with_columns(disease=pl.Series(["Y", None] * 120))
+    with pytest.raises(DataError, match="all rows of disease have one outcome; 120 have none: if that means no event"):
+        drafted(tmp_path, frame, positive=["Y"])
+
+
+def test_days_that_are_counted_are_said(tmp_path: Path) -> None:
+    frame = build_toy_table().with_columns(
+        admit_date=pl.Series(range(240)) * 5 + 43_466, dosage=pl.Series(range(240)) % 90 * 5 + 20_000
+    )
+    written, _ = drafted(tmp_path, frame)
+    said = [note.split(":")[0] for note in written.notes if "called a date but holds numbers" in note]
+    assert said == ["admit_date"]
+
+
+def test_figures_that_begin_with_zero_are_said_to_be_codes(tmp_path: Path) -> None:
+    frame = build_toy_table().with_columns(ward=pl.Series(["010", "020", "031", "112"] * 60))
+    written, config = drafted(tmp_path, frame)
+    assert config.data.columns["ward"].type == "categorical"
+    assert any(note.startswith("ward: ") and "begin with 0 are taken as codes" in note for note in written.notes)
+
+
 def test_a_rare_outcome_beside_the_others_is_asked_about(tmp_path: Path) -> None:
     """It could tell of a single patient, so it is not written down; nor is it taken for "no event"."""
     frame = mixed(("ill", "Ill", "well", "Well"))

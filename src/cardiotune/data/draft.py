@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,14 @@ MAX_SPELLINGS = 1000
 """A column of more different cells holds no codes, in whatever spelling."""
 SMALL_TABLE = 1000
 """Rows below which a draft trains three epochs; a larger table teaches as much in one."""
+DATE_WORDS = {"date", "datum", "dt", "dat", "fecha"}
 NEARLY_ALL = 0.9
+NOT_KNOWN = re.compile(
+    "unk(nown)?|not (known|available|recorded|reported|assessed)|missing|no (data|information)|nk|n\\.a\\.|refused|"
+    "(don't|do not) know|prefer not to (say|answer)|lost to follow[- ]?up|unbekannt|keine angabe|k\\.a\\.|inconnue?|"
+    "non renseigné|desconocido|sconosciuto|onbekend|okänt|ukendt|ukjent"
+)
+"""Plain spellings of an outcome that nobody knows."""
 MIN_ROWS_A_CATEGORY = 5
 """A rarer code is not written into a draft: it could tell of a single patient."""
 
@@ -187,14 +195,34 @@ def _named_events(cells: pl.Series, positive: list[str]) -> dict[str, Any]:
             f"{given}: {cells.name} has the same said in {len(twice)} other ways (yes, true, 1; no, false, 0); name all of them"
         )
     others = [key for key in spelled if key not in named]
+    unknown = _not_known(others, named)
+    others = [key for key in others if key not in unknown]
     common = [key for key in others if len(others) == 1 or spelled[key][1] >= MIN_ROWS_A_CATEGORY]
     codes = [spelled[key][0] for key in spelled if key in named or key in common]
-    kind = "binary" if len(spelled) == len(codes) == 2 else "categorical"
+    kind = "binary" if len(spelled) - len(unknown) == len(codes) == 2 else "categorical"
     return {
         "type": kind,
         "codes": dict(zip(codes, codes, strict=True)),
         "positive": [spelled[key][0] for key in spelled if key in named],
+        **({"missing": [spelled[key][0] for key in spelled if key in unknown]} if unknown else {}),
     }
+
+
+def _not_known(others: list[str], named: set[str]) -> set[str]:
+    """Those of the outcome's other codes that say "not known"; none if no other would be left for "no event".
+
+    Numbers: what looks like a code for missing (-9, 9, 99, 7 8 9) and stands apart from all other codes.
+    """
+    found = {key for key in others if NOT_KNOWN.fullmatch(key)}
+    codes = {float(key): key for key in others if sentinels.USUAL.fullmatch(key)}
+    numbers = sorted((float(key) for key in (*others, *named) if re.fullmatch(r"[+-]?\d+", key)), reverse=True)
+    highest = list(takewhile(codes.__contains__, numbers))
+    rest = numbers[len(highest) :]
+    if highest and rest and highest[-1] > rest[0] + 1:
+        found |= {codes[number] for number in highest}
+    if numbers and numbers[0] > 0:
+        found |= {key for number, key in codes.items() if number < 0}
+    return found if len(found) < len(others) else set()
 
 
 def _are_yes_or_no(cells: pl.Series) -> bool:
@@ -335,6 +363,10 @@ def _guess_number(numbers: pl.Series, distinct: int, name: str, writings: Writin
     whole = bool((numbers == numbers.round()).all())
     apart = sentinels.sentinels(numbers)
     notes = [note for note in (writings.told(name), sentinels.in_words(apart) if apart else "") if note]
+    if DATE_WORDS & set(roles.words(name)) and numbers.is_between(10_000, 80_000).mean() > NEARLY_ALL:  # type: ignore[operator]
+        notes.append(
+            "it is called a date but holds numbers, such as days since 1900 or 1960: write dates as 2020-01-31"
+        )
     if whole and distinct <= MAX_INTEGER_CATEGORIES and not notes:
         return {"role": "feature", "type": "categorical"}, ""
     said = {"decimal": writings[name].decimal} if "decimal" in writings.told(name) else {}
@@ -370,6 +402,8 @@ def _almost_numbers(present: pl.Series, unreadable: int, name: str, writings: Wr
     how = "; ".join(hints) or (
         "for the model to read numbers write each as a number, leave it empty, or name it in missing, and set type: numeric"
     )
+    if not unreadable:
+        return "figures that begin with 0 are taken as codes; set type: numeric if they are numbers"
     few = f"numbers but for {told(unreadable)} cells (such as a value below a detection limit)"
     return f"{few if unreadable < len(present) else 'like numbers, but no cell can be read'}; {how}"
 
@@ -390,13 +424,22 @@ def _check_target(file: Path, cells: pl.Series, target: str, entry: dict[str, An
     events, strange = schema.events(values, column)
     happened = int(events.sum())
     if happened in (0, len(values)):
-        raise DataError(f"{file}: with --positive {','.join(entry['positive'])} all rows of {target} have one outcome")
+        empty = len(cells) - len(values)
+        hint = f"; {told(empty)} have none: if that means no event, write so in the table" if empty else ""
+        raise DataError(
+            f"{file}: with --positive {','.join(entry['positive'])} all rows of {target} have one outcome{hint}"
+        )
     no_event = [code for code in schema.known_codes(column) if code not in (column.positive or ["1"])]
     notes = [
         f"{target}: {told(happened)} rows with the event ({', '.join(column.positive or ['1'])}), "
         f"{told(len(values) - happened - strange)} without ({', '.join(no_event)}), "
         f"{told(len(cells) - len(values))} unknown"
     ]
+    if column.missing:
+        notes.append(
+            f"{target}: {', '.join(column.missing)} taken as unknown, not as no event, so those rows are left out; move to codes "
+            "what is an outcome"
+        )
     if strange:
         notes.append(
             f"{target}: {told(strange)} rows hold rare values that are not written here; name each in codes (and positive) "
