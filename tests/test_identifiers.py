@@ -498,6 +498,18 @@ def test_audit_of_keys(
     assert not [v for v in values for *_, text in found if v in text], "no value is quoted"
 
 
+def test_patients_of_training_and_validation_alone_are_said_to_be_there(tmp_path: Path) -> None:
+    """Nobody of the test part is known, so its figures stand; early stopping and calibration saw patients of the training."""
+    parts = (["train"] * 40 + ["validation"] * 40) * 2 + ["test"] * 80
+    keys = [n % 80 for n in range(160)]
+    mrn = [keys[n] if n < 80 else keys[(n + 40) % 80] for n in range(160)] + [n // 2 + 200 for n in range(80)]
+    columns = {"mrn": mrn, "part": parts}
+    entries = {"mrn": {"role": "ignore", "type": "text"}, "part": {"role": "split"}}
+    ((check, severity, text),) = audited(tmp_path, columns, entries, split={"by": "column"})
+    assert (check, severity) == ("patients_in_parts", "warning")
+    assert "80 validation rows have a value that training rows have too" in text and "test" not in text
+
+
 def test_rows_that_left_do_not_shift_the_keys(tmp_path: Path) -> None:
     """Keys that stay together are no leak, and blank outcomes and the files of other parts shift nothing."""
     keys = [f"A-{n:04d}" for n in PAIRS]

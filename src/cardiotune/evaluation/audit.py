@@ -224,13 +224,17 @@ def _repeated_key(
     shared = shared_between(present.hash().to_numpy(), parts[known.to_numpy()])
     if not any(shared.values()):
         return []
-    text = (
-        f"column {name} looks like {key}, and {shared['test_in_train']} test rows have a value that training rows have too: "
-        "rows of one patient stand in several parts; give it role group"
-    )
-    return [
-        Finding("patients_in_parts", "leak" if key.kind == "patient" else "warning", text, {"column": name, **shared})
+    said = [
+        f"{rows} {later} rows have a value that {'training' if earlier == 'train' else earlier} rows have too"
+        for pair, rows in sorted(shared.items())
+        for later, earlier in [pair.split("_in_")]
+        if rows
     ]
+    where = f"column {name} looks like {key}, and {', '.join(said)}"
+    text = f"{where}: rows of one patient stand in several parts; give it role group"
+    in_test = shared["test_in_train"] + shared["test_in_validation"]
+    severity = "leak" if key.kind == "patient" and in_test else "warning"
+    return [Finding("patients_in_parts", severity, text, {"column": name, **shared})]
 
 
 def audit_predictions(
