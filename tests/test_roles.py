@@ -41,11 +41,11 @@ def learned(frame: pl.DataFrame | None = None, **columns: dict[str, Any]) -> dic
 
 CALLED: dict[Meaning, list[str]] = {
     "age": ["age", "AGE", "Age (years)", "age_years", "ageAtVisit", "AgeYears", "RIDAGEYR", "Alter", "leeftijd", "âge", "edad",
-            "età", "idade", "patient_age", "age_at_admission", "anchor_age", "age_yrs",
+            "età", "idade", "Alter bei Aufnahme", "pat_age", "age_at_scan", "patient_age", "age_at_admission", "anchor_age", "age_yrs",
             "age_when_attended_assessment_centre_f21003_0_0"],
     "sex": ["sex", "SEX", "Gender", "gender_code", "sex_at_birth", "is_male", "isMale", "male", "female", "Geschlecht", "sexe",
             "sexo", "Sesso", "geslacht", "kön", "sex_male", "gender_female", "SEXN", "RIAGENDR", "sex_f31_0_0", "women",
-            "gender_concept_id", "sex (1=male, 2=female)", "weiblich", "male_sex"],
+            "gender_concept_id", "sex (1=male, 2=female)", "weiblich", "pat_gender", "Sex_M", "male_sex"],
     "ethnicity": ["ethnicity", "race", "ethnic_background", "ETHNIC"],
     "smoking": ["smoker", "smoking", "smoking_status", "current_smoker", "smoke", "currentSmoker"],
     "diabetes": ["diabetes", "diabetic", "diabetes_diagnosed", "diabetes_mellitus"],
@@ -283,6 +283,10 @@ MEN = [
     ("female", {}, ["Yes", "No"], {"No": "man", "Yes": "woman"}),
     ("male", {}, ["1", "2"], {}),
     ("male_female", {"type": "binary"}, [], {}),
+    ("Sex_M", {"type": "binary"}, [], {"0": "woman", "1": "man"}),
+    ("gender_F", {"type": "binary"}, [], {"0": "man", "1": "woman"}),
+    ("sex_m_f", {"type": "binary"}, [], {}),
+    ("sex_f31_0_0", {"type": "binary"}, [], {}),
     ("sex (1=male, 2=female)", {}, ["1", "2"], {"1": "man", "2": "woman"}),
     ("sex (M=1, F=0)", {}, ["0", "1"], {"0": "woman", "1": "man"}),
 ]

@@ -487,7 +487,7 @@ def _by_behaviour(
         return Identifier("weak", "a key of many figures", BEHAVES) if many and most >= NEARLY_ALL else None
     long_text = (present.str.len_chars().quantile(0.5) or 0) > 40 or shapes.str.count_matches("9").mean() < 3  # type: ignore[operator]
     if not present.str.contains(" ").any() or (most >= 0.9 and not long_text):
-        return Identifier("weak", "another value in every row", BEHAVES)
+        return Identifier("weak", "a key that differs in every row", BEHAVES)
     return None
 
 

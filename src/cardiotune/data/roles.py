@@ -69,11 +69,11 @@ _CALLED["sex"] |= {also | {word} for word in MALE | FEMALE for also in (frozense
 _CALLED["sex"] |= {also | {"male", "female"} for also in (frozenset[str](), frozenset({"sex"}), frozenset({"gender"}))}
 
 _ASIDE = _listed(
-    "the of in at on when is a an s was has had this patient patients participant participants subject person pt value values "
-    "recruitment baseline base bl enrolment enrollment entry admission adm visit attended assessment centre center "
+    "the of in at on when is a an s was has had this patient patients participant participants subject person pt pat subj value "
+    "values recruitment baseline base bl enrolment enrollment entry admission adm visit attended assessment centre center "
     "examination exam inclusion index screening randomisation randomization consent interview survey study presentation "
-    "arrival hospital icu self reported recorded measured measurement observed known code codes coded cd dummy flag indicator "
-    "new raw clean imputed num numeric n f p i v t x"
+    "arrival hospital icu scan imaging ecg echo sampling collection self reported recorded measured measurement observed known "
+    "code codes coded cd dummy flag indicator new raw clean imputed num numeric n f p i v t x"
 )
 """Words that may stand beside any of them, also with figures behind: `f31`, `visit1`."""
 _UNITS = _listed(
@@ -82,7 +82,11 @@ _UNITS = _listed(
 _PRESSURE = _UNITS | _listed("resting rest sitting seated supine office clinic")
 _BLOOD = _UNITS | _listed("serum plasma fasting")
 _OWN_ASIDE: dict[Meaning, frozenset[str]] = {
-    "age": _UNITS | _listed("old current exact decimal rounded integer completed anchor group band category cat jahre"),
+    "age": _UNITS
+    | _listed(
+        "old current exact decimal rounded integer completed anchor group band category cat "
+        "jahre jahren bei aufnahme ans anos anni jaar"
+    ),
     "sex": _listed("birth assigned genetic biological natal legal administrative concept source id bin binary"),
     "systolic_pressure": _PRESSURE,
     "diastolic_pressure": _PRESSURE,
@@ -327,7 +331,8 @@ def _side(word: list[str]) -> str:
 
 
 def _by_name(name: str, codes: Mapping[str, str]) -> dict[str, str]:
-    side = _side(words(name))
+    letters = {"m", "f"} & {*words(name)}  # `Sex_M`, as an indicator of one category is called
+    side = _side(words(name)) or ({"m": "man", "f": "woman"}[letters.pop()] if len(letters) == 1 else "")
     truth = {code: TRUTH.get(word.lower(), word) for code, word in codes.items()}
     if not side or set(truth.values()) != {"0", "1"}:
         return {}
