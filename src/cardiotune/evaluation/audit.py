@@ -233,7 +233,7 @@ def _repeated_key(
     where = f"column {name} looks like {key}, and {', '.join(said)}"
     text = f"{where}: rows of one patient stand in several parts; give it role group"
     in_test = shared["test_in_train"] + shared["test_in_validation"]
-    severity = "leak" if key.kind == "patient" and in_test else "warning"
+    severity: Severity = "leak" if key.kind == "patient" and in_test else "warning"
     return [Finding("patients_in_parts", severity, text, {"column": name, **shared})]
 
 
