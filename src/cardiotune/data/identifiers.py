@@ -443,13 +443,14 @@ _MEASURED = re.compile(
 _AMOUNT = rf"(?:[0-9]*[.,][0-9]+{EXPONENT}|[0-9]{{1,3}}(?:(?:[.,]|{SPACE})[0-9]{{3}})+(?:[.,][0-9]+)?)"
 _UNIT = r"(?:%|[a-zA-Z\u00b5\u03bc][a-zA-Z0-9\u00b5\u03bc/^*.%]*)"
 _DAY = "(?:0?[1-9]|[12][0-9]|3[01])"
+_LIKE_DAY = LIKE_DATE.replace("^[0-9]{1,2}(?:[-/. ][0-9]{1,2}", f"^{_DAY}(?:[-/. ]{_DAY}")  # not 47-82-05
 _FINDING = "|".join(
     (
         rf"^[<>\u2264\u2265~=]{{0,2}} ?[-+\u2212(]?[$\u20ac\u00a3]? ?{_AMOUNT} ?(?:{_UNIT}|\u20ac)?\)?$",
         rf"^[<>\u2264\u2265~=]{{0,2}} ?[0-9]{{1,4}}(?: {_UNIT}|%)$",
         r"^[0-9]{2,3} ?/ ?[0-9]{2,3}$",  # a blood pressure
         r"^[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?: ?[AaPp][Mm])?$",
-        LIKE_DATE.replace("^[0-9]{1,2}(?:[-/. ][0-9]{1,2}", f"^{_DAY}(?:[-/. ]{_DAY}"),  # not 47-82-05
+        _LIKE_DAY,
     )
 )
 """A number with a decimal mark or thousands, in whatever country's writing, or with a unit; two numbers, a time, a date."""
@@ -526,7 +527,7 @@ def _numbers_or_dates(texts: pl.Series) -> bool:
     `1,234`, `12 mg`, `05/12/99`."""
     numbers = texts.str.contains(f"{writing.LIKE_NUMBER}|{writing.TWO_NUMBERS}") | writing.with_unit(texts)
     short = texts.str.count_matches("[0-9]") < MANY_DIGITS
-    return 2 * int((numbers & short | texts.str.contains(writing.LIKE_DATE)).sum()) >= len(texts)
+    return 2 * int((numbers & short | texts.str.contains(_LIKE_DAY)).sum()) >= len(texts)
 
 
 def _days(texts: pl.Series) -> bool:
