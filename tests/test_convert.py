@@ -15,7 +15,7 @@ from cardiotune.cli import app
 from cardiotune.config import ModelConfig
 from cardiotune.errors import ConfigError, ModelError
 from cardiotune.evaluation.predict import LanguageScorer
-from cardiotune.runs import sha256
+from cardiotune.runs import HASHES, sha256
 from cardiotune.training.convert import convert
 from cardiotune.training.model import load_tokenizer
 from cardiotune.training.weights import find_weights
@@ -172,9 +172,29 @@ def test_folders_that_are_not_for_it(tmp_path: Path, toy_model: Path) -> None:
         convert(tmp_path / "old", tmp_path / "new", "t5")
     with pytest.raises(ModelError, match=r"expected a model folder with config\.json and pytorch_model\.bin"):
         convert(toy_model, tmp_path / "new")
+    settings = json.loads((tmp_path / "old" / "config.json").read_text())
+    (tmp_path / "old" / "config.json").write_text(json.dumps({**settings, "model_type": "bert"}))
+    with pytest.raises(ConfigError, match=r"--model-type roberta: its config\.json says bert; leave the option out"):
+        convert(tmp_path / "old", tmp_path / "new", "roberta")
+    (tmp_path / "old" / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"its config\.json cannot be read"):
+        convert(tmp_path / "old", tmp_path / "new", "bert")
     (tmp_path / "old" / "modeling.py").write_text("")
     with pytest.raises(ModelError, match="holds code"):
         convert(tmp_path / "old", tmp_path / "new", "bert")
+
+
+def test_the_new_folder_is_its_owners_alone_and_whole(tmp_path: Path) -> None:
+    build_old_bert(tmp_path / "old")
+    before = os.umask(0)
+    try:
+        convert(tmp_path / "old", tmp_path / "deep" / "new", "bert")
+    finally:
+        os.umask(before)
+    wide = [path.name for path in (tmp_path / "deep").rglob("*") if path.stat().st_mode & 0o077]
+    assert wide == [] and not list((tmp_path / "deep").glob(".*"))
+    recorded = json.loads((tmp_path / "deep" / "new" / HASHES).read_text())
+    assert recorded["model.safetensors"] == sha256(tmp_path / "deep" / "new" / "model.safetensors")
 
 
 def test_a_folder_with_a_pickle_alone_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

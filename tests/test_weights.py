@@ -1,15 +1,19 @@
 """Base weights: where they are looked for, what is refused, and that the network is never touched unasked."""
 
 import json
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 from cardiotune.config import Gguf, ModelConfig, PackedFolder, load_model, shipped
 from cardiotune.errors import ModelError
 from cardiotune.runs import sha256
 from cardiotune.training import weights
+from cardiotune.training.model import build_encoder, load_base
+from conftest import toy_config
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +67,35 @@ def test_unsafe_or_broken_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "code.py"}}))
     with pytest.raises(ModelError, match="auto_map"):
         find()
+
+
+def test_an_adapter_beside_a_base_models_weights_is_refused(toy_model: Path, tmp_path: Path) -> None:
+    """transformers puts it on the model, or loads the model that it names, and says nothing."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "model"
+    shutil.copytree(toy_model, folder)
+    base = AutoModelForCausalLM.from_pretrained(toy_model)
+    lora = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(base, lora).save_pretrained(folder)
+    for without in ((), ("model.safetensors",)):  # as trainers leave checkpoints: then the weights are elsewhere
+        for name in without:
+            (folder / name).unlink()
+        with pytest.raises(ModelError, match=r"holds an adapter \(adapter_config\.json\)"):
+            weights.find_weights(ModelConfig(name="toy", path=str(folder)))
+        with pytest.raises(ModelError, match=r"holds an adapter \(adapter_config\.json\)"):
+            load_base(folder, toy_config(folder), torch.float32, torch.device("cpu"))
+
+
+def test_a_config_that_its_library_does_not_take_is_a_line_of_ours(toy_model: Path, tmp_path: Path) -> None:
+    """Loading the tokenizer reads it first, and the library raises a kind of its own."""
+    folder = tmp_path / "model"
+    shutil.copytree(toy_model, folder)
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, "model_type": "zamba"}))
+    with pytest.raises(ModelError, match=r"cannot be (loaded|read)"):
+        build_encoder(toy_config(folder), folder)
 
 
 def test_a_packed_folder_is_taken_when_it_is_the_expected_one(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cardiotune.errors import ConfigError, ModelError
-from cardiotune.runs import sha256, write_folder, write_json
+from cardiotune.runs import private, sha256, write_folder, write_json
 from cardiotune.training.families import family_named, family_of
 from cardiotune.training.model import load_tokenizer
 from cardiotune.training.weights import check_safe
@@ -28,12 +28,13 @@ UNREAD = ("pooler", "position_ids")
 """Parts of weights' names that no risk is read through: a checkpoint may lack them."""
 
 
+@private()
 def convert(folder: Path, out: Path, model_type: str | None = None) -> dict[str, Any]:
     """Write the model in `folder` to `out`: config.json, model.safetensors, tokenizer, and a record of the pickles' sha256.
 
     model_type: what config.json is to say, where it says none, as old ones do. Returns the record. Raises ConfigError when `out`
-    is there, ModelError for a folder without pickled weights, for a pickle that holds more than tensors, and for weights that
-    are not all of the model's.
+    is there or `model_type` is not what config.json says, ModelError for a folder without pickled weights, for a pickle that
+    holds more than tensors, and for weights that are not all of the model's, RunError when the disk refuses.
     """
     files = sorted({file for pattern in PICKLES for file in folder.glob(pattern)})
     if not files or not (folder / "config.json").is_file():
@@ -66,12 +67,15 @@ def _config(folder: Path, model_type: str | None) -> Any:
 
     try:
         settings = json.loads((folder / "config.json").read_text("utf-8"))
-        found = settings.pop("model_type", None) or model_type
+        told = settings.pop("model_type", None)
+        if told and model_type and told != model_type:
+            raise ConfigError(f"--model-type {model_type}: its config.json says {told}; leave the option out")
+        found = told or model_type
         if found is None:
             raise ModelError(f"{folder}: its config.json names no model_type; give it with --model-type, such as bert")
         family_named(found)
         config = AutoConfig.for_model(found, **settings)
-    except (ValueError, StrictDataclassError) as error:
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ModelError(f"{folder}: its config.json cannot be read ({str(error).splitlines()[0][:200]})") from None
     family_of(config)
     return config

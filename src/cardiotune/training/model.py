@@ -29,7 +29,7 @@ from cardiotune.training.heads import (
 )
 from cardiotune.training.lean import slim
 from cardiotune.training.trunk import check_layers
-from cardiotune.training.weights import check_safe
+from cardiotune.training.weights import check_base, check_safe
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def score_dtype(model: ModelConfig, device: torch.device) -> torch.dtype:
 
 def load_tokenizer(folder: Path, config: Any = None) -> Any:
     """The tokenizer of a model folder; `config` where the one in the folder does not say what model it is."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
 
     check_safe(folder)
@@ -101,7 +102,7 @@ def load_tokenizer(folder: Path, config: Any = None) -> Any:
         return AutoTokenizer.from_pretrained(
             folder, config=config, local_files_only=True, trust_remote_code=False, **_casing(folder)
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})") from None
 
 
@@ -153,6 +154,7 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
 
     kind = AutoModel if config.model.family == "encoder" else AutoModelForCausalLM
     check_safe(folder)
+    check_base(folder)
     quantized = _quantization(config, dtype)
     placed = {"quantization_config": quantized, "device_map": {"": device}} if quantized else {}
     try:

@@ -107,6 +107,7 @@ def _checked(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json; expected a model folder as transformers saves it")
     check_safe(folder)
+    check_base(folder)
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
             f"{folder}: no .safetensors file; pickled weights (.bin, .pt) are not loaded, convert them once with "
@@ -138,6 +139,18 @@ def check_safe(folder: Path) -> None:
             raise ModelError(f"{folder}: its {file.name} asks to run code of its own ({found}); this is refused")
         if file.name.endswith(".safetensors.index.json"):
             _check_index(file, settings)
+
+
+def check_base(folder: Path) -> None:
+    """ModelError when an adapter lies beside a model's files.
+
+    transformers would put it on the weights unasked or, where the folder has none, load the base model that the adapter names.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder}: holds an adapter (adapter_config.json), which would change the base model unsaid; expected a model "
+            "alone, so put the adapter in a folder of its own, or merge it into the weights"
+        )
 
 
 def _own_place(folder: Path) -> Path:
