@@ -363,3 +363,12 @@ def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:
     for use in (run.read_manifest, lambda: run.checked(run.config), lambda: run.update_manifest(status="finished")):
         with pytest.raises(ModelError, match=r"manifest.json: has been changed by hand or damaged"):
             use()
+
+
+def test_a_manifest_without_its_own_hash_is_refused(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "a")
+    manifest = json.loads(run.manifest.read_text())
+    del manifest[runs.OWN]
+    run.manifest.write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"manifest.json: has been changed by hand or damaged"):
+        run.read_manifest()

@@ -168,7 +168,8 @@ class RunFolder:
                 f"{self.path}: not a run folder (no manifest.json); make one with `cardiotune run CONFIG`"
             )
         manifest = read_json(self.manifest)
-        if (own := manifest.pop(OWN, None)) is not None and own != _digest(manifest):
+        own = manifest.pop(OWN, None)
+        if own != _digest(manifest) and (own is not None or "files" in manifest):
             raise ModelError(f"{self.manifest}: has been changed by hand or damaged; restore it, or start a new run")
         return manifest
 

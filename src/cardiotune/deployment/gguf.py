@@ -108,7 +108,8 @@ class GgufModel:
         settings.n_gpu_layers = 0
         context = self._library.LlamaContextParams()
         context.n_ctx = context.n_batch = context.n_ubatch = max_tokens
-        threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # of a list, one number a level of nesting
+        threads = threads or int(asked or os.cpu_count() or 1)
         context.n_threads = context.n_threads_batch = threads
         context.type_k = context.type_v = F32
         context.swa_full = True  # else a sliding window forgets what the next prompt shares with this one
