@@ -46,7 +46,6 @@ MORE: dict[str, dict[str, Any]] = {
     **{key: {"rotary_dim": 4} for key in ("gptj", "codegen")},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "window_size": 8},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16},
-    "longformer": {"attention_window": 8},
     "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
     "distilbert": {"dim": 32, "hidden_dim": 48},
     **dict.fromkeys(("deberta", "deberta-v2"), DISENTANGLED),
@@ -138,6 +137,12 @@ def test_a_model_that_the_experiment_takes_for_another_is_refused(
         known_family(config, ModelConfig(name="toy", **model))
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_attention_that_a_model_has(model_type: str) -> None:
+    model = tiny(model_type)
+    assert type(model)._supports_sdpa == FAMILIES[model_type].sdpa
+
+
 ORIGINAL = {"original_max_position_embeddings": 32}
 
 
@@ -194,9 +199,7 @@ def test_the_longest_prompt_of_a_model(model_type: str, settings: dict[str, Any]
     assert family_of(config).longest(config) == longest
 
 
-@pytest.mark.parametrize(
-    "model_type", ["roberta", "mpnet", "bert", "opt", "gpt2", "distilbert", "deberta-v2", "longformer"]
-)
+@pytest.mark.parametrize("model_type", ["roberta", "mpnet", "bert", "opt", "gpt2", "distilbert", "deberta-v2"])
 def test_a_prompt_of_the_longest_length_runs_and_one_more_does_not(model_type: str) -> None:
     """Where positions are a table, stock transformers itself says where it ends."""
     model = tiny(model_type, **({"position_biased_input": True} if model_type == "deberta-v2" else {}))

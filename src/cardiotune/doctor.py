@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from cardiotune.config import Config, load_model, shipped
-from cardiotune.errors import ModelError
+from cardiotune.errors import ModelError, PromptsTooLongError
 
 
 def examine() -> dict[str, Any]:
@@ -58,7 +58,7 @@ def examine_experiment(config: Config) -> dict[str, Any]:
     }
     try:
         memory = estimate(config, find_weights(config.model), device)
-    except ModelError as error:
+    except (ModelError, PromptsTooLongError) as error:
         return {**found, "memory_mib": None, "reason": str(error)}
     free = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available / config.launch.processes
     parts = {name: round(value) for name, value in asdict(memory).items() if value}

@@ -162,8 +162,10 @@ def _told(exact: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
 def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str, int], TokenRows]:
     """How long the prompts are, and they; raises when one is over the limit or the labels do not fit the tokenizer."""
     from cardiotune.evaluation.risks import examples
-    from cardiotune.training.model import build_encoder
+    from cardiotune.training.model import build_encoder, score_dtype
 
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    score_dtype(config.model, device)  # refuses what this machine cannot score in
     encoder = build_encoder(config, weights)
     if config.model.family == "decoder" and {*config.comparators} & {
         "zero_shot",

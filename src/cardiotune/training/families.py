@@ -4,7 +4,7 @@ A wrong position, a scale that is left out, or an encoder that is read as a deco
 So nothing is guessed from names or attributes: what has no record here is refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ class Family:
     """Setting c of a soft cap, c tanh(logit / c); none where it is empty."""
     width: str = "hidden_size"
     """Setting with the size of the hidden states that are read."""
+    sdpa: bool = True
+    """Whether transformers computes its attention by PyTorch's `scaled_dot_product_attention`; else its own code does."""
     float16: bool = True
     """Whether its activations stay within float16."""
     table_if: str = ""
@@ -98,7 +100,14 @@ FAMILIES: dict[str, Family] = {
     # decoders whose rows may share their first tokens
     "gemma": Family("decoder", tree=True, norm="GemmaRMSNorm", norm_adds_one=True, gated="GemmaMLP", float16=False),
     "gemma2": Family(
-        "decoder", tree=True, norm="Gemma2RMSNorm", norm_adds_one=True, gated="Gemma2MLP", capped_by=_CAP, float16=False
+        "decoder",
+        tree=True,
+        norm="Gemma2RMSNorm",
+        norm_adds_one=True,
+        gated="Gemma2MLP",
+        capped_by=_CAP,
+        sdpa=False,
+        float16=False,
     ),
     "gemma3_text": Family(
         "decoder", tree=True, norm="Gemma3RMSNorm", norm_adds_one=True, gated="Gemma3MLP", capped_by=_CAP, float16=False
@@ -121,20 +130,24 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("cohere", "cohere2"), _COHERE),
     "falcon_h1": Family("decoder", multiplied_by="lm_head_multiplier"),
     "nanochat": Family("decoder", capped_by=_CAP),
-    "vaultgemma": Family("decoder", capped_by=_CAP, float16=False),
-    **dict.fromkeys(("gpt2", "gpt_bigcode", "gpt_neo", "gptj", "codegen"), Family("decoder", "learned")),
+    "vaultgemma": Family("decoder", capped_by=_CAP, sdpa=False, float16=False),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), Family("decoder", "learned")),
+    **dict.fromkeys(("gpt_neo", "gptj", "codegen"), Family("decoder", "learned", sdpa=False)),
     "opt": Family("decoder", "learned", width="word_embed_proj_dim"),
     "biogpt": Family("decoder", "learned"),
-    **dict.fromkeys(("bloom", "mpt"), Family("decoder", "unlimited")),
+    **dict.fromkeys(("bloom", "mpt"), Family("decoder", "unlimited", sdpa=False)),
     # encoders
-    **dict.fromkeys(("bert", "electra", "albert", "ernie", "megatron-bert", "rembert"), _PLAIN_BERT),
+    **dict.fromkeys(("bert", "electra", "albert", "ernie"), _PLAIN_BERT),
+    **dict.fromkeys(("megatron-bert", "rembert"), replace(_PLAIN_BERT, sdpa=False)),
     "distilbert": Family("encoder", "computed"),
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm"), _ROBERTA),
-    **dict.fromkeys(("mpnet", "longformer"), Family("encoder", "after_padding")),
-    **dict.fromkeys(("deberta", "deberta-v2"), Family("encoder", "unlimited", table_if="position_biased_input")),
+    "mpnet": Family("encoder", "after_padding", sdpa=False),
+    **dict.fromkeys(
+        ("deberta", "deberta-v2"), Family("encoder", "unlimited", table_if="position_biased_input", sdpa=False)
+    ),
     "modernbert": Family("encoder"),
     "nomic_bert": Family("encoder"),
-    "roformer": Family("encoder", "computed", without=("is_decoder",)),
+    "roformer": Family("encoder", "computed", sdpa=False, without=("is_decoder",)),
 }
 """Model type -> what is known of it."""
 

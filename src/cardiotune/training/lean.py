@@ -81,32 +81,33 @@ def _adapter_forward(plain: Any) -> Any:
         if a.bias is not None or b.bias is not None or base.weight.dtype != computed or base.weight.requires_grad:
             return plain(self, x)
         a, b = a.weight.to(computed), b.weight.to(computed)
-        return _Adapted.apply(x.to(computed), base.weight, base.bias, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
+        rows = x.to(computed).reshape(-1, x.shape[-1])  # (tokens, in)
+        found = _Adapted.apply(rows, base.weight, base.bias, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
+        return found.view(*x.shape[:-1], -1)  # out here, for some models change it in place
 
     return forward
 
 
 class _Adapted(torch.autograd.Function):
-    """x W' + bias + scaling (x A') B' (Hu et al. 2021, eq. 3); gradients for x, A and B only, for W is frozen."""
+    """x W' + bias + scaling (x A') B' (Hu et al. 2021, eq. 3) of rows x (tokens, in); W is frozen, so only x, A and B have
+    gradients."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])  # (tokens, in)
         low = rows @ a.T  # (tokens, r)
         ctx.save_for_backward(rows, weight, a, b, low)
         ctx.scaling = scaling
         out = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
-        return out.addmm_(low, b.T, alpha=scaling).view(*x.shape[:-1], -1)
+        return out.addmm_(low, b.T, alpha=scaling)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
         rows, weight, a, b, low = ctx.saved_tensors
-        shape, grad = grad.shape, grad.reshape(-1, grad.shape[-1])  # (tokens, out)
         grad_low = (grad @ b).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad @ weight).addmm_(grad_low, a).view(*shape[:-1], -1)
+            grad_x = (grad @ weight).addmm_(grad_low, a)
         return grad_x, None, None, grad_low.T @ rows, (grad.T @ low).mul_(ctx.scaling), None

@@ -17,9 +17,11 @@ import torch
 from cardiotune.config import Config
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows
+from cardiotune.errors import ModelError
+from cardiotune.training.families import family_of
 from cardiotune.training.heads import RiskNetwork, trunk_of
 from cardiotune.training.model import build, build_encoder, score_dtype, train_dtype
-from cardiotune.training.packing import lay_out
+from cardiotune.training.packing import Batch, lay_out
 
 MIB = 1 << 20
 NF4_BYTES = 0.516
@@ -118,7 +120,7 @@ def _forward_pass(config: Config, folder: Path, device: torch.device) -> tuple[R
     dtype = train_dtype(config.model, device)
     settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     kind = AutoModel if config.model.family == "encoder" else AutoModelForCausalLM
-    attention = "eager" if config.model.attention == "eager" else "sdpa"
+    attention = "sdpa" if family_of(settings).sdpa and config.model.attention != "eager" else "eager"
     kept_in = torch.float32 if config.method.kind == "full" else dtype
     with torch.device("meta"):
         base = kind.from_config(settings, attn_implementation=attention, dtype=kept_in, trust_remote_code=False)
@@ -143,10 +145,19 @@ def _forward_pass(config: Config, folder: Path, device: torch.device) -> tuple[R
 
         hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
         with hooks, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            logits = torch.func.functional_call(network, fakes, (batch,))
+            logits = _called(network, fakes, batch)
         kept_bytes = sum(kept.values())
         del logits
     return network, kept_bytes
+
+
+def _called(network: RiskNetwork, fakes: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+    """ModelError for a model that cannot be followed on tensors without content, as some mixtures of experts."""
+    try:
+        return torch.func.functional_call(network, fakes, (batch,))  # type: ignore[no-any-return]
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        kind = type(error).__name__
+        raise ModelError(f"memory of a {network.trunk.config.model_type} cannot be told in advance ({kind})") from None
 
 
 def _quantized_weights(network: RiskNetwork, config: Config) -> int:

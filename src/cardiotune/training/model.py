@@ -17,7 +17,7 @@ from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError
 from cardiotune.processes import current
-from cardiotune.training.families import known_family, read_config
+from cardiotune.training.families import family_of, known_family, read_config
 from cardiotune.training.heads import (
     ClassifierNetwork,
     LabelTokenNetwork,
@@ -161,7 +161,7 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
         model = kind.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=_attention(config.model, device),
+            attn_implementation=attention_of(config.model, folder, device),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
@@ -177,16 +177,17 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
     return (model if quantized else model.to(device)).eval()
 
 
-def _attention(model: ModelConfig, device: torch.device) -> str:
-    """The asked attention, or sdpa where flash attention cannot run."""
+def attention_of(model: ModelConfig, folder: Path, device: torch.device) -> str:
+    """The asked attention, sdpa where flash attention cannot run, and the model's own code where it has no sdpa."""
+    plain = "sdpa" if family_of(read_config(folder)).sdpa else "eager"
     if model.attention != "flash_attention_2":
-        return model.attention
+        return plain if model.attention == "sdpa" else model.attention
     absent = (
         "no GPU" if device.type != "cuda" else "" if find_spec("flash_attn") else "the package flash-attn is absent"
     )
     if absent:
-        log.warning("model.attention: flash_attention_2 cannot run here (%s); sdpa is used", absent)
-    return "sdpa" if absent else "flash_attention_2"
+        log.warning("model.attention: flash_attention_2 cannot run here (%s); %s is used", absent, plain)
+    return plain if absent else "flash_attention_2"
 
 
 def _quantization(config: Config, dtype: torch.dtype) -> Any:
