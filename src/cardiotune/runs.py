@@ -214,7 +214,7 @@ class RunFolder:
 
     def _anew(self, name: str) -> str:
         if name.startswith("sites/"):
-            return f"make it anew with `cardiotune recalibrate {self.path} TABLE`"
+            return f"make it anew with `cardiotune recalibrate {self.path} TABLE --overwrite`"
         command = next((made for own, made in MADE_BY.items() if _is_one(name, (own,))), None)
         return f"make it anew with `cardiotune {command} {self.path}`" if command else "start a new run"
 
