@@ -192,7 +192,8 @@ def test_of_an_adapter_from_elsewhere(copy: Path, file: str) -> None:
     good = typed(*asked, f"data.path={copy / 'table.csv'}", "task.outcome=heart disease", "evaluation.bootstrap=100")
     assert good.exit_code == 0, good.output
     ask_for_code(adapter, file, canary)
-    check(typed(*asked, f"data.path={copy / 'table.csv'}", "task.outcome=heart disease"), canary)
+    again = [*asked[:-1], copy / "p", f"data.path={copy / 'table.csv'}", "task.outcome=heart disease"]
+    check(typed(*again), canary)
 
 
 def test_a_real_process_asks_nobody(copy: Path) -> None:
