@@ -4,11 +4,15 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 
+from cardiotune import stages
 from cardiotune.compatibility import DTYPES, FAMILIES, HEADS, METHODS, STAGES, Choice, family_of, refusals, table
-from cardiotune.config import load_config, load_model, shipped
-from cardiotune.errors import ConfigError
-from conftest import toy_config
+from cardiotune.config import ModelConfig, load_config, load_model, shipped
+from cardiotune.errors import ConfigError, ModelError
+from cardiotune.training.model import DTYPES as DTYPES_OF_TORCH
+from cardiotune.training.model import build_encoder, score_dtype
+from conftest import build_toy_model, toy_config
 
 OFFLOAD = {"zero2": {"stage": 2}, "zero3": {"stage": 3}}
 
@@ -70,3 +74,33 @@ def test_every_shipped_model_has_a_family() -> None:
     assert families["medgemma-4b"] == "gemma3_vision"
     assert families["medgemma-27b"] == "gemma3"
     assert families["med42-8b"] == "llama"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_scored_in_by_device(dtype: str) -> None:
+    model = ModelConfig.model_validate({"name": "toy", "score_dtype": dtype})
+    cpu, gpu = map(torch.device, ("cpu", "cuda:0"))
+    if dtype != "auto":
+        assert score_dtype(model, gpu) == DTYPES_OF_TORCH[dtype]
+    if dtype == "float16":
+        with pytest.raises(ModelError, match=r"model\.score_dtype: float16 is for a GPU"):
+            score_dtype(model, cpu)
+    else:
+        assert score_dtype(model, cpu) == DTYPES_OF_TORCH.get(dtype, torch.float32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it is scored in float16")
+def test_float16_on_a_cpu_is_refused_before_anything_is_written(toy_experiment: Path) -> None:
+    config = load_config(toy_experiment, ["model.score_dtype=float16"])
+    with pytest.raises(ModelError, match="float16 is for a GPU; on a CPU use float32 or bfloat16"):
+        stages.prepare(config)
+    assert not config.run_path.exists()
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("key", ["dtype", "score_dtype"])
+def test_a_gemma_by_another_name_is_refused_by_its_record(family: str, key: str, tmp_path: Path) -> None:
+    folder = build_toy_model(tmp_path, family)
+    config = toy_config(folder, model={key: "float16"}, models=["zero_shot"])
+    with pytest.raises(ModelError, match=f"{family} overflows float16"):
+        build_encoder(config, folder)
