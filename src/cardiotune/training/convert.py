@@ -101,7 +101,7 @@ def _model(folder: Path, config: Any, weights: dict[str, torch.Tensor]) -> tuple
     transformers.logging.set_verbosity_error()  # what does not fit is told below
     kind = AutoModel if family_of(config).kind == "encoder" else AutoModelForCausalLM
     with torch.device("meta"):
-        kind = type(kind.from_config(config))
+        kind = type(kind.from_config(config, trust_remote_code=False))
     dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
     try:
         with warnings.catch_warnings():
@@ -112,6 +112,7 @@ def _model(folder: Path, config: Any, weights: dict[str, torch.Tensor]) -> tuple
                 state_dict=weights,
                 dtype=torch.float32 if len(dtypes) != 1 else dtypes.pop(),
                 output_loading_info=True,
+                trust_remote_code=False,
             )
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: the weights do not fit its config ({str(error).splitlines()[0][:200]})") from None
