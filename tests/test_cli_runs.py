@@ -246,6 +246,7 @@ def finished(run: Path) -> bool:
     return (run / "manifest.json").is_file() and read(run / "manifest.json")["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_killed_learning_curve_goes_on_and_lands_in_the_report(experiment: Path, trained: Path) -> None:
     folder = trained.with_name("toy_learning_curve")
     asked = ["learn-curve", str(experiment), "--sizes", "32,999,all", "--seeds", "2"]

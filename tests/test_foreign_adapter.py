@@ -41,7 +41,7 @@ def evaluate(files: Path, adapter: Path, *more: str) -> pl.DataFrame:
     return pl.read_ndjson(files / "out" / "predictions.jsonl")
 
 
-@pytest.mark.parametrize("head", ["label_tokens", "classifier"])
+@pytest.mark.parametrize("head", ["label_tokens", pytest.param("classifier", marks=pytest.mark.slow)])
 def test_the_adapter_alone_scores_as_in_its_run(files: Path, toy_model: Path, head: str) -> None:
     experiment = write_toy_experiment(files, toy_model)
     run = stages.run(load_config(experiment, ["train.max_steps=3", f"task.head={head}", "models=[tuned]"]))
@@ -60,7 +60,7 @@ def test_the_adapter_alone_scores_as_in_its_run(files: Path, toy_model: Path, he
         assert (files / "out" / "metrics.json").read_bytes() != made
 
 
-@pytest.mark.parametrize("classes", [1, 2])
+@pytest.mark.parametrize("classes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_sequence_classification_adapter_brings_its_head(files: Path, toy_model: Path, classes: int) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification

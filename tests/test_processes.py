@@ -146,6 +146,7 @@ def test_prepare_does_its_work_whatever_is_left_over(
     assert all(os.environ[name] == value for name, value in environment.items()), "ours to ignore, not to change"
 
 
+@pytest.mark.slow
 def test_every_command_does_its_work_whatever_is_left_over(
     tmp_path: Path, toy_model: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
