@@ -414,6 +414,10 @@ def _save(
             (work / "weights").mkdir()
             checkpoint.save_weights(network, state, work / "weights")
             if deepspeed:
+                for script in engine_folder.rglob(
+                    "*.py"
+                ):  # a converter that DeepSpeed leaves; a folder with code is refused
+                    script.unlink()
                 engine_folder.replace(work / "engine")
             else:
                 save_file(checkpoint.optimizer_tensors(optimizer), work / "optimizer.safetensors")
