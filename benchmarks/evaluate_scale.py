@@ -23,8 +23,8 @@ from cardiotune import runs, stages
 from cardiotune.config import Config, load_config
 from cardiotune.data.cohort import EVENT, ROW_ID
 from cardiotune.data.prepare import Prepared
-from cardiotune.evaluation import thresholds
-from cardiotune.evaluation.predict import prediction_rows, write_predictions
+from cardiotune.models import thresholds
+from cardiotune.models.language import prediction_rows, write_predictions
 from cardiotune.runs import RunFolder, write_json
 
 LIMITS = {"seconds": 600, "peak_mib": 8192}

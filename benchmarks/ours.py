@@ -9,7 +9,7 @@ import numpy as np
 from cardiotune import stages
 from cardiotune.config import load_config, load_resolved
 from cardiotune.data.prepare import read_prepared
-from cardiotune.evaluation.predict import LanguageScorer
+from cardiotune.models.language import LanguageScorer
 from cardiotune.training.packing import by_token_budget, lay_out
 from cardiotune.training.weights import find_weights
 

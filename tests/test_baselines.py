@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import warnings
@@ -16,8 +15,8 @@ from sklearn.model_selection import train_test_split
 from cardiotune.config import DataConfig, SplitConfig, configs_folder
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.split import split_cohort
-from cardiotune.evaluation import baselines
-from cardiotune.evaluation.baselines import BASELINES, age_and_sex, knots_of
+from cardiotune.models import baselines
+from cardiotune.models.baselines import BASELINES, age_and_sex, knots_of
 from conftest import TOY_COLUMNS, build_toy_table
 
 FITTED = ("logistic_regression", "spline_regression", "lightgbm")

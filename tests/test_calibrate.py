@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cardiotune.errors import DataError, ModelError
-from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.metrics import auroc, calibration_intercept, calibration_slope, log_loss
+from cardiotune.models import calibrate
 
 METHODS = ("temperature", "platt", "isotonic", "beta")
 

@@ -8,12 +8,12 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from cardiotune.errors import ConfigError, DataError, ModelError
-from cardiotune.evaluation.compare import _joined, as_text, compare
 from cardiotune.evaluation.estimates import ALIKE, IN_WORDS
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
 from cardiotune.evaluation.metrics import auroc
-from cardiotune.evaluation.predict import prediction_rows, write_predictions
+from cardiotune.models.language import prediction_rows, write_predictions
+from cardiotune.report.compare import _joined, as_text, compare
 from cardiotune.runs import RunFolder, write_json
 
 N = 200

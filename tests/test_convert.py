@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cardiotune.cli import app
 from cardiotune.config import ModelConfig
 from cardiotune.errors import ConfigError, ModelError
-from cardiotune.evaluation.predict import LanguageScorer
+from cardiotune.models.language import LanguageScorer
 from cardiotune.runs import HASHES, sha256
 from cardiotune.training.convert import convert
 from cardiotune.training.model import load_tokenizer

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cardiotune.audit.audit import audit_table
 from cardiotune.config import DataConfig
 from cardiotune.data.cohort import Cohort, read_cohort
 from cardiotune.data.copies import EqualRows, column_keys, equal_rows
 from cardiotune.data.split import split_cohort
-from cardiotune.evaluation.audit import audit_table
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
 
 

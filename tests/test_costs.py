@@ -11,10 +11,10 @@ import pytest
 from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.data.prepare import read_prepared
-from cardiotune.evaluation.costs import clock, scoring, starting
-from cardiotune.evaluation.record import read_record
-from cardiotune.evaluation.report import as_text
-from cardiotune.evaluation.risks import CohortRisks
+from cardiotune.models.costs import clock, scoring, starting
+from cardiotune.models.risks import CohortRisks
+from cardiotune.report.record import read_record
+from cardiotune.report.report import as_text
 from cardiotune.runs import RunFolder
 from conftest import TOY_COLUMNS, build_toy_table, toy_config, write_toy_experiment
 

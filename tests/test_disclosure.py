@@ -15,9 +15,9 @@ from cardiotune.data.cohort import EVENT, ROW_ID
 from cardiotune.data.small_counts import FEW, HIDDEN, SMALL
 from cardiotune.evaluation.disclosure import Known, follows, suppress, withhold
 from cardiotune.evaluation.evaluate import evaluate_predictions
-from cardiotune.evaluation.predict import prediction_rows
 from cardiotune.evaluation.subgroups import subgroups
 from cardiotune.evaluation.table1 import table1, told_beside
+from cardiotune.models.language import prediction_rows
 
 # ---------------------------------------------------------------------------------------------------------------------
 # sums

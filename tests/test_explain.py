@@ -9,7 +9,6 @@ import pytest
 from cardiotune.config import DataConfig, SerializeConfig
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.errors import DataError
-from cardiotune.evaluation.baselines import BASELINES
 from cardiotune.evaluation.explain import (
     explain,
     grid_of,
@@ -20,7 +19,8 @@ from cardiotune.evaluation.explain import (
     table_risk,
 )
 from cardiotune.evaluation.metrics import auroc, log_loss
-from cardiotune.evaluation.predict import LanguageScorer, probabilities
+from cardiotune.models.baselines import BASELINES
+from cardiotune.models.language import LanguageScorer, probabilities
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
 
 DATA = DataConfig.model_validate({"path": "table.csv", "columns": TOY_COLUMNS})

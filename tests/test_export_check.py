@@ -23,12 +23,12 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from cardiotune import stages
+from cardiotune.audit.export_check import ASK, LEAVE, STAY, Judged, check_export
+from cardiotune.audit.export_check.contents import contents
+from cardiotune.audit.export_check.folder import _judge_content
+from cardiotune.audit.export_check.traces import Known, _telling, traces, undressed, words
 from cardiotune.cli import app
 from cardiotune.config import load_config, load_resolved, read_yaml, to_yaml
-from cardiotune.evaluation.export_check import ASK, LEAVE, STAY, Judged, check_export
-from cardiotune.evaluation.export_check.contents import contents
-from cardiotune.evaluation.export_check.folder import _judge_content
-from cardiotune.evaluation.export_check.traces import Known, _telling, traces, undressed, words
 from cardiotune.runs import RunFolder
 from conftest import build_toy_table, toy_config, write_toy_experiment
 

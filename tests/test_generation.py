@@ -15,7 +15,7 @@ from cardiotune.config import load_config, load_model, shipped
 from cardiotune.errors import ModelError
 from cardiotune.evaluation.estimates import IN_WORDS
 from cardiotune.evaluation.evaluate import evaluate_predictions
-from cardiotune.evaluation.generation import (
+from cardiotune.models.generation import (
     UNPARSABLE,
     Generator,
     judge,
@@ -23,7 +23,7 @@ from cardiotune.evaluation.generation import (
     risks,
     word_parser,
 )
-from cardiotune.evaluation.predict import prediction_rows
+from cardiotune.models.language import prediction_rows
 from cardiotune.training import model as building
 from cardiotune.training.heads import LabelTokenNetwork
 from cardiotune.training.train import score

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.curves import Resampling, calibration_band, calibration_points, curve_risks, roc_band
 from cardiotune.evaluation.estimates import ONE_CLUSTER, Judged, estimate
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import auroc_interval, ratio_interval, symmetric_interval, wilson, worth
 from cardiotune.evaluation.metrics import Array
-from cardiotune.evaluation.predict import prediction_rows
-from cardiotune.evaluation.wording import span
+from cardiotune.models.language import prediction_rows
+from cardiotune.report.curves import Resampling, calibration_band, calibration_points, curve_risks, roc_band
+from cardiotune.report.wording import span
 
 VALIDATOR = jsonschema.Draft202012Validator(
     json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))

@@ -17,12 +17,13 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from cardiotune.config import Column, DataConfig, Threshold
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.errors import DataError
-from cardiotune.evaluation import calibrate, curves, thresholds
 from cardiotune.evaluation.censoring import Followed, _c_of, at_horizon, c_index
-from cardiotune.evaluation.compare import as_text, compare
 from cardiotune.evaluation.evaluate import evaluate_predictions
-from cardiotune.evaluation.predict import prediction_rows, write_predictions
-from cardiotune.evaluation.text_baselines import embedding, stacked, tfidf
+from cardiotune.models import calibrate, thresholds
+from cardiotune.models.language import prediction_rows, write_predictions
+from cardiotune.models.text_baselines import embedding, stacked, tfidf
+from cardiotune.report import curves
+from cardiotune.report.compare import as_text, compare
 from cardiotune.runs import RunFolder
 from test_censoring import HORIZON, followed
 

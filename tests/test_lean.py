@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cardiotune.evaluation.predict import LanguageScorer
+from cardiotune.models.language import LanguageScorer
 from cardiotune.training.families import tree_families
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.last_layer import compute_what_is_read

@@ -10,9 +10,10 @@ from cardiotune.data.cohort import ROW_ID, read_cohort
 from cardiotune.data.split import counts, split_cohort
 from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ConfigError, DataError, ModelError
-from cardiotune.evaluation.baselines import BASELINES
 from cardiotune.evaluation.evaluate import evaluate_predictions
-from cardiotune.evaluation.learning_curve import (
+from cardiotune.models.baselines import BASELINES
+from cardiotune.models.language import prediction_rows
+from cardiotune.report.learning_curve import (
     FILE,
     differences,
     draw,
@@ -22,7 +23,6 @@ from cardiotune.evaluation.learning_curve import (
     variant,
     write,
 )
-from cardiotune.evaluation.predict import prediction_rows
 from cardiotune.runs import RunFolder
 from conftest import build_toy_table, toy_config
 

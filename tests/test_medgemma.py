@@ -13,7 +13,7 @@ import torch
 from cardiotune import stages
 from cardiotune.config import Config, load_config
 from cardiotune.data.tokens import PromptEncoder
-from cardiotune.evaluation.generation import Generator
+from cardiotune.models.generation import Generator
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer
 from cardiotune.training.optimizer import build_optimizer

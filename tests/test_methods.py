@@ -11,7 +11,7 @@ import torch
 from cardiotune import stages
 from cardiotune.config import Config
 from cardiotune.errors import ModelError
-from cardiotune.evaluation.predict import LanguageScorer
+from cardiotune.models.language import LanguageScorer
 from cardiotune.training.heads import trunk_of
 from cardiotune.training.model import HEAD_FILE, build, build_encoder, load_base
 from conftest import build_toy_encoder, build_toy_model, build_toy_table, toy_config

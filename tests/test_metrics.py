@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn_metrics
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.tools.sm_exceptions import DomainWarning
 
-from cardiotune.evaluation import intervals, logistic, metrics
+from cardiotune.evaluation import intervals, metrics
 from cardiotune.evaluation.intervals import (
     bootstrap_counts,
     delong_interval,
@@ -21,7 +21,6 @@ from cardiotune.evaluation.intervals import (
     percentile_interval,
     wilson,
 )
-from cardiotune.evaluation.logistic import EPSILON
 from cardiotune.evaluation.metrics import (
     AT_THRESHOLD,
     CURVE,
@@ -35,6 +34,8 @@ from cardiotune.evaluation.metrics import (
     decision_curve,
     net_benefit,
 )
+from cardiotune.models import logistic
+from cardiotune.models.logistic import EPSILON
 from oracles.ask import ask, golden
 
 THRESHOLD = 0.4

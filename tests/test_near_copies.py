@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cardiotune.audit import near_copies
+from cardiotune.audit.audit import _near_copies
+from cardiotune.audit.near_copies import FURTHER, NEAR, NEIGHBOURS, Agreement, agreement, places
 from cardiotune.config import DataConfig, read_yaml, shipped
 from cardiotune.data.cohort import EVENT, read_cohort
-from cardiotune.evaluation import near_copies
-from cardiotune.evaluation.audit import _near_copies
-from cardiotune.evaluation.near_copies import FURTHER, NEAR, NEIGHBOURS, Agreement, agreement, places
 from test_audit import framingham, random_parts, settings
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cardiotune import RiskModel
 from cardiotune.errors import ModelError
-from cardiotune.evaluation.predict import LanguageScorer, prediction_rows, probabilities
+from cardiotune.models.language import LanguageScorer, prediction_rows, probabilities
 from cardiotune.runs import HASHES, RunFolder, hash_files
 from cardiotune.training.heads import LabelTokenNetwork
 from cardiotune.training.model import load_base

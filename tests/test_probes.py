@@ -11,8 +11,8 @@ from cardiotune.config import DataConfig, SerializeConfig, configs_folder, read_
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.schema import synthetic_rows
-from cardiotune.evaluation.predict import LanguageScorer, probabilities
 from cardiotune.evaluation.probes import CONVERSIONS, READY_TEXT, TEMPLATE, _raised, probe, with_values
+from cardiotune.models.language import LanguageScorer, probabilities
 from conftest import TOY_COLUMNS, toy_config
 
 DATA = DataConfig.model_validate({"path": "table.csv", "columns": TOY_COLUMNS})

@@ -13,7 +13,7 @@ from cardiotune.config import Config
 from cardiotune.data.serialize import Pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError, PromptsTooLongError
-from cardiotune.evaluation.predict import LanguageScorer
+from cardiotune.models.language import LanguageScorer
 from cardiotune.training.model import build_encoder
 from cardiotune.training.packing import lay_out
 from conftest import build_toy_encoder, build_toy_model, build_toy_table, toy_config

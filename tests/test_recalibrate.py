@@ -13,8 +13,8 @@ from cardiotune import stages
 from cardiotune.cli import app
 from cardiotune.config import load_config
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.evaluation import calibrate, tuned
-from cardiotune.evaluation.logistic import logit
+from cardiotune.models import calibrate, tuned
+from cardiotune.models.logistic import logit
 from cardiotune.runs import RunFolder
 from conftest import build_toy_table, write_toy_experiment
 

@@ -12,7 +12,11 @@ import pytest
 
 from cardiotune.config import Config, dump
 from cardiotune.errors import DataError
-from cardiotune.evaluation.curves import (
+from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.intervals import bootstrap_counts
+from cardiotune.evaluation.metrics import emax, ici
+from cardiotune.models.language import prediction_rows, write_predictions
+from cardiotune.report.curves import (
     BAND_GRID,
     BAND_REPLICATES,
     Resampling,
@@ -24,15 +28,11 @@ from cardiotune.evaluation.curves import (
     roc,
     roc_band,
 )
-from cardiotune.evaluation.evaluate import evaluate_predictions
-from cardiotune.evaluation.figures import performance
-from cardiotune.evaluation.intervals import bootstrap_counts
-from cardiotune.evaluation.learning_curve import learning_curve
-from cardiotune.evaluation.metrics import emax, ici
-from cardiotune.evaluation.predict import prediction_rows, write_predictions
-from cardiotune.evaluation.record import read_record
-from cardiotune.evaluation.report import write_report
-from cardiotune.evaluation.wording import MAIN, MODELS, main_model
+from cardiotune.report.figures import performance
+from cardiotune.report.learning_curve import learning_curve
+from cardiotune.report.record import read_record
+from cardiotune.report.report import write_report
+from cardiotune.report.wording import MAIN, MODELS, main_model
 from cardiotune.runs import RunFolder, write_json, write_text
 from test_learning_curve import Runs, experiment
 

@@ -13,7 +13,7 @@ import pytest
 
 from cardiotune import stages
 from cardiotune.config import Config
-from cardiotune.evaluation.record import read_record
+from cardiotune.report.record import read_record
 from cardiotune.runs import RunFolder, read_json
 from conftest import TOY_COLUMNS, build_toy_encoder, build_toy_table, toy_config
 

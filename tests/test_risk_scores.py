@@ -14,9 +14,9 @@ from cardiotune.config import Column, Config, load_config
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.ukb.synth import write_export
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.evaluation import calibrate
-from cardiotune.evaluation.logistic import logit
-from cardiotune.evaluation.risk_scores import (
+from cardiotune.models import calibrate
+from cardiotune.models.logistic import logit
+from cardiotune.models.risk_scores import (
     PUBLISHED,
     Scored,
     completed_risks,

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 from numpy.random import Generator
 
+from cardiotune.audit.audit import audit_raw
 from cardiotune.config import DataConfig
 from cardiotune.data.draft import draft
 from cardiotune.data.sentinels import in_words, sentinels
-from cardiotune.evaluation.audit import audit_raw
 
 Draw = Callable[[Generator, int], np.ndarray]
 

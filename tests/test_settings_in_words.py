@@ -17,12 +17,13 @@ import pytest
 
 from cardiotune import stages
 from cardiotune.config import COMPARATORS, MEANINGS, PUBLISHED_SCORES, Config, Settings, Threshold, dump, load_config
-from cardiotune.evaluation import calibrate, checklists, model_card, thresholds
 from cardiotune.evaluation.evaluate import evaluate_predictions
-from cardiotune.evaluation.logistic import logit
-from cardiotune.evaluation.predict import read_predictions, write_predictions
-from cardiotune.evaluation.record import Record, read_record
-from cardiotune.evaluation.report import as_text, write_report
+from cardiotune.models import calibrate, thresholds
+from cardiotune.models.language import read_predictions, write_predictions
+from cardiotune.models.logistic import logit
+from cardiotune.report import checklists, model_card
+from cardiotune.report.record import Record, read_record
+from cardiotune.report.report import as_text, write_report
 from cardiotune.runs import RunFolder, write_json, write_text
 from conftest import write_toy_experiment
 

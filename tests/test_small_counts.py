@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cardiotune.data.small_counts import FEW, HIDDEN, SMALL, hide, tell_each, tell_flow, tell_parts, told_events
-from cardiotune.evaluation.curves import calibration_points, histogram, merged
+from cardiotune.report.curves import calibration_points, histogram, merged
 
 
 def flow_of(excluded: list[int], left: int) -> list[dict[str, Any]]:

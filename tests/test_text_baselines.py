@@ -13,9 +13,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cardiotune.config import Comparator, DataConfig
 from cardiotune.errors import ModelError
-from cardiotune.evaluation import baselines, text_baselines
-from cardiotune.evaluation.baselines import BASELINES, logistic_regression
-from cardiotune.evaluation.text_baselines import NEEDS, TOKEN, embedding, stacked, tfidf
+from cardiotune.models import baselines, text_baselines
+from cardiotune.models.baselines import BASELINES, logistic_regression
+from cardiotune.models.text_baselines import NEEDS, TOKEN, embedding, stacked, tfidf
 
 DATA = DataConfig.model_validate(
     {

@@ -17,6 +17,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cardiotune import stages
+from cardiotune.audit.export_check import ASK, LEAVE, STAY, check_export
 from cardiotune.config import Config, load_config, load_resolved
 from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME
 from cardiotune.data.prepare import Prepared, read_prepared
@@ -25,8 +26,7 @@ from cardiotune.data.ukb.read import open_export
 from cardiotune.data.ukb.synth import write_export
 from cardiotune.errors import DataError
 from cardiotune.evaluation.censoring import c_index
-from cardiotune.evaluation.export_check import ASK, LEAVE, STAY, check_export
-from cardiotune.evaluation.predict import write_predictions
+from cardiotune.models.language import write_predictions
 from cardiotune.runs import RunFolder
 
 SCHEMA = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 
 from cardiotune.config import Column, DataConfig, Imbalance
 from cardiotune.data.cohort import WEIGHT
-from cardiotune.evaluation.baselines import BASELINES
+from cardiotune.models.baselines import BASELINES
 from cardiotune.runs import RunFolder
 from cardiotune.training.loss import balance
 from cardiotune.training.model import build, build_encoder, load_base

@@ -462,7 +462,7 @@ def export_check(run: RunArgument, as_json: AsJson = False) -> None:
     Example: cardiotune export-check runs/statlog_heart
     """
     from cardiotune import stages
-    from cardiotune.evaluation.export_check import STAY, check_export
+    from cardiotune.audit.export_check import STAY, check_export
 
     judged = check_export(stages.open_run(run))
     if as_json:
@@ -580,7 +580,7 @@ def learn_curve(
     Example: cardiotune learn-curve statlog_heart --sizes 32,64,all --seeds 3
     """
     from cardiotune import stages
-    from cardiotune.evaluation.learning_curve import parse_sizes, to_markdown
+    from cardiotune.report.learning_curve import parse_sizes, to_markdown
     from cardiotune.runs import RunFolder
 
     wanted = parse_sizes(sizes)
@@ -635,8 +635,8 @@ def compare(
     Example: cardiotune compare runs/lora runs/full
     """
     from cardiotune import stages
-    from cardiotune.evaluation.compare import as_text
-    from cardiotune.evaluation.compare import compare as side_by_side
+    from cardiotune.report.compare import as_text
+    from cardiotune.report.compare import compare as side_by_side
 
     found = side_by_side([stages.open_run(folder) for folder in run_folders], all_models, common)
     sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found) + "\n")
@@ -847,7 +847,7 @@ def _show_metrics(metrics: dict[str, Any], as_json: bool) -> None:
     table.add_column("model")
     for name in SHOWN.values():
         table.add_column(name, justify="right")
-    from cardiotune.evaluation.wording import model_words
+    from cardiotune.report.wording import model_words
 
     for model, values in test["models"].items():
         cells = [values[name]["value"] for name in SHOWN]

@@ -36,7 +36,7 @@ from cardiotune.runs import RunFolder
 
 if TYPE_CHECKING:
     from cardiotune.data.tokens import PromptEncoder
-    from cardiotune.evaluation.tuned import TunedModel
+    from cardiotune.models.tuned import TunedModel
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
 
     `place`: the run folder; by default the one that the config names.
     """
-    from cardiotune.evaluation.risk_scores import check_inputs
     from cardiotune.evaluation.table1 import table1
+    from cardiotune.models.risk_scores import check_inputs
     from cardiotune.training.weights import find_weights, origin, weights_hashes
 
     start = time.perf_counter()
@@ -161,7 +161,7 @@ def _told(exact: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
 
 def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str, int], TokenRows]:
     """How long the prompts are, and they; raises when one is over the limit or the labels do not fit the tokenizer."""
-    from cardiotune.evaluation.risks import examples
+    from cardiotune.models.risks import examples
     from cardiotune.training.model import build_encoder, score_dtype
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -194,7 +194,7 @@ def _encode(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str
 
 def _check_probe_fits(config: Config, order: list[str], encoder: "PromptEncoder") -> None:
     """PromptsTooLongError when the synthetic sample, by which a saved model is known again, is too long for the model."""
-    from cardiotune.evaluation.tuned import probe_texts
+    from cardiotune.models.tuned import probe_texts
 
     try:
         encoder.prompts(probe_texts(config, order))
@@ -268,8 +268,8 @@ def _train_here(folder: RunFolder, prepared: Prepared | None, resume: bool) -> N
 @runs.private()
 def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl` and `calibration.json`."""
-    from cardiotune.evaluation import predict as scoring
-    from cardiotune.evaluation.risks import CohortRisks
+    from cardiotune.models import language as scoring
+    from cardiotune.models.risks import CohortRisks
     from cardiotune.training.distributed import join, launch, world
     from cardiotune.training.model import set_up
     from cardiotune.training.trunk import forget
@@ -359,9 +359,9 @@ def _judge(
     from cardiotune.data.ukb.followup import horizon_days
     from cardiotune.evaluation.censoring import Followed
     from cardiotune.evaluation.evaluate import evaluate_predictions
-    from cardiotune.evaluation.predict import read_predictions
     from cardiotune.evaluation.subgroups import subgroups
     from cardiotune.evaluation.table1 import told_beside
+    from cardiotune.models.language import read_predictions
 
     settings = config.evaluation
     rows = read_predictions(folder)
@@ -411,7 +411,7 @@ def audit(folder: RunFolder, prepared: Prepared | None = None) -> list[dict[str,
 
 def audit_prepared(config: Config, prepared: Prepared) -> list[dict[str, Any]]:
     """Findings of the audit of a table and its parts, the gravest first."""
-    from cardiotune.evaluation.audit import as_json, audit_keys, audit_raw, audit_table
+    from cardiotune.audit.audit import as_json, audit_keys, audit_raw, audit_table
 
     frame, events = prepared.cohort.frame, prepared.cohort.events
     ceiling = config.evaluation.known_ceiling
@@ -426,8 +426,8 @@ def audit_prepared(config: Config, prepared: Prepared) -> list[dict[str, Any]]:
 
 def audit_results(folder: RunFolder) -> list[dict[str, Any]]:
     """Look for leaks in what a run has left, and add the findings to `audit.json`."""
-    from cardiotune.evaluation.audit import SEVERITIES, as_json, audit_predictions
-    from cardiotune.evaluation.predict import read_predictions
+    from cardiotune.audit.audit import SEVERITIES, as_json, audit_predictions
+    from cardiotune.models.language import read_predictions
 
     config = _config(folder)
     found = audit_predictions(
@@ -463,9 +463,9 @@ def evaluate_checkpoint(
     `evaluations/<checkpoint>[-<table>]/`; returns that folder and the metrics. What is there of another table of this name is
     replaced with `overwrite` alone.
     """
-    from cardiotune.evaluation import calibrate
-    from cardiotune.evaluation import predict as scoring
-    from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
+    from cardiotune.models import calibrate
+    from cardiotune.models import language as scoring
+    from cardiotune.models.tuned import TunedModel, fit_calibrator
     from cardiotune.training.checkpoint import verify, version_of
 
     config = _config(folder)
@@ -537,7 +537,7 @@ def evaluate_adapter(
     were made from (`evaluation.json`) in `out`; another evaluation there is replaced with `overwrite` alone. Its probabilities
     are as they are: what class weights or oversampling may have added cannot be known.
     """
-    from cardiotune.evaluation import predict as scoring
+    from cardiotune.models import language as scoring
     from cardiotune.training.model import has_head
     from cardiotune.training.weights import find_weights
 
@@ -595,7 +595,7 @@ def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
 def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
     """Which columns the tuned model and LightGBM use, on `rows` test patients -> `explanations.json`."""
     from cardiotune.evaluation import explain as explaining
-    from cardiotune.evaluation.baselines import lightgbm
+    from cardiotune.models.baselines import lightgbm
 
     _check_tuned(folder)
     config, prepared = _open(folder, None)
@@ -655,7 +655,7 @@ def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path | None =
     Its runs lie in `out`, by default in `<run folder>_learning_curve`, beside `learning_curve.json`, `.png` and `.md`. By
     default these are also left in `learning_curve/` of the experiment's own run, where its report finds them.
     """
-    from cardiotune.evaluation import learning_curve as curve
+    from cardiotune.report import learning_curve as curve
 
     def run_one(one: Config) -> RunFolder:
         return run(one, overwrite=True)
@@ -697,7 +697,7 @@ def _sizes_that_fit(config: Config, sizes: list[Any]) -> list[Any]:
 
 def report(folder: RunFolder) -> Path:
     """`report.html` and `report.md`."""
-    from cardiotune.evaluation.report import write_report
+    from cardiotune.report.report import write_report
 
     with folder.stage("report"):
         page = write_report(folder)
@@ -760,8 +760,9 @@ def recalibrate(
     """
     from sklearn.model_selection import StratifiedKFold
 
-    from cardiotune.evaluation import calibrate, metrics
-    from cardiotune.evaluation.logistic import logit
+    from cardiotune.evaluation import metrics
+    from cardiotune.models import calibrate
+    from cardiotune.models.logistic import logit
 
     _check_tuned(folder)
     config = _config(folder)
@@ -852,7 +853,7 @@ def check_scorable(path: Path, tuned: bool) -> None:
 
 def _tuned_model(folder: RunFolder, config: Config, order: list[str]) -> "TunedModel":
     """The run's own model."""
-    from cardiotune.evaluation.tuned import TunedModel, read_calibrator
+    from cardiotune.models.tuned import TunedModel, read_calibrator
 
     read_calibrator(folder)  # applied to the model's risks: refused, if damaged, before hours of scoring
     return TunedModel(folder, config, order)
@@ -890,8 +891,8 @@ def _describe_files(data: DataConfig) -> dict[str, Any]:
 
 def _record_probe(folder: RunFolder, config: Config) -> None:
     """Reload what was saved, as prediction will, and keep how it scores the synthetic sample."""
-    from cardiotune.evaluation.predict import LanguageScorer
-    from cardiotune.evaluation.tuned import probe_texts
+    from cardiotune.models.language import LanguageScorer
+    from cardiotune.models.tuned import probe_texts
     from cardiotune.training.checkpoint import PROBE, record_probe
     from cardiotune.training.distributed import world
     from cardiotune.training.weights import same_weights

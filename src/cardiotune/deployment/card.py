@@ -12,8 +12,8 @@ from cardiotune.data.cohort import needed_columns
 from cardiotune.data.schema import MISSING, codes_of, expected
 from cardiotune.deployment.rows import plain_label
 from cardiotune.deployment.scorer import RowScorer
-from cardiotune.evaluation.curves import calibration_points
-from cardiotune.evaluation.wording import KEY_METRICS, metric_words
+from cardiotune.report.curves import calibration_points
+from cardiotune.report.wording import KEY_METRICS, metric_words
 from cardiotune.runs import RunFolder, read_json
 
 CARDS = ("model_card.md", "README.md")

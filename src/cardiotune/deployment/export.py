@@ -23,9 +23,9 @@ from cardiotune.data.subsample import stratified_rows
 from cardiotune.deployment import gguf, onnx, parity
 from cardiotune.deployment.scorer import EXPORT, RowScorer, is_export
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.evaluation.model_card import render
-from cardiotune.evaluation.record import read_record
-from cardiotune.evaluation.tuned import probe_texts, recorded_model
+from cardiotune.models.tuned import probe_texts, recorded_model
+from cardiotune.report.model_card import render
+from cardiotune.report.record import read_record
 from cardiotune.runs import RunFolder, private, read_json, write_folder, write_json, write_text
 from cardiotune.training.checkpoint import record_probe, verify
 from cardiotune.training.heads import ClassifierNetwork

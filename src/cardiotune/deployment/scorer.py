@@ -23,11 +23,11 @@ from cardiotune.data.table import cells_of
 from cardiotune.deployment.gguf import GgufModel
 from cardiotune.deployment.onnx import OnnxModel
 from cardiotune.errors import ConfigError, DataError, RunError
-from cardiotune.evaluation import calibrate
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
-from cardiotune.evaluation.logistic import logit
-from cardiotune.evaluation.predict import LanguageScorer, probabilities
-from cardiotune.evaluation.tuned import (
+from cardiotune.models import calibrate
+from cardiotune.models.language import LanguageScorer, probabilities
+from cardiotune.models.logistic import logit
+from cardiotune.models.tuned import (
     TunedModel,
     probe_texts,
     read_calibrator,

@@ -18,7 +18,7 @@ from cardiotune.data.prepare import read_order
 from cardiotune.data.tokens import LabelTokens, PromptEncoder
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, RunError
-from cardiotune.evaluation.tuned import odds_multiplier, probe_texts, read_calibrator, read_site, recorded_model
+from cardiotune.models.tuned import odds_multiplier, probe_texts, read_calibrator, read_site, recorded_model
 from cardiotune.runs import RunFolder, read_json
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.model import build_encoder

@@ -1,1 +1,1 @@
-"""Model -> predictions -> metrics -> report."""
+"""Who judges it: metrics with intervals, subgroups, calibration, explanations, Table 1."""

@@ -19,9 +19,9 @@ from cardiotune.data.split import Parts, cluster_numbers
 from cardiotune.data.subsample import stratified_rows
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.baselines import Baseline, row_weights
 from cardiotune.evaluation.intervals import around, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.probes import Score, with_values
+from cardiotune.models.baselines import Baseline, row_weights
 
 Array = NDArray[np.float64]
 RiskOf = Callable[[pl.DataFrame], Array]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from cardiotune.evaluation import logistic
+from cardiotune.models import logistic
 
 Array = NDArray[np.float64]
 Metric = Callable[..., Array]

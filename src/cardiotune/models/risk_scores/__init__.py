@@ -1,15 +1,15 @@
 """Published cardiovascular risk scores: the formulas, and their inputs taken from a cohort."""
 
-from cardiotune.evaluation.risk_scores.american import framingham, framingham_bmi, pooled_cohort
-from cardiotune.evaluation.risk_scores.cohort import (
+from cardiotune.models.risk_scores.american import framingham, framingham_bmi, pooled_cohort
+from cardiotune.models.risk_scores.cohort import (
     PUBLISHED,
     check_inputs,
     completed_risks,
     read_inputs,
     score_cohort,
 )
-from cardiotune.evaluation.risk_scores.rows import Scored, to_mg_dl, to_mmol_l
-from cardiotune.evaluation.risk_scores.score2 import score2
+from cardiotune.models.risk_scores.rows import Scored, to_mg_dl, to_mmol_l
+from cardiotune.models.risk_scores.score2 import score2
 
 __all__ = [
     "PUBLISHED",

@@ -10,9 +10,9 @@ from typing import Any
 from cardiotune.config import PUBLISHED_SCORES, DataConfig
 from cardiotune.data.small_counts import HIDDEN
 from cardiotune.data.split import PARTS, UNUSED
-from cardiotune.evaluation.baselines import TREE_ROWS, TREE_TERMS, age_and_sex
-from cardiotune.evaluation.record import Record
-from cardiotune.evaluation.wording import events, listed, model_words, percent, step_words
+from cardiotune.models.baselines import TREE_ROWS, TREE_TERMS, age_and_sex
+from cardiotune.report.record import Record
+from cardiotune.report.wording import events, listed, model_words, percent, step_words
 
 SPLITS = {
     "random": "random, stratified by the outcome",

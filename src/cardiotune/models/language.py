@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from cardiotune.config import Config
 from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import DataError, ModelError
-from cardiotune.evaluation.calibrate import in_range
-from cardiotune.evaluation.costs import scoring
 from cardiotune.evaluation.estimates import WORDS
+from cardiotune.models.calibrate import in_range
+from cardiotune.models.costs import scoring
 from cardiotune.runs import RunFolder, atomic
 from cardiotune.training.checkpoint import check_probe, verify
 from cardiotune.training.fixed_weights import fix_weights

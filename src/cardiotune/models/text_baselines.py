@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cardiotune.config import DataConfig
 from cardiotune.data.split import Parts
 from cardiotune.errors import ModelError
-from cardiotune.evaluation.baselines import (
+from cardiotune.models.baselines import (
     BASELINES,
     folds,
     groups_of,
@@ -23,9 +23,9 @@ from cardiotune.evaluation.baselines import (
     prevalence_because,
     row_weights,
 )
-from cardiotune.evaluation.costs import scoring
-from cardiotune.evaluation.logistic import logit, most_probable, sigmoid
-from cardiotune.evaluation.terms import TOKEN, tfidf_terms
+from cardiotune.models.costs import scoring
+from cardiotune.models.logistic import logit, most_probable, sigmoid
+from cardiotune.models.terms import TOKEN, tfidf_terms
 
 Array = NDArray[np.float64]
 Events = NDArray[np.int_]

@@ -12,10 +12,10 @@ from typing import Any
 from cardiotune.data.schema import label
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
-from cardiotune.evaluation import done
-from cardiotune.evaluation.done import FITTED, LANGUAGE, MISSING
-from cardiotune.evaluation.record import Record, read_record
-from cardiotune.evaluation.wording import capitalized, estimate, metric_words, model_words, percent, plain
+from cardiotune.report import done
+from cardiotune.report.done import FITTED, LANGUAGE, MISSING
+from cardiotune.report.record import Record, read_record
+from cardiotune.report.wording import capitalized, estimate, metric_words, model_words, percent, plain
 from cardiotune.runs import RunFolder, write_text
 
 FILE = Path(__file__).with_suffix(".json")

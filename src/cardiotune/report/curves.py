@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cardiotune.data.small_counts import is_small
-from cardiotune.evaluation import logistic
 from cardiotune.evaluation.intervals import ROUNDING, TAIL, affordable, bootstrap_counts, worth
 from cardiotune.evaluation.metrics import RIDGE
+from cardiotune.models import logistic
 
 Array = NDArray[np.float64]
 

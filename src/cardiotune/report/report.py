@@ -13,11 +13,12 @@ import numpy as np
 
 from cardiotune.data import roles
 from cardiotune.data.small_counts import is_small
-from cardiotune.evaluation import checklists, curves, done, figures, learning_curve, metrics, model_card
-from cardiotune.evaluation.done import CALIBRATIONS, HEADS, LANGUAGE, MOST_NAMES
-from cardiotune.evaluation.record import Record, read_record
+from cardiotune.evaluation import metrics
 from cardiotune.evaluation.table1 import HIDDEN, SMALL
-from cardiotune.evaluation.wording import (
+from cardiotune.report import checklists, curves, done, figures, learning_curve, model_card
+from cardiotune.report.done import CALIBRATIONS, HEADS, LANGUAGE, MOST_NAMES
+from cardiotune.report.record import Record, read_record
+from cardiotune.report.wording import (
     GLOSSARY,
     KEY_METRICS,
     METRICS,

@@ -4,7 +4,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from cardiotune.evaluation.risk_scores.rows import Array, Beyond, Rows, Scored, cox, group_of, linear
+from cardiotune.models.risk_scores.rows import Array, Beyond, Rows, Scored, cox, group_of, linear
 
 POOLED = {
     "age": (-29.799, 12.344, 17.114, 2.469),

@@ -16,15 +16,15 @@ from cardiotune.data.small_counts import told_events
 from cardiotune.data.split import UNUSED
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import DataError
-from cardiotune.evaluation import calibrate, thresholds
-from cardiotune.evaluation.baselines import BASELINES, prevalence, row_weights
-from cardiotune.evaluation.costs import clock, scoring, starting
-from cardiotune.evaluation.done import LANGUAGE
-from cardiotune.evaluation.logistic import logit
-from cardiotune.evaluation.predict import LanguageScorer, choose_examples, probabilities, progress
-from cardiotune.evaluation.risk_scores import completed_risks
-from cardiotune.evaluation.text_baselines import embedding, stacked, tfidf
-from cardiotune.evaluation.tuned import TunedModel, fit_calibrator
+from cardiotune.models import calibrate, thresholds
+from cardiotune.models.baselines import BASELINES, prevalence, row_weights
+from cardiotune.models.costs import clock, scoring, starting
+from cardiotune.models.language import LanguageScorer, choose_examples, probabilities, progress
+from cardiotune.models.logistic import logit
+from cardiotune.models.risk_scores import completed_risks
+from cardiotune.models.text_baselines import embedding, stacked, tfidf
+from cardiotune.models.tuned import TunedModel, fit_calibrator
+from cardiotune.report.done import LANGUAGE
 from cardiotune.runs import RunFolder
 from cardiotune.training.distributed import world
 from cardiotune.training.weights import find_weights, same_weights
@@ -180,7 +180,7 @@ class CohortRisks:
 
     def _written(self) -> Array:
         """Answers in words, parsed; how often that failed in the test part goes into the manifest."""
-        from cardiotune.evaluation import generation
+        from cardiotune.models import generation
 
         task, base = self.config.task, self.base
         labels = (task.negative_label, task.positive_label)

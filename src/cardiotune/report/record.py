@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from cardiotune.config import Config, load_resolved
 from cardiotune.errors import DataError
 from cardiotune.evaluation.estimates import WORDS
-from cardiotune.evaluation.predict import read_predictions
-from cardiotune.evaluation.wording import events, in_order, main_model
+from cardiotune.models.language import read_predictions
+from cardiotune.report.wording import events, in_order, main_model
 from cardiotune.runs import RunFolder, read_json
 
 Array = NDArray[np.float64]

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from cardiotune.data.small_counts import SMALL, told
-from cardiotune.evaluation import curves
-from cardiotune.evaluation.drawing import (
+from cardiotune.evaluation.estimates import WORDS
+from cardiotune.report import curves
+from cardiotune.report.drawing import (
     LONGEST,
     REFERENCE,
     WIDTH,
@@ -25,10 +26,9 @@ from cardiotune.evaluation.drawing import (
     svg,
     table,
 )
-from cardiotune.evaluation.estimates import WORDS
-from cardiotune.evaluation.learning_curve import METRICS as LEARNED
-from cardiotune.evaluation.record import Array, Record, Scores
-from cardiotune.evaluation.wording import in_order, model_words
+from cardiotune.report.learning_curve import METRICS as LEARNED
+from cardiotune.report.record import Array, Record, Scores
+from cardiotune.report.wording import in_order, model_words
 
 BLUE, GREY, RED = "#0072b2", "#999", "#b00020"
 MOST_COLUMNS = 20

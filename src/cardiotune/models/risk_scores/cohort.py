@@ -12,9 +12,9 @@ from cardiotune.config import Column, Meaning, PublishedScore
 from cardiotune.data import roles, small_counts
 from cardiotune.data.schema import codes_of
 from cardiotune.errors import DataError
-from cardiotune.evaluation.risk_scores.american import framingham, framingham_bmi, pooled_cohort
-from cardiotune.evaluation.risk_scores.rows import Array, Beyond, Region, Scored, to_mg_dl, to_mmol_l
-from cardiotune.evaluation.risk_scores.score2 import score2
+from cardiotune.models.risk_scores.american import framingham, framingham_bmi, pooled_cohort
+from cardiotune.models.risk_scores.rows import Array, Beyond, Region, Scored, to_mg_dl, to_mmol_l
+from cardiotune.models.risk_scores.score2 import score2
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
+from cardiotune.audit import near_copies
 from cardiotune.config import NUMBERS, Column, DataConfig
 from cardiotune.data import identifiers, roles, schema
 from cardiotune.data.cohort import ROW_ID, needed_columns
@@ -26,9 +27,8 @@ from cardiotune.data.sentinels import in_words, sentinels
 from cardiotune.data.small_counts import told
 from cardiotune.data.split import FEW_GROUPS, PARTS, Parts, few_groups, shared_between
 from cardiotune.data.table import locate, read_cells
-from cardiotune.evaluation import near_copies
-from cardiotune.evaluation.baselines import BASELINES, Baseline
 from cardiotune.evaluation.metrics import auroc
+from cardiotune.models.baselines import BASELINES, Baseline
 
 Severity = Literal["leak", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("leak", "warning", "note")

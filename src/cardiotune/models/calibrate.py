@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cardiotune.errors import DataError, ModelError
-from cardiotune.evaluation.logistic import most_probable, sigmoid
+from cardiotune.models.logistic import most_probable, sigmoid
 
 Array = NDArray[np.float64]
 Method = Literal["none", "temperature", "platt", "isotonic", "beta"]

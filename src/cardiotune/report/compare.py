@@ -14,8 +14,8 @@ from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.estimates import WORDS, Judged, difference, estimate
 from cardiotune.evaluation.intervals import affordable, bootstrap_counts
-from cardiotune.evaluation.predict import read_predictions
-from cardiotune.evaluation.wording import events, in_order, main_model, metric_words, model_words, number, reads, span
+from cardiotune.models.language import read_predictions
+from cardiotune.report.wording import events, in_order, main_model, metric_words, model_words, number, reads, span
 from cardiotune.runs import RunFolder, read_json
 
 log = logging.getLogger(__name__)

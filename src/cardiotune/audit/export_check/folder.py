@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import polars as pl
 
+from cardiotune.audit.export_check.contents import LARGEST, Content, Records, contents
+from cardiotune.audit.export_check.traces import EID, Known, learn, traces
 from cardiotune.config import load_resolved
 from cardiotune.data.small_counts import FEW
 from cardiotune.errors import DataError
-from cardiotune.evaluation.export_check.contents import LARGEST, Content, Records, contents
-from cardiotune.evaluation.export_check.traces import EID, Known, learn, traces
 from cardiotune.runs import RunFolder
 
 LEAVE, ASK, STAY = "may leave", "look at it", "must stay"

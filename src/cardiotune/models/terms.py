@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.evaluation.costs import scoring
+from cardiotune.models.costs import scoring
 
 TOKEN = r"(?<!\w)[-+]?\d+(?:[.,]\d+)*|\w+"
 """A number, with its sign and its decimals, or a word of one letter or more."""

@@ -21,8 +21,8 @@ from cardiotune.data.schema import codes_of
 from cardiotune.data.serialize import NOT_RECORDED
 from cardiotune.data.split import Parts
 from cardiotune.data.subsample import stratified_rows
-from cardiotune.evaluation.costs import scoring
-from cardiotune.evaluation.terms import tfidf_terms
+from cardiotune.models.costs import scoring
+from cardiotune.models.terms import tfidf_terms
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cardiotune.evaluation.risk_scores.rows import Beyond, Region, Rows, Scored, group_of, linear
+from cardiotune.models.risk_scores.rows import Beyond, Region, Rows, Scored, group_of, linear
 
 SCORE2 = {
     "age": (0.4648, 0.3742),

@@ -17,9 +17,9 @@ from matplotlib.ticker import NullLocator
 
 from cardiotune.config import LEARNED, ON_REQUEST, Comparator, Config, read_yaml
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.evaluation.curves import by_training_rows
-from cardiotune.evaluation.drawing import LOOKS, STYLE, UNKNOWN_LOOK
-from cardiotune.evaluation.wording import MODELS
+from cardiotune.report.curves import by_training_rows
+from cardiotune.report.drawing import LOOKS, STYLE, UNKNOWN_LOOK
+from cardiotune.report.wording import MODELS
 from cardiotune.runs import RunFolder, atomic, write_json, write_text
 
 log = logging.getLogger(__name__)

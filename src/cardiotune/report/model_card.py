@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 
 from cardiotune.config import ModelConfig
-from cardiotune.evaluation import checklists
-from cardiotune.evaluation.done import LANGUAGE
-from cardiotune.evaluation.record import Record, read_record
-from cardiotune.evaluation.wording import KEY_METRICS, capitalized, estimate, metric_words, model_words, plain
+from cardiotune.report import checklists
+from cardiotune.report.done import LANGUAGE
+from cardiotune.report.record import Record, read_record
+from cardiotune.report.wording import KEY_METRICS, capitalized, estimate, metric_words, model_words, plain
 from cardiotune.runs import RunFolder, write_text
 
 HUB_LICENSES = {"Gemma Terms of Use": "gemma", "Apache-2.0": "apache-2.0", "MIT": "mit"}

@@ -12,8 +12,8 @@ from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import ConfigError, DataError, ModelError
-from cardiotune.evaluation import calibrate
-from cardiotune.evaluation.predict import LanguageScorer
+from cardiotune.models import calibrate
+from cardiotune.models.language import LanguageScorer
 from cardiotune.runs import HASHES, RunFolder, read_json
 from cardiotune.training.checkpoint import PROBE
 from cardiotune.training.loss import corrected

@@ -1,0 +1,1 @@
+"""Who distrusts it: leaks in a table and its parts, copies of patients, what leaves the machine."""

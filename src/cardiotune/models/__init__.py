@@ -1,0 +1,1 @@
+"""Who gives a risk: language models, and every comparator beside them."""

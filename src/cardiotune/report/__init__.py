@@ -1,0 +1,1 @@
+"""Who tells it: the report, its figures, checklists and model card."""
