@@ -8,7 +8,7 @@ import pytest
 import cardiotune
 
 SOURCE = Path(cardiotune.__file__).parent
-ROOMS = ("data", "training", "models", "evaluation", "audit", "report", "deployment")
+ROOMS = ("data", "synthetic_ukb", "training", "models", "evaluation", "audit", "report", "deployment")
 HALL = ("config", "compatibility", "runs", "processes", "errors")
 MODULES = sorted(SOURCE.rglob("*.py"))
 

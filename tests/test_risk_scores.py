@@ -12,7 +12,6 @@ import yaml
 from cardiotune import stages
 from cardiotune.config import Column, Config, load_config
 from cardiotune.data.cohort import read_cohort
-from cardiotune.data.ukb.synth import write_export
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.models import calibrate
 from cardiotune.models.logistic import logit
@@ -28,6 +27,7 @@ from cardiotune.models.risk_scores import (
     to_mg_dl,
     to_mmol_l,
 )
+from cardiotune.synthetic_ukb.export import write_export
 from conftest import toy_config, write_toy_experiment
 
 # ---------------------------------------------------------------------------------------------------------------------

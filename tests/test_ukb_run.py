@@ -23,11 +23,11 @@ from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.small_counts import FEW, HIDDEN, SMALL
 from cardiotune.data.ukb.read import open_export
-from cardiotune.data.ukb.synth import write_export
 from cardiotune.errors import DataError
 from cardiotune.evaluation.censoring import c_index
 from cardiotune.models.language import write_predictions
 from cardiotune.runs import RunFolder
+from cardiotune.synthetic_ukb.export import write_export
 
 SCHEMA = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))
 

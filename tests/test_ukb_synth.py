@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from cardiotune.cli import app
 from cardiotune.data.ukb import fields as dictionary
-from cardiotune.data.ukb import synth
-from cardiotune.data.ukb.synth_disease import LOG_HAZARD_RATIOS
-from cardiotune.data.ukb.synth_styles import Style
+from cardiotune.synthetic_ukb import export as synth
+from cardiotune.synthetic_ukb.disease import LOG_HAZARD_RATIOS
+from cardiotune.synthetic_ukb.styles import Style
 
 ROWS, SEED = 40_000, 3
 

@@ -780,7 +780,7 @@ def synth_ukb(
 
     Example: cardiotune synth ukb --rows 5000 --seed 1 --style rap --out synthetic_ukb
     """
-    from cardiotune.data.ukb.synth import write_export
+    from cardiotune.synthetic_ukb.export import write_export
 
     made = write_export(out_folder, rows, seed, style, columns)
     _say(f"synthetic: {made.rows} made-up participants, {made.columns} columns, {made.prevalent} with earlier disease")

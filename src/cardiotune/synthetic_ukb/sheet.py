@@ -7,7 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from cardiotune.data.ukb.fields import fields
-from cardiotune.data.ukb.synth_people import Array
+from cardiotune.synthetic_ukb.people import Array
 
 Flags = npt.NDArray[np.bool_]
 

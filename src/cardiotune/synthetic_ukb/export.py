@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from cardiotune.data.ukb.synth_answers import answer
-from cardiotune.data.ukb.synth_disease import area_under_curve, live_on, true_risk
-from cardiotune.data.ukb.synth_people import Array, Values, draw
-from cardiotune.data.ukb.synth_records import TRAPS, record
-from cardiotune.data.ukb.synth_sheet import Sheet, place
-from cardiotune.data.ukb.synth_styles import MARK, Style, named, styled, write_table
 from cardiotune.errors import ConfigError, RunError
 from cardiotune.runs import make_folder, private
+from cardiotune.synthetic_ukb.answers import answer
+from cardiotune.synthetic_ukb.disease import area_under_curve, live_on, true_risk
+from cardiotune.synthetic_ukb.people import Array, Values, draw
+from cardiotune.synthetic_ukb.records import TRAPS, record
+from cardiotune.synthetic_ukb.sheet import Sheet, place
+from cardiotune.synthetic_ukb.styles import MARK, Style, named, styled, write_table
 
 CHUNK = 10_000
 """Participants made and written at a time; relatives are found within one chunk."""

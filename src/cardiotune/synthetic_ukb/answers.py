@@ -6,9 +6,9 @@ Shares of missing cells and of `-1`, `-3`, `-7`, `-10` answers are (unverified),
 import numpy as np
 import polars as pl
 
-from cardiotune.data.ukb.synth_disease import DAYS_A_YEAR
-from cardiotune.data.ukb.synth_people import Array, Values
-from cardiotune.data.ukb.synth_sheet import Flags, Sheet
+from cardiotune.synthetic_ukb.disease import DAYS_A_YEAR
+from cardiotune.synthetic_ukb.people import Array, Values
+from cardiotune.synthetic_ukb.sheet import Flags, Sheet
 
 BLOODS = {
     "30690": ("cholesterol", 3, 0.065),

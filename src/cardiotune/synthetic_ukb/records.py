@@ -7,15 +7,15 @@ Traps are set on purpose: see `TRAPS`.
 import numpy as np
 import polars as pl
 
-from cardiotune.data.ukb.synth_disease import (
+from cardiotune.synthetic_ukb.disease import (
     DAYS_A_YEAR,
     DEATHS_UNTIL,
     HOSPITAL_FROM,
     HOSPITAL_UNTIL,
     NEVER,
 )
-from cardiotune.data.ukb.synth_people import Array, Floats, Values
-from cardiotune.data.ukb.synth_sheet import Flags, Sheet, fill_slots
+from cardiotune.synthetic_ukb.people import Array, Floats, Values
+from cardiotune.synthetic_ukb.sheet import Flags, Sheet, fill_slots
 
 TRAPS = {
     "undated": "heart attack told in the interview without a year (20008 is -1 or -3), with no hospital record",

@@ -13,7 +13,7 @@ from typing import Literal
 import polars as pl
 
 from cardiotune.data.ukb.fields import fields
-from cardiotune.data.ukb.synth_sheet import place
+from cardiotune.synthetic_ukb.sheet import place
 
 Style = Literal["csv", "tab", "rap", "rap_prefixed", "titles"]
 MARK = "990000-0.0"

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from cardiotune.data.ukb.synth_people import Floats, Values
+from cardiotune.synthetic_ukb.people import Floats, Values
 
 Flags = npt.NDArray[np.bool_]
 

@@ -1,0 +1,1 @@
+"""Made-up UK Biobank exports, for trials of the UK Biobank reader without any participant."""
