@@ -26,7 +26,7 @@ from cardiotune.models.generation import (
 from cardiotune.models.language import prediction_rows
 from cardiotune.training import model as building
 from cardiotune.training.heads import LabelTokenNetwork
-from cardiotune.training.train import score
+from cardiotune.training.scoring import score
 from cardiotune.training.weights import find_weights
 from conftest import toy_config
 

@@ -18,7 +18,7 @@ from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer
 from cardiotune.training.optimizer import build_optimizer
 from cardiotune.training.packing import lay_out
-from cardiotune.training.train import score
+from cardiotune.training.scoring import score
 from conftest import build_toy_model
 
 CPU = torch.device("cpu")

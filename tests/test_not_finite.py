@@ -17,7 +17,7 @@ from cardiotune.runs import HASHES, RunFolder, hash_files
 from cardiotune.training.heads import LabelTokenNetwork
 from cardiotune.training.model import load_base
 from cardiotune.training.packing import Rows
-from cardiotune.training.train import all_finite, score
+from cardiotune.training.scoring import all_finite, score
 from conftest import toy_config, write_toy_experiment
 from serving import ROW
 from test_cli import call, check_refusal

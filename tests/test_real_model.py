@@ -15,7 +15,7 @@ from cardiotune.errors import ConfigError, ModelError
 from cardiotune.training import model as building
 from cardiotune.training.checkpoint import save_weights, trained_state
 from cardiotune.training.heads import LabelTokenNetwork
-from cardiotune.training.train import score
+from cardiotune.training.scoring import score
 from cardiotune.training.weights import find_weights
 
 CPU = torch.device("cpu")

@@ -18,7 +18,8 @@ from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import balance, mean_log_loss
 from cardiotune.training.model import build, build_encoder, load_base, load_tuned
 from cardiotune.training.packing import Rows, lay_out
-from cardiotune.training.train import learning_rate_factor, score, train
+from cardiotune.training.scoring import score
+from cardiotune.training.train import learning_rate_factor, train
 from conftest import toy_config
 
 CPU = torch.device("cpu")

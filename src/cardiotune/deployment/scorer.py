@@ -39,7 +39,7 @@ from cardiotune.runs import RunFolder, read_json, recover
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.loss import corrected
 from cardiotune.training.model import build_encoder, set_up
-from cardiotune.training.train import all_finite
+from cardiotune.training.scoring import all_finite
 from cardiotune.training.weights import same_weights
 
 Array = NDArray[np.float64]

@@ -30,7 +30,7 @@ from cardiotune.training.model import (
     score_dtype,
     set_up,
 )
-from cardiotune.training.train import score
+from cardiotune.training.scoring import score
 
 log = logging.getLogger(__name__)
 
