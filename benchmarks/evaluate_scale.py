@@ -20,12 +20,13 @@ from benchmarks.prepare import Steps
 from benchmarks.tables import cardio_table
 from benchmarks.worker import peak_memory_mib
 from cardiotune import runs, stages
-from cardiotune.config import Config, load_config
+from cardiotune.config import load_config
 from cardiotune.data.cohort import EVENT, ROW_ID
 from cardiotune.data.prepare import Prepared
 from cardiotune.models import thresholds
 from cardiotune.models.language import prediction_rows, write_predictions
 from cardiotune.runs import RunFolder, write_json
+from cardiotune.settings import Config
 
 LIMITS = {"seconds": 600, "peak_mib": 8192}
 """What 500,000 rows in the test part may take on two cores, the three steps together."""

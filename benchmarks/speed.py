@@ -27,10 +27,11 @@ import torch
 
 from benchmarks.peak import SIZES, flop_per_token, weights_multiplied
 from benchmarks.tables import cardio_table, long_instruction
-from cardiotune.config import Config, load_config
+from cardiotune.config import load_config
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import CardioTuneError, ConfigError, RunError
 from cardiotune.runs import environment, write_json
+from cardiotune.settings import Config
 from cardiotune.training.packing import shared_length
 from cardiotune.training.weights import find_weights
 

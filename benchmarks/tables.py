@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from cardiotune.config import Config
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import PromptEncoder
+from cardiotune.settings import Config
 from cardiotune.training.model import load_tokenizer
 
 GUIDELINE = """

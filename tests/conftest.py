@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import yaml
 
-from cardiotune.config import Config
+from cardiotune.settings import Config
 
 WORDS = (
     "Judge from the patient's findings whether the patient has heart disease. Patient: age 61 years, sex woman, sex man, "

@@ -13,12 +13,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from cardiotune.audit import audit
 from cardiotune.audit.audit import Finding, as_json, audit_permutation, audit_predictions, audit_raw, audit_table
-from cardiotune.config import DataConfig, SerializeConfig, SplitConfig, read_yaml, shipped
+from cardiotune.config import read_yaml, shipped
 from cardiotune.data.cohort import EVENT, ROW_ID, read_cohort
 from cardiotune.data.copies import column_keys
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.split import split_cohort
 from cardiotune.models.baselines import BASELINES, Baseline
+from cardiotune.settings import DataConfig, SerializeConfig, SplitConfig
 from conftest import TOY_COLUMNS, build_toy_table
 
 COLUMNS: dict[str, Any] = {

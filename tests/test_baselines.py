@@ -12,11 +12,12 @@ import yaml
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from sklearn.model_selection import train_test_split
 
-from cardiotune.config import DataConfig, SplitConfig, configs_folder
+from cardiotune.config import configs_folder
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.split import split_cohort
 from cardiotune.models import baselines
 from cardiotune.models.baselines import BASELINES, age_and_sex, knots_of
+from cardiotune.settings import DataConfig, SplitConfig
 from conftest import TOY_COLUMNS, build_toy_table
 
 FITTED = ("logistic_regression", "spline_regression", "lightgbm")

@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cardiotune.config import DataConfig
 from cardiotune.data.chunks import TableChunks
 from cardiotune.data.cohort import EVENT, read_rows
 from cardiotune.errors import DataError
+from cardiotune.settings import DataConfig
 from conftest import TOY_COLUMNS, build_toy_table
 
 COLUMNS = {**TOY_COLUMNS, "note": {"type": "text"}}

@@ -11,11 +11,12 @@ import polars as pl
 import pytest
 from sklearn.model_selection import train_test_split
 
-from cardiotune.config import DataConfig, SplitConfig, load_config, read_yaml, shipped
+from cardiotune.config import load_config, read_yaml, shipped
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort, read_rows
 from cardiotune.data.draft import draft
 from cardiotune.data.split import split_cohort
 from cardiotune.errors import DataError
+from cardiotune.settings import DataConfig, SplitConfig
 from conftest import TOY_COLUMNS, build_toy_table
 
 CANARY = "ZZCANARY42"

@@ -8,8 +8,9 @@ import torch
 
 from cardiotune import stages
 from cardiotune.compatibility import DTYPES, FAMILIES, HEADS, METHODS, STAGES, Choice, family_of, refusals, table
-from cardiotune.config import ModelConfig, load_config, load_model, shipped
+from cardiotune.config import load_config, load_model, shipped
 from cardiotune.errors import ConfigError, ModelError
+from cardiotune.settings import ModelConfig
 from cardiotune.training.model import DTYPES as DTYPES_OF_TORCH
 from cardiotune.training.model import build_encoder, score_dtype
 from conftest import build_toy_model, toy_config

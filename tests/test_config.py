@@ -8,8 +8,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cardiotune.config import Column, Config, DataConfig, dump, load_config, load_resolved, read_yaml, suggest, to_yaml
+from cardiotune.config import dump, load_config, load_resolved, read_yaml, to_yaml
 from cardiotune.errors import ConfigError
+from cardiotune.settings import Column, Config, DataConfig, suggest
 
 
 def problems(experiment: Path | str, *overrides: str) -> str:

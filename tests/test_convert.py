@@ -12,10 +12,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertCon
 from typer.testing import CliRunner
 
 from cardiotune.cli import app
-from cardiotune.config import ModelConfig
 from cardiotune.errors import ConfigError, ModelError
 from cardiotune.models.language import LanguageScorer
 from cardiotune.runs import HASHES, sha256
+from cardiotune.settings import ModelConfig
 from cardiotune.training.convert import convert
 from cardiotune.training.model import load_tokenizer
 from cardiotune.training.weights import find_weights

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from cardiotune.audit.audit import audit_table
-from cardiotune.config import DataConfig
 from cardiotune.data.cohort import Cohort, read_cohort
 from cardiotune.data.copies import EqualRows, column_keys, equal_rows
 from cardiotune.data.split import split_cohort
+from cardiotune.settings import DataConfig
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
 
 

@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from cardiotune.config import DataConfig
 from cardiotune.data.cohort import EVENT, ROW_ID
 from cardiotune.data.small_counts import FEW, HIDDEN, SMALL
 from cardiotune.evaluation.disclosure import Known, follows, suppress, withhold
@@ -18,6 +17,7 @@ from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.subgroups import subgroups
 from cardiotune.evaluation.table1 import table1, told_beside
 from cardiotune.models.language import prediction_rows
+from cardiotune.settings import DataConfig
 
 # ---------------------------------------------------------------------------------------------------------------------
 # sums

@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune.config import Config, load_config, read_yaml, shipped
+from cardiotune.config import load_config, read_yaml, shipped
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.draft import Draft, draft
 from cardiotune.data.split import split_cohort
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.settings import Config
 from conftest import build_toy_table
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune.config import DataConfig, SerializeConfig
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.errors import DataError
 from cardiotune.evaluation.explain import (
@@ -21,6 +20,7 @@ from cardiotune.evaluation.explain import (
 from cardiotune.evaluation.metrics import auroc, log_loss
 from cardiotune.models.baselines import BASELINES
 from cardiotune.models.language import LanguageScorer, probabilities
+from cardiotune.settings import DataConfig, SerializeConfig
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
 
 DATA = DataConfig.model_validate({"path": "table.csv", "columns": TOY_COLUMNS})

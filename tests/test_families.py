@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from cardiotune.config import ModelConfig
 from cardiotune.data.tokens import LabelTokens
 from cardiotune.errors import ModelError
+from cardiotune.settings import ModelConfig
 from cardiotune.training.checkpoint import check_same_weights, save_weights, trained_state
 from cardiotune.training.families import FAMILIES, family_of, known_family, text_family
 from cardiotune.training.heads import ClassifierNetwork, LabelTokenNetwork, RiskNetwork

@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
-from cardiotune.config import Column, Config, load_config
+from cardiotune.config import load_config
 from cardiotune.data.draft import draft
 from cardiotune.data.identifiers import FORMS, Identifier, compact, identify, in_texts
 from cardiotune.data.prepare import read_prepared
+from cardiotune.settings import Column, Config
 
 ROWS = 60
 

@@ -14,7 +14,6 @@ import polars as pl
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from cardiotune.config import Column, DataConfig, Threshold
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.errors import DataError
 from cardiotune.evaluation.censoring import Followed, _c_of, at_horizon, c_index
@@ -25,6 +24,7 @@ from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.report import curves
 from cardiotune.report.compare import as_text, compare
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Column, DataConfig, Threshold
 from test_censoring import HORIZON, followed
 
 SCHEMA = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))

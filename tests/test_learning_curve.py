@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cardiotune import runs
-from cardiotune.config import Config, dump
+from cardiotune.config import dump
 from cardiotune.data.cohort import ROW_ID, read_cohort
 from cardiotune.data.split import counts, split_cohort
 from cardiotune.data.subsample import cut_training
@@ -24,6 +24,7 @@ from cardiotune.report.learning_curve import (
     write,
 )
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Config
 from conftest import build_toy_table, toy_config
 
 # ---------------------------------------------------------------------------------------------------------------------

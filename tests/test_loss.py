@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
-from cardiotune.config import Imbalance, Oversample
 from cardiotune.errors import DataError
+from cardiotune.settings import Imbalance, Oversample
 from cardiotune.training.loss import balance, corrected
 from conftest import build_toy_table, toy_config
 

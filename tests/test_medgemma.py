@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from cardiotune import stages
-from cardiotune.config import Config, load_config
+from cardiotune.config import load_config
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.models.generation import Generator
+from cardiotune.settings import Config
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer
 from cardiotune.training.optimizer import build_optimizer

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from cardiotune import stages
-from cardiotune.config import Config
 from cardiotune.errors import ModelError
 from cardiotune.models.language import LanguageScorer
+from cardiotune.settings import Config
 from cardiotune.training.heads import trunk_of
 from cardiotune.training.model import HEAD_FILE, build, build_encoder, load_base
 from conftest import build_toy_encoder, build_toy_model, build_toy_table, toy_config

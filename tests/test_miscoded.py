@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 
 from cardiotune import RiskModel
-from cardiotune.config import DataConfig
 from cardiotune.data.chunks import TableChunks
 from cardiotune.data.cohort import read_rows
 from cardiotune.errors import DataError
+from cardiotune.settings import DataConfig
 from conftest import build_toy_table, write_toy_experiment
 from serving import serving
 from test_cli import call, check_refusal, run_tuned_alone

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from cardiotune import stages
-from cardiotune.config import ModelConfig, load_config
+from cardiotune.config import load_config
 from cardiotune.errors import ConfigError
 from cardiotune.runs import RunFolder
+from cardiotune.settings import ModelConfig
 from conftest import build_toy_table, write_toy_experiment
 
 USE = {"dataset": "statlog_heart", "task": "heart_disease", "method": "lora"}

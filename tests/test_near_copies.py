@@ -9,8 +9,9 @@ import pytest
 from cardiotune.audit import near_copies
 from cardiotune.audit.audit import _near_copies
 from cardiotune.audit.near_copies import FURTHER, NEAR, NEIGHBOURS, Agreement, agreement, places
-from cardiotune.config import DataConfig, read_yaml, shipped
+from cardiotune.config import read_yaml, shipped
 from cardiotune.data.cohort import EVENT, read_cohort
+from cardiotune.settings import DataConfig
 from test_audit import framingham, random_parts, settings
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cardiotune.config import ModelConfig
 from cardiotune.errors import ModelError
+from cardiotune.settings import ModelConfig
 from cardiotune.training import weights
 from conftest import write_toy_experiment
 

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from cardiotune.config import Config
 from cardiotune.errors import ModelError
+from cardiotune.settings import Config
 from cardiotune.training.checkpoint import save_weights, trained_state
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.model import build, build_encoder, has_head, load_base, load_plain, load_tuned

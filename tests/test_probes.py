@@ -7,12 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune.config import DataConfig, SerializeConfig, configs_folder, read_yaml
+from cardiotune.config import configs_folder, read_yaml
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.evaluation.probes import CONVERSIONS, READY_TEXT, TEMPLATE, _raised, probe, with_values
 from cardiotune.models.language import LanguageScorer, probabilities
+from cardiotune.settings import DataConfig, SerializeConfig
 from conftest import TOY_COLUMNS, toy_config
 
 DATA = DataConfig.model_validate({"path": "table.csv", "columns": TOY_COLUMNS})

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoTokenizer
 
 from cardiotune import RiskModel, stages
-from cardiotune.config import Config
 from cardiotune.data.serialize import Pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError, PromptsTooLongError
 from cardiotune.models.language import LanguageScorer
+from cardiotune.settings import Config
 from cardiotune.training.model import build_encoder
 from cardiotune.training.packing import lay_out
 from conftest import build_toy_encoder, build_toy_model, build_toy_table, toy_config

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from cardiotune.config import Config, dump
+from cardiotune.config import dump
 from cardiotune.errors import DataError
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts
@@ -34,6 +34,7 @@ from cardiotune.report.record import read_record
 from cardiotune.report.report import write_report
 from cardiotune.report.wording import MAIN, MODELS, main_model
 from cardiotune.runs import RunFolder, write_json, write_text
+from cardiotune.settings import Config
 from test_learning_curve import Runs, experiment
 
 ALL = ("prevalence", "logistic_regression", "lightgbm", "zero_shot", "few_shot", "tuned")

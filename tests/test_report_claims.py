@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
-from cardiotune.config import Config
 from cardiotune.report.record import read_record
 from cardiotune.runs import RunFolder, read_json
+from cardiotune.settings import Config
 from conftest import TOY_COLUMNS, build_toy_encoder, build_toy_table, toy_config
 
 CLASSICAL = ["logistic_regression", "lightgbm"]

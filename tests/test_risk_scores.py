@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cardiotune import stages
-from cardiotune.config import Column, Config, load_config
+from cardiotune.config import load_config
 from cardiotune.data.cohort import read_cohort
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.models import calibrate
@@ -27,6 +27,7 @@ from cardiotune.models.risk_scores import (
     to_mg_dl,
     to_mmol_l,
 )
+from cardiotune.settings import Column, Config
 from cardiotune.synthetic_ukb.export import write_export
 from conftest import toy_config, write_toy_experiment
 

@@ -9,13 +9,14 @@ import pytest
 import yaml
 
 from cardiotune import stages
-from cardiotune.config import MEANINGS, Column, DataConfig, Meaning, load_config, load_resolved, read_yaml, shipped
+from cardiotune.config import load_config, load_resolved, read_yaml, shipped
 from cardiotune.data import roles
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.subgroups import subgroups
 from cardiotune.models.baselines import age_and_sex
 from cardiotune.models.risk_scores import score_cohort
+from cardiotune.settings import MEANINGS, Column, DataConfig, Meaning
 from conftest import TOY_COLUMNS, build_toy_table, write_toy_experiment
 
 BINARY, NUMBER = {"type": "binary"}, {"type": "numeric"}

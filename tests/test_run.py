@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
-from cardiotune.config import COMPARATORS, ON_REQUEST, load_config
+from cardiotune.comparators import COMPARATORS, ON_REQUEST
+from cardiotune.config import load_config
 from cardiotune.errors import ConfigError, DataError, ModelError
 from conftest import build_toy_table, write_toy_experiment
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardiotune.config import Column, DataConfig
 from cardiotune.data import schema
+from cardiotune.settings import Column, DataConfig
 
 
 def column(**settings: Any) -> Column:

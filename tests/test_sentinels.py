@@ -9,9 +9,9 @@ import pytest
 from numpy.random import Generator
 
 from cardiotune.audit.audit import audit_raw
-from cardiotune.config import DataConfig
 from cardiotune.data.draft import draft
 from cardiotune.data.sentinels import in_words, sentinels
+from cardiotune.settings import DataConfig
 
 Draw = Callable[[Generator, int], np.ndarray]
 

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cardiotune.config import DataConfig, SerializeConfig, TaskConfig, load_config
+from cardiotune.config import load_config
 from cardiotune.data import schema
 from cardiotune.data.cohort import read_rows
 from cardiotune.data.prepare import read_prepared
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces
 from cardiotune.errors import ConfigError
+from cardiotune.settings import DataConfig, SerializeConfig, TaskConfig
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
 
 COLUMNS = {

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import pytest
 
 from cardiotune import stages
-from cardiotune.config import COMPARATORS, MEANINGS, PUBLISHED_SCORES, Config, Settings, Threshold, dump, load_config
+from cardiotune.comparators import COMPARATORS, PUBLISHED_SCORES
+from cardiotune.config import dump, load_config
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.models import calibrate, thresholds
 from cardiotune.models.language import read_predictions, write_predictions
@@ -25,6 +26,7 @@ from cardiotune.report import checklists, model_card
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.report import as_text, write_report
 from cardiotune.runs import RunFolder, write_json, write_text
+from cardiotune.settings import MEANINGS, Config, Settings, Threshold
 from conftest import write_toy_experiment
 
 ALL = (*PUBLISHED_SCORES, *COMPARATORS)

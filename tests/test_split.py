@@ -11,7 +11,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from cardiotune.config import DataConfig, SplitConfig
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort
 from cardiotune.data.split import (
     PARTS,
@@ -24,6 +23,7 @@ from cardiotune.data.split import (
     split_cohort,
 )
 from cardiotune.errors import DataError
+from cardiotune.settings import DataConfig, SplitConfig
 
 
 def cohort(events: Any, **columns: Any) -> tuple[Cohort, DataConfig]:

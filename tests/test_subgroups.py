@@ -3,10 +3,10 @@
 import polars as pl
 import pytest
 
-from cardiotune.config import DataConfig
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.errors import ConfigError
 from cardiotune.evaluation.subgroups import subgroups
+from cardiotune.settings import DataConfig
 
 COLUMNS = {
     "age": {"type": "integer", "unit": "years", "range": [18, 110]},

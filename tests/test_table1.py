@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cardiotune.config import DataConfig
 from cardiotune.data.split import PARTS
 from cardiotune.evaluation.table1 import HIDDEN, SMALL, table1
+from cardiotune.settings import DataConfig
 from conftest import TOY_COLUMNS, build_toy_table
 
 SHOWN = re.compile(r"^(\d+) \((\d+\.\d) %\)$")

@@ -11,11 +11,12 @@ from scipy.special import expit
 from scipy.special import logit as log_odds
 from sklearn.metrics import log_loss, roc_auc_score
 
-from cardiotune.config import Comparator, DataConfig
+from cardiotune.comparators import Comparator
 from cardiotune.errors import ModelError
 from cardiotune.models import baselines, text_baselines
 from cardiotune.models.baselines import BASELINES, logistic_regression
 from cardiotune.models.text_baselines import NEEDS, TOKEN, embedding, stacked, tfidf
+from cardiotune.settings import DataConfig
 
 DATA = DataConfig.model_validate(
     {

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
-from cardiotune.config import Config
 from cardiotune.data.serialize import NOT_RECORDED
 from cardiotune.runs import RunFolder, read_json
+from cardiotune.settings import Config
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
 
 READERS = ("logistic_regression", "spline_regression", "lightgbm", "stacked")

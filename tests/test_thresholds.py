@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cardiotune.config import Threshold
 from cardiotune.evaluation.metrics import recall, specificity
 from cardiotune.models.thresholds import fix
+from cardiotune.settings import Threshold
 
 Y = np.array([0, 0, 0, 1, 0, 1, 1, 0, 1, 1], float)
 P = np.array([0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.55, 0.6, 0.8, 0.9])

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cardiotune.config import Config, Imbalance, TrainConfig
 from cardiotune.errors import ModelError, RunError
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Config, Imbalance, TrainConfig
 from cardiotune.training.checkpoint import check_probe, check_same_weights, record_probe, trained_state, verify
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import balance, mean_log_loss

@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from cardiotune import stages
-from cardiotune.config import Config, Imbalance
 from cardiotune.errors import ConfigError, ModelError, RunError
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Config, Imbalance
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import balance
 from cardiotune.training.model import build, build_encoder, load_base

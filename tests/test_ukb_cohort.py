@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune.config import Config, load_config
+from cardiotune.config import load_config
 from cardiotune.data.cohort import EVENT, STATUS, TIME, WEIGHT, Cohort, read_cohort, read_rows
 from cardiotune.data.prepare import read_prepared
 from cardiotune.data.ukb.build import INCOMPLETE, WITHDREW, build
@@ -29,6 +29,7 @@ from cardiotune.data.ukb.followup import (
 )
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.censoring import at_horizon
+from cardiotune.settings import Config
 from ukb_table import RECORDS, STYLES, people, place, write_export
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune.config import Column, DataConfig, load_config
+from cardiotune.config import load_config
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows
@@ -15,6 +15,7 @@ from cardiotune.data.ukb.followup import uncensored_before
 from cardiotune.data.ukb.people import families, read_kinship, read_withdrawals
 from cardiotune.data.ukb.predictors import NAMED, egfr, make_columns
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.settings import Column, DataConfig
 from ukb_table import people, write_export
 
 

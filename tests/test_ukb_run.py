@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from cardiotune import stages
 from cardiotune.audit.export_check import ASK, LEAVE, STAY, check_export
-from cardiotune.config import Config, load_config, load_resolved
+from cardiotune.config import load_config, load_resolved
 from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.small_counts import FEW, HIDDEN, SMALL
@@ -27,6 +27,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation.censoring import c_index
 from cardiotune.models.language import write_predictions
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Config
 from cardiotune.synthetic_ukb.export import write_export
 
 SCHEMA = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from cardiotune.config import Column, DataConfig, Imbalance
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.models.baselines import BASELINES
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Column, DataConfig, Imbalance
 from cardiotune.training.loss import balance
 from cardiotune.training.model import build, build_encoder, load_base
 from cardiotune.training.train import Rows, train, validation_metrics

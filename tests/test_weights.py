@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cardiotune.config import Gguf, ModelConfig, PackedFolder, load_model, shipped
+from cardiotune.config import load_model, shipped
 from cardiotune.errors import ModelError
 from cardiotune.runs import sha256
+from cardiotune.settings import Gguf, ModelConfig, PackedFolder
 from cardiotune.training import weights
 from cardiotune.training.model import build_encoder, load_base
 from conftest import toy_config

@@ -15,13 +15,14 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 import cardiotune
-from cardiotune.config import Column, DataConfig, load_config, load_resolved
+from cardiotune.config import load_config, load_resolved
 from cardiotune.data import schema, writing
 from cardiotune.data.chunks import TableChunks
 from cardiotune.data.cohort import read_rows
 from cardiotune.data.draft import draft
 from cardiotune.data.table import cells_of
 from cardiotune.errors import DataError
+from cardiotune.settings import Column, DataConfig
 from cardiotune.stages import prepare
 
 UNKNOWN = None

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-from cardiotune.config import Config, load_model, shipped
+from cardiotune.config import load_model, shipped
 from cardiotune.errors import ModelError, PromptsTooLongError
+from cardiotune.settings import Config
 
 
 def examine() -> dict[str, Any]:

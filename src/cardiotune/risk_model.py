@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
-from cardiotune.config import Column, Config, compose, load_config, run_name
+from cardiotune.config import compose, load_config, run_name
 from cardiotune.data.schema import DEFAULT_CODES, code_reader
 from cardiotune.data.table import cells_of
 from cardiotune.deployment.scorer import Array, Problem, RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.runs import private
+from cardiotune.settings import Column, Config
 
 SMALLEST_TEST = 0.01
 """Share of the rows that a fit leaves to the test part, which nobody looks at: whoever calls it holds out rows of their own."""

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from cardiotune import runs
-from cardiotune.config import Config, DataConfig, dump, load_resolved
+from cardiotune.config import dump, load_resolved
 from cardiotune.data import roles
 from cardiotune.data.cache import keep_tokens, run_tokens
 from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME, WEIGHT, as_written, read_rows, read_unused
@@ -33,6 +33,7 @@ from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError, ModelError, PromptsTooLongError
 from cardiotune.processes import current
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Config, DataConfig
 
 if TYPE_CHECKING:
     from cardiotune.data.tokens import PromptEncoder

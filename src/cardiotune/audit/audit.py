@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cardiotune.audit import near_copies
-from cardiotune.config import NUMBERS, Column, DataConfig
 from cardiotune.data import identifiers, roles, schema
 from cardiotune.data.cohort import ROW_ID, needed_columns
 from cardiotune.data.copies import Keys, column_keys, equal_rows, exceeds, expected_pairs, pairs_of, total
@@ -29,6 +28,7 @@ from cardiotune.data.split import FEW_GROUPS, PARTS, Parts, few_groups, shared_b
 from cardiotune.data.table import locate, read_cells
 from cardiotune.evaluation.metrics import auroc
 from cardiotune.models.baselines import BASELINES, Baseline
+from cardiotune.settings import NUMBERS, Column, DataConfig
 
 Severity = Literal["leak", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("leak", "warning", "note")

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from cardiotune.config import NUMBERS, DataConfig
+from cardiotune.settings import NUMBERS, DataConfig
 
 Places = NDArray[np.float64]
 """(rows, dimensions): points whose distance says how unlike two patients are."""

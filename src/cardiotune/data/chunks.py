@@ -9,7 +9,6 @@ from typing import IO, Any
 
 import polars as pl
 
-from cardiotune.config import DataConfig
 from cardiotune.data import schema
 from cardiotune.data.cohort import (
     Tally,
@@ -41,6 +40,7 @@ from cardiotune.data.table import (
 from cardiotune.data.writing import Signs, Writings
 from cardiotune.errors import DataError
 from cardiotune.runs import row_key
+from cardiotune.settings import DataConfig
 
 CHUNK_ROWS = 16_384
 """Rows that are in memory at a time. A risk may differ in its last digits with the rows that it is computed beside, so

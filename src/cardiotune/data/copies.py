@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import DataConfig
+from cardiotune.settings import DataConfig
 
 Keys = NDArray[np.uint64]
 

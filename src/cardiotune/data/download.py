@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cardiotune.config import suggest
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.runs import atomic, sha256
+from cardiotune.settings import suggest
 
 log = logging.getLogger(__name__)
 

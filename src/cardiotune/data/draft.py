@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from cardiotune.config import Column, read_yaml, run_name, shipped, spelling, to_yaml
+from cardiotune.config import read_yaml, run_name, shipped, to_yaml
 from cardiotune.data import roles, schema, sentinels, writing
 from cardiotune.data.identifiers import BEHAVES, Identifier, identify, is_of_patients, texts
 from cardiotune.data.small_counts import told
@@ -22,6 +22,7 @@ from cardiotune.data.table import is_value, locate, read_cells
 from cardiotune.data.writing import Writings
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.runs import write_text
+from cardiotune.settings import Column, spelling
 
 INDEX_NAMES = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|index)?", re.I)
 """What data frames call the row number when they write it."""

@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from cardiotune.config import Column
 from cardiotune.data import schema, writing
 from cardiotune.data.roles import meanings_of, words
 from cardiotune.data.writing import EXPONENT, LIKE_DATE, SPACE
+from cardiotune.settings import Column
 
 Kind = Literal["patient", "weak", "family", "record", "contact"]
 """`patient`: the key of a person; `weak`: one, if its values repeat like one (`id`, `record_id`); `family`: of relatives;

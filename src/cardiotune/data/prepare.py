@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from cardiotune.config import Config
 from cardiotune.data.cohort import Cohort, read_cohort
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.data.split import Parts, split_cohort
 from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ModelError
 from cardiotune.runs import RunFolder, read_json
+from cardiotune.settings import Config
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from cardiotune.config import MEANINGS, NUMBERS, Column, Meaning
 from cardiotune.data.schema import TRUTH, codes_of
 from cardiotune.errors import DataError
+from cardiotune.settings import MEANINGS, NUMBERS, Column, Meaning
 
 # ---------------------------------------------------------------------------------------------------------------------
 # what columns are called

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import polars as pl
 
-from cardiotune.config import CODED, NUMBERS, Column, DataConfig, Derive, spelling
 from cardiotune.data import writing as written
 from cardiotune.data.writing import Signs, Writing, Writings
+from cardiotune.settings import CODED, NUMBERS, Column, DataConfig, Derive, spelling
 
 MISSING = ("", "na", "nan", "n/a", "null", "?", ".")
 """Cells that mean "missing" in every column, in any case, spaces around them ignored."""

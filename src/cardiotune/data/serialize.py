@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 from jinja2.sandbox import SandboxedEnvironment
 
-from cardiotune.config import DataConfig, SerializeConfig, TaskConfig, suggest
 from cardiotune.data import schema
 from cardiotune.errors import ConfigError
+from cardiotune.settings import DataConfig, SerializeConfig, TaskConfig, suggest
 
 NOT_RECORDED = "not recorded"
 PATIENT = "Patient: "

@@ -10,9 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from cardiotune.config import DataConfig, SplitConfig
 from cardiotune.data.cohort import EVENT, PART, ROW_ID, Cohort
 from cardiotune.errors import DataError
+from cardiotune.settings import DataConfig, SplitConfig
 
 log = logging.getLogger(__name__)
 

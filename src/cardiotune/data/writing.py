@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cardiotune.config import NUMBERS, Column
+from cardiotune.settings import NUMBERS, Column
 
 LARGEST = 1.7e38
 """From here on a number is Stata's missing value, or nonsense."""

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from cardiotune import __version__
-from cardiotune.config import Config, LaunchConfig, load_resolved
+from cardiotune.config import load_resolved
 from cardiotune.data.chunks import CHUNK_ROWS, TableChunks
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.table import locate
@@ -26,6 +26,7 @@ from cardiotune.errors import ConfigError, InterruptedRunError
 from cardiotune.models.language import progress
 from cardiotune.processes import current
 from cardiotune.runs import HASHES, RunFolder, atomic, read_json, sha256, write_json
+from cardiotune.settings import Config, LaunchConfig
 from cardiotune.training.distributed import check_meeting_place, launch, meet
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from cardiotune import __version__
-from cardiotune.config import Config
 from cardiotune.data.cohort import needed_columns
 from cardiotune.data.schema import MISSING, codes_of, expected
 from cardiotune.deployment.rows import plain_label
@@ -15,6 +14,7 @@ from cardiotune.deployment.scorer import RowScorer
 from cardiotune.report.curves import calibration_points
 from cardiotune.report.wording import KEY_METRICS, metric_words
 from cardiotune.runs import RunFolder, read_json
+from cardiotune.settings import Config
 
 CARDS = ("model_card.md", "README.md")
 """The model card in a run folder, and in an export."""

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from cardiotune.config import Config, dump, load_resolved
+from cardiotune.config import dump, load_resolved
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
@@ -27,6 +27,7 @@ from cardiotune.models.tuned import probe_texts, recorded_model
 from cardiotune.report.model_card import render
 from cardiotune.report.record import read_record
 from cardiotune.runs import RunFolder, private, read_json, write_folder, write_json, write_text
+from cardiotune.settings import Config
 from cardiotune.training.checkpoint import record_probe, verify
 from cardiotune.training.heads import ClassifierNetwork
 from cardiotune.training.model import HEAD_FILE, build_encoder, load_head, load_plain, read

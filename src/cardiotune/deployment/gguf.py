@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.config import Config
 from cardiotune.data.tokens import LabelTokens, TokenRows
 from cardiotune.errors import ConfigError, ModelError
+from cardiotune.settings import Config
 from cardiotune.training.packing import in_order, shared_length
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cardiotune.config import Config
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import ConfigError, ModelError
+from cardiotune.settings import Config
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.packing import Batch, by_token_budget, lay_out
 

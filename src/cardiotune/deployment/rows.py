@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
 
-from cardiotune.config import CODED, NUMBERS, Column, DataConfig, spelling
 from cardiotune.data.cohort import needed_columns
 from cardiotune.data.schema import code_reader, codes_of, expected, label
+from cardiotune.settings import CODED, NUMBERS, Column, DataConfig, spelling
 
 LONGEST_TEXT = 20_000
 LONGEST_CODE = 200

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cardiotune import __version__
-from cardiotune.config import Column, Config, load_resolved, suggest
+from cardiotune.config import load_resolved
 from cardiotune.data import schema
 from cardiotune.data.cohort import Tally, check_meant, check_present, needed_columns, plausible_rows, typed_rows
 from cardiotune.data.prepare import read_order
@@ -36,6 +36,7 @@ from cardiotune.models.tuned import (
     tuned_calibrator,
 )
 from cardiotune.runs import RunFolder, read_json, recover
+from cardiotune.settings import Column, Config, suggest
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.loss import corrected
 from cardiotune.training.model import build_encoder, set_up

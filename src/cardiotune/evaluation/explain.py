@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import NUMBERS, DataConfig, SerializeConfig
 from cardiotune.data import schema
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.serialize import serialize_rows
@@ -22,6 +21,7 @@ from cardiotune.evaluation import metrics
 from cardiotune.evaluation.intervals import around, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.probes import Score, with_values
 from cardiotune.models.baselines import Baseline, row_weights
+from cardiotune.settings import NUMBERS, DataConfig, SerializeConfig
 
 Array = NDArray[np.float64]
 RiskOf = Callable[[pl.DataFrame], Array]

@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import NUMBERS, Column, DataConfig, Meaning, SerializeConfig
 from cardiotune.data import roles, schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.serialize import serialize_rows
+from cardiotune.settings import NUMBERS, Column, DataConfig, Meaning, SerializeConfig
 
 Array = NDArray[np.float64]
 Score = Callable[[list[str]], Array]

@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from cardiotune.config import NUMBERS, DataConfig, suggest
 from cardiotune.data import roles, schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.errors import ConfigError
+from cardiotune.settings import NUMBERS, DataConfig, suggest
 
 Labels = dict[str, str | None]
 """row_id -> label of its group; None where the value is missing."""

@@ -13,13 +13,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import CODED, Column, DataConfig
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.small_counts import FEW, HIDDEN, SMALL, is_small
 from cardiotune.data.split import PARTS, Parts
 from cardiotune.evaluation.disclosure import Counts, Told, suppress
 from cardiotune.evaluation.subgroups import columns_of
+from cardiotune.settings import CODED, Column, DataConfig
 
 NONE = "-"
 MOST_CATEGORIES = 20

@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import CODED, Column, DataConfig, Meaning
 from cardiotune.data import roles
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.schema import codes_of
@@ -23,6 +22,7 @@ from cardiotune.data.split import Parts
 from cardiotune.data.subsample import stratified_rows
 from cardiotune.models.costs import scoring
 from cardiotune.models.terms import tfidf_terms
+from cardiotune.settings import CODED, Column, DataConfig, Meaning
 
 log = logging.getLogger(__name__)
 

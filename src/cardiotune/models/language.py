@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cardiotune.config import Config
 from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import DataError, ModelError
 from cardiotune.evaluation.estimates import WORDS
 from cardiotune.models.calibrate import in_range
 from cardiotune.models.costs import scoring
 from cardiotune.runs import RunFolder, atomic
+from cardiotune.settings import Config
 from cardiotune.training.checkpoint import check_probe, verify
 from cardiotune.training.fixed_weights import fix_weights
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import DataConfig
 from cardiotune.data.split import Parts
 from cardiotune.errors import ModelError
 from cardiotune.models.baselines import (
@@ -26,6 +25,7 @@ from cardiotune.models.baselines import (
 from cardiotune.models.costs import scoring
 from cardiotune.models.logistic import logit, most_probable, sigmoid
 from cardiotune.models.terms import TOKEN, tfidf_terms
+from cardiotune.settings import DataConfig
 
 Array = NDArray[np.float64]
 Events = NDArray[np.int_]

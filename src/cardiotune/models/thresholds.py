@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.config import Threshold
+from cardiotune.settings import Threshold
 
 Array = NDArray[np.float64]
 

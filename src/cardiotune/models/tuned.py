@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.config import Config
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.tokens import TokenRows
@@ -15,6 +14,7 @@ from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.models import calibrate
 from cardiotune.models.language import LanguageScorer
 from cardiotune.runs import HASHES, RunFolder, read_json
+from cardiotune.settings import Config
 from cardiotune.training.checkpoint import PROBE
 from cardiotune.training.loss import corrected
 from cardiotune.training.weights import same_weights

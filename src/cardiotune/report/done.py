@@ -7,12 +7,13 @@ Words for the values of a setting stand in a table each, without a default: a va
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cardiotune.config import PUBLISHED_SCORES, DataConfig
+from cardiotune.comparators import PUBLISHED_SCORES
 from cardiotune.data.small_counts import HIDDEN
 from cardiotune.data.split import PARTS, UNUSED
 from cardiotune.models.baselines import TREE_ROWS, TREE_TERMS, age_and_sex
 from cardiotune.report.record import Record
 from cardiotune.report.wording import events, listed, model_words, percent, step_words
+from cardiotune.settings import DataConfig
 
 SPLITS = {
     "random": "random, stratified by the outcome",

@@ -9,12 +9,12 @@ from typing import Any
 
 import jinja2
 
-from cardiotune.config import ModelConfig
 from cardiotune.report import checklists
 from cardiotune.report.done import LANGUAGE
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.wording import KEY_METRICS, capitalized, estimate, metric_words, model_words, plain
 from cardiotune.runs import RunFolder, write_text
+from cardiotune.settings import ModelConfig
 
 HUB_LICENSES = {"Gemma Terms of Use": "gemma", "Apache-2.0": "apache-2.0", "MIT": "mit"}
 """Our name of a licence -> its id on the hub. Any other is `other`, with its name and link."""

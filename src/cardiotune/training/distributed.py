@@ -21,9 +21,9 @@ import torch
 from accelerate import Accelerator
 from torch._C._distributed_c10d import FileStore, Store, TCPStore
 
-from cardiotune.config import Config, DeepSpeed
 from cardiotune.errors import CardioTuneError, ConfigError, InterruptedRunError, ModelError, RunError
 from cardiotune.processes import TRUSTED, Process, current, describing, without_strays
+from cardiotune.settings import Config, DeepSpeed
 
 log = logging.getLogger(__name__)
 

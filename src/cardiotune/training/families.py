@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from cardiotune.config import ModelConfig
 from cardiotune.errors import ModelError
+from cardiotune.settings import ModelConfig
 
 Positions = Literal["rotary", "learned", "after_padding", "computed", "unlimited"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cardiotune.config import Imbalance
 from cardiotune.errors import DataError
+from cardiotune.settings import Imbalance
 
 
 def mean_log_loss(logits: torch.Tensor, events: torch.Tensor, weights: torch.Tensor, rows: int) -> torch.Tensor:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from cardiotune.config import Config
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.errors import ModelError
+from cardiotune.settings import Config
 from cardiotune.training.families import family_of
 from cardiotune.training.heads import RiskNetwork, trunk_of
 from cardiotune.training.model import build, build_encoder, score_dtype, train_dtype

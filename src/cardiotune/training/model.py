@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from cardiotune.compatibility import Scoring, score_refusals
-from cardiotune.config import Config, ModelConfig
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError
 from cardiotune.processes import current
+from cardiotune.settings import Config, ModelConfig
 from cardiotune.training.families import family_of, known_family, read_config
 from cardiotune.training.heads import (
     ClassifierNetwork,

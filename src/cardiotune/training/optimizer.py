@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from cardiotune.config import MethodConfig, TrainConfig
 from cardiotune.errors import ModelError
+from cardiotune.settings import MethodConfig, TrainConfig
 from cardiotune.training.heads import RiskNetwork
 
 log = logging.getLogger(__name__)

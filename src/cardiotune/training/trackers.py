@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
-from cardiotune.config import Config
 from cardiotune.errors import ConfigError
 from cardiotune.runs import RunFolder, make_folder
+from cardiotune.settings import Config
 
 
 class Trackers:

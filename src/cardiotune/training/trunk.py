@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cardiotune.config import Config
 from cardiotune.errors import ModelError, RunError
 from cardiotune.runs import RunFolder, make_folder
+from cardiotune.settings import Config
 from cardiotune.training.distributed import world
 from cardiotune.training.families import family_of, tree_families
 from cardiotune.training.heads import RiskNetwork

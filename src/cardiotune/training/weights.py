@@ -14,9 +14,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from cardiotune.config import Gguf, ModelConfig
 from cardiotune.errors import ModelError
 from cardiotune.runs import RunFolder, hash_files, make_folder, private, sha256, write_json
+from cardiotune.settings import Gguf, ModelConfig
 
 log = logging.getLogger(__name__)
 

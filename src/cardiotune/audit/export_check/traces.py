@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from cardiotune.config import NUMBERS, Column, Config
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.prepare import Prepared, read_prepared
@@ -17,6 +16,7 @@ from cardiotune.data.serialize import NOT_RECORDED
 from cardiotune.data.table import column_names, locate, read_cells
 from cardiotune.data.ukb.read import open_export
 from cardiotune.errors import CardioTuneError
+from cardiotune.settings import NUMBERS, Column, Config
 
 log = logging.getLogger(__name__)
 

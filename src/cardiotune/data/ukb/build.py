@@ -8,7 +8,6 @@ from typing import Any
 
 import polars as pl
 
-from cardiotune.config import DataConfig, UkbConfig
 from cardiotune.data.ukb import followup
 from cardiotune.data.ukb.endpoints import absent_sources, first_records, parse_date, read_endpoint
 from cardiotune.data.ukb.fields import check_showcase, fields
@@ -16,6 +15,7 @@ from cardiotune.data.ukb.people import families, read_kinship, read_withdrawals
 from cardiotune.data.ukb.predictors import extra_fields, make_columns, needed_fields, of_centre
 from cardiotune.data.ukb.read import EID, KINSHIP, SHOWCASE, WITHDRAWALS, Export, companion, open_export
 from cardiotune.errors import DataError
+from cardiotune.settings import DataConfig, UkbConfig
 
 log = logging.getLogger(__name__)
 

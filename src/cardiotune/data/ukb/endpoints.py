@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import polars as pl
 from pydantic import Field
 
-from cardiotune.config import Settings, find_file, read_yaml
+from cardiotune.config import find_file, read_yaml
 from cardiotune.data.ukb.columns import Place
 from cardiotune.data.ukb.fields import fields
 from cardiotune.data.ukb.read import EID, Export, answers, canonical
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.settings import Settings
 
 log = logging.getLogger(__name__)
 

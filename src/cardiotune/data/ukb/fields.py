@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from cardiotune.config import Settings, read_yaml
+from cardiotune.config import read_yaml
 from cardiotune.errors import DataError
+from cardiotune.settings import Settings
 
 Nation = Literal["England", "Scotland", "Wales"]
 

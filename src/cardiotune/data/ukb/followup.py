@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import UkbConfig, read_yaml, suggest
+from cardiotune.config import read_yaml
 from cardiotune.errors import ConfigError
+from cardiotune.settings import UkbConfig, suggest
 
 DAYS_A_YEAR = 365.25
 CENSORED, EVENT, DIED = 0, 1, 2

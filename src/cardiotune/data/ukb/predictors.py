@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from cardiotune.config import CODED, DataConfig, suggest
 from cardiotune.data.ukb.fields import UkbField, centres, fields
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.settings import CODED, DataConfig, suggest
 
 Make = Callable[[], pl.Expr]
 UMOL_PER_MG_DL = 88.4

@@ -92,7 +92,7 @@ function plainNumber(text, decimal) {
   return UNCLEAR.test(text) || WITH_POINT.test(text) ? text.replaceAll(",", "") : text;
 }
 
-/** A code without what programs and people write differently, as `spelling` of cardiotune/config.py. */
+/** A code without what programs and people write differently, as `spelling` of cardiotune/settings/columns.py. */
 function spelling(code) {
   const plain = code.normalize("NFKC").replace(/\p{Cf}/gu, "").trim().replace(/\s+/g, " ").toLowerCase();
   return plain.replace(/^([+-]?[0-9]+)(?:\.0+|,00?)$/, "$1");

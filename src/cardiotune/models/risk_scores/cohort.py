@@ -8,13 +8,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.config import Column, Meaning, PublishedScore
+from cardiotune.comparators import PublishedScore
 from cardiotune.data import roles, small_counts
 from cardiotune.data.schema import codes_of
 from cardiotune.errors import DataError
 from cardiotune.models.risk_scores.american import framingham, framingham_bmi, pooled_cohort
 from cardiotune.models.risk_scores.rows import Array, Beyond, Region, Scored, to_mg_dl, to_mmol_l
 from cardiotune.models.risk_scores.score2 import score2
+from cardiotune.settings import Column, Meaning
 
 log = logging.getLogger(__name__)
 

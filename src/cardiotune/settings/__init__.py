@@ -1,0 +1,55 @@
+"""Every setting, typed, with its meaning and unit, and checked; a file a section."""
+
+from cardiotune.settings.columns import (
+    CODED,
+    DERIVE_INPUTS,
+    LEARNED,
+    MEANINGS,
+    NUMBERS,
+    TYPE_OF_ROLE,
+    Column,
+    Derive,
+    Meaning,
+    spelling,
+)
+from cardiotune.settings.data import CensoringDates, DataConfig, SerializeConfig, SplitConfig, UkbConfig
+from cardiotune.settings.evaluation import EvaluationConfig, Threshold
+from cardiotune.settings.experiment import Config
+from cardiotune.settings.model import Gguf, MethodConfig, ModelConfig, PackedFolder, TaskConfig
+from cardiotune.settings.strict import Settings, Share, raise_all, suggest
+from cardiotune.settings.training import DeepSpeed, Imbalance, LaunchConfig, Oversample, TrainConfig
+
+__all__ = [
+    "CODED",
+    "DERIVE_INPUTS",
+    "LEARNED",
+    "MEANINGS",
+    "NUMBERS",
+    "TYPE_OF_ROLE",
+    "CensoringDates",
+    "Column",
+    "Config",
+    "DataConfig",
+    "DeepSpeed",
+    "Derive",
+    "EvaluationConfig",
+    "Gguf",
+    "Imbalance",
+    "LaunchConfig",
+    "Meaning",
+    "MethodConfig",
+    "ModelConfig",
+    "Oversample",
+    "PackedFolder",
+    "SerializeConfig",
+    "Settings",
+    "Share",
+    "SplitConfig",
+    "TaskConfig",
+    "Threshold",
+    "TrainConfig",
+    "UkbConfig",
+    "raise_all",
+    "spelling",
+    "suggest",
+]

@@ -1,0 +1,199 @@
+"""The table, its parts and its text."""
+
+from collections import Counter
+from datetime import date
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cardiotune.settings.columns import MEANINGS, NUMBERS, Column
+from cardiotune.settings.strict import Settings, Share, raise_all
+
+
+class CensoringDates(Settings):
+    """Last day with complete hospital records, a nation; ISO dates."""
+
+    England: date
+    Scotland: date
+    Wales: date
+
+
+class UkbConfig(Settings):
+    """How a UK Biobank export becomes a cohort: see `docs/ukb.md`."""
+
+    endpoint: str = "cad_metagrs"
+    """A file of `configs/endpoints`, or a path: what counts as the disease."""
+    horizon_years: float = Field(10, gt=0, le=40)
+    """Years after baseline within which an event counts; a year is 365.25 days."""
+    freeze: str = "2021-12"
+    """Release of the health records, which says when each nation's end; see `freezes.yaml`."""
+    censoring_dates: CensoringDates | None = None
+    """Instead of `freeze`: the dates of your release (Showcase, Data providers and dates)."""
+    censored: Literal["exclude", "ipcw"] = "exclude"
+    """`exclude`: who was not followed to the horizon is left out, and so is everybody, cases too, whose nation's records
+    end before it. `ipcw`: those who were followed stand for them, by inverse-probability-of-censoring weights."""
+    other_deaths: Literal["no_event", "censored"] = "no_event"
+    """Who dies of something else can no longer have the event: `no_event`, for the risk in the presence of other deaths.
+    `censored`: the risk if nobody died of anything else."""
+    withdrawals: str | None = None
+    """List of eids that withdrew, one a line. Default: `w*.csv` or `*withdraw*` in the export's folder, if there is one."""
+    kinship: str | None = None
+    """`ukb_rel.dat`. Default: `*rel*.dat` in the export's folder, if there is one."""
+    showcase: str | None = None
+    """`Data_Dictionary_Showcase.tsv`, to check field ids. Default: that of the export's folder, if there is one."""
+
+    @model_validator(mode="after")
+    def _deaths_weighted(self) -> "UkbConfig":
+        if self.other_deaths == "censored" and self.censored == "exclude":
+            raise ValueError(
+                "data.ukb.other_deaths: censored needs data.ukb.censored: ipcw, or the dead would be left out"
+            )
+        return self
+
+
+class DataConfig(Settings):
+    """The table and its data dictionary."""
+
+    path: str
+    """CSV, TSV, JSON or JSONL, also gzipped, or Parquet; `builtin:NAME` for a table shipped with the package. With
+    `format: ukb` an export: a CSV, TSV, R `.tab` or Parquet file, or a folder of such files."""
+    format: Literal["table", "ukb"] = "table"
+    """`ukb`: the columns of the dictionary are made from UK Biobank's fields, and the target from records."""
+    ukb: UkbConfig = UkbConfig()
+    """Only for `format: ukb`."""
+    test_path: str | None = None
+    """A file of its own for the test part; `path` then holds the training rows."""
+    validation_path: str | None = None
+    """With `test_path`: the validation part. Default: the share `split.validation` of the rows of `path`."""
+    separator: str | None = Field(None, min_length=1, max_length=1)
+    """Default: detected among comma, semicolon, tab and bar, and said."""
+    encoding: str | None = None
+    """Default: UTF-8 (with or without BOM), else Windows-1252, and said."""
+    column_names: list[str] | None = None
+    """For a table without a header line."""
+    max_rows: int | None = Field(None, ge=1)
+    """A random sample of this many rows, stratified by the target. Default: all."""
+    out_of_range: Literal["missing", "exclude", "error"] = "missing"
+    """What to do with an implausible value or unknown code: blank it, as a table to be scored does; exclude its row, so that
+    the figures are of other patients than those that the model will see; or stop."""
+    duplicate_rows: Literal["by_id", "exclude", "keep", "error"] = "by_id"
+    """Rows equal in every column of the dictionary. `by_id`: left out where the id is equal too; without an id column they are
+    patients who are alike, and stay (copies beyond chance are said). `exclude`, `keep` and `error` do not ask for an id."""
+    columns: dict[str, Column]
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> "DataConfig":
+        def named(role: str) -> list[str]:
+            return [name for name, column in self.columns.items() if column.role == role]
+
+        problems = []
+        if len(named("target")) != 1:
+            problems.append(f"data.columns: expected one column with role target, found {len(named('target'))}")
+        if not named("feature") and not named("text"):
+            problems.append("data.columns: no column has role feature, and none role text")
+        if self.validation_path and not self.test_path:
+            problems.append("data.validation_path: goes with data.test_path; name the test file too")
+        if self.format == "table":
+            fielded = [name for name, column in self.columns.items() if column.field]
+            problems += [f"data.columns.{name}.field: only for data.format: ukb" for name in fielded]
+            if self.ukb != UkbConfig():
+                problems.append("data.ukb: only for data.format: ukb")
+        for role in ("id", "group", "site", "time", "split", "text"):
+            if len(named(role)) > 1:
+                problems.append(f"data.columns: role {role} is given to {named(role)}; at most one column may have it")
+        for meaning in MEANINGS:
+            those = [name for name, column in self.columns.items() if column.meaning == meaning]
+            if len(those) > 1:
+                problems.append(f"data.columns: meaning {meaning} is given to {those}; at most one column may have it")
+        for name, column in self.columns.items():
+            problems += [f"data.columns.{name}.{problem}" for problem in column.problems()]
+            for source in column.derive.inputs if column.derive else []:
+                stored = self.columns.get(source)
+                if stored is None or stored.derive or stored.type not in NUMBERS:
+                    what = (
+                        "not in data.columns" if stored is None else "derived itself" if stored.derive else stored.type
+                    )
+                    problems.append(
+                        f"data.columns.{name}.derive.inputs: {source} is {what}; expected a numeric or integer column"
+                    )
+        twice = sorted(name for name, times in Counter(self.column_names or []).items() if times > 1)
+        if twice:
+            problems.append(f"data.column_names: {', '.join(twice)} stand twice")
+        raise_all(problems)
+        return self
+
+    def name_of(self, role: str) -> str | None:
+        """The column with this role, or None."""
+        return next((name for name, column in self.columns.items() if column.role == role), None)
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the feature columns, in dictionary order."""
+        return [name for name, column in self.columns.items() if column.role == "feature"]
+
+    @property
+    def inputs(self) -> list[str]:
+        """What a risk may be read from: the feature columns, and the ready text."""
+        return self.features + [name for name, column in self.columns.items() if column.role == "text"]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Path of each file; its key is the part that its rows are, and `train` where they are still to be parted."""
+        named = {"train": self.path, "validation": self.validation_path, "test": self.test_path}
+        return {part: path for part, path in named.items() if path}
+
+
+class SplitConfig(Settings):
+    """How rows are parted. Shares are shares of all rows."""
+
+    by: Literal["random", "site", "time", "column", "files"] = "random"
+    """`random` is stratified by the target and keeps a group (or id) whole; `site` holds out whole sites; `time` holds
+    out the latest rows; `column` takes the parts from the column with role split; `files` from `data.test_path` (it is the
+    default when that is given), and shares are then shares of the rows of `data.path`."""
+    validation: Share = 0.15
+    test: Share = 0.25
+    seed: int | None = None
+    """Default: the experiment's seed."""
+    train_rows: int | None = Field(None, ge=4)
+    """Cut the training part to so many rows, stratified; the other parts stay as they are. Default: all."""
+    test_sites: list[str] | None = None
+    """Only for `by: site`. Default: sites drawn at random until the share is reached."""
+    shared_groups: Literal["error", "unused"] = "error"
+    """For `by: site`, `time` and `column`: what to do when a group (relatives, say) falls in several parts. `unused` takes
+    its rows out of training and validation, where it also has some in a later part."""
+
+    @model_validator(mode="after")
+    def _room_to_train(self) -> "SplitConfig":
+        problems = []
+        if self.validation + self.test >= 0.95:
+            problems.append("split: validation + test must leave at least 5 % of the rows for training")
+        if self.test_sites and self.by != "site":
+            problems.append(f"split.test_sites: needs split.by: site, found {self.by}")
+        raise_all(problems)
+        return self
+
+
+class SerializeConfig(Settings):
+    """How a row becomes text."""
+
+    style: Literal["sentence", "list", "compact", "template"] = "compact"
+    order: Literal["dictionary", "by_cardinality", "by_sharing"] = "dictionary"
+    """`by_cardinality` puts columns with few values first, so that more leading tokens are shared between rows. `by_sharing`
+    puts those first whose text is long for what it tells (entropy a character), which shares more still."""
+    missing: Literal["say", "omit"] = "say"
+    """Write "not recorded" for a missing value, or leave the column out."""
+    template: str | None = None
+    """Jinja2 text with `{{ column }}` for a value in words; only for `style: template`."""
+    template_file: str | None = None
+    leave_out: list[str] = []
+    """Sections of `data.columns` that the text is to do without; classical models still read them. In a template their
+    columns are empty."""
+    max_tokens: int = Field(1024, ge=8)
+    """A longer prompt is an error; nothing is ever cut."""
+
+    @model_validator(mode="after")
+    def _template_given(self) -> "SerializeConfig":
+        given = (self.template is not None) + (self.template_file is not None)
+        if given != (self.style == "template"):
+            raise ValueError("serialize: `style: template` needs one of template and template_file, other styles none")
+        return self

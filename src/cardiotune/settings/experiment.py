@@ -1,0 +1,123 @@
+"""The whole experiment, and what must fit together in it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cardiotune.comparators import COMPARATORS, ON_REQUEST, PUBLISHED_SCORES, Comparator, PublishedScore
+from cardiotune.compatibility import Choice, Scoring, family_of, refusals, score_refusals
+from cardiotune.settings.data import DataConfig, SerializeConfig, SplitConfig
+from cardiotune.settings.evaluation import EvaluationConfig
+from cardiotune.settings.model import MethodConfig, ModelConfig, TaskConfig
+from cardiotune.settings.strict import Settings, raise_all, suggest
+from cardiotune.settings.training import DeepSpeed, Imbalance, LaunchConfig, TrainConfig
+
+
+class Config(Settings):
+    """One experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Name of the run folder below `runs_dir`."""
+    runs_dir: str = "runs"
+    seed: int = Field(0, ge=0, lt=2**32)
+    use: dict[Literal["model", "dataset", "task", "method", "deepspeed"], str] = {}
+    """The group files that this experiment was made from."""
+    data: DataConfig
+    split: SplitConfig = SplitConfig()
+    serialize: SerializeConfig = SerializeConfig()
+    task: TaskConfig
+    model: ModelConfig
+    method: MethodConfig = MethodConfig()
+    deepspeed: DeepSpeed | None = None
+    """Default: none, so that several processes are plain data-parallel ones."""
+    imbalance: Imbalance = Imbalance()
+    train: TrainConfig = TrainConfig()
+    trackers: list[Literal["mlflow", "wandb"]] = []
+    """Beside TensorBoard, which always is."""
+    models: list[Comparator | PublishedScore] | None = None
+    """The comparators to run. Default: all that fit the model (an encoder has no zero-shot), and no published score."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _files_are_parts(cls, tree: Any) -> Any:
+        """A test file says how rows are parted."""
+        try:
+            if tree["data"].get("test_path") and "by" not in (split := dict(tree.get("split") or {})):
+                return {**tree, "split": {**split, "by": "files"}}
+        except (AttributeError, KeyError, TypeError, ValueError):  # of the wrong kind, as the fields will tell
+            pass
+        return tree
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Config":
+        by = self.split.by
+        role = {"site": "site", "time": "time", "column": "split"}.get(by)
+        problems = []
+        if role and self.data.name_of(role) is None:
+            problems.append(f"split.by: {by} needs a column with role {role} in data.columns")
+        if (by == "files") != (self.data.test_path is not None):
+            problems.append("split.by: files goes with data.test_path; give both or neither")
+        if by != "column" and (column := self.data.name_of("split")):
+            problems.append(f"split.by: {by}, but column {column} has role split; set split.by: column or role: ignore")
+        if self.models == []:
+            problems.append("models: name at least one of " + ", ".join((*COMPARATORS, *PUBLISHED_SCORES)))
+        if len(set(self.comparators)) < len(self.comparators):
+            problems.append("models: a comparator is named twice")
+        sections = {column.section for column in self.data.columns.values() if column.section}
+        for section in self.serialize.leave_out:
+            if section not in sections:
+                problems.append(f"serialize.leave_out: {section} is no section; {suggest(section, sorted(sections))}")
+        left = [n for n in self.data.features if self.data.columns[n].section not in self.serialize.leave_out]
+        if not left and not self.data.name_of("text"):
+            problems.append("serialize.leave_out: no column is left for the text")
+        if "test" not in self.evaluation.parts:
+            problems.append("evaluation.parts: must hold test")
+        prompted = {"zero_shot", "few_shot", "free_generation"} & set(self.comparators)
+        if self.model.family == "encoder" and prompted:
+            problems.append(f"models: {', '.join(sorted(prompted))} needs a decoder; {self.model.name} is an encoder")
+        if self.needs_llm:
+            scored_in = self.model.dtype if self.model.score_dtype == "auto" else self.model.score_dtype
+            problems += score_refusals(Scoring(scored_in, family=self.choice.family))
+        if "tuned" in self.comparators:
+            problems += [reason for reason in refusals(self.choice) if reason not in problems]
+        elif "stacked" in self.comparators:
+            problems.append("models: stacked stands on the tuned model; add tuned")
+        raise_all(problems)
+        return self
+
+    @property
+    def needs_llm(self) -> bool:
+        """Whether any comparator uses the language model."""
+        return bool({"zero_shot", "few_shot", "free_generation", "embedding", "tuned"} & set(self.comparators))
+
+    @property
+    def comparators(self) -> list[Comparator | PublishedScore]:
+        """The comparators that run."""
+        if self.models is not None:
+            return self.models
+        without = ("zero_shot", "few_shot") if self.model.family == "encoder" else ()
+        return [name for name in COMPARATORS if name not in (*without, *ON_REQUEST)]
+
+    @property
+    def choice(self) -> Choice:
+        """Where this experiment stands in the compatibility table."""
+        method = {"none": self.method.kind, "nf4": "qlora", "int8": "lora_8bit"}[self.method.quantization]
+        method = "lora_top" if self.method.top_layers else method
+        stage = "none"
+        if self.deepspeed:
+            stage = f"zero{self.deepspeed.stage}" + ("_offload" if self.deepspeed.offload_optimizer else "")
+        family = family_of(f"{self.model.name} {self.model.hub_id}", self.model.family)
+        return Choice(method, self.task.head, stage, self.model.dtype, family)
+
+    @property
+    def run_path(self) -> Path:
+        """The run folder."""
+        return Path(self.runs_dir) / self.name
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of the split: its own or the experiment's."""
+        return self.seed if self.split.seed is None else self.split.seed

@@ -1,0 +1,77 @@
+"""The recipe: class imbalance, DeepSpeed, steps, processes."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cardiotune.settings.strict import Settings
+
+
+class Oversample(Settings):
+    """Repeat training rows of one outcome."""
+
+    label: Literal[0, 1] = 1
+    times: float = Field(1, ge=1)
+    """How many rows there are in the end for each row of this label."""
+    to_prevalence: float | None = Field(None, gt=0, lt=1)
+    """Instead of `times`: repeat events until they are this share of the training rows."""
+
+
+class Imbalance(Settings):
+    """Class weights and oversampling: off by default, training part only, and taken out of the probabilities again."""
+
+    class_weights: Literal["none", "balanced"] | tuple[float, float] = "none"
+    """Loss weight of a row without and with the event; `balanced` gives both outcomes the same total weight."""
+    oversample: Oversample | None = None
+
+
+class DeepSpeed(Settings):
+    """ZeRO (Rajbhandari et al. 2020)."""
+
+    name: str = "zero2"
+    stage: Literal[2, 3] = 2
+    """2 cuts gradients and optimizer among the processes, 3 the weights as well."""
+    offload_optimizer: bool = False
+    """Keep the optimizer in the processor's memory."""
+    offload_weights: bool = False
+    """Stage 3: keep the weights there too."""
+
+
+class TrainConfig(Settings):
+    """The recipe's numbers."""
+
+    epochs: float = Field(3, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps; stops before `epochs` when given."""
+    batch_size: int = Field(8, ge=1)
+    """Rows per forward pass."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Forward passes per optimizer step."""
+    optimizer: Literal["adamw", "paged_adamw_32bit", "adafactor", "sgd"] = "adamw"
+    learning_rate: float = Field(4e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    evaluate_every: int | None = Field(None, ge=1)
+    """Optimizer steps between two looks at the validation part. Default: once an epoch, and at the end."""
+    select_on: Literal["log_loss", "brier", "auroc"] = "log_loss"
+    """Validation metric that picks the checkpoint."""
+    early_stopping: int | None = Field(3, ge=1)
+    """Stop after this many looks without a better one; null never stops."""
+    gradient_checkpointing: bool = False
+    """Compute hidden states again in the backward pass instead of keeping them: less memory, a third slower."""
+    save_every: int | None = Field(None, ge=1)
+    """Optimizer steps between two checkpoints, beside those at every look at the validation part."""
+    save_total_limit: int = Field(2, ge=1)
+    """Newest checkpoints to keep, beside the best one."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of each process. Default: the physical cores, divided by the processes."""
+
+
+class LaunchConfig(Settings):
+    """Processes."""
+
+    processes: int = Field(1, ge=1)
+    """Processes on this machine."""
