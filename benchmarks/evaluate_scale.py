@@ -24,7 +24,7 @@ from cardiotune.config import load_config
 from cardiotune.data.cohort import EVENT, ROW_ID
 from cardiotune.data.prepare import Prepared
 from cardiotune.models import thresholds
-from cardiotune.models.language import prediction_rows, write_predictions
+from cardiotune.models.predictions import prediction_rows, write_predictions
 from cardiotune.runs import RunFolder, write_json
 from cardiotune.settings import Config
 

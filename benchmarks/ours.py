@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cardiotune import stages
+from cardiotune import reopen, stages
 from cardiotune.config import load_config, load_resolved
 from cardiotune.data.prepare import read_prepared
 from cardiotune.models.language import LanguageScorer
@@ -16,7 +16,7 @@ from cardiotune.training.weights import find_weights
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """Fine-tune the prepared run; the last look at its validation part."""
-    run = stages.open_run(job["run"])
+    run = reopen.open_run(job["run"])
     stages.train(run)
     look = json.loads(run.training.read_text())["history"]["validation"][-1]
     return {
@@ -29,7 +29,7 @@ class Scorer:
     """Patients' texts -> logits, by the scorer of every stage."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        run = stages.open_run(job["run"])
+        run = reopen.open_run(job["run"])
         config = load_resolved(run.config)
         if dtype := job.get("score_dtype"):
             config = config.model_copy(update={"model": config.model.model_copy(update={"score_dtype": dtype})})

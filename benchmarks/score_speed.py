@@ -23,6 +23,7 @@ from benchmarks import speed
 from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.data.prepare import read_prepared
+from cardiotune.data.serialize import prompt_text
 from cardiotune.training.model import build_encoder, computes_in_bfloat16
 from cardiotune.training.weights import find_weights
 
@@ -85,7 +86,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
 
         job = speed.job_of(config, weights, folder, steps=1) | {"task": "score", "sizes": given.peak_sizes}
         own = {"run": str(run_folder.path), "tuned": True, "texts": texts, "blocks": [warm_up, *measured]}
-        whole = [stages.prompt_text(config, text) for text in texts]
+        whole = [prompt_text(config, text) for text in texts]
         few = [spread(rows, reference_rows) for rows in (warm_up, *measured)]
         jobs = {name: job | (own if name.startswith("ours") else {"texts": whole, "blocks": few}) for name in names}
         if "ours_bfloat16" in jobs:

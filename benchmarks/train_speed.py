@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import speed
 from cardiotune import stages
 from cardiotune.config import load_config
+from cardiotune.data.serialize import prompt_text
 from cardiotune.errors import ConfigError
 from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import find_weights
@@ -80,7 +81,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
             raise ConfigError(f"--reference-micro-batch {micro}: expected a divisor of {config.train.batch_size}")
         read: dict[str, Any] = {
             part: {
-                "texts": [stages.prompt_text(config, text) for text in prepared.texts_of(prepared.rows(part))],
+                "texts": [prompt_text(config, text) for text in prepared.texts_of(prepared.rows(part))],
                 "events": prepared.cohort.events[prepared.rows(part)].tolist(),
             }
             for part in ("train", "validation")

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from cardiotune.evaluation.evaluate import evaluate_predictions
-from cardiotune.models.language import write_predictions
+from cardiotune.models.predictions import write_predictions
 from cardiotune.report.report import write_report
 from cardiotune.runs import write_json
 from test_report import add_everything, make_run

@@ -13,7 +13,7 @@ import polars as pl
 import psutil
 import pytest
 
-from cardiotune import stages
+from cardiotune import reopen, studies
 from cardiotune.deployment.bulk import Job, _planned, _score_own, score_to_file
 from cardiotune.errors import ConfigError
 from conftest import build_toy_table, write_toy_experiment
@@ -46,7 +46,7 @@ def expected(run: Path, table: Path) -> Path:
 
 
 def test_chunks_change_no_risk_and_leave_nothing_behind(run: Path, table: Path, expected: Path) -> None:
-    frame, whole = pl.read_csv(expected), stages.score_table(stages.open_run(run), str(table), keep_ids=False)
+    frame, whole = pl.read_csv(expected), studies.score_table(reopen.open_run(run), str(table), keep_ids=False)
     assert frame.columns == whole.columns and frame["row"].to_list() == list(range(1, ROWS + 1))
     assert frame["row_id"].equals(whole["row_id"]) and frame["values_missing"].sum() > 0
     np.testing.assert_allclose(frame["y_prob"], whole["y_prob"], atol=1e-5)

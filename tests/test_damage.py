@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
-from cardiotune import RiskModel, stages
+from cardiotune import RiskModel, reopen, stages
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ModelError
 from cardiotune.runs import RunFolder, sha256
@@ -306,5 +306,5 @@ def test_stages_that_were_prepared_only_ask_for_no_record(tmp_path: Path, toy_mo
     )
     scorer = RowScorer.load(run)  # not calibrated yet, which is said
     assert scorer.calibrator == {"method": "none"}
-    stages.predict(stages.open_run(run))
+    stages.predict(reopen.open_run(run))
     assert RowScorer.load(run).calibrator["method"] == "platt"

@@ -16,7 +16,7 @@ from cardiotune.evaluation.disclosure import Known, follows, suppress, withhold
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.subgroups import subgroups
 from cardiotune.evaluation.table1 import table1, told_beside
-from cardiotune.models.language import prediction_rows
+from cardiotune.models.predictions import prediction_rows
 from cardiotune.settings import DataConfig
 
 # ---------------------------------------------------------------------------------------------------------------------

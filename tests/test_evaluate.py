@@ -23,7 +23,7 @@ from cardiotune.evaluation.intervals import (
     wilson,
 )
 from cardiotune.evaluation.metrics import Array
-from cardiotune.models.language import prediction_rows
+from cardiotune.models.predictions import prediction_rows
 from oracles.ask import ask, golden
 
 SCHEMA = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))

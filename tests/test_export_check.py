@@ -29,6 +29,7 @@ from cardiotune.audit.export_check.folder import _judge_content
 from cardiotune.audit.export_check.traces import Known, _telling, traces, undressed, words
 from cardiotune.cli import app
 from cardiotune.config import load_config, load_resolved, read_yaml, to_yaml
+from cardiotune.data.prepare import read_prepared
 from cardiotune.runs import RunFolder
 from conftest import build_toy_table, toy_config, write_toy_experiment
 
@@ -63,7 +64,7 @@ def clean(finished: RunFolder, tmp_path: Path) -> RunFolder:
 @pytest.fixture(scope="module")
 def patient(finished: RunFolder) -> dict[str, str]:
     """What gives one patient away: the id, the run's row id, the text, and the row of the table."""
-    prepared = stages.read_prepared(load_resolved(finished.config))
+    prepared = read_prepared(load_resolved(finished.config))
     table = build_toy_table().row(7)
     return {
         "id": str(FIRST_EID + 7),
@@ -234,7 +235,7 @@ def test_every_style_of_text_is_found_without_the_table(finished: RunFolder, tmp
     known = Known(config.data.columns)
     for style in ("compact", "sentence", "list"):
         styled = config.serialize.model_copy(update={"style": style})
-        text = stages.read_prepared(config.model_copy(update={"serialize": styled})).texts[3]
+        text = read_prepared(config.model_copy(update={"serialize": styled})).texts[3]
         assert any("dictionary" in reason for reason in traces(f"as seen: {text}", known)), style
     harmless = "age, years: 58.4 (16.5); sex: woman 53 (44.5 %); smoker: yes 60 (50 %); age under 45, sex man"
     assert not list(traces(harmless, known))

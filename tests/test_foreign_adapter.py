@@ -11,9 +11,10 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from cardiotune import stages
+from cardiotune import stages, studies
 from cardiotune.cli import app
 from cardiotune.config import load_config
+from cardiotune.data.prepare import read_prepared
 from cardiotune.errors import ConfigError
 from cardiotune.training.model import build_encoder
 from conftest import TOY_COLUMNS, build_toy_table, write_toy_experiment
@@ -48,7 +49,7 @@ def test_the_adapter_alone_scores_as_in_its_run(files: Path, toy_model: Path, he
     bare = Path(shutil.copytree(run.adapter, files / "bare"))
     for ours in ("sha256.json", "probe.json"):
         (bare / ours).unlink()
-    expected = stages.score_table(run, str(files / "other.csv"), keep_ids=False)["y_prob_raw"]
+    expected = studies.score_table(run, str(files / "other.csv"), keep_ids=False)["y_prob_raw"]
     np.testing.assert_allclose(evaluate(files, bare)["y_prob"], expected, atol=1e-6)
     if head == "label_tokens":  # another table is another evaluation
         made = (files / "out" / "metrics.json").read_bytes()
@@ -75,7 +76,7 @@ def test_a_sequence_classification_adapter_brings_its_head(files: Path, toy_mode
     stock.save_pretrained(files / "stock")
     found = evaluate(files, files / "stock")["y_prob"]
     config = load_config(write_toy_experiment(files, toy_model), [f"data.path={files / 'other.csv'}"])
-    prompts = build_encoder(config, toy_model).encode(stages.read_prepared(config).texts)
+    prompts = build_encoder(config, toy_model).encode(read_prepared(config).texts)
     with torch.no_grad():
         scores = torch.cat([stock(input_ids=torch.tensor([prompt])).logits for prompt in prompts])
     expected = scores.softmax(1)[:, 1] if classes == 2 else scores.sigmoid()[:, 0]
@@ -124,8 +125,8 @@ def test_a_checkpoint_of_another_run_is_refused(files: Path, toy_model: Path) ->
     )
     newest = max(second.checkpoints.glob("step-*"))
     with pytest.raises(ConfigError, match=r"a checkpoint of another run \(second\)"):
-        stages.evaluate_checkpoint(first, newest.resolve())
-    assert stages.evaluate_checkpoint(second, newest.resolve())[1]["parts"]
+        studies.evaluate_checkpoint(first, newest.resolve())
+    assert studies.evaluate_checkpoint(second, newest.resolve())[1]["parts"]
 
 
 def test_an_adapter_that_does_not_fit_is_refused(files: Path, toy_model: Path) -> None:

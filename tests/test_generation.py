@@ -23,7 +23,7 @@ from cardiotune.models.generation import (
     risks,
     word_parser,
 )
-from cardiotune.models.language import prediction_rows
+from cardiotune.models.predictions import prediction_rows
 from cardiotune.training import model as building
 from cardiotune.training.heads import LabelTokenNetwork
 from cardiotune.training.scoring import score

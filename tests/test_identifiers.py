@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune import stages
+from cardiotune.audit.audit import audit_prepared
 from cardiotune.config import load_config
 from cardiotune.data.draft import draft
 from cardiotune.data.identifiers import FORMS, Identifier, compact, identify, in_texts
@@ -454,7 +454,7 @@ def audited(
         **settings,
     }
     config = Config.model_validate(tree)
-    found = stages.audit_prepared(config, read_prepared(config))
+    found = audit_prepared(config, read_prepared(config))
     return [
         (f["check"], f["severity"], f["text"])
         for f in found

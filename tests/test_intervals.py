@@ -16,7 +16,7 @@ from cardiotune.evaluation.estimates import ONE_CLUSTER, Judged, estimate
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import auroc_interval, ratio_interval, symmetric_interval, wilson, worth
 from cardiotune.evaluation.metrics import Array
-from cardiotune.models.language import prediction_rows
+from cardiotune.models.predictions import prediction_rows
 from cardiotune.report.curves import Resampling, calibration_band, calibration_points, curve_risks, roc_band
 from cardiotune.report.wording import span
 

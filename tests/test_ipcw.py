@@ -19,7 +19,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation.censoring import Followed, _c_of, at_horizon, c_index
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.models import calibrate, thresholds
-from cardiotune.models.language import prediction_rows, write_predictions
+from cardiotune.models.predictions import prediction_rows, write_predictions
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.report import curves
 from cardiotune.report.compare import as_text, compare

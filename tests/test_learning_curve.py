@@ -12,7 +12,7 @@ from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.models.baselines import BASELINES
-from cardiotune.models.language import prediction_rows
+from cardiotune.models.predictions import prediction_rows
 from cardiotune.report.learning_curve import (
     FILE,
     differences,

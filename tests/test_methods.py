@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cardiotune import stages
+from cardiotune import reopen, stages, studies
 from cardiotune.errors import ModelError
 from cardiotune.models.language import LanguageScorer
 from cardiotune.settings import Config
@@ -100,7 +100,7 @@ def test_train_save_reload_predict(
     assert np.ptp(risks(run)) > 1e-4
     saved = run / ("model" if method == "full" else "adapter")
     assert (saved / HEAD_FILE).is_file() == (head == "classifier")
-    again = stages.score_table(stages.open_run(run), config.data.path, keep_ids=False)
+    again = studies.score_table(reopen.open_run(run), config.data.path, keep_ids=False)
     import polars as pl
 
     both = pl.read_ndjson(run / "predictions.jsonl").join(again, on="row_id", suffix="_again")
@@ -214,7 +214,7 @@ def test_a_head_is_never_made_afresh(folders: dict[str, Path], tmp_path: Path) -
     config, run = run_toy(tmp_path, folders["llama"], "llama", "lora", "classifier")
     (run / "adapter" / HEAD_FILE).unlink()
     with pytest.raises(ModelError, match="changed since"):
-        stages.predict(stages.open_run(run))
+        stages.predict(reopen.open_run(run))
     with pytest.raises(ModelError, match="without its trained head"):
         LanguageScorer(config, folders["llama"], run / "adapter", foreign=True)
 

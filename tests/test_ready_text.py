@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 import yaml
 
-from cardiotune import stages
+from cardiotune import stages, studies
 from cardiotune.config import load_config
 from cardiotune.data.draft import draft
+from cardiotune.data.prepare import read_prepared, show_prompts
 from cardiotune.errors import ConfigError, DataError
 from conftest import build_toy_table
 
@@ -53,13 +54,13 @@ def experiment(tmp_path: Path, toy_model: Path) -> Path:
 
 def test_ready_texts_run_to_a_report(experiment: Path) -> None:
     config = load_config(experiment)
-    prepared = stages.read_prepared(config)
+    prepared = read_prepared(config)
     assert prepared.texts == [row["input"] for row in objects()]
     run = stages.run(config)
     metrics = json.loads(run.metrics.read_text())
     assert {"tuned", "zero_shot", "prevalence"} <= metrics["parts"]["test"]["models"].keys()
     assert run.report.is_file()
-    scored = stages.score_table(run, str(experiment.parent / "test.json"), keep_ids=False)
+    scored = studies.score_table(run, str(experiment.parent / "test.json"), keep_ids=False)
     assert scored.height == 60 and scored["y_prob"].is_finite().all() and scored["values_missing"].sum() == 0
 
 
@@ -76,7 +77,7 @@ def test_a_test_file_of_its_own(experiment: Path) -> None:
     assert predictions["y_true"].to_list() == [row["output"] for row in objects(60, seed=1)]
     recorded = json.loads(run.manifest.read_text())["data"]
     assert recorded["file"] == "train.jsonl" and recorded["test"]["file"] == "test.json"
-    again = stages.score_table(run, str(experiment.parent / "test.json"), keep_ids=False)
+    again = studies.score_table(run, str(experiment.parent / "test.json"), keep_ids=False)
     np.testing.assert_allclose(again["y_prob"], predictions["y_prob"], atol=1e-5)
     (experiment.parent / "test.json").write_text(json.dumps(objects(59, seed=1)))
     with pytest.raises(DataError, match=r"test\.json: has changed since"):
@@ -87,7 +88,7 @@ def test_a_validation_file_too(experiment: Path) -> None:
     folder = experiment.parent
     write_lines(folder / "held.jsonl", objects(30, seed=2))
     paths = [f"data.test_path={folder / 'test.json'}", f"data.validation_path={folder / 'held.jsonl'}"]
-    prepared = stages.read_prepared(load_config(experiment, paths))
+    prepared = read_prepared(load_config(experiment, paths))
     assert {p: len(prepared.rows(p)) for p in ("train", "validation", "test")} == {
         "train": 160,
         "validation": 30,
@@ -116,7 +117,7 @@ def test_a_patient_in_two_files_is_refused(experiment: Path) -> None:
     write_lines(folder / "test.jsonl", named[99:])
     paths = [f"data.test_path={folder / 'test.jsonl'}", "data.columns.pid={role: id}"]
     with pytest.raises(DataError, match="1 rows repeat an id"):
-        stages.read_prepared(load_config(experiment, paths))
+        read_prepared(load_config(experiment, paths))
 
 
 def test_names_and_answers_are_configurable(experiment: Path, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_names_and_answers_are_configurable(experiment: Path, tmp_path: Path) ->
         "data: {columns: {prompt: {role: text}, answer: {role: target, positive: [ill]}}}"
     )
     write_lines(tmp_path / "train.jsonl", rows)
-    prepared = stages.read_prepared(load_config(experiment, ["use.dataset=./dataset.yaml"]))
+    prepared = read_prepared(load_config(experiment, ["use.dataset=./dataset.yaml"]))
     assert prepared.texts[:2] == [row["prompt"] for row in rows[:2]]
     assert prepared.cohort.events.tolist() == [row["output"] for row in objects()]
     assert prepared.cohort.notes["columns_ignored"] == ["instruction"]
@@ -137,14 +138,14 @@ def test_features_beside_a_ready_text_serve_the_classical_models(experiment: Pat
     ages = build_toy_table(160)["age"].to_list()
     write_lines(experiment.parent / "train.jsonl", [{**row, "age": a} for row, a in zip(objects(), ages, strict=True)])
     config = load_config(experiment, ["data.columns.age={type: integer}", "models=[prevalence,logistic_regression]"])
-    assert stages.read_prepared(config).texts == [row["input"] for row in objects()]
+    assert read_prepared(config).texts == [row["input"] for row in objects()]
     metrics = json.loads(stages.run(config).metrics.read_text())["parts"]["test"]["models"]
     assert metrics["logistic_regression"]["auroc"]["value"] > 0.6
 
 
 def test_rows_without_text_are_left_out_and_counted(experiment: Path) -> None:
     write_lines(experiment.parent / "train.jsonl", [*objects(), {"input": " ", "output": 1}, {"output": 0}])
-    flow = stages.read_prepared(load_config(experiment)).cohort.flow
+    flow = read_prepared(load_config(experiment)).cohort.flow
     assert flow[1] == {"step": "text missing", "excluded": 2, "left": 160}
 
 
@@ -152,10 +153,10 @@ def test_init_drafts_ready_text(experiment: Path, tmp_path: Path, toy_model: Pat
     written = draft(str(tmp_path / "train.jsonl"), "output", tmp_path / "study")
     model = ["use={dataset: ./dataset.yaml}", f"model={{name: toy, path: {toy_model}}}", "models=[tuned]"]
     config = load_config(written.experiment, model)
-    assert stages.read_prepared(config).texts == [row["input"] for row in objects()]
+    assert read_prepared(config).texts == [row["input"] for row in objects()]
 
 
 def test_show_prints_no_real_text(experiment: Path) -> None:
-    shown = "\n".join(stages.show_prompts(load_config(experiment), 3, real_rows=False))
+    shown = "\n".join(show_prompts(load_config(experiment), 3, real_rows=False))
     assert "example text" in shown and "mmHg" not in shown
     assert objects()[0]["input"] not in shown

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune import stages
+from cardiotune import stages, studies
 from cardiotune.config import load_config, load_model, shipped
 from cardiotune.errors import ModelError
 from cardiotune.training.weights import find_weights
@@ -34,7 +34,7 @@ def tune(tmp_path: Path, model: str, method: str, head: str) -> tuple[list[float
     overrides += [f"train.learning_rate={rate}", "models=[tuned]"]
     run = stages.run(load_config("statlog_heart", [*overrides, "evaluation.bootstrap=100", "train.save_total_limit=1"]))
     history = json.loads(run.training.read_text())["history"]
-    again = stages.score_table(run, "builtin:statlog_heart", keep_ids=False)
+    again = studies.score_table(run, "builtin:statlog_heart", keep_ids=False)
     predictions = pl.read_ndjson(run.predictions).join(again, on="row_id", suffix="_again")
     return [entry["loss"] for entry in history["steps"]], predictions, json.loads(run.manifest.read_text())
 

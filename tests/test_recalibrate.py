@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from cardiotune import stages
+from cardiotune import stages, studies
 from cardiotune.cli import app
 from cardiotune.config import load_config
 from cardiotune.errors import ConfigError, DataError
@@ -62,20 +62,20 @@ def test_subgroups_are_judged(run: RunFolder) -> None:
 
 def test_a_new_table_is_scored_with_the_calibrator(run: RunFolder) -> None:
     table = run.path.parents[1] / "table.csv"
-    scored = stages.score_table(run, str(table), keep_ids=False)
+    scored = studies.score_table(run, str(table), keep_ids=False)
     both = pl.read_ndjson(run.predictions).filter(pl.col("model") == "tuned").join(scored, on="row_id", suffix="_new")
     np.testing.assert_allclose(both["y_prob"], both["y_prob_new"], atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["intercept", "logistic"])
 def test_recalibration_mends_a_shifted_site(run: RunFolder, site: Path, method: str) -> None:
-    file, judged = stages.recalibrate(run, str(site), method, overwrite=True)  # of the other method
+    file, judged = studies.recalibrate(run, str(site), method, overwrite=True)  # of the other method
     assert file.name == "clinic_b.json"
     assert judged["before"]["calibration_intercept"] > 0.5
     assert abs(judged["after"]["calibration_intercept"]) < 0.15
     assert judged["after"]["log_loss"] < judged["before"]["log_loss"]
-    plain = stages.score_table(run, str(site), keep_ids=False)["y_prob"]
-    adapted = stages.score_table(run, str(site), keep_ids=False, site="clinic_b")["y_prob"]
+    plain = studies.score_table(run, str(site), keep_ids=False)["y_prob"]
+    adapted = studies.score_table(run, str(site), keep_ids=False, site="clinic_b")["y_prob"]
     assert adapted.mean() > plain.mean()
     np.testing.assert_array_equal(np.argsort(adapted), np.argsort(plain))
     content = file.read_text()
@@ -91,7 +91,7 @@ def test_the_command_shows_before_and_after(run: RunFolder, site: Path) -> None:
 
 def test_only_a_known_site_can_be_named(run: RunFolder, site: Path) -> None:
     with pytest.raises(ConfigError, match="--site nowhere: this run has been recalibrated for"):
-        stages.score_table(run, str(site), keep_ids=False, site="nowhere")
+        studies.score_table(run, str(site), keep_ids=False, site="nowhere")
 
 
 @pytest.mark.parametrize(("events", "others"), [(0, 0), (5, 40), (40, 5)])
@@ -102,7 +102,7 @@ def test_recalibration_needs_outcomes_of_both_kinds(run: RunFolder, tmp_path: Pa
     (few if events else table.drop("disease")).write_csv(file)
     said = rf"few\.csv: disease is known in {events + others} rows, {events} of them events; .* of 6 events and 6 non-events"
     with pytest.raises(DataError, match=said):
-        stages.recalibrate(run, str(file), "intercept")
+        studies.recalibrate(run, str(file), "intercept")
     assert not (run.path / "sites" / "few.json").exists()
 
 
@@ -111,7 +111,7 @@ def test_the_fewest_outcomes_that_suffice(run: RunFolder, tmp_path: Path) -> Non
     table = build_toy_table(400, seed=9)
     blind = table[:30].with_columns(disease=pl.lit(None, pl.Int64))
     pl.concat([table.filter(disease=1)[:6], table.filter(disease=0)[:9], blind]).write_csv(tmp_path / "six.csv")
-    file, judged = stages.recalibrate(run, str(tmp_path / "six.csv"), "intercept")
+    file, judged = studies.recalibrate(run, str(tmp_path / "six.csv"), "intercept")
     site = json.loads(file.read_text())
     assert (site["n"], site["n_events"]) == (15, None), "six events are too few to be told"
     assert judged["after"]["log_loss"] is not None
@@ -174,13 +174,13 @@ def test_tables_of_other_names_are_kept_apart(
 def test_another_table_of_this_name_is_refused_unless_asked(
     run: RunFolder, tables: Callable[..., Path], first: str, second: str
 ) -> None:
-    stages.recalibrate(run, str(tables(first, 30)), "intercept")
+    studies.recalibrate(run, str(tables(first, 30)), "intercept")
     other = str(tables(second, 31))
     before = {file: file.read_bytes() for file in (run.path / "sites").iterdir()}
     done = CliRunner().invoke(app, ["recalibrate", str(run.path), other])
     assert done.exit_code == 2 and "was made from something else; choose another name with --site" in done.stderr
     assert {file: file.read_bytes() for file in (run.path / "sites").iterdir()} == before
-    file, _ = stages.recalibrate(run, other, "intercept", site_name=f"second-{Path(first).stem}".replace(" ", "_"))
+    file, _ = studies.recalibrate(run, other, "intercept", site_name=f"second-{Path(first).stem}".replace(" ", "_"))
     assert file.is_file() and before.items() <= {f: f.read_bytes() for f in file.parent.iterdir()}.items()
     done = CliRunner().invoke(app, ["recalibrate", str(run.path), other, "--overwrite"])
     assert done.exit_code == 0, done.output
@@ -190,15 +190,15 @@ def test_the_same_table_is_recalibrated_again_but_not_by_another_method(
     run: RunFolder, tables: Callable[..., Path]
 ) -> None:
     table = str(tables("again.csv", 40))
-    file, _ = stages.recalibrate(run, table, "intercept")
+    file, _ = studies.recalibrate(run, table, "intercept")
     made = file.read_bytes()
-    stages.recalibrate(run, table, "intercept")
+    studies.recalibrate(run, table, "intercept")
     assert file.read_bytes() == made
     with pytest.raises(ConfigError, match="made from something else"):
-        stages.recalibrate(run, table, "logistic")
+        studies.recalibrate(run, table, "logistic")
     assert file.read_bytes() == made
     file.write_text("damaged")
-    stages.recalibrate(run, table, "logistic", overwrite=True)
+    studies.recalibrate(run, table, "logistic", overwrite=True)
     assert json.loads(file.read_text())["method"] == "logistic"
 
 
@@ -206,6 +206,6 @@ def test_the_same_table_is_recalibrated_again_but_not_by_another_method(
 def test_odd_names_of_a_site_are_refused(run: RunFolder, tables: Callable[..., Path], name: str) -> None:
     if name:
         with pytest.raises(ConfigError, match="expected letters, digits, dots"):
-            stages.recalibrate(run, str(tables("odd.csv", 50)), "intercept", site_name=name)
+            studies.recalibrate(run, str(tables("odd.csv", 50)), "intercept", site_name=name)
     with pytest.raises(ConfigError, match="this run has been recalibrated for"):
         tuned.read_site(run, name)

@@ -15,7 +15,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts
 from cardiotune.evaluation.metrics import emax, ici
-from cardiotune.models.language import prediction_rows, write_predictions
+from cardiotune.models.predictions import prediction_rows, write_predictions
 from cardiotune.report.curves import (
     BAND_GRID,
     BAND_REPLICATES,

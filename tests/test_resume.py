@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cardiotune import stages
+from cardiotune import reopen, stages
 from cardiotune.config import load_config
 from cardiotune.errors import DataError, ModelError
 from cardiotune.runs import RunFolder, sha256
@@ -87,7 +87,7 @@ def kill_and_resume(experiment: Path, whole: Path, name: str, seed: int) -> bool
     process.kill()
     process.wait()
     inside = bool(list((run / "checkpoints").glob(".step-*")))
-    stages.train(stages.open_run(run), resume=True)
+    stages.train(reopen.open_run(run), resume=True)
     assert_same(run, whole)
     assert not list((run / "checkpoints").glob(".step-*"))
     return inside
@@ -113,7 +113,7 @@ def test_signals_finish_the_step_and_save(experiment: Path, whole: Path, number:
     wait_for_step(run, 5, process)
     process.send_signal(number)
     assert process.wait(timeout=60) == code
-    stages.train(stages.open_run(run), resume=True)
+    stages.train(reopen.open_run(run), resume=True)
     assert_same(run, whole)
 
 
@@ -129,14 +129,14 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     file = newest / "optimizer.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
-    stages.train(stages.open_run(run), resume=True)
+    stages.train(reopen.open_run(run), resume=True)
     assert "damaged checkpoint passed over" in caplog.text
     assert_same(run, whole)
 
 
 def test_resuming_a_finished_training_changes_nothing(experiment: Path, whole: Path) -> None:
     before = (whole / ADAPTER).read_bytes()
-    stages.train(stages.open_run(whole), resume=True)
+    stages.train(reopen.open_run(whole), resume=True)
     assert (whole / ADAPTER).read_bytes() == before
 
 
@@ -150,20 +150,20 @@ def test_changed_settings_and_table_are_refused(experiment: Path) -> None:
     original = config.read_text()
     config.write_text(original.replace("learning_rate: 0.01", "learning_rate: 0.02"))
     with pytest.raises(ModelError, match=r"config.yaml: differs from what the run recorded"):
-        stages.train(stages.open_run(run), resume=True)
-    files = stages.open_run(run).read_manifest()["files"]
+        stages.train(reopen.open_run(run), resume=True)
+    files = reopen.open_run(run).read_manifest()["files"]
     changed = {**files, "config.yaml": sha256(config)}  # as if the checkpoint had come from another run
-    stages.open_run(run).update_manifest(files=changed)
+    reopen.open_run(run).update_manifest(files=changed)
     with pytest.raises(ModelError, match=r"learning_rate"):
-        stages.train(stages.open_run(run), resume=True)
+        stages.train(reopen.open_run(run), resume=True)
     config.write_text(original)
-    stages.open_run(run).update_manifest(files=files)
+    reopen.open_run(run).update_manifest(files=files)
     table = experiment.parent / "table.csv"
     content = table.read_bytes()
     try:
         table.write_bytes(content + b"P99999,50,1,120,0,none,1\n")
         with pytest.raises(DataError, match="has changed since"):
-            stages.train(stages.open_run(run), resume=True)
+            stages.train(reopen.open_run(run), resume=True)
     finally:
         table.write_bytes(content)
 

@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune import stages
+from cardiotune import reopen, stages, studies
 from cardiotune.comparators import COMPARATORS, ON_REQUEST
-from cardiotune.config import load_config
+from cardiotune.config import load_config, load_resolved
+from cardiotune.data.prepare import read_prepared
 from cardiotune.errors import ConfigError, DataError, ModelError
 from conftest import build_toy_table, write_toy_experiment
 
@@ -84,12 +85,12 @@ def test_counts_agree_between_all_files(finished: Path) -> None:
 def test_no_patient_value_is_in_any_file(finished: Path) -> None:
     everything = b"".join(file.read_bytes() for file in finished.rglob("*") if file.is_file())
     assert b"P00017" not in everything  # an id
-    texts = stages.read_prepared(stages.load_resolved(finished / "config.yaml")).texts
+    texts = read_prepared(load_resolved(finished / "config.yaml")).texts
     assert not any(text.encode() in everything for text in texts)
 
 
 def test_the_config_resolves_to_itself(finished: Path) -> None:
-    saved = stages.load_resolved(finished / "config.yaml")
+    saved = load_resolved(finished / "config.yaml")
     assert stages.dump(saved) == (finished / "config.yaml").read_text()
 
 
@@ -103,7 +104,7 @@ def test_the_same_command_gives_the_same_bytes(finished: Path) -> None:
 def test_another_seed_gives_another_split(finished: Path) -> None:
     config = load_config(finished.parents[1] / "experiment.yaml", ["seed=1"])
     saved = pl.read_parquet(finished / "split.parquet")["part"].to_list()
-    assert list(stages.read_prepared(config).parts) != saved
+    assert list(read_prepared(config).parts) != saved
 
 
 def test_stages_one_by_one_give_what_run_gives(finished: Path) -> None:
@@ -131,45 +132,45 @@ def test_predict_in_a_fresh_process_reproduces_the_test_part(finished: Path, tmp
 
 
 def test_a_row_scores_the_same_alone_and_with_others(finished: Path, tmp_path: Path) -> None:
-    folder = stages.open_run(finished)
+    folder = reopen.open_run(finished)
     table = pl.read_csv(finished.parents[1] / "table.csv").drop("disease")
     some, shuffled = tmp_path / "some.csv", tmp_path / "shuffled.parquet"
     table[[7]].write_csv(some)
     table[::-1].write_parquet(shuffled)
-    alone = stages.score_table(folder, str(some), keep_ids=True)
-    others = stages.score_table(folder, str(shuffled), keep_ids=True)
+    alone = studies.score_table(folder, str(some), keep_ids=True)
+    others = studies.score_table(folder, str(shuffled), keep_ids=True)
     whole = others.filter(row_id=table["patient_id"][7])["y_prob"][0]
     assert alone["y_prob"][0] == pytest.approx(whole, abs=1e-5)
 
 
 def test_scoring_keeps_every_row_and_counts_what_is_missing(finished: Path, tmp_path: Path) -> None:
-    folder = stages.open_run(finished)
+    folder = reopen.open_run(finished)
     table = pl.DataFrame({"age": ["61", "", "900"], "sex": ["0", "1", "7"], "sbp": ["140", "150", "160"]})
     table = table.with_columns(smoker=pl.lit("1"), pain=pl.lit("none"), unknown_column=pl.lit("x"))
     table.write_csv(tmp_path / "new.csv")
-    scored = stages.score_table(folder, str(tmp_path / "new.csv"), keep_ids=False)
+    scored = studies.score_table(folder, str(tmp_path / "new.csv"), keep_ids=False)
     assert scored["values_missing"].to_list() == [0, 1, 2]
     assert scored["y_prob"].is_between(0, 1).all()
 
 
 def test_a_checkpoint_is_judged_like_the_run(finished: Path) -> None:
-    folder = stages.open_run(finished)
+    folder = reopen.open_run(finished)
     step = json.loads(folder.manifest.read_text())["training"]["selected_step"]
-    target, result = stages.evaluate_checkpoint(folder, Path(f"checkpoints/step-{step:06d}"))
+    target, result = studies.evaluate_checkpoint(folder, Path(f"checkpoints/step-{step:06d}"))
     run = json.loads(folder.metrics.read_text())["parts"]["test"]["models"]["tuned"]
     judged = result["parts"]["test"]["models"]["tuned"]
     assert judged["auroc"] == run["auroc"]
     assert judged["brier"]["value"] == pytest.approx(run["brier"]["value"], abs=1e-6)
     table = finished.parents[1] / "table.csv"
-    _, on_table = stages.evaluate_checkpoint(folder, folder.path / f"checkpoints/step-{step:06d}", str(table))
+    _, on_table = studies.evaluate_checkpoint(folder, folder.path / f"checkpoints/step-{step:06d}", str(table))
     assert on_table["parts"]["test"]["n"] == 240
     with pytest.raises(ConfigError, match="not a checkpoint of this run; it keeps checkpoints/step-"):
-        stages.evaluate_checkpoint(folder, Path("checkpoints/step-999999"))
+        studies.evaluate_checkpoint(folder, Path("checkpoints/step-999999"))
     twins = [finished.parents[1] / name for name in ("north.2023.csv", "north.2024.csv", "other/north.2023.csv")]
     for number, twin in enumerate(twins):
         twin.parent.mkdir(exist_ok=True)
         build_toy_table(60 + number, seed=number).write_csv(twin)
-    judge = partial(stages.evaluate_checkpoint, folder, Path(f"checkpoints/step-{step:06d}"))
+    judge = partial(studies.evaluate_checkpoint, folder, Path(f"checkpoints/step-{step:06d}"))
     made = {judge(str(twin))[0].name for twin in twins[:2]}
     assert made == {f"step-{step:06d}-north.2023", f"step-{step:06d}-north.2024"}
     assert judge(str(twins[0]))[1]["parts"]["test"]["n"] == 60, "made anew from the same table"

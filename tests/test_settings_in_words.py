@@ -20,8 +20,8 @@ from cardiotune.comparators import COMPARATORS, PUBLISHED_SCORES
 from cardiotune.config import dump, load_config
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.models import calibrate, thresholds
-from cardiotune.models.language import read_predictions, write_predictions
 from cardiotune.models.logistic import logit
+from cardiotune.models.predictions import read_predictions, write_predictions
 from cardiotune.report import checklists, model_card
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.report import as_text, write_report

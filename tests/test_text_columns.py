@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cardiotune import stages
+from cardiotune import stages, studies
+from cardiotune.config import load_resolved
+from cardiotune.data.prepare import read_prepared
 from cardiotune.data.serialize import NOT_RECORDED
 from cardiotune.runs import RunFolder, read_json
 from cardiotune.settings import Config
@@ -48,8 +50,8 @@ def test_the_audit_sees_what_the_note_tells(run: RunFolder) -> None:
 
 
 def test_probes_and_explanations_work_on_notes_and_dates(run: RunFolder) -> None:
-    assert stages.probe(run, 8)["probes"]
-    found = stages.explain(run, 30)["importance"]
+    assert studies.probe(run, 8)["probes"]
+    found = studies.explain(run, 30)["importance"]
     worth = {entry["column"]: entry["value"] for entry in found if entry["model"] == "lightgbm"}
     assert worth.keys() == {*(set(TOY_COLUMNS) - {"patient_id", "disease"}), "note", "seen"}
     assert max(worth, key=lambda column: worth[column]) == "note"
@@ -63,18 +65,18 @@ def test_a_missing_note_is_scored(run: RunFolder, tmp_path: Path) -> None:
         note=pl.lit(None, pl.String), seen=pl.lit("2030-05-01")
     )
     table.drop("disease").write_csv(tmp_path / "new.csv")
-    assert stages.score_table(run, str(tmp_path / "new.csv"), False)["y_prob"].is_between(0, 1).all()
-    texts = stages.read_prepared(read_config(run)).texts
+    assert studies.score_table(run, str(tmp_path / "new.csv"), False)["y_prob"].is_between(0, 1).all()
+    texts = read_prepared(read_config(run)).texts
     assert any(f"note {NOT_RECORDED}" in text for text in texts), "as the classical models read it"
 
 
 def read_config(run: RunFolder) -> Config:
-    return stages.load_resolved(run.config)
+    return load_resolved(run.config)
 
 
 def test_a_learning_curve_of_models_that_read_notes(tmp_path: Path, toy_model: Path) -> None:
     settings = config(tmp_path, toy_model, models=["logistic_regression", "lightgbm"])
-    curve, _ = stages.learn_curve(settings, [40, "all"], 1, tmp_path / "curve")
+    curve, _ = studies.learn_curve(settings, [40, "all"], 1, tmp_path / "curve")
     found = {(point["model"], point["size"]): point["auroc"] for point in curve["points"]}
     assert found["logistic_regression", 40] > 0.9, "forty rows tell the word"
     assert found["lightgbm", "all"] > 0.95

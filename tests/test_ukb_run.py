@@ -25,7 +25,7 @@ from cardiotune.data.small_counts import FEW, HIDDEN, SMALL
 from cardiotune.data.ukb.read import open_export
 from cardiotune.errors import DataError
 from cardiotune.evaluation.censoring import c_index
-from cardiotune.models.language import write_predictions
+from cardiotune.models.predictions import write_predictions
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.synthetic_ukb.export import write_export

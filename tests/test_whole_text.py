@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from cardiotune import stages
+from cardiotune import stages, studies
 from cardiotune.cli import app
 from cardiotune.config import load_config
 from cardiotune.data.serialize import Pieces
@@ -164,7 +164,7 @@ def test_a_whole_run_on_texts_alone(prompt: str, base: Path, tmp_path: Path) -> 
     stages.predict(run, prepared)
     predictions = pl.read_ndjson(run.predictions)
     assert predictions["model"].unique().sort().to_list() == ["few_shot", "tuned", "zero_shot"]
-    again = stages.score_table(run, str(tmp_path / "rows.jsonl"), keep_ids=False)
+    again = studies.score_table(run, str(tmp_path / "rows.jsonl"), keep_ids=False)
     assert again["y_prob"].is_finite().all()
     encoder = build_encoder(config, base)
     shown = encoder.with_examples([("age 30 years", "No"), ("age 80 years", "Yes")])

@@ -193,10 +193,11 @@ def prepare(
     Example: cardiotune prepare statlog_heart --show 3
     """
     from cardiotune import stages
+    from cardiotune.data.prepare import show_prompts
 
     loaded = _load(config, overrides)
     if show:
-        for number, prompt in enumerate(stages.show_prompts(loaded, show, real_rows), start=1):
+        for number, prompt in enumerate(show_prompts(loaded, show, real_rows), start=1):
             kind = "real" if real_rows else "synthetic"
             out.rule(f"{kind} row {number}")
             out.print(prompt, markup=False, highlight=False, soft_wrap=True)
@@ -217,12 +218,12 @@ def train(
 
     Example: cardiotune train --resume runs/statlog_heart
     """
-    from cardiotune import stages
+    from cardiotune import reopen, stages
 
     if resume or (Path(config) / "manifest.json").is_file():
         if overrides:
             raise ConfigError(KEEPS_SETTINGS)
-        folder, prepared = stages.open_run(config), None
+        folder, prepared = reopen.open_run(config), None
     else:
         processes.only_one("preparing (`cardiotune prepare CONFIG`, before `cardiotune train RUN`)")
         folder, prepared = stages.prepare(_load(config, overrides), overwrite)
@@ -254,11 +255,11 @@ def predict(
 
     Example: cardiotune predict runs/statlog_heart new_patients.csv --out risks.csv
     """
-    from cardiotune import stages
+    from cardiotune import reopen, stages
     from cardiotune.deployment.bulk import Job, score_to_file, write_to_stdout
 
     if table is None:
-        folder = stages.open_run(run)
+        folder = reopen.open_run(run)
         stages.predict(folder)
         _say(f"predictions: {folder.predictions}")
         return
@@ -270,7 +271,7 @@ def predict(
         raise ConfigError("--workers needs --out: several processes cannot write to standard output")
     if output is None:
         processes.only_one("predict TABLE without --out")
-    stages.check_scorable(run, tuned=not zero_shot)
+    reopen.check_scorable(run, tuned=not zero_shot)
     job = Job(run, table, keep_ids, not zero_shot, site, chunk_rows, allow_unknown)
     if output is None:
         write_to_stdout(job)
@@ -309,11 +310,11 @@ def evaluate(
 
     Example: cardiotune evaluate my_adapter --base gemma3-270m --task heart_disease --dataset statlog_heart
     """
-    from cardiotune import stages
+    from cardiotune import reopen, stages, studies
 
     if base:
         config = _adapter_config(run, base, task, dataset, table, overrides or [])
-        judged = stages.evaluate_adapter(run, config, out_folder, allow_unknown, overwrite)
+        judged = studies.evaluate_adapter(run, config, out_folder, allow_unknown, overwrite)
         _show_metrics(judged, as_json)
         _say(f"written: {out_folder}", as_json)
         return
@@ -321,13 +322,13 @@ def evaluate(
         raise ConfigError(
             "KEY=VALUE, --task and --dataset go with --base; a run folder keeps the settings it was made with"
         )
-    folder = stages.open_run(run)
+    folder = reopen.open_run(run)
     if checkpoint is None:
         if table:
             raise ConfigError("--table goes with --checkpoint; to score a new table use `cardiotune predict RUN TABLE`")
         _show_metrics(stages.evaluate(folder), as_json)
         return
-    target, result = stages.evaluate_checkpoint(folder, checkpoint, table, allow_unknown, overwrite)
+    target, result = studies.evaluate_checkpoint(folder, checkpoint, table, allow_unknown, overwrite)
     _show_metrics(result, as_json)
     _say(f"written: {target}", as_json)
 
@@ -350,19 +351,20 @@ def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson =
 
     Example: cardiotune audit statlog_heart
     """
-    from cardiotune import stages
+    from cardiotune import reopen, stages
+    from cardiotune.audit.audit import audit_prepared
     from cardiotune.data.prepare import read_prepared
 
     if (Path(config) / "manifest.json").is_file() or _is_folder(config):
         if overrides:
             raise ConfigError(KEEPS_SETTINGS)
-        folder = stages.open_run(config)
+        folder = reopen.open_run(config)
         findings = stages.audit(folder)
         if folder.metrics.is_file():
             findings = stages.audit_results(folder)
     else:
         loaded = _load(config, overrides)
-        findings = stages.audit_prepared(loaded, read_prepared(loaded))
+        findings = audit_prepared(loaded, read_prepared(loaded))
     if as_json:
         sys.stdout.write(json.dumps({"findings": findings}, indent=2) + "\n")
     else:
@@ -402,12 +404,12 @@ def export(
     """
     if to == "hub" and upload:  # before any library reads it
         os.environ["HF_HUB_OFFLINE"] = "0"
-    from cardiotune import stages
+    from cardiotune import studies
     from cardiotune.deployment import hub
     from cardiotune.deployment.scorer import is_export
 
     if check or not (to == "hub" and is_export(out_folder)):
-        found = stages.export(run, "merged" if to == "hub" else to, out_folder, precision, check)
+        found = studies.export(run, "merged" if to == "hub" else to, out_folder, precision, check)
         if as_json:
             sys.stdout.write(json.dumps(found, indent=2) + "\n")
         else:
@@ -462,10 +464,10 @@ def export_check(run: RunArgument, as_json: AsJson = False) -> None:
 
     Example: cardiotune export-check runs/statlog_heart
     """
-    from cardiotune import stages
+    from cardiotune import reopen
     from cardiotune.audit.export_check import STAY, check_export
 
-    judged = check_export(stages.open_run(run))
+    judged = check_export(reopen.open_run(run))
     if as_json:
         sys.stdout.write(json.dumps({"files": [entry._asdict() for entry in judged]}, indent=2) + "\n")
     else:
@@ -487,10 +489,10 @@ def probe(
 
     Example: cardiotune probe runs/statlog_heart --rows 20
     """
-    from cardiotune import stages
+    from cardiotune import reopen, studies
 
-    folder = stages.open_run(run)
-    found = stages.probe(folder, rows)
+    folder = reopen.open_run(run)
+    found = studies.probe(folder, rows)
     table = Table("probe", "patients", "mean change", "95 % below", "largest")
     for item in found["probes"]:
         changes = (item[name] for name in ("mean_change", "p95_change", "max_change"))
@@ -524,15 +526,15 @@ def explain(
 
     Example: cardiotune explain runs/statlog_heart --table new_patients.csv --row 1
     """
-    from cardiotune import stages
+    from cardiotune import reopen, studies
 
-    folder = stages.open_run(run)
+    folder = reopen.open_run(run)
     if row is not None:
-        _show_row(stages.explain_row(folder, row, table, allow_unknown), as_json)
+        _show_row(studies.explain_row(folder, row, table, allow_unknown), as_json)
         return
     if table or as_json:
         raise ConfigError("--table and --json go with --row, which says the patient to explain")
-    found = stages.explain(folder, rows)
+    found = studies.explain(folder, rows)
     shown = Table("model", "column", "AUROC lost when permuted")
     for item in found["importance"]:
         shown.add_row(item["model"], item["column"], "-" if item["value"] is None else f"{item['value']:.3f}")
@@ -580,12 +582,12 @@ def learn_curve(
 
     Example: cardiotune learn-curve statlog_heart --sizes 32,64,all --seeds 3
     """
-    from cardiotune import stages
+    from cardiotune import studies
     from cardiotune.report.learning_curve import parse_sizes, to_markdown
     from cardiotune.runs import RunFolder
 
     wanted = parse_sizes(sizes)
-    found, folder = stages.learn_curve(_load(config, overrides), wanted, seeds, out_folder)
+    found, folder = studies.learn_curve(_load(config, overrides), wanted, seeds, out_folder)
     _say(to_markdown(found))
     _say(f"written: {folder / 'learning_curve.png'}")
     _redraw(RunFolder(folder.parent))  # has a report when the curve was left in a run folder
@@ -609,9 +611,9 @@ def recalibrate(
 
     Example: cardiotune recalibrate runs/statlog_heart other_hospital.csv --method logistic
     """
-    from cardiotune import stages
+    from cardiotune import reopen, studies
 
-    file, judged = stages.recalibrate(stages.open_run(run), table, method, allow_unknown, site, overwrite)
+    file, judged = studies.recalibrate(reopen.open_run(run), table, method, allow_unknown, site, overwrite)
     if as_json:
         sys.stdout.write(json.dumps(judged, indent=2) + "\n")
     else:
@@ -635,11 +637,11 @@ def compare(
 
     Example: cardiotune compare runs/lora runs/full
     """
-    from cardiotune import stages
+    from cardiotune import reopen
     from cardiotune.report.compare import as_text
     from cardiotune.report.compare import compare as side_by_side
 
-    found = side_by_side([stages.open_run(folder) for folder in run_folders], all_models, common)
+    found = side_by_side([reopen.open_run(folder) for folder in run_folders], all_models, common)
     sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found) + "\n")
 
 
@@ -712,9 +714,9 @@ def report(run: RunArgument) -> None:
 
     Example: cardiotune report runs/statlog_heart
     """
-    from cardiotune import stages
+    from cardiotune import reopen, stages
 
-    _say(f"report: {stages.report(stages.open_run(run))}")
+    _say(f"report: {stages.report(reopen.open_run(run))}")
 
 
 @app.command()

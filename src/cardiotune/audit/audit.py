@@ -19,8 +19,9 @@ from scipy import stats
 
 from cardiotune.audit import near_copies
 from cardiotune.data import identifiers, roles, schema
-from cardiotune.data.cohort import ROW_ID, needed_columns
+from cardiotune.data.cohort import ROW_ID, needed_columns, read_unused
 from cardiotune.data.copies import Keys, column_keys, equal_rows, exceeds, expected_pairs, pairs_of, total
+from cardiotune.data.prepare import Prepared
 from cardiotune.data.schema import out_of_range
 from cardiotune.data.sentinels import in_words, sentinels
 from cardiotune.data.small_counts import told
@@ -28,7 +29,7 @@ from cardiotune.data.split import FEW_GROUPS, PARTS, Parts, few_groups, shared_b
 from cardiotune.data.table import locate, read_cells
 from cardiotune.evaluation.metrics import auroc
 from cardiotune.models.baselines import BASELINES, Baseline
-from cardiotune.settings import NUMBERS, Column, DataConfig
+from cardiotune.settings import NUMBERS, Column, Config, DataConfig
 
 Severity = Literal["leak", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("leak", "warning", "note")
@@ -821,3 +822,16 @@ __all__ = [
     "audit_tokens",
     "ceiling_of",
 ]
+
+
+def audit_prepared(config: Config, prepared: Prepared) -> list[dict[str, Any]]:
+    """Findings of the audit of a table and its parts, the gravest first."""
+    frame, events = prepared.cohort.frame, prepared.cohort.events
+    ceiling = config.evaluation.known_ceiling
+    inside = audit_table(frame, events, prepared.parts, prepared.texts, config.data, config.seed, ceiling)
+    # An export's raw cells are codes of many fields: only what was made of them can be judged.
+    if config.data.format == "ukb":
+        return as_json(inside)
+    unused = read_unused(config.data, config.evaluation.keep_row_ids)
+    keys = audit_keys(frame, prepared.parts, config.data, unused)
+    return as_json([*audit_raw(config.data), *keys, *inside])

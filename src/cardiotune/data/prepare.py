@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from cardiotune.data.cohort import Cohort, read_cohort
-from cardiotune.data.serialize import column_order, serialize_rows
+from cardiotune.data.schema import synthetic_rows
+from cardiotune.data.serialize import column_order, prompt_text, serialize_rows, text_columns
 from cardiotune.data.split import Parts, split_cohort
 from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ModelError
@@ -70,3 +71,18 @@ def read_order(run: RunFolder) -> list[str]:
     if order is None:
         raise ModelError(f"{run.cohort}: does not say the order of the columns; restore it, or start a new run")
     return order
+
+
+def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:
+    """Prompts as the model will read them: of synthetic rows drawn from the dictionary, or of real ones when asked."""
+    if real_rows:
+        prepared = read_prepared(config)
+        texts = prepared.texts_of(prepared.rows("train")[:number])
+    else:
+        texts = serialize_rows(
+            synthetic_rows(config.data, number, config.seed),
+            text_columns(config.data, config.serialize),
+            config.data,
+            config.serialize,
+        )
+    return [prompt_text(config, text) for text in texts]

@@ -19,7 +19,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from cardiotune.data import schema
 from cardiotune.errors import ConfigError
-from cardiotune.settings import DataConfig, SerializeConfig, TaskConfig, suggest
+from cardiotune.settings import Config, DataConfig, SerializeConfig, TaskConfig, suggest
 
 NOT_RECORDED = "not recorded"
 PATIENT = "Patient: "
@@ -151,3 +151,9 @@ def _from_template(
         raise ConfigError(
             f"serialize.template: {type(error).__name__} while a row was written; values are text"
         ) from None
+
+
+def prompt_text(config: Config, text: str) -> str:
+    """A whole prompt in words, as the model reads it but for the chat template."""
+    before, after = shared_pieces(config.task, config.data.name_of("text") is not None).around()
+    return before + text + after

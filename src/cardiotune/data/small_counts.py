@@ -106,3 +106,28 @@ def tell_each(counts: Mapping[str, int], hide_all: bool = False) -> dict[str, in
     return {
         name: SMALL if is_small(count) else HIDDEN if hide_all and count else count for name, count in counts.items()
     }
+
+
+def shareable(exact: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    """Exact counts of the cohort as they may leave the machine, beside Table 1.
+
+    Where Table 1 hides how many lack a value because it would give a small count away, none of the larger ones is told.
+    """
+    hidden = any(row["missing"] == HIDDEN for row in described["columns"])
+    notes = dict(exact["notes"])
+    for name in ("missing", "values_out_of_range"):
+        if name in notes:
+            notes[name] = tell_each(notes[name], hidden)
+    if equal := notes.get("equal_rows"):
+        notes["equal_rows"] = {**equal, "rows": told(equal["rows"])}
+    if ukb := notes.get("ukb"):
+        listed = {**ukb["withdrawals"], "listed": told(ukb["withdrawals"]["listed"])}
+        notes["ukb"] = {**ukb, "withdrawals": listed}
+        if kinship := ukb["kinship"]:
+            notes["ukb"]["kinship"] = {**kinship, "pairs": told(kinship["pairs"])}
+    return {
+        "flow": tell_flow(exact["flow"]),
+        "notes": notes,
+        "parts": tell_parts(exact["parts"]),
+        "overlap": {kind: tell_each(found) for kind, found in exact["overlap"].items()},
+    }

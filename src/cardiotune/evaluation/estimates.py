@@ -28,7 +28,6 @@ SAME_RISK = "the model gives every row the same risk, so no interval"
 NOBODY_FLAGGED = "no row is flagged at this threshold, which is a net benefit of 0, so no interval"
 ALIKE = "the two models are the same in every bootstrap replicate, so no interval"
 IN_WORDS = "answers in words carry no probability"
-WORDS = "free_generation"
 """The model whose answers are parsed: its 1 and 0 are no probabilities, and any other number stands for no answer."""
 OTHER_NAMES = {"sensitivity": "recall", "ppv": "precision"}
 EXCEPTIONS = (

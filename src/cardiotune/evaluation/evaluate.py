@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cardiotune.comparators import WORDS
 from cardiotune.data.small_counts import FEW, is_small, told_events
 from cardiotune.data.split import FEW_GROUPS
 from cardiotune.errors import DataError
@@ -23,7 +24,7 @@ from cardiotune.evaluation.censoring import (
     observed_entry,
 )
 from cardiotune.evaluation.disclosure import Told
-from cardiotune.evaluation.estimates import EXCEPTIONS, WORDS, Judged, difference, estimate
+from cardiotune.evaluation.estimates import EXCEPTIONS, Judged, difference, estimate
 from cardiotune.evaluation.groups import judge_groups
 from cardiotune.evaluation.intervals import (
     affordable,

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.comparators import COMPARATORS, PUBLISHED_SCORES, PublishedScore
+from cardiotune.comparators import COMPARATORS, LANGUAGE, PUBLISHED_SCORES, PublishedScore
 from cardiotune.data.cache import run_tokens
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.small_counts import told_events
@@ -24,7 +24,6 @@ from cardiotune.models.logistic import logit
 from cardiotune.models.risk_scores import completed_risks
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.models.tuned import TunedModel, fit_calibrator
-from cardiotune.report.done import LANGUAGE
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.training.distributed import world

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cardiotune import runs
+from cardiotune.data.prepare import read_order
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.tokens import TokenRows
@@ -15,7 +17,8 @@ from cardiotune.models import calibrate
 from cardiotune.models.language import LanguageScorer
 from cardiotune.runs import HASHES, RunFolder, read_json
 from cardiotune.settings import Config
-from cardiotune.training.checkpoint import PROBE
+from cardiotune.training.checkpoint import PROBE, record_probe
+from cardiotune.training.distributed import world
 from cardiotune.training.loss import corrected
 from cardiotune.training.weights import same_weights
 
@@ -105,3 +108,13 @@ def read_site(run: RunFolder, site: str) -> calibrate.Calibrator:
 def probe_texts(config: Config, order: list[str]) -> list[str]:
     """Texts of a fixed synthetic sample: the same for every process that opens the run."""
     return serialize_rows(synthetic_rows(config.data, PROBE_ROWS, PROBE_SEED), order, config.data, config.serialize)
+
+
+def record_saved_probe(folder: RunFolder, config: Config) -> None:
+    """Reload what was saved, as prediction will, and keep how it scores the synthetic sample."""
+    saved = folder.tuned_folder(config.method.kind)
+    scorer = LanguageScorer(config, same_weights(folder, config.model), saved)
+    logits = scorer.logits(probe_texts(config, read_order(folder)), what="checking")
+    if world()[0] == 0:
+        record_probe(saved, logits, scorer.dtype)
+        folder.record(saved / runs.HASHES, saved / PROBE, folder.training)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cardiotune.comparators import LANGUAGE
 from cardiotune.data.schema import label
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
 from cardiotune.report import done
-from cardiotune.report.done import FITTED, LANGUAGE, MISSING
+from cardiotune.report.done import FITTED, MISSING
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.wording import capitalized, estimate, metric_words, model_words, percent, plain
 from cardiotune.runs import RunFolder, write_text

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from cardiotune.comparators import WORDS
 from cardiotune.data.small_counts import told_events
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.estimates import WORDS, Judged, difference, estimate
+from cardiotune.evaluation.estimates import Judged, difference, estimate
 from cardiotune.evaluation.intervals import affordable, bootstrap_counts
-from cardiotune.models.language import read_predictions
+from cardiotune.models.predictions import read_predictions
 from cardiotune.report.wording import events, in_order, main_model, metric_words, model_words, number, reads, span
 from cardiotune.runs import RunFolder, read_json
 

@@ -7,7 +7,7 @@ Words for the values of a setting stand in a table each, without a default: a va
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cardiotune.comparators import PUBLISHED_SCORES
+from cardiotune.comparators import LANGUAGE, PUBLISHED_SCORES, READS_LOGITS, READS_TEXT
 from cardiotune.data.small_counts import HIDDEN
 from cardiotune.data.split import PARTS, UNUSED
 from cardiotune.models.baselines import TREE_ROWS, TREE_TERMS, age_and_sex
@@ -83,12 +83,6 @@ CORONARY = ("cad_metagrs", "ihd_broad", "mi_algorithmic")
 """Shipped endpoints of this kind."""
 REGIONS = {"low": "low", "moderate": "moderate", "high": "high", "very_high": "very high"}
 
-PROMPTED = ("tuned", "zero_shot", "few_shot", "free_generation")
-READS_LOGITS = ("zero_shot", "few_shot")
-LANGUAGE = (*PROMPTED, "embedding")
-"""Models that hold a language model. `stacked` stands on one."""
-READS_TEXT = (*LANGUAGE, "tfidf")
-"""Models that read the row's text."""
 REGRESSIONS = ("age_sex_logistic_regression", "logistic_regression", "spline_regression", "stacked")
 READS_COLUMNS = ("logistic_regression", "spline_regression", "lightgbm", "stacked")
 """Models that read every feature column. The columns' models of the stack are logistic regression and LightGBM."""

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from cardiotune.comparators import WORDS
 from cardiotune.data.small_counts import SMALL, told
-from cardiotune.evaluation.estimates import WORDS
 from cardiotune.report import curves
 from cardiotune.report.drawing import (
     LONGEST,

@@ -9,8 +9,8 @@ from typing import Any
 
 import jinja2
 
+from cardiotune.comparators import LANGUAGE
 from cardiotune.report import checklists
-from cardiotune.report.done import LANGUAGE
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.wording import KEY_METRICS, capitalized, estimate, metric_words, model_words, plain
 from cardiotune.runs import RunFolder, write_text

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cardiotune.comparators import WORDS
 from cardiotune.config import load_resolved
 from cardiotune.errors import DataError
-from cardiotune.evaluation.estimates import WORDS
-from cardiotune.models.language import read_predictions
+from cardiotune.models.predictions import read_predictions
 from cardiotune.report.wording import events, in_order, main_model
 from cardiotune.runs import RunFolder, read_json
 from cardiotune.settings import Config

@@ -11,12 +11,13 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from cardiotune.comparators import LANGUAGE
 from cardiotune.data import roles
 from cardiotune.data.small_counts import is_small
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.table1 import HIDDEN, SMALL
 from cardiotune.report import checklists, curves, done, figures, learning_curve, model_card
-from cardiotune.report.done import CALIBRATIONS, HEADS, LANGUAGE, MOST_NAMES
+from cardiotune.report.done import CALIBRATIONS, HEADS, MOST_NAMES
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.wording import (
     GLOSSARY,

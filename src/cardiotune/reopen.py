@@ -1,0 +1,87 @@
+"""A run that is there, opened again: its settings, its cohort, its model."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cardiotune import runs
+from cardiotune.config import load_resolved
+from cardiotune.data.cohort import ROW_ID
+from cardiotune.data.prepare import Prepared, read_prepared
+from cardiotune.data.table import locate
+from cardiotune.deployment.scorer import is_export
+from cardiotune.errors import ConfigError, DataError, ModelError
+from cardiotune.models.tuned import TunedModel, read_calibrator
+from cardiotune.runs import RunFolder
+from cardiotune.settings import Config, DataConfig
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """An existing run folder; ConfigError when it is none."""
+    folder = RunFolder(Path(path))
+    folder.read_manifest()
+    return folder
+
+
+def config_of(folder: RunFolder) -> Config:
+    """The resolved settings of a run, as they were recorded."""
+    return load_resolved(folder.checked(folder.config))
+
+
+def check_tuned(folder: RunFolder, otherwise: str = "") -> None:
+    """ConfigError, before any table is read, when the run has no tuned model."""
+    config = config_of(folder)
+    if folder.tuned_folder(config.method.kind).is_dir():
+        return
+    if "tuned" in config.comparators:
+        how = f"train it with `cardiotune train {folder.path}`"
+    else:
+        how = "its models do not hold tuned, so make another run"
+    raise ConfigError(f"{folder.path}: has no tuned model; {how}{otherwise}")
+
+
+def check_scorable(path: Path, tuned: bool) -> None:
+    """ConfigError, before any table is read, when a folder is no run or export that can score a table."""
+    if not is_export(path):
+        folder = open_run(path)
+        if tuned:
+            check_tuned(folder, ", or ask for the zero-shot model with --zero-shot")
+    elif not tuned:
+        raise ConfigError(f"{path}: an export has no base model; use --zero-shot with its run")
+
+
+def tuned_model(folder: RunFolder, config: Config, order: list[str]) -> TunedModel:
+    """The run's own model."""
+    read_calibrator(folder)  # applied to the model's risks: refused, if damaged, before hours of scoring
+    return TunedModel(folder, config, order)
+
+
+def reopen(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepared]:
+    """Config and cohort of a run; DataError when the table is no longer the one that was split."""
+    config = config_of(folder)
+    if prepared is not None:
+        return config, prepared
+    recorded = folder.read_manifest().get("data")
+    if recorded is None:
+        raise ModelError(f"{folder.path}: was stopped before its table was prepared; start it anew with --overwrite")
+    if describe_files(config.data) != recorded:
+        files = ", ".join(config.data.files.values())
+        raise DataError(f"{files}: has changed since this run was prepared; restore it, or start a new run")
+    prepared = read_prepared(config)
+    try:
+        saved = pl.read_parquet(folder.checked(folder.split))
+    except (OSError, pl.exceptions.PolarsError):
+        raise ModelError(f"{folder.split}: damaged or not there; restore it, or start a new run") from None
+    if saved["row_id"].to_list() != prepared.cohort.frame[ROW_ID].to_list() or list(saved["part"]) != list(
+        prepared.parts
+    ):
+        raise DataError(f"{folder.split}: does not match the table; restore it, or start a new run")
+    return config, prepared
+
+
+def describe_files(data: DataConfig) -> dict[str, Any]:
+    """For the manifest: name and sha256 of the table, and below `test` and `validation` those of files of their own."""
+    files = {part: locate(path, folder=data.format == "ukb") for part, path in data.files.items()}
+    named: dict[str, Any] = {part: {"file": f.name, "sha256": runs.sha256(f)} for part, f in files.items()}
+    return {**named.pop("train"), **named}

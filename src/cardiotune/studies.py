@@ -1,0 +1,363 @@
+"""What is asked of a run once it is there: probes, explanations, learning curves, other weights, other sites, exports."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
+
+from cardiotune import runs
+from cardiotune.config import dump
+from cardiotune.data import roles
+from cardiotune.data.cohort import EVENT, ROW_ID, WEIGHT, as_written, read_rows
+from cardiotune.data.prepare import read_order, read_prepared
+from cardiotune.data.serialize import column_order, serialize_rows
+from cardiotune.data.small_counts import told_events
+from cardiotune.data.split import cluster_numbers
+from cardiotune.data.table import locate
+from cardiotune.deployment import export as exporting
+from cardiotune.deployment.bulk import Job, score_chunks
+from cardiotune.deployment.scorer import RowScorer
+from cardiotune.errors import ConfigError, DataError
+from cardiotune.evaluation import explain as explaining
+from cardiotune.evaluation import metrics, probes
+from cardiotune.evaluation.explain import language_risk, leave_one_field_out
+from cardiotune.evaluation.judge import judge
+from cardiotune.models import calibrate, predictions
+from cardiotune.models import language as scoring
+from cardiotune.models.baselines import lightgbm
+from cardiotune.models.logistic import logit
+from cardiotune.models.predictions import rows_to_tell, weights_of
+from cardiotune.models.tuned import TunedModel, fit_calibrator
+from cardiotune.reopen import check_tuned, config_of, open_run, reopen, tuned_model
+from cardiotune.report import learning_curve as curve
+from cardiotune.runs import RunFolder
+from cardiotune.settings import Config, DataConfig
+from cardiotune.stages import run
+from cardiotune.training.checkpoint import verify, version_of
+from cardiotune.training.model import has_head
+from cardiotune.training.weights import find_weights
+
+log = logging.getLogger(__name__)
+
+
+Array = NDArray[np.float64]
+EVALUATION = "evaluation.json"
+"""Beside the metrics of a checkpoint or an adapter: hashes of what was judged."""
+
+
+def evaluate_checkpoint(
+    folder: RunFolder, checkpoint: Path, table: str | None = None, allow_unknown: bool = False, overwrite: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """Judge the weights of a checkpoint on the run's own parts, or on another table that has the outcome.
+
+    Leaves `predictions.jsonl`, `metrics.json` and what they were made from (`evaluation.json`) in
+    `evaluations/<checkpoint>[-<table>]/`; returns that folder and the metrics. What is there of another table of this name is
+    replaced with `overwrite` alone.
+    """
+    config = config_of(folder)
+    checkpoint = checkpoint if checkpoint.is_dir() else folder.path / checkpoint
+    if not (checkpoint / "weights").is_dir():
+        kept = ", ".join(sorted(f"checkpoints/{path.name}" for path in folder.checkpoints.glob("step-*")))
+        raise ConfigError(f"{checkpoint}: not a checkpoint of this run; it keeps {kept or 'none'}")
+    made_with = runs.read_json(checkpoint / "state.json").get("config", {})
+    if made_with != config.model_dump(mode="json"):
+        raise ConfigError(f"{checkpoint}: a checkpoint of another run ({made_with.get('name')})")
+    verify(checkpoint, inside="weights/")
+    name = checkpoint.name + (f"-{runs.named_after(table)}" if table else "")
+    target = RunFolder(folder.path / "evaluations" / name)
+    made_from = {"checkpoint": version_of(checkpoint), "table_sha256": _sha256_of(table, config.data)}
+    otherwise = "give the table's file another name"
+    runs.check_free(target.path, target.path / EVALUATION, made_from, overwrite, otherwise)
+    _, prepared = reopen(folder, None)
+    held = prepared.rows("validation")  # its calibrator is this checkpoint's own
+    if table is None:
+        rows, cohort, told_parts = rows_to_tell(prepared, config.evaluation.parts)
+        parts, texts = list(told_parts), [prepared.all_texts[row] for row in rows]
+    else:
+        cohort = read_rows(table, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
+        parts, texts = ["test"] * cohort.height, serialize_rows(cohort, prepared.order, config.data, config.serialize)
+    model = TunedModel(folder, config, prepared.order, checkpoint / "weights")
+    logits = model.logits(prepared.texts_of(held) + texts)
+    shifted = model.corrected(logits)
+    weights = prepared.cohort.weights
+    calibrator = fit_calibrator(
+        config, shifted[: len(held)], prepared.cohort.events[held], None if weights is None else weights[held]
+    )
+    risks = calibrate.apply(calibrator, shifted[len(held) :])
+    untouched = calibrator["method"] == "none" and np.array_equal(shifted, logits)
+    raw = risks if untouched else scoring.probabilities(logits[len(held) :])
+    threshold = config.task.threshold
+    lines = predictions.prediction_rows(
+        "tuned",
+        cohort[ROW_ID],
+        parts,
+        cohort[EVENT],
+        risks,
+        raw,
+        threshold,
+        weights_of(cohort),
+        cluster_numbers(cohort, config.data),
+    )
+    _begin_evaluation(target, made_from)
+    predictions.write_predictions(target.predictions, lines)
+    return target.path, judge(config, target, cohort)
+
+
+def _begin_evaluation(target: RunFolder, made_from: dict[str, Any]) -> None:
+    """Say what results in this folder are made from, once there are no others in it."""
+    for file in (target.metrics, target.predictions):
+        file.unlink(missing_ok=True)
+    runs.write_json(target.path / EVALUATION, made_from)
+
+
+def _sha256_of(table: str | None, data: DataConfig) -> str | None:
+    return None if table is None else runs.sha256(locate(table, folder=data.format == "ukb"))
+
+
+def evaluate_adapter(
+    adapter: Path, config: Config, out: Path, allow_unknown: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Judge a PEFT adapter from elsewhere on a labelled table, all of which is taken as the test part.
+
+    `config` says base model, task, and the table with its dictionary. Leaves `predictions.jsonl`, `metrics.json` and what they
+    were made from (`evaluation.json`) in `out`; another evaluation there is replaced with `overwrite` alone. Its probabilities
+    are as they are: what class weights or oversampling may have added cannot be known.
+    """
+    if RunFolder(out).manifest.is_file():
+        raise ConfigError(f"--out {out}: is a run folder, which has results of its own; choose another")
+    settings = hashlib.sha256(dump(config).encode()).hexdigest()
+    made_from = {
+        "adapter": runs.sha256(adapter),
+        "table_sha256": _sha256_of(config.data.path, config.data),
+        "settings": settings,
+    }
+    runs.check_free(out, out / EVALUATION, made_from, overwrite, "choose another with --out")
+    head = "classifier" if has_head(adapter) else "label_tokens"
+    config = config.model_copy(update={"task": config.task.model_copy(update={"head": head})})
+    cohort = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
+    columns = roles.settle(config.data.columns, cohort).columns  # by the values too, as a run learns it
+    config = config.model_copy(update={"data": config.data.model_copy(update={"columns": columns})})
+    scorer = scoring.LanguageScorer(config, find_weights(config.model), adapter, foreign=True)
+    order = column_order(cohort, config.data, config.serialize)
+    texts = serialize_rows(cohort, order, config.data, config.serialize)
+    risks = scoring.probabilities(scorer.logits(texts, what="scoring"))
+    parts = ["test"] * cohort.height
+    lines = predictions.prediction_rows(
+        "tuned",
+        cohort[ROW_ID],
+        parts,
+        cohort[EVENT],
+        risks,
+        risks,
+        config.task.threshold,
+        weights_of(cohort),
+        cluster_numbers(cohort, config.data),
+    )
+    target = RunFolder(out)
+    _begin_evaluation(target, made_from)
+    predictions.write_predictions(target.predictions, lines)
+    return judge(config, target, cohort)
+
+
+def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
+    """How the risks of `rows` test patients change when their text is written otherwise -> `probes.json`."""
+    check_tuned(folder)
+    config, prepared = reopen(folder, None)
+    with folder.stage("probe"):
+        model = tuned_model(folder, config, prepared.order)
+        frame = prepared.cohort.frame[prepared.rows("test")]
+        found = probes.probe(model.risks, frame, prepared.order, config.data, config.serialize, rows, seed=config.seed)
+        runs.write_json(folder.probes, found)
+        folder.record(folder.probes)
+    return found
+
+
+def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
+    """Which columns the tuned model and LightGBM use, on `rows` test patients -> `explanations.json`."""
+    check_tuned(folder)
+    config, prepared = reopen(folder, None)
+    frame, events, test = prepared.cohort.frame, prepared.cohort.events, prepared.rows("test")
+    with folder.stage("explain"):
+        model = tuned_model(folder, config, prepared.order)
+        models = {
+            "tuned": explaining.language_risk(model.risks, prepared.order, config.data, config.serialize),
+            "lightgbm": explaining.table_risk(lightgbm, frame, events, prepared.parts, config.data, config.seed),
+        }
+        training = frame[prepared.rows("train")]
+        found = explaining.explain(models, frame[test], events[test], training, config.data, rows, seed=config.seed)
+        runs.write_json(folder.explanations, found)
+        folder.record(folder.explanations)
+    return found
+
+
+def explain_row(folder: RunFolder, row: str, table: str | None = None, allow_unknown: bool = False) -> dict[str, Any]:
+    """One patient's risk by the tuned model and by it without each field, as `leave_one_field_out`. Nothing is written.
+
+    row: the id of one of the run's own patients, as in `predictions.jsonl` or in the table's id column; with a `table`, the
+    number of one of its rows from 1, as `score_table` counts them.
+    """
+    config = config_of(folder)
+    if config.data.name_of("text"):
+        raise ConfigError(f"{folder.path}: its patients' texts come ready made, so no field of theirs can be left out")
+    check_tuned(folder)
+    if table is None:
+        _, prepared = reopen(folder, None)
+        frame, order, place = prepared.cohort.frame, prepared.order, _place_of(prepared.cohort.frame, row, config.data)
+        if prepared.parts[place] == "train":
+            log.warning("--row: this patient is in the training part, so the model has learned from the outcome")
+    else:
+        frame, order = read_rows(table, config.data, allow_unknown=allow_unknown).frame, read_order(folder)
+        place = int(row) - 1 if row.isascii() and row.isdigit() else -1
+        if not 0 <= place < frame.height:
+            raise ConfigError(f"--row: expected the number of a row of {table}, 1 to {frame.height}")
+    risk_of = language_risk(tuned_model(folder, config, order).risks, order, config.data, config.serialize)
+    return leave_one_field_out(risk_of, frame[place : place + 1], config.data)
+
+
+def _place_of(frame: pl.DataFrame, row: str, data: DataConfig) -> int:
+    """The place of the row with this id. An error does not repeat what was typed, which may be a patient's id."""
+    own = data.name_of("id")
+    found = np.flatnonzero((frame[ROW_ID] == row) | (as_written(frame[own or ROW_ID]) == row))
+    if len(found) != 1:
+        ids = f"a row_id of predictions.jsonl{f' or a value of column {own}' if own else ''}"
+        raise ConfigError(f"--row: {len(found)} of the run's {frame.height} rows have this id; expected {ids}")
+    return int(found[0])
+
+
+def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path | None = None) -> tuple[dict[str, Any], Path]:
+    """The whole run at growing training sizes, several seeds each. Returns the curve and the folder that shows it.
+
+    Its runs lie in `out`, by default in `<run folder>_learning_curve`, beside `learning_curve.json`, `.png` and `.md`. By
+    default these are also left in `learning_curve/` of the experiment's own run, where its report finds them.
+    """
+
+    def run_one(one: Config) -> RunFolder:
+        return run(one, overwrite=True)
+
+    own = RunFolder(config.run_path)
+    place = out or own.path.with_name(f"{config.name}_learning_curve")
+    if place.is_file() or RunFolder(place).manifest.is_file():
+        what = "file" if place.is_file() else "run folder"
+        raise ConfigError(f"{place}: is a {what}; name a folder for the curve's own runs with --out")
+    curve.check(sizes, range(seeds))
+    sizes = _sizes_that_fit(config, sizes)
+    found = curve.learning_curve(config, sizes, range(seeds), run_one, place)
+    curve.write(found, place)
+    if out:
+        return found, place
+    if not own.manifest.is_file():
+        log.info("%s: no such run; once it is there, the same command puts the curve into its report", own.path)
+        return found, place
+    differ = curve.differences(own, RunFolder(curve.variant(config, sizes[0], 0, place).run_path))
+    if differ:
+        log.warning("%s: not given the curve, which is of another %s", own.path, ", ".join(differ))
+        return found, place
+    curve.write(found, own.path / curve.FOLDER)
+    own.record(own.path / curve.FOLDER / curve.FILE)
+    return found, own.path / curve.FOLDER
+
+
+def _sizes_that_fit(config: Config, sizes: list[Any]) -> list[Any]:
+    """Without sizes above the training part, if `all` stands for them; else DataError, before hours of smaller ones."""
+    whole = config.model_copy(update={"split": config.split.model_copy(update={"train_rows": None})})
+    rows = len(read_prepared(whole).rows("train"))
+    large = [size for size in sizes if size != "all" and size > rows]
+    if large and "all" not in sizes:
+        raise DataError(f"--sizes: {large[0]}, but the training part has {rows} rows; ask for fewer, or for all")
+    if large:
+        log.info("sizes left out: %s, for all training rows are %d", ", ".join(map(str, large)), rows)
+    return [size for size in sizes if size not in large]
+
+
+def score_table(
+    folder: RunFolder, table: str, keep_ids: bool, tuned: bool = True, site: str | None = None
+) -> pl.DataFrame:
+    """Risks for a new table from the run folder alone, a row each, in the table's order; `site` as `recalibrate` named it.
+
+    Columns: row (1-based), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing (how many of the row's
+    values were missing or out of range).
+    """
+    return pl.concat(score_chunks(Job(folder.path, table, keep_ids, tuned, site)))
+
+
+def _score(folder: RunFolder, frame: pl.DataFrame, tuned: bool = True, site: str | None = None) -> tuple[Array, Array]:
+    """Final and raw risks of rows that the run has not seen, (rows,) each."""
+    return RowScorer.load(folder.path, site, tuned).score(frame)
+
+
+def export(path: Path, to: Any, out: Path, precision: Any = "f16", check: bool = False) -> dict[str, Any]:
+    """The run's model in another format, in `out`; or, with `check`, an export that is there put through the gate again.
+
+    Returns the parity gate's numbers. Without the run's table they are of synthetic rows alone, which is said.
+    """
+    folder = open_run(path)
+    check_tuned(folder)
+    prepared = None
+    try:
+        prepared = reopen(folder, None)[1]
+    except DataError as error:
+        log.warning("parity is checked on synthetic rows alone: %s", error)
+    if check:
+        return exporting.check_again(folder, out, prepared)
+    return exporting.export(folder, to, out, precision, prepared)
+
+
+def recalibrate(
+    folder: RunFolder,
+    table: str,
+    method: Any,
+    allow_unknown: bool = False,
+    site_name: str | None = None,
+    overwrite: bool = False,
+) -> tuple[Path, dict[str, dict[str, float | None]]]:
+    """Adapt the run's calibrated risks to a new site, whose table has the outcome.
+
+    Leaves `sites/<name>.json`, which `score_table` applies; the name is by default the table's. A recalibration of this name by
+    another table or method is replaced with `overwrite` alone. Returns that file, and log-loss, Brier score,
+    calibration intercept and slope before and after; after is cross-fitted in ten folds, so no row judges itself.
+    """
+    check_tuned(folder)
+    config = config_of(folder)
+    if site_name and (plain := runs.plain_name(site_name)) != site_name:
+        raise ConfigError(
+            f"--site {site_name}: expected letters, digits, dots, dashes and underscores, such as {plain}"
+        )
+    file = folder.path / "sites" / f"{site_name or runs.named_after(table)}.json"
+    made_from = {"method": method, "table_sha256": _sha256_of(table, config.data)}
+    runs.check_free(file, file, made_from, overwrite, "choose another name with --site")
+    frame = read_rows(table, config.data, allow_unknown=allow_unknown).frame.filter(pl.col(EVENT).is_not_null())
+    y_true = frame[EVENT].to_numpy().astype(float)
+    weight = frame[WEIGHT].to_numpy() if WEIGHT in frame.columns else None
+    fewest = int(min(y_true.sum(), (1 - y_true).sum()))
+    needed = calibrate.MIN_OUTCOMES + 1  # a fold leaves one of them out
+    if fewest < needed:
+        raise DataError(
+            f"{table}: {config.data.name_of('target')} is known in {frame.height} rows, {int(y_true.sum())} of them events; "
+            f"recalibration needs the outcome, of {needed} events and {needed} non-events at least"
+        )
+    before, _ = _score(folder, frame)
+    logits = logit(before)
+    site = calibrate.update(logits, y_true, method, weight)
+    after = np.empty_like(logits)
+    folds = StratifiedKFold(min(10, fewest), shuffle=True, random_state=config.seed)
+    for train_rows, rows in folds.split(logits, y_true):
+        counted = None if weight is None else weight[train_rows]
+        fitted = calibrate.update(logits[train_rows], y_true[train_rows], method, counted)
+        after[rows] = calibrate.apply(fitted, logits[rows])
+    judged = {
+        when: {
+            name: float(np.asarray(metric(y_true, risks, weight)).item())
+            for name, metric in metrics.PROBABILITY.items()
+        }
+        for when, risks in (("before", before), ("after", after))
+    }
+    size = {"n": len(y_true), "n_events": told_events(len(y_true), int(y_true.sum()))}
+    finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
+    runs.write_json(file, {**site, **made_from, **size, **finite})
+    folder.record(file)
+    return file, finite

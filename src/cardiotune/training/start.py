@@ -1,0 +1,51 @@
+"""From a run folder to the recipe: its weights, rows and network."""
+
+import logging
+
+import torch
+
+from cardiotune.data.cache import run_tokens
+from cardiotune.data.prepare import Prepared
+from cardiotune.runs import RunFolder
+from cardiotune.settings import Config
+from cardiotune.training import model as building
+from cardiotune.training.distributed import join, world
+from cardiotune.training.loss import balance
+from cardiotune.training.packing import Rows
+from cardiotune.training.train import train as follow_recipe
+from cardiotune.training.trunk import over_frozen_trunk
+from cardiotune.training.weights import same_weights
+
+log = logging.getLogger(__name__)
+
+
+def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: bool) -> None:
+    """Fine-tune in this process, one of several or the only one; the run folder then has the tuned model."""
+    weights = same_weights(folder, config.model)
+    device = building.set_up(config.train.threads)
+    join(config)
+    dtype = building.train_dtype(config.model, device)
+    encoder = building.build_encoder(config, weights)
+    rows = {part: prepared.rows(part) for part in ("train", "validation")}
+    tokens, weigh = run_tokens(folder, prepared.all_texts, encoder, weights), prepared.cohort.weights
+    encoded = {
+        part: Rows(tokens.take(r), prepared.cohort.events[r], weights=None if weigh is None else weigh[r])
+        for part, r in rows.items()
+    }
+    balanced = balance(encoded["train"].events, config.imbalance, config.seed)
+    if balanced.odds_multiplier != 1:
+        both = config.imbalance.oversample and config.imbalance.class_weights != "none"
+        tell = log.warning if both else log.info
+        tell("class weights and oversampling multiply the odds by %.3g; predictions undo it", balanced.odds_multiplier)
+    torch.manual_seed(config.seed)
+    # Weights that train are float32 and compute in `dtype` under autocast; frozen ones are kept in `dtype`.
+    kept = torch.float32 if config.method.kind == "full" else dtype
+    network = building.build(building.load_base(weights, config, kept, device), config, encoder)
+    log.info("training on %s in %s", device, str(dtype).removeprefix("torch."))
+    pad_id = encoder.pad_id
+    with over_frozen_trunk(network, encoded, config, folder, pad_id, dtype) as known:
+        summary = follow_recipe(
+            network, known["train"], known["validation"], balanced, config, folder, pad_id, dtype, resume
+        )
+    if world()[0] == 0:
+        folder.update_manifest(training=summary, device=str(device))
