@@ -1,10 +1,11 @@
-"""Seconds and peak memory of thresholds, evaluation and report on a large test part with three models, step by step.
+"""Seconds and peak memory of thresholds, evaluation and report on a large test part with three
+models, step by step.
 
     python -m benchmarks.evaluate_scale --rows 500000 --json evaluate_scale.json
 
-The rows are generated in the columns of the cardio dictionary, and so many are in the test part; a tenth of the table is
-the validation part. Each model's risks are the outcome's true log-odds with more or less noise, so that nothing has to be
-trained; from there on the stages are those of a run.
+The rows are generated in the columns of the cardio dictionary, and so many are in the test part; a
+tenth of the table is the validation part. Each model's risks are the outcome's true log-odds with
+more or less noise, so that nothing has to be trained; from there on the stages are those of a run.
 """
 
 import argparse
@@ -43,7 +44,8 @@ SETTINGS = [
 
 
 def true_log_odds(prepared: Prepared) -> np.ndarray:
-    """(rows,) what `cardio_table` draws the outcome from, as far as the cohort's columns tell it."""
+    """(rows,) what `cardio_table` draws the outcome from, as far as the cohort's columns tell
+    it."""
     frame = prepared.cohort.frame
     age, pressure, cholesterol, weight = (
         frame[name].cast(float).fill_null(strategy="mean").to_numpy()
@@ -54,7 +56,8 @@ def true_log_odds(prepared: Prepared) -> np.ndarray:
 
 
 def predict(run: RunFolder, config: Config, prepared: Prepared, seed: int = 0) -> dict[str, np.ndarray]:
-    """Made-up `predictions.jsonl` of the validation and test part; returns each model's risks of all rows."""
+    """Made-up `predictions.jsonl` of the validation and test part; returns each model's risks of
+    all rows."""
     draw, log_odds = np.random.default_rng(seed), true_log_odds(prepared)
     risks = {m: 1 / (1 + np.exp(-(log_odds + draw.normal(0, noise, len(log_odds))))) for m, noise in NOISE.items()}
     frame, rows = prepared.cohort.frame, np.flatnonzero(np.isin(prepared.parts, ["validation", "test"]))

@@ -1,12 +1,14 @@
-"""Load on the server, from outside: clients that each send one patient and wait for the answer, all on this machine.
+"""Load on the server, from outside: clients that each send one patient and wait for the answer, all
+on this machine.
 
     python -m benchmarks.load_test runs/statlog_heart --json load.json
-    python -m benchmarks.load_test runs/statlog_heart --minutes 10 --json load.json     # memory over time
-    python -m benchmarks.load_test runs/cardio_gemma_270m --table cardio_train.csv      # patients of a table
+    python -m benchmarks.load_test runs/statlog_heart --minutes 10 --json load.json  # memory
+    python -m benchmarks.load_test runs/cardio_gemma_270m --table cardio_train.csv  # a table
 
-Starts `cardiotune serve` in a process of its own. Every answer is compared with what the model gives offline for the same
-row, so an answer that went to another patient is seen. `batching` compares a server that scores whatever waits together
-with one that scores row by row (`--batch-rows 1`), under the same clients.
+Starts `cardiotune serve` in a process of its own. Every answer is compared with what the model
+gives offline for the same row, so an answer that went to another patient is seen. `batching`
+compares a server that scores whatever waits together with one that scores row by row (`--batch-rows
+1`), under the same clients.
 """
 
 import argparse
@@ -38,7 +40,8 @@ CLIENTS = (1, 8, 64, 500)
 PATIENTS = 512
 """Different rows: drawn from the data dictionary alone, or spread evenly over a table."""
 TOLERANCE = 1e-4
-"""A probability may move that much with the batch it is computed in; rows of equal risk are told apart by nothing."""
+"""A probability may move that much with the batch it is computed in; rows of equal risk are told
+apart by nothing."""
 SAMPLE_SECONDS = 5
 MARKS = (50, 95, 99)
 """Percentiles of the time to an answer."""
@@ -110,7 +113,8 @@ def _url(process: "subprocess.Popen[bytes]", log: Any, seconds: float = 600) -> 
 
 
 def patients(scorer: RowScorer, table: Path | None) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Rows that a client would send, and their risks by the same model without a server, (rows,)."""
+    """Rows that a client would send, and their risks by the same model without a server,
+    (rows,)."""
     data = scorer.config.data
     names = needed_columns(data, target_needed=False)
     if table:
@@ -123,7 +127,8 @@ def patients(scorer: RowScorer, table: Path | None) -> tuple[list[dict[str, Any]
 
 
 async def load(url: str, rows: Sequence[Any], risks: np.ndarray, clients: int, seconds: float) -> Found:
-    """`clients` at once, each with one row after the other until `seconds` are over; each has a connection of its own."""
+    """`clients` at once, each with one row after the other until `seconds` are over; each has a
+    connection of its own."""
     found = Found(clients)
     numbers = itertools.cycle(range(len(rows)))
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
@@ -155,7 +160,8 @@ async def load(url: str, rows: Sequence[Any], risks: np.ndarray, clients: int, s
 def memory_over(
     process: psutil.Process, url: str, rows: Any, risks: Any, clients: int, minutes: float
 ) -> dict[str, Any]:
-    """Resident memory of the server, MiB, every few seconds under steady load; `growth` from the second tenth to the last."""
+    """Resident memory of the server, MiB, every few seconds under steady load; `growth` from the
+    second tenth to the last."""
 
     async def watched() -> tuple[Found, list[tuple[float, float]]]:
         loaded = asyncio.create_task(load(url, rows, risks, clients, 60 * minutes))

@@ -44,7 +44,8 @@ class Scorer:
 
 
 def way(job: dict[str, Any]) -> dict[str, Any]:
-    """Seconds from a table to its logits, step by step: all rows up to the layout, `sample` of them through the model."""
+    """Seconds from a table to its logits, step by step: all rows up to the layout, `sample` of them
+    through the model."""
     config = load_config(job["experiment"], job["overrides"])
     marks = [time.perf_counter()]
     prepared = read_prepared(config)

@@ -1,4 +1,5 @@
-"""What the processor can do at best, and how much of it a model needs: the two sides of a share of the peak."""
+"""What the processor can do at best, and how much of it a model needs: the two sides of a share of
+the peak."""
 
 import time
 from pathlib import Path
@@ -15,10 +16,11 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def multiplication_peak(sizes: tuple[int, ...] = SIZES, repeats: int = 3) -> dict[str, float]:
-    """Type -> the highest GFLOP/s of a linear layer over square `sizes`, plain or with fixed weights; 2 n^3 FLOP each.
+    """Type -> the highest GFLOP/s of a linear layer over square `sizes`, plain or with fixed
+    weights; 2 n^3 FLOP each.
 
-    Where the hardware does not compute in a type, larger matrices would take minutes and tell nothing more: a product is
-    left out when it would take longer than `LONGEST`.
+    Where the hardware does not compute in a type, larger matrices would take minutes and tell
+    nothing more: a product is left out when it would take longer than `LONGEST`.
     """
     found = {}
     for name, dtype in TYPES.items():
@@ -47,7 +49,8 @@ def _rate(size: int, dtype: torch.dtype, repeats: int) -> float:
 
 
 def weights_multiplied(folder: Path) -> int:
-    """Weights that every token is multiplied with: those of the model without embeddings and output matrix."""
+    """Weights that every token is multiplied with: those of the model without embeddings and output
+    matrix."""
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):
@@ -58,10 +61,12 @@ def weights_multiplied(folder: Path) -> int:
 
 
 def flop_per_token(weights: int, training: bool) -> int:
-    """FLOP that one token needs: 2 a weight to score; 4 to train adapters, whose frozen base weights take part in the
-    forward pass and in the way of the gradient back through the activations, but get no gradient of their own.
+    """FLOP that one token needs: 2 a weight to score; 4 to train adapters, whose frozen base
+    weights take part in the forward pass and in the way of the gradient back through the
+    activations, but get no gradient of their own.
 
-    Left out, for all contenders alike: attention scores, adapters (a few percent) and the output matrix, which one logit a
-    row does not need. So a share of the peak that is computed from it is a little too low.
+    Left out, for all contenders alike: attention scores, adapters (a few percent) and the output
+    matrix, which one logit a row does not need. So a share of the peak that is computed from it is
+    a little too low.
     """
     return (4 if training else 2) * weights

@@ -1,9 +1,11 @@
-"""`cardiotune predict` on a large table: killed once and resumed, and shared by two processes; memory while it runs.
+"""`cardiotune predict` on a large table: killed once and resumed, and shared by two processes;
+memory while it runs.
 
     python -m benchmarks.predict_scale --rows 1000000 --json predict_scale.json
 
-The rows are generated in the columns of the cardio dictionary, the model is a small Llama with random weights, trained for two
-steps: what is measured is the way from table to file, not a model. Exit code 1 when files differ or memory grows.
+The rows are generated in the columns of the cardio dictionary, the model is a small Llama with
+random weights, trained for two steps: what is measured is the way from table to file, not a model.
+Exit code 1 when files differ or memory grows.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Seconds and peak memory on the way from a table's file to tokens, step by step, with the real Gemma tokenizer.
+"""Seconds and peak memory on the way from a table's file to tokens, step by step, with the real
+Gemma tokenizer.
 
     python -m benchmarks.prepare --rows 500000 --json prepare.json
 
-The rows are generated in the columns of the cardio dictionary. The last step is what every later stage does instead of
-tokenizing: it reads the run's tokens from its cache.
+The rows are generated in the columns of the cardio dictionary. The last step is what every later
+stage does instead of tokenizing: it reads the run's tokens from its cache.
 """
 
 import argparse

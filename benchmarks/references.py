@@ -1,4 +1,5 @@
-"""The other sides of the comparison, by the public APIs as their users would: Trainer with PEFT, and TRL's SFTTrainer.
+"""The other sides of the comparison, by the public APIs as their users would: Trainer with PEFT,
+and TRL's SFTTrainer.
 
 Both read the same prompts as ours, whole: the instruction, the patient, the question.
 """
@@ -57,7 +58,8 @@ def _lora(job: dict[str, Any], task_type: str) -> LoraConfig:
 
 
 def _arguments(job: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of the experiment in the words of TrainingArguments; everything else as it comes."""
+    """The recipe of the experiment in the words of TrainingArguments; everything else as it
+    comes."""
     recipe, steps = job["recipe"], job["steps"]
     schedule = recipe["schedule"] if recipe["schedule"] != "constant" else "constant_with_warmup"
     return {
@@ -80,7 +82,8 @@ def _arguments(job: dict[str, Any]) -> dict[str, Any]:
 
 
 class Classification:
-    """`Trainer` and PEFT with `AutoModelForSequenceClassification`: a linear layer on the last token, two classes."""
+    """`Trainer` and PEFT with `AutoModelForSequenceClassification`: a linear layer on the last
+    token, two classes."""
 
     def __init__(self, job: dict[str, Any], dtype: str) -> None:
         """dtype: that of the loaded model; `autocast` loads float32 and computes in bfloat16."""
@@ -121,10 +124,12 @@ class Classification:
 
 
 class Chat:
-    """TRL's `SFTTrainer` on chat text: the prompt is the user's turn, the answer's word the model's.
+    """TRL's `SFTTrainer` on chat text: the prompt is the user's turn, the answer's word the
+    model's.
 
-    Loaded in the given type, without TRL's gradient checkpointing, which would cost a third of its speed. TRL computes the
-    loss on the answer only, and takes the logits of no other token. Scored at the first token of the answer.
+    Loaded in the given type, without TRL's gradient checkpointing, which would cost a third of its
+    speed. TRL computes the loss on the answer only, and takes the logits of no other token. Scored
+    at the first token of the answer.
     """
 
     def __init__(self, job: dict[str, Any], dtype: str) -> None:

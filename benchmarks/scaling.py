@@ -1,12 +1,14 @@
-"""Time and memory of ours against the rows of a table, the length of a prompt, and the share of it that all rows share.
+"""Time and memory of ours against the rows of a table, the length of a prompt, and the share of it
+that all rows share.
 
     python -m benchmarks.scaling --json scaling.json
     python -m benchmarks.scaling --quick --json scaling.json
 
-Rows: a generated cardio table is read, checked, split and written as text, made into tokens and laid out in batches, all of
-it; a sample is scored, and the time for all rows follows from the tokens that are left to compute. Prompt length and prefix
-share: texts of random words behind guideline text; rows/s of training and of scoring. Every cell has processes of its own, so
-that its peak memory is its own.
+Rows: a generated cardio table is read, checked, split and written as text, made into tokens and
+laid out in batches, all of it; a sample is scored, and the time for all rows follows from the
+tokens that are left to compute. Prompt length and prefix share: texts of random words behind
+guideline text; rows/s of training and of scoring. Every cell has processes of its own, so that its
+peak memory is its own.
 """
 
 import argparse
@@ -53,7 +55,7 @@ STEPS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # rows
 
 
@@ -73,12 +75,13 @@ def by_rows(rows: int, sample: int, folder: Path, overrides: list[str]) -> dict[
     return {"rows": rows, **{name: value for name, value in facts.items() if name not in ("seconds", "tokens")}}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # prompts
 
 
 def _written(tokens: int, share: float, rows: int, folder: Path, overrides: list[str]) -> Config:
-    """Rows of ready text: random words, so that `share` of about `tokens` tokens of a prompt is what all rows share."""
+    """Rows of ready text: random words, so that `share` of about `tokens` tokens of a prompt is
+    what all rows share."""
     tree: dict[str, Any] = {
         "name": f"tokens{tokens}-share{share}",
         "use": {"model": "gemma3-270m", "method": "lora"},
@@ -152,7 +155,7 @@ def _after_warm_up(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the whole
 
 

@@ -1,15 +1,18 @@
-"""Rows/s of scoring with a trained adapter, ours beside Trainer with PEFT and a chat model that TRL would have trained.
+"""Rows/s of scoring with a trained adapter, ours beside Trainer with PEFT and a chat model that TRL
+would have trained.
 
     python -m benchmarks.score_speed --quick --json score_speed.json
     python -m benchmarks.score_speed --table cardio_train.csv --json score_speed_all.json
 
-Texts go in and logits come out; making tokens of them is in the time of all. The experiment's test part is scored; by ours
-whole, in every block. The references, which read a row the same way wherever it stands, score some rows of it.
+Texts go in and logits come out; making tokens of them is in the time of all. The experiment's test
+part is scored; by ours whole, in every block. The references, which read a row the same way
+wherever it stands, score some rows of it.
 
-`--quick` scores a sample of the test part. Neighbours in the order of their tokens share more of them than strangers do,
-so a sample of strangers would make ours slower than it is on the whole part. It is therefore a sample of runs of neighbours,
-evenly spread; `setting.tokens.distinct_per_row` (whole part) and `contenders.ours.tokens_computed_per_row` (sample) show how
-well it stands for the whole.
+`--quick` scores a sample of the test part. Neighbours in the order of their tokens share more of
+them than strangers do, so a sample of strangers would make ours slower than it is on the whole
+part. It is therefore a sample of runs of neighbours, evenly spread;
+`setting.tokens.distinct_per_row` (whole part) and `contenders.ours.tokens_computed_per_row`
+(sample) show how well it stands for the whole.
 """
 
 import argparse
@@ -34,7 +37,8 @@ NEIGHBOURS = 64
 
 
 def blocks_of_neighbours(order: Sequence[int], rows: int, blocks: int) -> list[list[int]]:
-    """Row numbers of each block: runs of neighbours in `order`, evenly spread, other ones in every block while there are."""
+    """Row numbers of each block: runs of neighbours in `order`, evenly spread, other ones in every
+    block while there are."""
     runs = [list(order[first : first + NEIGHBOURS]) for first in range(0, len(order), NEIGHBOURS)]
     step = max(1, len(order) // rows)
     return [[row for run in runs[block % step :: step] for row in run] for block in range(blocks)]
@@ -59,7 +63,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         names, skipped = speed.contenders(given, CONTENDERS, _default(given.quick))
         blocks = given.blocks or (4 if given.quick else 3)
 
-        # --- a run with an adapter that has learned a step; nearly all other rows are to be scored --------------------
+        # --- a run with an adapter that has learned a step; nearly all other rows are to be scored
         config = load_config(given.experiment, overrides)
         held = max(0.001, 40 / read_prepared(config).cohort.frame.height)
         small = [
@@ -74,7 +78,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         speed.say("training a step, for an adapter")
         stages.train(run_folder, prepared)
 
-        # --- the rows ------------------------------------------------------------------------------------------------
+        # --- the rows -----------------------------------------------------------------------------
         texts = prepared.texts_of(prepared.rows("test"))
         encoder = build_encoder(config, weights)
         prompts = encoder.encode(texts)
@@ -92,7 +96,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         if "ours_bfloat16" in jobs:
             jobs["ours_bfloat16"]["score_dtype"] = "bfloat16"
 
-        # --- the turns -----------------------------------------------------------------------------------------------
+        # --- the turns ----------------------------------------------------------------------------
         with speed.workers({"peak": job, **jobs}, folder) as running:
             until = start + speed.QUICK_SECONDS if given.quick else math.inf
             blocks = speed.measure(running, blocks, skipped, until, least=2)

@@ -1,4 +1,5 @@
-"""Run an experiment with several seeds (split, adapters, order) and print every model's test AUROC and log-loss.
+"""Run an experiment with several seeds (split, adapters, order) and print every model's test AUROC
+and log-loss.
 
     python -m benchmarks.seeds statlog_heart --seeds 5
 

@@ -1,7 +1,9 @@
-"""What train_speed and score_speed share: who is compared, whose turn it is, and what is written down.
+"""What train_speed and score_speed share: who is compared, whose turn it is, and what is written
+down.
 
-Every contender is a process of its own that works only while it is asked to (`worker`). So its peak memory is its own, and
-blocks of work alternate: whatever else the machine does meets all of them alike.
+Every contender is a process of its own that works only while it is asked to (`worker`). So its peak
+memory is its own, and blocks of work alternate: whatever else the machine does meets all of them
+alike.
 """
 
 import argparse
@@ -37,7 +39,8 @@ from cardiotune.training.weights import find_weights
 
 EXPERIMENT = "cardio_published"
 PROMPT = ["serialize.order=by_sharing", "data.columns.bp_category.role=ignore", "data.columns.bmi.role=ignore"]
-"""Of the default experiment: the columns that the table has itself, those that are shared most first."""
+"""Of the default experiment: the columns that the table has itself, those that are shared most
+first."""
 PREFIX = 37
 """Tokens of its shared instruction. With the patient's, a prompt has about 100."""
 GENERATED_ROWS = 70_000
@@ -50,13 +53,15 @@ CONTENDERS = {
     "trainer_autocast": "Trainer + PEFT, sequence classification, bf16=True",
     "sft_bfloat16": "TRL SFTTrainer on chat text, loaded in bfloat16",
 }
-"""Name -> what it is. `ours_bfloat16` takes part in scoring only: training computes in bfloat16 by itself where it pays."""
+"""Name -> what it is. `ours_bfloat16` takes part in scoring only: training computes in bfloat16 by
+itself where it pays."""
 REFERENCE = "trainer"
 """Whom `ratio` compares with."""
 HALF_REFERENCE = "trainer_bfloat16"
 """Whom `ratio_bfloat16` compares ours with, when ours computes in bfloat16 too."""
 OPTIONAL = ("sft_bfloat16", "trainer_autocast", "ours_bfloat16", "trainer_bfloat16")
-"""Who leaves, in this order, when the quick run would not be quick: bfloat16 takes minutes where it is emulated."""
+"""Who leaves, in this order, when the quick run would not be quick: bfloat16 takes minutes where it
+is emulated."""
 QUICK_SECONDS = 420
 """When a quick run's blocks have to be done; after that, validation rows are judged."""
 
@@ -86,13 +91,14 @@ def parser(about: str) -> argparse.ArgumentParser:
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # experiment
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A folder for the time of the measurement, overrides that every config of it has, and where the rows came from."""
+    """A folder for the time of the measurement, overrides that every config of it has, and where
+    the rows came from."""
 
     folder: Path
     overrides: list[str]
@@ -114,7 +120,8 @@ def experiment(given: argparse.Namespace) -> Iterator[Setup]:
             cardio_table(GENERATED_ROWS).write_csv(folder / "generated.csv", separator=";")
             overrides.append(f"data.path={folder / 'generated.csv'}")
         config = load_config(given.experiment, overrides)
-        # Ours would take the physical cores, PyTorch may take others: all contenders get the same number.
+        # Ours would take the physical cores, PyTorch may take others: all contenders get the same
+        # number.
         overrides.append(f"train.threads={config.train.threads or torch.get_num_threads()}")
         if prefix := given.prefix or (PREFIX if usual else None):
             text = long_instruction(config, find_weights(config.model), prefix)
@@ -123,7 +130,8 @@ def experiment(given: argparse.Namespace) -> Iterator[Setup]:
 
 
 def _lacks_table(name: str, overrides: list[str]) -> bool:
-    """Whether the experiment names no table: those shipped so are on the columns of the cardio dictionary."""
+    """Whether the experiment names no table: those shipped so are on the columns of the cardio
+    dictionary."""
     try:
         load_config(name, overrides)
     except ConfigError as error:
@@ -171,7 +179,8 @@ def job_of(config: Config, weights: Path, folder: Path, steps: int) -> dict[str,
 
 
 def token_facts(encoder: PromptEncoder, batches: Sequence[Sequence[list[int]]]) -> dict[str, float]:
-    """How long the prompts are, and how many tokens a row are left when a beginning that rows of a batch share counts once."""
+    """How long the prompts are, and how many tokens a row are left when a beginning that rows of a
+    batch share counts once."""
     lengths = [len(prompt) for batch in batches for prompt in batch]
     shared = 0
     for batch in batches:
@@ -187,7 +196,7 @@ def token_facts(encoder: PromptEncoder, batches: Sequence[Sequence[list[int]]]) 
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # turns
 
 
@@ -260,10 +269,12 @@ def workers(jobs: dict[str, dict[str, Any]], folder: Path) -> Iterator[dict[str,
 def measure(
     running: dict[str, Worker], blocks: int, skipped: dict[str, str], until: float = math.inf, least: int | None = None
 ) -> int:
-    """Give every contender a turn in every round. `peak` takes part: it is measured as the machine was meanwhile.
+    """Give every contender a turn in every round. `peak` takes part: it is measured as the machine
+    was meanwhile.
 
-    Optional contenders leave, and are noted in `skipped`, when the rounds would last longer than `until`. If that is not
-    enough, it ends after `least` rounds (default: all). Returns how many rounds there were.
+    Optional contenders leave, and are noted in `skipped`, when the rounds would last longer than
+    `until`. If that is not enough, it ends after `least` rounds (default: all). Returns how many
+    rounds there were.
     """
     for block in range(1, blocks + 1):
         found, took = {}, {}
@@ -288,12 +299,13 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # results
 
 
 def facts_of(answers: list[dict[str, Any]], blocks: int, tokens_a_row: float) -> dict[str, Any]:
-    """Numbers of one contender from its answers: the warm-up, then the blocks, then perhaps what it was judged by."""
+    """Numbers of one contender from its answers: the warm-up, then the blocks, then perhaps what it
+    was judged by."""
     measured = answers[1 : 1 + blocks]
     rates = [answer["rows"] / answer["seconds"] for answer in measured]
     rate = statistics.median(rates)

@@ -1,4 +1,5 @@
-"""Rows and instructions to measure with: a generated table like the Kaggle cardio one, and guideline text of any length."""
+"""Rows and instructions to measure with: a generated table like the Kaggle cardio one, and
+guideline text of any length."""
 
 import itertools
 from pathlib import Path
@@ -29,10 +30,12 @@ not take the absence of one risk factor for the absence of disease. A value that
 
 
 def cardio_table(rows: int, seed: int = 0) -> pl.DataFrame:
-    """Generated rows in the columns of the cardio dictionary (configs/datasets/cardio.yaml), every value in its range.
+    """Generated rows in the columns of the cardio dictionary (configs/datasets/cardio.yaml), every
+    value in its range.
 
-    Marginals are like those of the real table, pressures mostly rounded to tens as people do. The outcome is drawn from
-    logit p = 0.07 (age - 53 years) + 0.06 (ap_hi - 127) + 0.5 (cholesterol - 1.4) + 0.02 (weight - 74) - 0.2 (active - 0.8).
+    Marginals are like those of the real table, pressures mostly rounded to tens as people do. The
+    outcome is drawn from logit p = 0.07 (age - 53 years) + 0.06 (ap_hi - 127) + 0.5 (cholesterol -
+    1.4) + 0.02 (weight - 74) - 0.2 (active - 0.8).
     """
     draw = np.random.default_rng(seed)
     age_days = np.clip(draw.normal(53.4 * 365.25, 6.8 * 365.25, rows), 29 * 365, 65 * 365).round()
@@ -73,9 +76,11 @@ def _mostly_tens(values: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def long_instruction(config: Config, weights: Path, tokens: int) -> str:
-    """The task's instruction behind so many words of guideline text that all prompts share `tokens` leading tokens.
+    """The task's instruction behind so many words of guideline text that all prompts share `tokens`
+    leading tokens.
 
-    It may be a few more, where the last word is several tokens. The instruction as it is, when it is long enough.
+    It may be a few more, where the last word is several tokens. The instruction as it is, when it
+    is long enough.
     """
     tokenizer = load_tokenizer(weights)
     own, words = config.task.instruction, itertools.cycle(GUIDELINE.split())

@@ -1,11 +1,12 @@
-"""Rows/s of fine-tuning, ours beside Trainer with PEFT and TRL's SFTTrainer: same model, rows, LoRA and effective batch.
+"""Rows/s of fine-tuning, ours beside Trainer with PEFT and TRL's SFTTrainer: same model, rows, LoRA
+and effective batch.
 
     python -m benchmarks.train_speed --quick --json train_speed.json
-    python -m benchmarks.train_speed --table cardio_train.csv --prefix 300 --json train_speed_300.json
+    python -m benchmarks.train_speed --table cardio_train.csv --prefix 300 --json speed_300.json
 
-Each contender trains once over the same rows, with the same recipe, in blocks of optimizer steps that alternate; the log-loss
-of the same validation rows afterwards shows whether speed was bought with quality. `ratio` is ours over the Trainer as it
-comes.
+Each contender trains once over the same rows, with the same recipe, in blocks of optimizer steps
+that alternate; the log-loss of the same validation rows afterwards shows whether speed was bought
+with quality. `ratio` is ours over the Trainer as it comes.
 """
 
 import argparse
@@ -25,9 +26,11 @@ CONTENDERS = ["ours", "trainer", "trainer_bfloat16", "sft_bfloat16", "trainer_au
 WARM_UP = 1
 """Optimizer steps before the first block."""
 LONG_PROMPT = 200
-"""Tokens of an instruction from which `--quick` measures fewer blocks, and the references split a batch to fit into memory."""
+"""Tokens of an instruction from which `--quick` measures fewer blocks, and the references split a
+batch to fit into memory."""
 LONG_MICRO_BATCH = 8
-"""Rows that a reference then takes at a time: 32 prompts of 360 tokens in float32 took more than 24 GiB."""
+"""Rows that a reference then takes at a time: 32 prompts of 360 tokens in float32 took more than 24
+GiB."""
 
 
 def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         long = (given.prefix or 0) > LONG_PROMPT
         names, skipped = speed.contenders(given, CONTENDERS, CONTENDERS[: (3 if long else 4) if given.quick else None])
 
-        # --- how much work -------------------------------------------------------------------------------------------
+        # --- how much work ------------------------------------------------------------------------
         blocks = given.blocks or ((3 if long else 5) if given.quick else 6)
         batch_rows = config.train.batch_size * config.train.gradient_accumulation
         wanted = given.rows // batch_rows if given.rows else WARM_UP + blocks * (1 if given.quick else 4)
@@ -49,7 +52,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         steps = WARM_UP + blocks * block
         held = given.validation or ((32 if long else 128) if given.quick else 512)
 
-        # --- the rows ------------------------------------------------------------------------------------------------
+        # --- the rows -----------------------------------------------------------------------------
         train_rows = steps * batch_rows
         test_rows = math.ceil((train_rows + held) / 10)  # no part may be empty
         total = train_rows + held + test_rows + 4  # a stratified split rounds
@@ -89,7 +92,7 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         read["recipe"] = job["recipe"] | {"batch_size": micro, "gradient_accumulation": batch_rows // micro}
         jobs = {name: {**job, "run": str(run_folder.path)} if name == "ours" else {**job, **read} for name in names}
 
-        # --- the turns -----------------------------------------------------------------------------------------------
+        # --- the turns ----------------------------------------------------------------------------
         with speed.workers({"peak": job, **jobs}, folder) as running:
             speed.measure(running, blocks, skipped, start + speed.QUICK_SECONDS if given.quick else math.inf)
             speed.say("judging the validation rows")

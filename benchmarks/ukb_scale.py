@@ -1,4 +1,5 @@
-"""Seconds and peak memory from a UK Biobank export to a cohort with text, step by step, on a synthetic export.
+"""Seconds and peak memory from a UK Biobank export to a cohort with text, step by step, on a
+synthetic export.
 
     python -m benchmarks.ukb_scale --rows 500000 --columns 3000 --json ukb_scale.json
 

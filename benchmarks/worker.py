@@ -1,7 +1,8 @@
 """A contender's process: it works when its turn comes, says what it did, and waits.
 
-Standard input brings the job, one JSON line, and then a line for every further turn; a turn is answered by a JSON line.
-What libraries print goes to standard error. The first turn, which also loads the model, is the warm-up.
+Standard input brings the job, one JSON line, and then a line for every further turn; a turn is
+answered by a JSON line. What libraries print goes to standard error. The first turn, which also
+loads the model, is the warm-up.
 """
 
 import json
@@ -28,7 +29,8 @@ class Turns:
         self.started = time.perf_counter()
 
     def _count(self, module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
-        """Every token that is computed, padding too, passes the embedding once; a BERT has embeddings of other things."""
+        """Every token that is computed, padding too, passes the embedding once; a BERT has
+        embeddings of other things."""
         if isinstance(module, torch.nn.Embedding) and arguments:
             self.embedded[id(module)] = self.embedded.get(id(module), 0) + arguments[0].numel()
 
@@ -49,7 +51,8 @@ class Turns:
         self.started = time.perf_counter()
 
     def end_with_steps(self, warm_up: int, block: int, rows_a_step: int) -> None:
-        """From now on end a turn after `warm_up` optimizer steps, and then after every `block` steps.
+        """From now on end a turn after `warm_up` optimizer steps, and then after every `block`
+        steps.
 
         PyTorch itself tells of the steps, so that no trainer needs a way to be paused.
         """
@@ -65,7 +68,8 @@ class Turns:
 
 
 def peak_memory_mib() -> float:
-    """Highest resident size of this process. Not by getrusage on Linux, where it begins with that of the parent."""
+    """Highest resident size of this process. Not by getrusage on Linux, where it begins with that
+    of the parent."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

@@ -1,4 +1,5 @@
-"""A toy model of two layers with its own tokenizer, and a toy table whose outcome depends on age and pressure."""
+"""A toy model of two layers with its own tokenizer, and a toy table whose outcome depends on age
+and pressure."""
 
 import os
 
@@ -23,7 +24,8 @@ WORDS = (
 
 
 def build_toy_model(folder: Path, family: str = "llama", layers: int = 2) -> Path:
-    """A two-layer (or deeper) causal language model with random weights, and a byte-level BPE tokenizer, saved to `folder`."""
+    """A two-layer (or deeper) causal language model with random weights, and a byte-level BPE
+    tokenizer, saved to `folder`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -131,7 +133,8 @@ def toy_experiment(tmp_path: Path, toy_model: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real tables that are not part of the repository; tests that need it skip where it is absent."""
+    """The folder of real tables that are not part of the repository; tests that need it skip where
+    it is absent."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("CARDIOTUNE_SHARED_DATA", default))
     if not (folder / "cardio_train.csv").is_file():
@@ -156,7 +159,8 @@ def toy_config(folder: Path, **sections: Any) -> Config:
 
 
 def build_toy_encoder(folder: Path) -> Path:
-    """A two-layer BERT with random weights and a tokenizer that adds [CLS] and [SEP], saved to `folder`."""
+    """A two-layer BERT with random weights and a tokenizer that adds [CLS] and [SEP], saved to
+    `folder`."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast

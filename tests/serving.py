@@ -1,4 +1,5 @@
-"""A real server for tests: uvicorn on a free port, with a toy language model that was really trained."""
+"""A real server for tests: uvicorn on a free port, with a toy language model that was really
+trained."""
 
 import threading
 import time
@@ -44,7 +45,8 @@ def train_toy_run(folder: Path, model: Path, report: bool = False) -> Path:
 def serving(
     run: Path, load: Callable[[], RowScorer], ready: bool = True, keys: list[bytes] | None = None, **limits: Any
 ) -> Iterator[tuple[httpx.Client, Serving]]:
-    """A server in a thread, and a client of it; `limits` are those of `Limits`, `rows_waiting` and `batch` of the queue."""
+    """A server in a thread, and a client of it; `limits` are those of `Limits`, `rows_waiting` and
+    `batch` of the queue."""
     batches = BatchSettings(rows=limits.pop("batch", 256), queue_rows=limits.pop("rows_waiting", 4096))
     made = bind(ServeSettings(run, port=0, keys=keys or [], limits=Limits(**limits), batches=batches), load)
     thread = threading.Thread(target=_run, args=(made,))

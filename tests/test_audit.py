@@ -40,7 +40,8 @@ NUMBERS = ["age", "cigs", "chol", "sbp", "dbp", "bmi", "pulse", "sugar"]
 
 
 def framingham(rows: int = 4240, seed: int = 0) -> pl.DataFrame:
-    """Rows of the Framingham kind: whole numbers mostly, 15 % events, which a random forest ranks with 0.68."""
+    """Rows of the Framingham kind: whole numbers mostly, 15 % events, which a random forest ranks
+    with 0.68."""
     draw = np.random.default_rng(seed)
     male, age = draw.integers(0, 2, rows), draw.integers(32, 71, rows)
     sbp = np.round(100 + 0.8 * age + draw.normal(0, 18, rows))
@@ -83,7 +84,8 @@ def run(
     parts: np.ndarray | None = None,
     ceiling: float | None = None,
 ) -> list[Finding]:
-    """The audit of a table that is split at random, with line numbers for ids unless it has some."""
+    """The audit of a table that is split at random, with line numbers for ids unless it has
+    some."""
     data = data or settings()
     if ROW_ID not in frame.columns:
         frame = frame.with_columns(pl.Series(ROW_ID, [str(line) for line in range(frame.height)]))
@@ -111,7 +113,8 @@ def oversampled(frame: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
 
 
 def smote(frame: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
-    """Events made up between an event and one of its five nearest, until there are as many as non-events."""
+    """Events made up between an event and one of its five nearest, until there are as many as
+    non-events."""
     draw = np.random.default_rng(seed)
     events = frame.filter(pl.col(EVENT) == 1)
     numbers = events.select(NUMBERS).to_numpy()
@@ -125,7 +128,8 @@ def smote(frame: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
 
 
 def jittered(frame: pl.DataFrame, rows: np.ndarray, noise: float, seed: int = 0) -> pl.DataFrame:
-    """Some rows once more, with noise of so many standard deviations in every number, in the column's own steps."""
+    """Some rows once more, with noise of so many standard deviations in every number, in the
+    column's own steps."""
     draw = np.random.default_rng(seed)
     changed = [
         (frame[name][rows] + draw.normal(0, noise * float(frame[name].std()), len(rows))).round(name == "bmi")  # type: ignore[arg-type]
@@ -141,7 +145,7 @@ def forest_auroc(frame: pl.DataFrame) -> float:
     return float(roc_auc_score(events[test], forest.predict_proba(matrix[test])[:, 1]))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # clean tables
 
 
@@ -176,7 +180,7 @@ def test_very_coarse_and_dependent_columns_are_not_copies() -> None:
     assert not grave(findings) and one(findings, "equal_rows").numbers["test_in_train"] == 500
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # copies
 
 
@@ -253,7 +257,8 @@ def test_fine_decimals_in_both_outcomes_are_none_of_it() -> None:
 
 @pytest.mark.parametrize("noise", [0.02, 0.1, 0.2])
 def test_copies_with_changed_numbers_are_a_leak(noise: float) -> None:
-    """Of both outcomes, and of events only as oversamplers make them. No number equals the original's any more."""
+    """Of both outcomes, and of events only as oversamplers make them. No number equals the
+    original's any more."""
     frame = framingham(2500)
     draw, events = np.random.default_rng(1), np.flatnonzero(frame[EVENT].to_numpy())
     for rows in (draw.choice(2500, 300, replace=False), draw.choice(events, 500)):
@@ -285,7 +290,8 @@ def test_made_up_rows_within_training_are_a_note() -> None:
 
 
 def test_stored_table_shows_what_exclusions_hide(tmp_path: Path) -> None:
-    """The cohort drops exact copies and half years, so only the stored table tells that there were any."""
+    """The cohort drops exact copies and half years, so only the stored table tells that there were
+    any."""
     whole = {name: {**c, "type": "integer"} if name in NUMBERS and name != "bmi" else c for name, c in COLUMNS.items()}
     table = framingham(1200)
     for leaked, check in ((oversampled(table), "oversampling"), (smote(table), "made_up_rows")):
@@ -303,7 +309,7 @@ def test_stored_table_shows_what_exclusions_hide(tmp_path: Path) -> None:
     assert not grave(audit_raw(data))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the outcome among the features
 
 
@@ -341,7 +347,7 @@ def test_columns_named_after_what_follows() -> None:
         assert not audit._names(DataConfig.model_validate({"path": "t.csv", **tree})), name
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # shuffled labels
 
 
@@ -379,7 +385,7 @@ def test_shuffled_labels_show_a_model_that_sees_the_test_part() -> None:
             assert finding.severity == "note", finding
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what labels and columns allow
 
 
@@ -390,7 +396,8 @@ def test_conflicting_labels_by_hand() -> None:
     assert numbers["texts"] == 1 and numbers["rows"] == 3 and numbers["rows_with_repeated_text"] == 5
     assert numbers["ceiling_accuracy"] == pytest.approx(6 / 7)
     assert numbers["ceiling_accuracy_repeated"] == pytest.approx(4 / 5)
-    # pairs event/other: three events (2/3, 2/3, 1) against four others (2/3, 0, 0, 0): 10 won, 2 tied
+    # pairs event/other: three events (2/3, 2/3, 1) against four others (2/3, 0, 0, 0): 10 won, 2
+    # tied
     assert numbers["ceiling_auroc"] == pytest.approx(11 / 12)
     differ = (0.5 + 0.5 + 1 + 0 + 0) / 5
     assert numbers["accuracy_bound_repeated"] == pytest.approx((1 + np.sqrt(1 - 2 * differ)) / 2)
@@ -431,7 +438,7 @@ def test_missing_by_site_and_unique_rows() -> None:
     assert one(audit._unique_rows(columns), "unique_rows").numbers == {"rows": 1100, "share": 1100 / 1300}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # after a run
 
 
@@ -498,7 +505,7 @@ def test_calibration_and_tokens() -> None:
     assert [f["severity"] for f in as_json(both)] == ["leak", "warning", "warning"], "the gravest first"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_no_value_of_a_patient_is_told() -> None:

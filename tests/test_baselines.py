@@ -25,7 +25,8 @@ REGRESSIONS = ("age_sex_logistic_regression", "logistic_regression", "spline_reg
 
 
 def mixed_table(rows: int = 240, seed: int = 0) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-    """Typed columns of every type as a cohort holds them, some missing; events; parts (60, 15 and 25 %)."""
+    """Typed columns of every type as a cohort holds them, some missing; events; parts (60, 15 and
+    25 %)."""
     draw = np.random.default_rng(seed)
 
     def some_missing(values: list[Any]) -> list[Any]:
@@ -164,7 +165,8 @@ def test_a_column_that_training_never_has(name: str) -> None:
 
 
 def noted_table(rows: int = 600, seed: int = 0) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-    """`mixed_table` whose notes say in one word among others, now and then not recorded, what the outcome is."""
+    """`mixed_table` whose notes say in one word among others, now and then not recorded, what the
+    outcome is."""
     frame, _, parts = mixed_table(rows, seed)
     draw = np.random.default_rng(seed + 100)
     events = draw.integers(0, 2, rows)
@@ -244,7 +246,8 @@ def test_trees_get_the_terms_that_go_with_the_outcome_where_there_are_too_many(m
 
 
 def test_words_are_weighed_without_parting_a_patient() -> None:
-    """Notes that name the patient, who has one outcome, would be worth much if a patient's rows stood in several folds."""
+    """Notes that name the patient, who has one outcome, would be worth much if a patient's rows
+    stood in several folds."""
     draw = np.random.default_rng(0)
     patient = np.repeat(np.arange(100), 6)
     events = draw.integers(0, 2, 100)[patient]
@@ -333,7 +336,7 @@ def test_nothing_is_printed() -> None:
     assert run.stdout + run.stderr == ""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # splines
 
 
@@ -351,7 +354,8 @@ def test_a_spline_follows_a_curve_that_a_line_cannot() -> None:
 
 
 def test_a_spline_is_a_line_beyond_its_outer_knots() -> None:
-    """On the log-odds: equal steps in age are equal steps in risk, however far away, and continue those inside."""
+    """On the log-odds: equal steps in age are equal steps in risk, however far away, and continue
+    those inside."""
     draw = np.random.default_rng(1)
     age = draw.normal(60, 10, 500)
     events = (draw.random(500) < 1 / (1 + np.exp((60 - age) / 8))).astype(int)
@@ -400,7 +404,7 @@ def test_a_missing_number_has_a_risk_of_its_own_in_a_spline() -> None:
     assert risks[missing].mean() > 0.8 > risks[(parts == "test") & ~missing].mean() + 0.2
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # age and sex
 
 
@@ -515,7 +519,7 @@ def test_without_age_or_sex_it_says_so(caplog: pytest.LogCaptureFixture) -> None
     assert "names neither age nor sex" in caplog.text and "phrase: age" in caplog.text
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # figures
 
 
@@ -541,7 +545,8 @@ def test_160_rows_are_enough_to_learn_from() -> None:
 
 
 def test_figures_of_the_published_cardio_table(shared_data: Path) -> None:
-    """Rows and split of the published experiment. Expected: measured apart from this package, to within 0.002."""
+    """Rows and split of the published experiment. Expected: measured apart from this package, to
+    within 0.002."""
     file = shared_data / "cardio_train.csv"
     columns = yaml.safe_load((configs_folder() / "datasets" / "cardio.yaml").read_text())["data"]["columns"]
     for name in ("age", "height", "weight"):

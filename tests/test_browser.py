@@ -1,4 +1,5 @@
-"""The report as its reader sees it: in a real browser, from the file, on a phone, a desk and paper."""
+"""The report as its reader sees it: in a real browser, from the file, on a phone, a desk and
+paper."""
 
 import json
 import os

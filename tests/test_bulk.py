@@ -1,4 +1,5 @@
-"""Predictions of a large table: killed and resumed, or shared among processes, the file is the same."""
+"""Predictions of a large table: killed and resumed, or shared among processes, the file is the
+same."""
 
 import os
 import signal
@@ -55,7 +56,8 @@ def test_chunks_change_no_risk_and_leave_nothing_behind(run: Path, table: Path, 
 
 
 def test_blank_lines_are_not_scored(run: Path) -> None:
-    """Two patients, three blank lines and one of separators: two predictions, and the lines are told."""
+    """Two patients, three blank lines and one of separators: two predictions, and the lines are
+    told."""
     plain, spaced = run.parent / "plain.csv", run.parent / "spaced.csv"
     head, *rows = build_toy_table(2, seed=8).drop("disease").write_csv().splitlines()
     plain.write_text("\n".join([head, *rows]))
@@ -113,7 +115,8 @@ def test_processes_of_another_launcher_give_the_same_file(run: Path, table: Path
 
 
 def test_the_first_process_waits_for_one_that_starts_late(run: Path, table: Path, expected: Path) -> None:
-    """Killed while the parts were put together, nothing is left to score; the late one would begin a table that is done."""
+    """Killed while the parts were put together, nothing is left to score; the late one would begin
+    a table that is done."""
     out = run.parent / "late.csv"
     parts = out.with_name("late.csv.parts")
     job = Job(run, str(table), chunk_rows=CHUNK)

@@ -1,4 +1,5 @@
-"""Tokens kept in the run folder: made once, made anew when anything behind them differs, never wrong, never public."""
+"""Tokens kept in the run folder: made once, made anew when anything behind them differs, never
+wrong, never public."""
 
 import json
 import logging
@@ -117,7 +118,8 @@ def test_another_tokenizer_makes_other_tokens(
 def check_renewal(
     run: RunFolder, before: list[str], after: list[str], model: Path, other: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With tokens of one kind in the cache, those of the other are made anew, said, and then kept."""
+    """With tokens of one kind in the cache, those of the other are made anew, said, and then
+    kept."""
     logging.getLogger("cardiotune").propagate = True
     run_tokens(run, before, encoder(model), model)
     caplog.clear()

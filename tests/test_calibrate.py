@@ -1,4 +1,5 @@
-"""Calibration: what each method can mend, that few rows hardly move it, and that JSON brings it back."""
+"""Calibration: what each method can mend, that few rows hardly move it, and that JSON brings it
+back."""
 
 import json
 from typing import Any
@@ -14,7 +15,8 @@ METHODS = ("temperature", "platt", "isotonic", "beta")
 
 
 def drawn(rows: int, seed: int, intercept: float = 0.0, slope: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of a model whose true log-odds are intercept + slope x logit, and outcomes drawn from them."""
+    """Logits of a model whose true log-odds are intercept + slope x logit, and outcomes drawn from
+    them."""
     draw = np.random.default_rng(seed)
     logits = draw.normal(0, 2, rows)
     return logits, (draw.random(rows) < 1 / (1 + np.exp(-(intercept + slope * logits)))).astype(float)
@@ -64,7 +66,8 @@ def test_without_a_prior_platt_is_plain_logistic_regression() -> None:
 
 
 def test_few_rows_stay_near_what_the_model_said() -> None:
-    """Over many draws of 40 rows, the prior halves the spread of the slope and costs little with 4,000."""
+    """Over many draws of 40 rows, the prior halves the spread of the slope and costs little with
+    4,000."""
     spread: dict[bool, list[float]] = {True: [], False: []}
     for seed in range(60):
         logits, y_true = drawn(40, seed)

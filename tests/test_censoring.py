@@ -1,4 +1,5 @@
-"""Metrics under censoring: against simulations whose truth is known, a slow second implementation and the library."""
+"""Metrics under censoring: against simulations whose truth is known, a slow second implementation
+and the library."""
 
 import sys
 from typing import Any
@@ -22,7 +23,8 @@ HORIZON = 3650.0
 
 
 def followed(rows: int, seed: int, days: float = 1.0, competing: float = 0.0) -> dict[str, Any]:
-    """People with exponential times to the event, some censored; `truth` is the outcome that no censoring hides.
+    """People with exponential times to the event, some censored; `truth` is the outcome that no
+    censoring hides.
 
     `days` is the grid that times lie on (0: none); `competing` the yearly rate of other deaths.
     """
@@ -41,7 +43,7 @@ def followed(rows: int, seed: int, days: float = 1.0, competing: float = 0.0) ->
     return {"time": grid, "status": status, "risk": risk, "truth": truth}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # weights
 
 
@@ -79,7 +81,8 @@ def test_weights_by_a_slow_second_implementation(days: float, competing: float) 
 
 
 def test_by_hand() -> None:
-    """On day 2 one of nine is censored; on day 4 one of six, the event of that day having left before."""
+    """On day 2 one of nine is censored; on day 4 one of six, the event of that day having left
+    before."""
     time = np.array([1, 2, 3, 4, 4, 9, 9, 9, 9, 9.0])
     status = np.array([1, 0, 2, 1, 0, 1, 1, 0, 0, 0])
     found = at_horizon(time, status, 8)
@@ -147,7 +150,7 @@ def test_without_censoring_every_row_weighs_1() -> None:
     assert describe_weights(found.weight, 4) == {"n": 4, "n_known": 4, "largest_weight": 1.0, "effective_n": 4.0}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # metrics
 
 
@@ -240,7 +243,8 @@ def test_a_constant_risk_has_no_slope_and_says_why() -> None:
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
-    """95 % intervals of the AUROC and O:E in 200 simulations of 600; Monte Carlo error 1.5 points."""
+    """95 % intervals of the AUROC and O:E in 200 simulations of 600; Monte Carlo error 1.5
+    points."""
     large = followed(400_000, 11, days=0)
     truth = {"auroc": float(metrics.auroc(large["truth"], large["risk"])), "observed_expected": 1.0}
     hits = dict.fromkeys(truth, 0)
@@ -253,7 +257,7 @@ def test_intervals_cover_the_truth() -> None:
     assert all(0.90 <= count / 200 <= 0.99 for count in hits.values()), hits
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the survival library
 
 
@@ -296,7 +300,8 @@ def test_observed_risk_is_kaplan_meier_and_follows_true_risks() -> None:
 
 
 def test_other_deaths_lower_the_observed_risk() -> None:
-    """With a tenth dying of something else each year Kaplan-Meier says too much; the cumulative incidence does not."""
+    """With a tenth dying of something else each year Kaplan-Meier says too much; the cumulative
+    incidence does not."""
     people = followed(20_000, 14, days=0, competing=0.1)
     (group,) = observed_by_risk(people["time"], people["status"], people["risk"], HORIZON, groups=1)
     assert group["observed"] == pytest.approx(people["truth"].mean(), abs=0.006)

@@ -51,7 +51,8 @@ def test_tripod_llm_has_its_19_items_in_order() -> None:
 
 
 def test_probast_ai_has_its_16_and_18_questions_in_four_domains() -> None:
-    # Moons et al., BMJ 2025;388:e082505, abstract: the domains, and how many questions each part has.
+    # Moons et al., BMJ 2025;388:e082505, abstract: the domains, and how many questions each part
+    # has.
     domains = ("participants and data sources", "predictors", "outcome", "analysis")
     published = [
         (f"{number}.{question}", f"{part}: {domain}")

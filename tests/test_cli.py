@@ -1,4 +1,5 @@
-"""Bad inputs through the command: exit code, one clear line, no traceback, no cell, no run folder."""
+"""Bad inputs through the command: exit code, one clear line, no traceback, no cell, no run
+folder."""
 
 import gzip
 import subprocess
@@ -32,7 +33,8 @@ def run_tuned_alone(experiment: Path) -> Path:
 
 
 def check_refusal(result: Result, code: int, said: str, problems: int = 1) -> None:
-    """One line on standard error that begins with `error:` (with several problems, one line each below it)."""
+    """One line on standard error that begins with `error:` (with several problems, one line each
+    below it)."""
     everything = result.stdout + result.stderr
     assert result.exit_code == code, everything
     assert "Traceback" not in everything and CANARY not in everything and "internal error" not in everything
@@ -44,7 +46,8 @@ def check_refusal(result: Result, code: int, said: str, problems: int = 1) -> No
 
 @pytest.fixture
 def refused(toy_experiment: Path) -> Callable[..., None]:
-    """Run the toy experiment with overrides, or with another table in place of its own; nothing may be left behind."""
+    """Run the toy experiment with overrides, or with another table in place of its own; nothing may
+    be left behind."""
 
     def check(
         code: int, said: str, *overrides: str, table: pl.DataFrame | bytes | None = None, problems: int = 1

@@ -17,7 +17,7 @@ import yaml
 from conftest import TOY_COLUMNS, build_toy_table, write_toy_experiment
 from test_cli import call, check_refusal
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # runs that the tests share
 
 
@@ -62,7 +62,7 @@ def holds_no_patient(text: str) -> bool:
     return not any(patient in text for patient in build_toy_table()["patient_id"])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # audit
 
 
@@ -109,7 +109,7 @@ def test_a_planted_leak_is_found_and_told(leaking: Path) -> None:
     assert "single column" in audited.stdout and holds_no_patient(audited.stdout)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # compare
 
 
@@ -139,7 +139,7 @@ def test_runs_of_other_rows_are_not_compared(experiment: Path, trained: Path) ->
     assert common["common"] and common["n"] == len(ids[0] & ids[1])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # probe, explain
 
 
@@ -174,7 +174,8 @@ def explained(*arguments: str | Path) -> Any:
 
 
 def test_one_patients_fields_are_left_out_one_by_one(trained: Path, tmp_path: Path) -> None:
-    """The same patient named in three ways; each change is what scoring the table without that value gives."""
+    """The same patient named in three ways; each change is what scoring the table without that
+    value gives."""
     risks = pl.read_ndjson(trained / "predictions.jsonl").filter(model="tuned", part="test")
     before = {file: file.stat().st_mtime_ns for file in trained.rglob("*")}
     by_row_id = explained(trained, "--row", risks["row_id"][0])
@@ -238,7 +239,7 @@ def test_ready_texts_have_no_fields_to_leave_out(toy_experiment: Path) -> None:
     check_refusal(refused, 2, "texts come ready made, so no field of theirs can be left out")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # learn-curve
 
 
@@ -327,7 +328,7 @@ def test_bad_learning_curves_are_refused_before_any_run(
     assert not (trained.with_name("fresh_learning_curve")).exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # bad input to all of them
 
 
@@ -425,7 +426,8 @@ def test_a_run_that_was_stopped_while_it_was_prepared(trained: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_a_protein_panel_of_thousands_of_columns_runs(tmp_path: Path) -> None:
-    """Its resolved config is above a mebibyte; the report shows the first of its columns and says where the others are."""
+    """Its resolved config is above a mebibyte; the report shows the first of its columns and says
+    where the others are."""
     draw, names = np.random.default_rng(0), [f"p{place}" for place in range(4600)]
     panel = pl.DataFrame(draw.integers(0, 10, (60, 4600)), schema=names, orient="row")
     frame = panel.with_columns(died=draw.permutation([0, 1] * 30)).with_row_index("id")

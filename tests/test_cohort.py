@@ -231,7 +231,8 @@ def test_a_code_that_nobody_named_is_not_taken_for_no_event(tmp_path: Path, valu
 
 
 def test_data_frames_and_files_give_one_cohort(tmp_path: Path) -> None:
-    """CSV as pandas writes it, and Parquet: whole numbers as floats, truth as True, an index column."""
+    """CSV as pandas writes it, and Parquet: whole numbers as floats, truth as True, an index
+    column."""
     frame = build_toy_table()
     expected = read_cohort(config(table(tmp_path, frame)), 0, keep_row_ids=True).frame
     floats = frame.with_columns(
@@ -276,7 +277,7 @@ def test_max_rows(tmp_path: Path) -> None:
     assert len(read_cohort(config(tmp_path / "t.csv", max_rows=500), 0).flow) == 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # tables to be scored
 
 
@@ -326,7 +327,7 @@ def test_scoring_refuses_what_cannot_be_read(tmp_path: Path) -> None:
     assert CANARY not in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # real tables
 
 
@@ -356,7 +357,8 @@ def test_published_cardio_rows(shared_data: Path, rule: str, stage_1: int, stage
 
 
 def test_rows_out_of_range_leave_the_published_protocols_only(shared_data: Path, tmp_path: Path) -> None:
-    """Nearly three quarters of them are events. A new user's figures are of all patients, as is the use of the model."""
+    """Nearly three quarters of them are events. A new user's figures are of all patients, as is the
+    use of the model."""
     path = shared_data / "cardio_train.csv"
     for name in ("cardio_published", "cardio_gemma_270m", "cardio_medgemma_4b"):
         data = load_config(name, [f"data.path={path}"]).data

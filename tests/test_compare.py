@@ -149,7 +149,8 @@ def test_rows_of_one_patient_are_no_independent_rows(
 
 
 def test_rows_of_one_patient_are_resampled_together(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A run that tells who belongs together is enough; two that tell of different rows are taken together."""
+    """A run that tells who belongs together is enough; two that tell of different rows are taken
+    together."""
     four = np.arange(N) // 4
     alone = [make(tmp_path / "a", {"tuned": risks(1, 0.4)}), make(tmp_path / "b", {"tuned": risks(2, 1.5)})]
     told = [make(tmp_path / "c", {"tuned": risks(1, 0.4)}, clusters=four), alone[1]]

@@ -222,7 +222,8 @@ def test_yaml_is_refused_by_file_name(tmp_path: Path, text: str, said: str) -> N
 
 
 def test_a_run_reads_its_own_config_whatever_its_size(toy_experiment: Path, tmp_path: Path) -> None:
-    """Thousands of columns make it large; a file that somebody wrote has a limit, for it may be a table."""
+    """Thousands of columns make it large; a file that somebody wrote has a limit, for it may be a
+    table."""
     config, file = load_config(toy_experiment), tmp_path / "config.yaml"
     file.write_text(dump(config) + "# " + "x" * (16 << 20))
     assert load_resolved(file) == config

@@ -1,4 +1,5 @@
-"""What ships to run the server elsewhere: an image without weights and root, a compose file, a hardened unit."""
+"""What ships to run the server elsewhere: an image without weights and root, a compose file, a
+hardened unit."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""Pickled weights become safetensors once and on request; a pickle that is more than tensors never runs."""
+"""Pickled weights become safetensors once and on request; a pickle that is more than tensors never
+runs."""
 
 import json
 import os
@@ -43,7 +44,8 @@ IDS = torch.tensor([[2, 5, 7, 8, 10, 3]])
 
 
 def build_old_bert(folder: Path, words: list[str] = CASED, legacy: bool = True, **config: Any) -> BertForPreTraining:
-    """As BioBERT lies on the hub: old names of the norms, a prefix, heads of the pretraining, a list of words, no model_type."""
+    """As BioBERT lies on the hub: old names of the norms, a prefix, heads of the pretraining, a
+    list of words, no model_type."""
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     torch.manual_seed(0)

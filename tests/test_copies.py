@@ -17,7 +17,8 @@ from conftest import TOY_COLUMNS, build_toy_table, toy_config
 
 
 def symptoms(rows: int, columns: int = 5, seed: int = 0, share: float = 0.35) -> pl.DataFrame:
-    """Yes/no columns that hang together, and an outcome that depends on them: full of equal rows by chance."""
+    """Yes/no columns that hang together, and an outcome that depends on them: full of equal rows by
+    chance."""
     draw = np.random.default_rng(seed)
     ill = draw.normal(size=rows)
     found = {f"s{place}": (draw.normal(size=rows) + ill > 0.6).astype(int) for place in range(columns)}

@@ -64,7 +64,8 @@ def scored(folder: Path, model: Path, rows: int) -> dict[str, dict[str, Any]]:
 
 
 def test_the_rate_does_not_depend_on_how_many_rows_are_scored(tmp_path: Path, toy_model: Path) -> None:
-    # The least of three, for another process on the machine makes few rows slow more easily than many.
+    # The least of three, for another process on the machine makes few rows slow more easily than
+    # many.
     repeats = [scored(tmp_path / f"few{repeat}", toy_model, 300) for repeat in range(3)]
     few, many = repeats[0], scored(tmp_path / "many", toy_model, 3000)
     assert many["zero_shot"]["rows"] == 1200 == 10 * few["zero_shot"]["rows"], "validation and test"

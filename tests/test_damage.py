@@ -1,4 +1,5 @@
-"""Files of a finished run or an export that are not what was written: each door refuses them, and the road back is open."""
+"""Files of a finished run or an export that are not what was written: each door refuses them, and
+the road back is open."""
 
 import json
 import re
@@ -176,7 +177,7 @@ def test_an_export_is_checked_too(run: Path, finished: Path, tmp_path: Path, fil
         RiskModel.load(export)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # calibrators whose record fits them, and that are none
 
 

@@ -1,4 +1,5 @@
-"""What a reader can work out from Table 1, the subgroups and the totals together: no small count."""
+"""What a reader can work out from Table 1, the subgroups and the totals together: no small
+count."""
 
 import itertools
 import time
@@ -19,7 +20,7 @@ from cardiotune.evaluation.table1 import table1, told_beside
 from cardiotune.models.predictions import prediction_rows
 from cardiotune.settings import DataConfig
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # sums
 
 
@@ -34,7 +35,8 @@ def test_one_number_or_several() -> None:
 
 
 def possible_values(counts: np.ndarray, marks: list[list[str | None]]) -> list[set[int]]:
-    """By trying every table that has the same margins and marks: the values that each small cell may have."""
+    """By trying every table that has the same margins and marks: the values that each small cell
+    may have."""
     lines, sizes = len(counts), counts.sum(axis=0)
 
     def fits(value: int, mark: str | None, shown: int) -> bool:
@@ -86,7 +88,8 @@ def test_a_column_of_many_rare_values_is_quick() -> None:
 
 @pytest.mark.parametrize("seed", [67, 268, 283, 0, 1])  # the first three need more than the sums of a column
 def test_nothing_small_can_be_worked_out_from_sums_of_groups(seed: int) -> None:
-    """Sex, age and sex x age: what all the shown numbers and sums leave open, by linear programs over the hidden ones."""
+    """Sex, age and sex x age: what all the shown numbers and sums leave open, by linear programs
+    over the hidden ones."""
     draw = np.random.default_rng(seed)
     ages = draw.choice(4, 300, p=draw.dirichlet([1.2, 1, 0.4, 0.2]))
     sexes = draw.choice(3, 300, p=draw.dirichlet([1, 1, 0.1]))
@@ -116,7 +119,7 @@ def test_nothing_small_can_be_worked_out_from_sums_of_groups(seed: int) -> None:
                 assert high - low > 0.5, "the few events of a group follow from what is shown"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Table 1 and subgroups of the same patients
 
 SEX = {"0": "woman", "1": "man", "2": "not stated"}
@@ -139,7 +142,8 @@ POINTS: list[Point] = list(itertools.product(SEXES, AGES, (0, 1), ("test", "rest
 
 
 def patients(seed: int) -> tuple[pl.DataFrame, np.ndarray]:
-    """A cohort in which some sexes, ages and missing values are rare, and some stand nearly all in one part."""
+    """A cohort in which some sexes, ages and missing values are rare, and some stand nearly all in
+    one part."""
     draw = np.random.default_rng(seed)
     rows = int(draw.integers(120, 400))
     sex = draw.choice(["0", "1", "2", None], rows, p=draw.dirichlet([4, 4, 0.15, 0.15]))
@@ -186,7 +190,8 @@ def points(keep: Callable[..., bool]) -> np.ndarray:
 
 
 class Reader:
-    """Knows what is published and no more, and finds the lowest and highest number that it allows."""
+    """Knows what is published and no more, and finds the lowest and highest number that it
+    allows."""
 
     def __init__(self, table: dict[str, Any], test: dict[str, Any]) -> None:
         outcomes = {"overall": (0, 1), "no_event": (0,), "event": (1,)}
@@ -241,7 +246,8 @@ class Reader:
 
 
 def small_counts(really: np.ndarray) -> dict[str, np.ndarray]:
-    """Every count of one to nine patients that the two tables are about, and the rest of one when the other is taken off."""
+    """Every count of one to nine patients that the two tables are about, and the rest of one when
+    the other is taken off."""
     aims: dict[str, np.ndarray] = {}
     for value in SEXES:
         for called, of in {"all": (0, 1), "without": (0,), "with": (1,)}.items():
@@ -260,7 +266,8 @@ def small_counts(really: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def given_away(frame: pl.DataFrame, parts: np.ndarray, together: bool = True) -> list[str]:
-    """The small counts that a reader of both tables can work out, and could not from the totals alone."""
+    """The small counts that a reader of both tables can work out, and could not from the totals
+    alone."""
     reader = Reader(*publish(frame, parts, together))
     found = []
     for name, aim in small_counts(truth(frame, parts)).items():
@@ -276,7 +283,8 @@ def test_table_1_and_subgroups_together_give_nothing_away(seed: int) -> None:
 
 
 def test_each_by_itself_they_would() -> None:
-    """What the shared rule is for: the same cohorts, each table hiding what is small in itself alone."""
+    """What the shared rule is for: the same cohorts, each table hiding what is small in itself
+    alone."""
     assert sum(bool(given_away(*patients(seed), together=False)) for seed in range(25)) >= 3
 
 

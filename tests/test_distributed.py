@@ -1,4 +1,5 @@
-"""Two real processes on a CPU (gloo): the losses and predictions of one process with the same global batch."""
+"""Two real processes on a CPU (gloo): the losses and predictions of one process with the same
+global batch."""
 
 import json
 import os
@@ -110,7 +111,8 @@ def test_a_killed_process_ends_the_run(experiment: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_started_by_another_launcher_do_the_same(experiment: Path, one: dict[str, RunFolder]) -> None:
-    """As on several machines: torchrun or DeepSpeed starts the processes, none of ours waits for them."""
+    """As on several machines: torchrun or DeepSpeed starts the processes, none of ours waits for
+    them."""
     overrides = ["name=by_torchrun", "method.r=4", "train.batch_size=4", "train.gradient_accumulation=2"]
     folder, _ = stages.prepare(load_config(experiment, overrides))
     starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cardiotune"]
@@ -164,7 +166,8 @@ def test_many_processes_resume_where_they_stopped(
     folder, _ = stages.prepare(config)
     stages.train(folder)
     whole = history(folder)["steps"]
-    # As if it had been killed after the look at step 3: the later checkpoint and the result are gone.
+    # As if it had been killed after the look at step 3: the later checkpoint and the result are
+    # gone.
     import shutil
 
     shutil.rmtree(folder.checkpoints / "step-000006")

@@ -1,4 +1,5 @@
-"""The cardio table: from kagglehub's cache, from the folder, or by hand. Nothing here reaches a network."""
+"""The cardio table: from kagglehub's cache, from the folder, or by hand. Nothing here reaches a
+network."""
 
 import sys
 from pathlib import Path

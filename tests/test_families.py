@@ -1,4 +1,5 @@
-"""Every record of a model type against stock transformers: a row of a batch gives what the row alone gives there."""
+"""Every record of a model type against stock transformers: a row of a batch gives what the row
+alone gives there."""
 
 import random
 from pathlib import Path
@@ -82,7 +83,8 @@ def tiny(model_type: str, **more: Any) -> Any:
 
 @torch.no_grad()
 def alone(model: Any, decoder: bool) -> torch.Tensor:
-    """By stock transformers, a row at a time: (rows,) log-odds of tokens 6 and 5, or (rows, width) of the first token."""
+    """By stock transformers, a row at a time: (rows,) log-odds of tokens 6 and 5, or (rows, width)
+    of the first token."""
     rows = [model(input_ids=torch.tensor([prompt])) for prompt in PROMPTS]
     if not decoder:
         return torch.stack([row.last_hidden_state[0, 0] for row in rows])
@@ -113,7 +115,8 @@ def test_a_classifier_fits_the_states_that_are_read(model_type: str) -> None:
 @pytest.mark.parametrize("method", [{"kind": "lora", "r": 4}, {"kind": "full"}], ids=["lora", "full"])
 @pytest.mark.parametrize("model_type", ["deberta", "mixtral", "nomic_bert", "opt", "roberta", "gemma2", "gpt2"])
 def test_what_was_trained_is_saved_and_loaded(model_type: str, method: dict[str, Any], tmp_path: Path) -> None:
-    """Models that change results in place, whose weights are cut and joined on their way to a file, or have no sdpa."""
+    """Models that change results in place, whose weights are cut and joined on their way to a file,
+    or have no sdpa."""
     tiny(model_type).save_pretrained(tmp_path / "base")
     model = {"family": FAMILIES[model_type].kind}
     config = toy_config(tmp_path / "base", method=method, model=model, task={"head": "classifier"})

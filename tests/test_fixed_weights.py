@@ -73,7 +73,8 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_layers_are(folders: d
 
 @needs_x86
 def test_an_adapter_that_is_not_summed_in_keeps_its_layer(folders: dict[str, Path]) -> None:
-    """As over weights that are quantized in some layers only: the adapters are not summed into the others either."""
+    """As over weights that are quantized in some layers only: the adapters are not summed into the
+    others either."""
     network = plain_network(folders["llama"], r=4).eval()
     before = logits(network)
     slim(network)

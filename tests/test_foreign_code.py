@@ -1,4 +1,5 @@
-"""A folder's own code is never run, whatever its files ask for and whatever is typed: it is refused before anything is loaded."""
+"""A folder's own code is never run, whatever its files ask for and whatever is typed: it is refused
+before anything is loaded."""
 
 import ast
 import json
@@ -55,7 +56,8 @@ def typed(*arguments: str | Path) -> Result:
 
 
 def ask_for_code(folder: Path, file: str, canary: Path) -> None:
-    """Put code into a model folder, and a JSON file that asks to run it; a record of hashes that is there fits them."""
+    """Put code into a model folder, and a JSON file that asks to run it; a record of hashes that is
+    there fits them."""
     (folder / "own.py").write_text(CODE.format(canary=str(canary)))
     settings = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
     (folder / file).write_text(json.dumps({**settings, **ASKS.get(file, ASKS["config.json"])}))
@@ -206,7 +208,7 @@ def test_a_real_process_asks_nobody(copy: Path) -> None:
     assert done.returncode == 4 and "auto_map" in done.stderr and not canary.exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the check itself
 
 

@@ -99,7 +99,8 @@ def test_no_answer_at_all() -> None:
 def test_the_published_artefact() -> None:
     """The published zero-shot figures to their last digit, and the only counts that give them.
 
-    Of 34,103 test rows 19,062 had no answer that could be parsed; of the others 62 % were right, not 27 %.
+    Of 34,103 test rows 19,062 had no answer that could be parsed; of the others 62 % were right,
+    not 27 %.
     """
     right, wrong, failed = {0: 4996, 1: 4351}, {0: 3924, 1: 1770}, {0: 8347, 1: 10715}
     y_true = np.repeat([0, 1], [17267, 16836])
@@ -114,7 +115,7 @@ def test_the_published_artefact() -> None:
     assert found["accuracy_parsed"] == pytest.approx(0.6214, abs=5e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # writing
 
 
@@ -178,7 +179,7 @@ def test_rows_keep_their_order_and_are_counted(toy: tuple[Any, Any]) -> None:
     assert counted == [3, 1]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # how answers are judged
 
 
@@ -199,7 +200,8 @@ def part_of(parsed: Any, y_true: Any, threshold: float = 0.5, prevalence: float 
     return part
 
 
-# 40 rows: 20 events of which 8 are answered Yes, 4 No and 8 not at all; of 20 others 6 No, 2 Yes and 12 not at all.
+# 40 rows: 20 events of which 8 are answered Yes, 4 No and 8 not at all; of 20 others 6 No, 2 Yes
+# and 12 not at all.
 EVENTS = [1] * 20 + [0] * 20
 ANSWERS = [1] * 8 + [0] * 4 + [UNPARSABLE] * 8 + [0] * 6 + [1] * 2 + [UNPARSABLE] * 12
 
@@ -247,7 +249,7 @@ def test_all_answers_and_none_parsed() -> None:
         assert right[name]["value"] == 1, name
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # a real model
 
 
@@ -280,7 +282,8 @@ def test_the_written_answer_is_the_likelier_label(gemma: tuple[LabelTokenNetwork
 
 @pytest.mark.real_model
 def test_a_listed_option_is_hardly_ever_written_by_a_small_base_model(gemma: tuple[LabelTokenNetwork, Any]) -> None:
-    """What the published artefact is made of: the answer is there in the logits, and nothing in the text."""
+    """What the published artefact is made of: the answer is there in the logits, and nothing in the
+    text."""
     network, encoder = gemma
     generator = Generator(network.base, encoder.tokenizer, pad_id=0, max_new_tokens=12)
     prompts = encoder.encode([f"age {age} years, sex man\nOptions:\n{NO}\n{YES}" for age in (45, 66)])
@@ -290,12 +293,13 @@ def test_a_listed_option_is_hardly_ever_written_by_a_small_base_model(gemma: tup
     assert np.isfinite(score(network, prompts, 0, 512, CPU, network.layout)).all()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # in a run
 
 
 def test_a_run_tells_how_many_answers_could_not_be_parsed(toy_experiment: Path) -> None:
-    """A random model writes no Yes or No: its failures are counted, its patients get the prevalence, the report says so."""
+    """A random model writes no Yes or No: its failures are counted, its patients get the
+    prevalence, the report says so."""
     overrides = ["models=[prevalence,free_generation]", "task.max_new_tokens=4"]
     run = stages.run(load_config(toy_experiment, overrides))
     found = json.loads(run.manifest.read_text())["free_generation"]

@@ -1,4 +1,5 @@
-"""Columns that say who a patient is: by name, by form and check digit, by behaviour; and those that do not."""
+"""Columns that say who a patient is: by name, by form and check digit, by behaviour; and those that
+do not."""
 
 import random
 import re
@@ -29,7 +30,7 @@ def kind(name: str, values: Any) -> str | None:
     return found.kind if found else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # forms
 
 PUBLISHED = {
@@ -51,7 +52,8 @@ PUBLISHED = {
     "an Australian Medicare number": (["2123 45670 1"], ["2123 45671 1"]),
     "a Chilean RUT": (["76086428-5", "12531909-2"], ["12531909-3"]),
 }  # fmt: skip
-"""Numbers that the standards, or the documentation of libraries for them, give as valid and as invalid."""
+"""Numbers that the standards, or the documentation of libraries for them, give as valid and as
+invalid."""
 CHECKS = {what: (pattern, check) for what, _, pattern, check in FORMS}
 
 
@@ -160,7 +162,7 @@ def test_names_of_people(form: str) -> None:
     assert kind("x", ["Heart Failure", "Angina Pectoris", "Mitral Stenosis", "Atrial Flutter", "Long Qt"] * 12) is None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # names
 
 PATIENT = listed(
@@ -280,7 +282,7 @@ def test_findings_that_differ_between_men_and_women_are_no_keys_in_any_writing()
     assert identify("testosteron", pl.Series(hormone), pl.DataFrame({"sex": men})) is None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # behaviour
 
 
@@ -317,7 +319,7 @@ def test_rows_of_one_patient_are_known_by_what_does_not_change_in_a_person() -> 
     assert identify("testosterone", pl.Series(hormone), sex) is None, "men and women share no value of it"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # texts
 
 
@@ -339,7 +341,7 @@ def test_texts_that_hold_numbers_of_patients() -> None:
     assert in_texts(pl.Series(harmless)) is None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what `init` makes of them
 
 
@@ -431,7 +433,7 @@ def test_a_sex_without_words_is_said(tmp_path: Path) -> None:
     assert "sex: its codes do not say who is a man" in said
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what the audit says of a dictionary that was written by hand
 
 
@@ -500,7 +502,8 @@ def test_audit_of_keys(
 
 
 def test_patients_of_training_and_validation_alone_are_said_to_be_there(tmp_path: Path) -> None:
-    """Nobody of the test part is known, so its figures stand; early stopping and calibration saw patients of the training."""
+    """Nobody of the test part is known, so its figures stand; early stopping and calibration saw
+    patients of the training."""
     parts = (["train"] * 40 + ["validation"] * 40) * 2 + ["test"] * 80
     keys = [n % 80 for n in range(160)]
     mrn = [keys[n] if n < 80 else keys[(n + 40) % 80] for n in range(160)] + [n // 2 + 200 for n in range(80)]
@@ -512,7 +515,8 @@ def test_patients_of_training_and_validation_alone_are_said_to_be_there(tmp_path
 
 
 def test_rows_that_left_do_not_shift_the_keys(tmp_path: Path) -> None:
-    """Keys that stay together are no leak, and blank outcomes and the files of other parts shift nothing."""
+    """Keys that stay together are no leak, and blank outcomes and the files of other parts shift
+    nothing."""
     keys = [f"A-{n:04d}" for n in PAIRS]
     split = ["train", "validation", "test"]
     columns = {

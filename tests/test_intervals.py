@@ -1,4 +1,5 @@
-"""Every interval has a width and holds its estimate, or is null with a reason; and what formulas give where nothing varies."""
+"""Every interval has a width and holds its estimate, or is null with a reason; and what formulas
+give where nothing varies."""
 
 import json
 from collections.abc import Iterator
@@ -136,7 +137,7 @@ def test_every_band_has_a_width_or_is_not_drawn(
     assert ((low <= share) & (share <= high) & (low < high)).all()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # where nothing varies
 
 
@@ -201,7 +202,8 @@ def test_auroc_at_its_ends_and_within() -> None:
 
 
 def test_the_formulas_cover_the_truth() -> None:
-    """Where the bootstrap has no width most often: a good model on few events. The least and the mean are shown on failure."""
+    """Where the bootstrap has no width most often: a good model on few events. The least and the
+    mean are shown on failure."""
     draw = np.random.default_rng(0)
     hits: dict[str, list[bool]] = {"auroc": [], "lr": [], "f1": [], "o:e": []}
     for _ in range(400):
@@ -222,7 +224,7 @@ def test_the_formulas_cover_the_truth() -> None:
         assert np.mean(covered) > 0.92, (name, np.mean(covered))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # patients with many rows
 
 
@@ -275,7 +277,7 @@ def test_bands_of_patients_are_as_wide_as_if_each_row_stood_once() -> None:
     assert np.mean(high_4 - low_4) == pytest.approx(np.mean(high - low), rel=0.25)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # biased replicates
 
 
@@ -290,7 +292,8 @@ def test_calibration_errors_have_an_interval_around_the_estimate() -> None:
 
 @pytest.mark.parametrize("slope", [1.0, 0.6])
 def test_the_interval_of_the_ici_covers_the_truth(slope: float) -> None:
-    """Percentiles cover 0 % where the risks are right, the true ICI being 0, and 90 % where they are too extreme."""
+    """Percentiles cover 0 % where the risks are right, the true ICI being 0, and 90 % where they
+    are too extreme."""
     draw = np.random.default_rng(0)
 
     def sample(rows: int) -> tuple[Array, Array, Array]:

@@ -1,4 +1,5 @@
-"""Weights of censoring in what judges and what is fitted: whole numbers as weights must do what repeated rows do."""
+"""Weights of censoring in what judges and what is fitted: whole numbers as weights must do what
+repeated rows do."""
 
 import json
 import logging
@@ -90,7 +91,8 @@ def test_every_figure_is_weighted_and_says_so() -> None:
 
 
 def test_weights_find_the_truth_that_counting_misses() -> None:
-    """With a half censored, true risks look too low when the known are counted, and right when they are weighted."""
+    """With a half censored, true risks look too low when the known are counted, and right when they
+    are weighted."""
     people = followed(8_000, 2)
     (weighted, plain) = (
         judged(people, {"m": people["risk"]}, way)["parts"]["test"]["models"]["m"] for way in (True, False)
@@ -153,7 +155,7 @@ def test_a_known_outcome_without_a_weight_is_refused() -> None:
         evaluate_predictions(rows, 10, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what is fitted
 
 
@@ -223,7 +225,7 @@ def test_text_comparators_are_fitted_with_weights() -> None:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what is drawn and compared
 
 

@@ -1,4 +1,5 @@
-"""Layers with passes of their own give what PyTorch and PEFT give: logits, gradients, whatever trains."""
+"""Layers with passes of their own give what PyTorch and PEFT give: logits, gradients, whatever
+trains."""
 
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def test_gradient_checkpointing_changes_nothing(folders: dict[str, Path]) -> Non
 
 @pytest.mark.parametrize("family", ["gemma3_text", "llama"])
 def test_in_bfloat16_it_is_as_near_to_float32_as_the_plain_layers_are(folders: dict[str, Path], family: str) -> None:
-    """Under autocast, with a bfloat16 base and float32 adapters, as on hardware that computes in bfloat16."""
+    """Under autocast, with a bfloat16 base and float32 adapters, as on hardware that computes in
+    bfloat16."""
     exact = logits_and_gradients(plain_network(folders[family], r=4))
     network = plain_network(folders[family], torch.bfloat16, r=4)
     plain = logits_and_gradients(network, autocast=True)

@@ -27,7 +27,7 @@ from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from conftest import build_toy_table, toy_config
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the curve
 
 
@@ -189,7 +189,7 @@ def test_sizes_and_seeds_must_make_sense(tmp_path: Path, sizes: list[Any], seeds
         learning_curve(experiment(tmp_path), sizes, seeds, Runs(), tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what is shown
 
 

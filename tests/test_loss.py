@@ -1,4 +1,5 @@
-"""Class imbalance: what is drawn and weighted, the odds multiplier, and that a probability stays one."""
+"""Class imbalance: what is drawn and weighted, the odds multiplier, and that a probability stays
+one."""
 
 import json
 from pathlib import Path
@@ -55,7 +56,8 @@ def test_oversampling_to_a_prevalence() -> None:
 
 
 def test_the_correction_gives_the_true_risk_back() -> None:
-    """A model that fits weighted, oversampled data perfectly has odds m times too high; corrected, it is calibrated."""
+    """A model that fits weighted, oversampled data perfectly has odds m times too high; corrected,
+    it is calibrated."""
     draw = np.random.default_rng(0)
     risk = draw.beta(1, 6, 20_000)
     multiplier = 12.2
@@ -67,7 +69,8 @@ def test_the_correction_gives_the_true_risk_back() -> None:
 def test_trained_with_weights_and_oversampling_the_risks_are_right_on_the_whole(
     tmp_path: Path, toy_model: Path
 ) -> None:
-    """A 15 % outcome, and the published combination: far off as learned, right after the correction."""
+    """A 15 % outcome, and the published combination: far off as learned, right after the
+    correction."""
     table = build_toy_table(9000, seed=3)
     rare = (table["disease"].to_numpy() == 0) | (np.random.default_rng(0).random(9000) < 0.184)
     table.filter(pl.Series(rare)).write_csv(tmp_path / "table.csv")

@@ -1,4 +1,5 @@
-"""MedGemma's checkpoint class, small and random, laid out as on the hub: loaded, scored, tuned and generated from."""
+"""MedGemma's checkpoint class, small and random, laid out as on the hub: loaded, scored, tuned and
+generated from."""
 
 import copy
 import json
@@ -68,7 +69,8 @@ def source() -> Any:
 
 @pytest.fixture(scope="module")
 def checkpoint(source: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As on the hub: two shards in bfloat16, the vision tower's names, and a config of the time it was published."""
+    """As on the hub: two shards in bfloat16, the vision tower's names, and a config of the time it
+    was published."""
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path_factory.mktemp("medgemma")
@@ -203,7 +205,8 @@ def test_it_writes_the_same_alone_and_in_a_batch(
 
 
 def test_the_shipped_experiment_runs(checkpoint: Path, table: Path, tmp_path: Path) -> None:
-    """QLoRA, prompt and settings as in the file; only the checkpoint, the table and the number of steps are small."""
+    """QLoRA, prompt and settings as in the file; only the checkpoint, the table and the number of
+    steps are small."""
     small = ["train.max_steps=2", "train.batch_size=4", "evaluation.score_batch_tokens=1024", f"runs_dir={tmp_path}"]
     config = experiment(checkpoint, table, *small, "models=[prevalence,zero_shot,tuned]")
     assert (config.method.quantization, config.train.gradient_checkpointing) == ("nf4", True)

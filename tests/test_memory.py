@@ -1,4 +1,5 @@
-"""The memory estimate: how it moves with the settings, what `doctor CONFIG` says, and that it is near what is measured."""
+"""The memory estimate: how it moves with the settings, what `doctor CONFIG` says, and that it is
+near what is measured."""
 
 import json
 from pathlib import Path

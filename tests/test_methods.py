@@ -1,4 +1,5 @@
-"""Every method and head on every family: a tiny model is trained, saved, reloaded, and scores the same."""
+"""Every method and head on every family: a tiny model is trained, saved, reloaded, and scores the
+same."""
 
 from itertools import product
 from pathlib import Path

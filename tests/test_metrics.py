@@ -41,7 +41,7 @@ from oracles.ask import ask, golden
 THRESHOLD = 0.4
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # a slow second implementation, one row (or one pair of rows) at a time
 
 
@@ -411,7 +411,7 @@ def test_risks_in_float32_do_not_break_the_logarithms() -> None:
         np.testing.assert_allclose(value, all_metrics(y_true, y_prob.astype(float))[name], rtol=1e-9, err_msg=name)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # weights
 
 ROW = st.tuples(st.integers(0, 1), st.integers(0, 10).map(lambda tenths: tenths / 10), st.integers(0, 4))
@@ -452,7 +452,8 @@ def test_a_matrix_of_weights_is_one_row_at_a_time(kind: str) -> None:
     for name in NAMES:
         assert together[name].shape == (len(weight),)
         alone = [values[name] for values in one_by_one]
-        # Risks of 0 and 1 with as many errors either way: any intercept near 0 solves the equation to the last digit.
+        # Risks of 0 and 1 with as many errors either way: any intercept near 0 solves the equation
+        # to the last digit.
         flat = kind == "hard" and name == "calibration_intercept"
         tolerance = 1 if flat else 1e-6 if name in CURVE else 1e-8
         np.testing.assert_allclose(together[name], alone, rtol=1e-7, atol=tolerance, err_msg=name)
@@ -479,7 +480,7 @@ def test_the_order_of_the_rows_does_not_matter(seed: int) -> None:
         np.testing.assert_allclose(before[name], after[name], rtol=1e-9, err_msg=name)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # bootstrap
 
 
@@ -535,7 +536,8 @@ def test_one_outcome_can_be_resampled() -> None:
 
 
 def test_an_interval_is_that_of_a_loop() -> None:
-    """Rows drawn one by one from the counts, scored by the slow second implementation, and sorted by hand."""
+    """Rows drawn one by one from the counts, scored by the slow second implementation, and sorted
+    by hand."""
     y_true, y_prob = random_rows(30, 8)
     values = all_metrics(y_true, y_prob, counts(y_true, 200, 5), threshold=THRESHOLD)
     for name in ("auroc", "brier", "recall"):
@@ -562,7 +564,8 @@ def test_an_interval_holds_whatever_the_undefined_replicates_might_have_been(und
     values[:undefined] = np.nan
     found = percentile_interval(values)
     assert found is not None
-    # All of them below the others, or all above: the percentiles of 1,000 then stand between these two neighbours.
+    # All of them below the others, or all above: the percentiles of 1,000 then stand between these
+    # two neighbours.
     place = 25 - undefined
     assert ordered[max(place - 1, 0)] <= found[0] <= ordered[place]
     assert ordered[-place - 1] <= found[1] <= ordered[-max(place, 1)]
@@ -577,12 +580,13 @@ def test_there_is_no_interval_when_too_many_replicates_are_undefined() -> None:
     assert percentile_interval(np.full(100, np.nan)) is None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # calibration curve
 
 
 def test_the_curve_finds_what_was_planted() -> None:
-    """Risks that are all 0.1 too high, in the middle: the curve has to find that distance everywhere."""
+    """Risks that are all 0.1 too high, in the middle: the curve has to find that distance
+    everywhere."""
     draw = np.random.default_rng(0)
     risk = draw.uniform(0.3, 0.6, 100_000)
     errors = calibration_errors((draw.random(len(risk)) < risk - 0.1).astype(float), risk)
@@ -613,7 +617,7 @@ def test_the_curve_is_quick_with_few_events(events: int) -> None:
     assert np.isfinite(found["ici"]).all() == (events > 10)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # net benefit
 
 
@@ -681,7 +685,7 @@ def test_dcurves_and_fairlearn_still_say_what_is_kept() -> None:
         assert fresh["by_group"][group] == pytest.approx(found)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Wilson, DeLong
 
 
@@ -697,7 +701,8 @@ def test_wilson_is_that_of_a_published_table() -> None:
 
 
 def slow_delong(y: Array, risks: list[Array]) -> tuple[Array, Array]:
-    """AUROCs and their covariance, from the kernel of every pair. DeLong et al. 1988, equations 4 and 5."""
+    """AUROCs and their covariance, from the kernel of every pair. DeLong et al. 1988, equations 4
+    and 5."""
     events, others = [i for i in range(len(y)) if y[i] == 1], [j for j in range(len(y)) if y[j] == 0]
 
     def kernel(p: Array, i: int, j: int) -> float:
@@ -744,8 +749,8 @@ def test_delong_agrees_with_all_pairs(kind: str, decimals: int) -> None:
 
 
 def test_delong_worked_by_hand() -> None:
-    # Events 0.3, 0.8; non-events 0.1, 0.4, 0.6. Of the non-events 1/3 and 3/3 are below the events, and of the events
-    # 2/2, 1/2 and 1/2 above the non-events. Variances (2/9)/2 and (1/12)/3.
+    # Events 0.3, 0.8; non-events 0.1, 0.4, 0.6. Of the non-events 1/3 and 3/3 are below the events,
+    # and of the events 2/2, 1/2 and 1/2 above the non-events. Variances (2/9)/2 and (1/12)/3.
     y_true, risk = np.array([0, 1, 0, 0, 1.0]), np.array([0.1, 0.3, 0.4, 0.6, 0.8])
     half = 1.959964 * math.sqrt(1 / 9 + 1 / 36)
     assert delong_interval(y_true, risk) == pytest.approx((max(0, 2 / 3 - half), min(1, 2 / 3 + half)), abs=1e-6)
@@ -770,7 +775,7 @@ def test_delong_is_much_like_the_bootstrap() -> None:
     assert test.ci == pytest.approx(percentile_interval(values - metrics.auroc(y_true, second, drawn)), abs=0.004)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # cluster bootstrap
 
 
@@ -816,13 +821,14 @@ def test_copies_of_rows_do_not_make_an_interval_narrower_when_they_are_a_cluster
     assert width(y_copies, risk_copies, None) == pytest.approx(honest / 2, rel=0.15)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # slow
 
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
-    """300 samples of 400 rows (patients of two like rows) from a population whose AUROC and O:E are known."""
+    """300 samples of 400 rows (patients of two like rows) from a population whose AUROC and O:E are
+    known."""
     population = np.random.default_rng(0).normal(-0.5, 1.2, 2_000_000)
     truth = 1 / (1 + np.exp(-population))
     event = np.random.default_rng(1).random(len(truth)) < truth

@@ -1,4 +1,5 @@
-"""A column in other codes or units than the dictionary's stops, at every door; what is written alike is read alike."""
+"""A column in other codes or units than the dictionary's stops, at every door; what is written
+alike is read alike."""
 
 import json
 import logging

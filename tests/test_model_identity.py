@@ -1,4 +1,5 @@
-"""What is said of one model is never said of another's weights, whichever way a config names a second one."""
+"""What is said of one model is never said of another's weights, whichever way a config names a
+second one."""
 
 from pathlib import Path
 from typing import Any

@@ -81,7 +81,8 @@ def test_independent_patients_are_no_copies(columns: int, slope: float) -> None:
 
 
 def test_an_outcome_that_changes_little_from_place_to_place() -> None:
-    """It is computed from the columns, so near rows agree without being copies; that all agree is seen."""
+    """It is computed from the columns, so near rows agree without being copies; that all agree is
+    seen."""
     where, _, keys = table(3000, 5, 1.0, 0)
     events = (np.linalg.norm(where, axis=1) > 2.1).astype(int)
     assert anywhere(where, events, keys).p_value(0.5) > 1e-4

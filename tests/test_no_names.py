@@ -1,4 +1,5 @@
-"""A first line of patients, or keys that are patients, are not shown: in no message, no log and no file that may leave."""
+"""A first line of patients, or keys that are patients, are not shown: in no message, no log and no
+file that may leave."""
 
 import json
 from collections.abc import Callable

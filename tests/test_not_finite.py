@@ -1,4 +1,5 @@
-"""Models whose weights are damaged or overflow: an error that names them, and nothing is fitted, kept or answered."""
+"""Models whose weights are damaged or overflow: an error that names them, and nothing is fitted,
+kept or answered."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""No socket is opened by whoever works with an existing run, even one that was allowed to download, and without being told to."""
+"""No socket is opened by whoever works with an existing run, even one that was allowed to download,
+and without being told to."""
 
 import os
 import shutil
@@ -98,7 +99,8 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Child:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, child: Child) -> Path:
-    """Trained in a process without sockets on weights of the hub cache, though its settings would let it download."""
+    """Trained in a process without sockets on weights of the hub cache, though its settings would
+    let it download."""
     folder = tmp_path_factory.mktemp("offline")
     in_hub_cache(child.home, toy_model)
     file = write_toy_experiment(folder, toy_model)

@@ -1,4 +1,5 @@
-"""Adapters on the output matrix and on the embeddings, tied or not, ours and from elsewhere, against stock PEFT."""
+"""Adapters on the output matrix and on the embeddings, tied or not, ours and from elsewhere,
+against stock PEFT."""
 
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,8 @@ def test_adapters_whose_risk_is_not_read_from_layers_alone_are_refused(
 
 
 def test_the_classification_head_of_an_encoder_is_refused(tmp_path: Path) -> None:
-    """It stands on a pooler and has a bias; its weights on the first token's state would give other numbers."""
+    """It stands on a pooler and has a bias; its weights on the first token's state would give other
+    numbers."""
     folder = build_toy_encoder(tmp_path / "bert")
     base = AutoModelForSequenceClassification.from_pretrained(folder)
     get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules=["query"])).save_pretrained(

@@ -1,4 +1,5 @@
-"""The tree layout gives the logits and gradients of the padded one, for every family, whatever the prompts."""
+"""The tree layout gives the logits and gradients of the padded one, for every family, whatever the
+prompts."""
 
 from pathlib import Path
 

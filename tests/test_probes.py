@@ -25,7 +25,8 @@ def toy_rows(rows: int = 60) -> pl.DataFrame:
 
 
 def reads(pattern: str, weight: float = 0.002) -> Any:
-    """A scorer that reads one number in the text, wherever it stands; 0 where it is not recorded."""
+    """A scorer that reads one number in the text, wherever it stands; 0 where it is not
+    recorded."""
 
     def score(texts: list[str]) -> np.ndarray:
         found = [re.search(pattern, text) for text in texts]
@@ -69,7 +70,8 @@ def test_the_rows_that_move_most_are_named() -> None:
     rows = toy_rows().with_columns(pl.Series(ROW_ID, [f"r{row}" for row in range(60)]))
     found = probe(reads(r"pressure (\d+)", -0.002), rows, DATA.features, DATA, COMPACT)
     known = rows.drop_nulls("sbp").sort("sbp")
-    # Without a pressure the risk is 0.1, with it 0.2 less 0.002 a mmHg: the highest pressures move most.
+    # Without a pressure the risk is 0.1, with it 0.2 less 0.002 a mmHg: the highest pressures move
+    # most.
     worst = by_name(found)["missing: sbp"]["worst"]
     assert [entry["row_id"] for entry in worst] == known[ROW_ID].reverse()[:3].to_list() or known[
         "sbp"

@@ -1,4 +1,5 @@
-"""Who a process is, whatever the environment says; and what processes that work together open to others."""
+"""Who a process is, whatever the environment says; and what processes that work together open to
+others."""
 
 import json
 import os
@@ -53,7 +54,7 @@ def files_of(run: Path) -> set[str]:
     return {re.sub(r"events\.out.*", "events", name) for name in found}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # who it is
 
 
@@ -125,7 +126,7 @@ def test_launchers_variables_are_read_in_one_place() -> None:
     assert readers == {"processes.py"}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # commands
 
 
@@ -196,7 +197,7 @@ def test_of_many_processes_none_does_what_one_has_to(
     assert files_of(folder) == before
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what is open to others
 
 WATCH = """
@@ -210,7 +211,8 @@ socket.getaddrinfo = look_up
 
 @contextmanager
 def watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
-    """A set that gets the addresses where this process's children listen meanwhile; none of them may ask for a name."""
+    """A set that gets the addresses where this process's children listen meanwhile; none of them
+    may ask for a name."""
     (folder / "watch").mkdir(exist_ok=True)
     (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     asked = folder / "asked"

@@ -1,4 +1,5 @@
-"""Prompts beyond the model's positions, tokens beyond its vocabulary, tokenizers without pad and end."""
+"""Prompts beyond the model's positions, tokens beyond its vocabulary, tokenizers without pad and
+end."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Patients already written as text, in JSON or JSONL: the same stages, but nothing is serialized."""
+"""Patients already written as text, in JSON or JSONL: the same stages, but nothing is
+serialized."""
 
 import json
 from pathlib import Path

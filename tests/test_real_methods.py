@@ -22,13 +22,15 @@ STEPS = 5 * EPOCH
 
 
 def tune(tmp_path: Path, model: str, method: str, head: str) -> tuple[list[float], pl.DataFrame, dict[str, Any]]:
-    """Losses, test predictions and manifest of a run; prediction and training each reload what was saved and check it."""
+    """Losses, test predictions and manifest of a run; prediction and training each reload what was
+    saved and check it."""
     try:
         find_weights(load_model(shipped("models")[model]))
     except ModelError as error:
         pytest.skip(str(error))
     rate = {"full": 5e-5, "lora": 1e-3, "qlora": 1e-3}[method] * (4 if model == "minilm-l6" else 1)
-    # 36 training rows in steps of 12, so that the mean over an epoch is over the same patients each time.
+    # 36 training rows in steps of 12, so that the mean over an epoch is over the same patients each
+    # time.
     overrides = [f"use.model={model}", f"use.method={method}", f"task.head={head}", f"runs_dir={tmp_path}"]
     overrides += ["data.max_rows=60", "train.batch_size=12", f"train.max_steps={STEPS}", "train.early_stopping=null"]
     overrides += [f"train.learning_rate={rate}", "models=[tuned]"]

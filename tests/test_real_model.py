@@ -1,4 +1,5 @@
-"""Gemma 3 270M and SmolLM2-135M as shipped: found, converted once, scored, and saved so that stock PEFT agrees.
+"""Gemma 3 270M and SmolLM2-135M as shipped: found, converted once, scored, and saved so that stock
+PEFT agrees.
 
 Skipped, with the reason, where the packages are not installed.
 """
@@ -53,7 +54,8 @@ def test_the_positive_label_is_the_positive_token(loaded: tuple[Path, LabelToken
     _, model, encoder = loaded
     assert encoder.tokenizer.decode([model.labels.positive]).strip() == "Yes"
     assert encoder.tokenizer.decode([model.labels.negative]).strip() == "No"
-    # After three patients who were all answered Yes, Yes must be likelier than after three who were all answered No.
+    # After three patients who were all answered Yes, Yes must be likelier than after three who were
+    # all answered No.
     logits = []
     for answer in ("Yes", "No"):
         shown = encoder.with_examples([(f"age {age} years", answer) for age in (44, 57, 63)])

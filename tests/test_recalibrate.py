@@ -1,4 +1,5 @@
-"""Calibration inside a run, and recalibration to another site: what is written, and that it is applied."""
+"""Calibration inside a run, and recalibration to another site: what is written, and that it is
+applied."""
 
 import json
 from collections.abc import Callable
@@ -118,7 +119,7 @@ def test_the_fewest_outcomes_that_suffice(run: RunFolder, tmp_path: Path) -> Non
     file.unlink()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # names
 
 

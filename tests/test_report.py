@@ -38,7 +38,8 @@ from cardiotune.settings import Config
 from test_learning_curve import Runs, experiment
 
 ALL = ("prevalence", "logistic_regression", "lightgbm", "zero_shot", "few_shot", "tuned")
-# What makes a browser or a style sheet fetch something: attributes and CSS, not xmlns or plain text.
+# What makes a browser or a style sheet fetch something: attributes and CSS, not xmlns or plain
+# text.
 FETCHES = re.compile(
     r"""(?:\b(?:src|srcset|href|data|action|poster)\s*=\s*["']|url\(\s*["']?|@import\s+["']?)(?!#|data:)""",
     re.I,
@@ -556,8 +557,8 @@ def test_roc_band_holds_the_curve_and_narrows_with_more_rows() -> None:
 
 
 def test_roc_band_equals_one_replicate_at_a_time() -> None:
-    # The slow way: repeat rows as drawn and let scikit-learn draw the curve. Without ties, so that at each false alarm
-    # there is one point to interpolate to.
+    # The slow way: repeat rows as drawn and let scikit-learn draw the curve. Without ties, so that
+    # at each false alarm there is one point to interpolate to.
     from sklearn.metrics import roc_curve
 
     draw = np.random.default_rng(3)
@@ -620,7 +621,8 @@ def test_the_calibration_band_covers_the_truth_as_often_as_it_says_and_narrows_w
         low, high = calibration_band(y_true, risk, at)
         covered.append(((low <= at) & (at <= high)).mean())
         widths.append((high - low).mean())
-    # 95 %, less what percentile intervals lose in samples of this size; the standard error of this mean is 2 %.
+    # 95 %, less what percentile intervals lose in samples of this size; the standard error of this
+    # mean is 2 %.
     assert 0.88 < np.mean(covered[:60]) < 0.99
     assert widths[-1] == pytest.approx(np.mean(widths[:60]) / 2, rel=0.2)
 
@@ -683,7 +685,8 @@ def test_small_counts_of_values_are_written_as_table_1_does(run: RunFolder) -> N
     for text in texts(run):
         assert "Missing values: sbp_mmhg (&lt;10), ldl (10)." in text
         assert "taken as missing: sbp_mmhg (&lt;10)." in text
-    # Table 1 hides a larger count because it would give a small one away: it must not stand above the table.
+    # Table 1 hides a larger count because it would give a small one away: it must not stand above
+    # the table.
     hides = {**extras()["table1"]["columns"][0], "missing": "hidden"}
     write_json(run.table1, {"n": extras()["table1"]["n"], "columns": [hides]})
     for text in texts(run):
@@ -700,12 +703,13 @@ def test_few_rows_make_few_calibration_groups(rows: int, groups: int) -> None:
     assert np.all(share <= high)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # one resampling for tables and figures
 
 
 def band_widths(run: RunFolder, model: str) -> dict[str, float]:
-    """Mean width of the bands that are drawn of a model, by figure, and of the bars of its calibration groups."""
+    """Mean width of the bands that are drawn of a model, by figure, and of the bars of its
+    calibration groups."""
     drawn = {drawing.name: list(csv.DictReader(io.StringIO(drawing.data))) for drawing in performance(read_record(run))}
     kinds = {
         "roc": [row for row in drawn["roc"] if row["model"] == f"{model} 95 % band"],
@@ -721,7 +725,8 @@ def band_widths(run: RunFolder, model: str) -> dict[str, float]:
 
 
 def test_bands_and_tables_are_of_the_same_resamples(tmp_path: Path) -> None:
-    """Rows that stand four times each: with the patients told, figures and tables are as wide as if each stood once."""
+    """Rows that stand four times each: with the patients told, figures and tables are as wide as if
+    each stood once."""
     runs, widths, tables = {}, {}, {}
     for name in ("once", "apart", "together"):
         run = runs[name] = make_run(tmp_path / name, ("lightgbm", "tuned"), n=960)

@@ -1,4 +1,5 @@
-"""Runs that differ in what they did: report, checklists and card say what was done, and not what was not."""
+"""Runs that differ in what they did: report, checklists and card say what was done, and not what
+was not."""
 
 import json
 import re
@@ -211,7 +212,7 @@ def test_sections_left_out_of_the_text_are_told(tmp_path: Path) -> None:
     assert "smoker are not in the text that TF-IDF of the text read" in say(config).report
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # with a language model
 
 

@@ -1,4 +1,5 @@
-"""Interrupted and resumed: the same numbers, whatever the moment, and damaged checkpoints are passed over."""
+"""Interrupted and resumed: the same numbers, whatever the moment, and damaged checkpoints are
+passed over."""
 
 import json
 import os
@@ -168,7 +169,7 @@ def test_changed_settings_and_table_are_refused(experiment: Path) -> None:
         table.write_bytes(content)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # damaged while it is needed
 
 

@@ -1,4 +1,5 @@
-"""The Python API: the same risks as the command line, from any kind of frame; scikit-learn's rules."""
+"""The Python API: the same risks as the command line, from any kind of frame; scikit-learn's
+rules."""
 
 import os
 import pickle
@@ -99,7 +100,7 @@ def test_threads_get_their_own_patients_risks(model: RiskModel) -> None:
         np.testing.assert_allclose(risks, alone[place % 10], atol=1e-6)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what a server needs
 
 
@@ -176,7 +177,7 @@ def test_versions_tell_models_and_calibrators_apart(run: Path, model: RiskModel,
     assert names == ["decision", "7.5 %", "10 %", "Youden"] and model.scorer_.threshold == 0.5
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # scikit-learn
 
 

@@ -1,4 +1,5 @@
-"""Published risk scores: worked examples of their papers, ranges, units, and the scores as comparators of a run."""
+"""Published risk scores: worked examples of their papers, ranges, units, and the scores as
+comparators of a run."""
 
 import json
 from pathlib import Path
@@ -31,7 +32,7 @@ from cardiotune.settings import Column, Config
 from cardiotune.synthetic_ukb.export import write_export
 from conftest import toy_config, write_toy_experiment
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # published examples
 
 SMOKER = {"age_years": 50, "smoker": 1, "sbp_mmhg": 140}
@@ -42,14 +43,16 @@ SMOKER = {"age_years": 50, "smoker": 1, "sbp_mmhg": 140}
     [("low", 0.0631, 0.0433), ("moderate", 0.0811, 0.0523), ("high", 0.0881, 0.0713), ("very_high", 0.1506, 0.1413)],
 )
 def test_score2_gives_its_supplementary_table_4(region: Any, men: float, women: float) -> None:
-    """50 years, smoker, 140 mmHg, total cholesterol 6.3 and HDL 1.4 mmol/L, in each region, to four digits."""
+    """50 years, smoker, 140 mmHg, total cholesterol 6.3 and HDL 1.4 mmol/L, in each region, to four
+    digits."""
     found = score2(**SMOKER, male=[1, 0], total_cholesterol_mmol_l=6.3, hdl_mmol_l=1.4, region=region)
     assert found.risk == pytest.approx([men, women], abs=0.00006)
     assert found.left_out == {}
 
 
 def test_score2_gives_the_example_of_its_abstract() -> None:
-    """Eur Heart J 2021;42:2439: cholesterol 5.5, HDL 1.3: 5.9 % to 14.0 % in men, 4.2 % to 13.7 % in women."""
+    """Eur Heart J 2021;42:2439: cholesterol 5.5, HDL 1.3: 5.9 % to 14.0 % in men, 4.2 % to 13.7 %
+    in women."""
     profile = {**SMOKER, "male": [1, 0], "total_cholesterol_mmol_l": 5.5, "hdl_mmol_l": 1.3}
     assert score2(**profile, region="low").risk == pytest.approx([0.059, 0.042], abs=0.0005)
     assert score2(**profile, region="very_high").risk == pytest.approx([0.140, 0.137], abs=0.0005)
@@ -58,7 +61,8 @@ def test_score2_gives_the_example_of_its_abstract() -> None:
 def test_pooled_cohort_equations_give_the_example_of_appendix_7() -> None:
     """Goff 2014, table A: 55 years, 213 and 50 mg/dL, 120 mmHg untreated, no smoker, no diabetes.
 
-    The table rounds every product to two digits: its white man has a sum of 60.69 and 5.3 %, in full 60.70 and 5.38 %.
+    The table rounds every product to two digits: its white man has a sum of 60.69 and 5.3 %, in
+    full 60.70 and 5.38 %.
     """
     found = pooled_cohort(
         age_years=55,
@@ -87,7 +91,8 @@ def test_pooled_cohort_equations_agree_with_an_r_package() -> None:
 
 
 def test_framingham_gives_the_two_cases_of_its_paper() -> None:
-    """D'Agostino 2008: a smoking woman of 61 with 124 mmHg untreated, a diabetic man of 53 with 125 mmHg treated."""
+    """D'Agostino 2008: a smoking woman of 61 with 124 mmHg untreated, a diabetic man of 53 with 125
+    mmHg treated."""
     found = framingham(
         age_years=[61, 53],
         male=[0, 1],
@@ -101,7 +106,7 @@ def test_framingham_gives_the_two_cases_of_its_paper() -> None:
     assert found.risk == pytest.approx([0.1048, 0.1562], abs=0.0001)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # a slow second implementation, term by term
 
 
@@ -156,7 +161,7 @@ def test_units_are_converted_back_and_forth() -> None:
     assert to_mmol_l(to_mg_dl([5.5, 1.3])) == pytest.approx([5.5, 1.3])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # rows without a risk
 
 
@@ -205,7 +210,7 @@ def test_ranges_of_the_others(function: Any, first: int, last: int) -> None:
     assert found.left_out == {f"younger than {first}": 1, f"older than {last}": 1}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # a cohort
 
 COLUMNS = {
@@ -299,7 +304,8 @@ def test_a_table_without_ethnicity_is_scored_by_the_equations_for_white_people()
 
 
 def test_uk_biobank_has_the_inputs_of_every_score(tmp_path: Path) -> None:
-    """A synthetic export, read with the shipped dictionary: who has a value missing has no risk, the others have."""
+    """A synthetic export, read with the shipped dictionary: who has a value missing has no risk,
+    the others have."""
     write_export(tmp_path / "ukb", 400, 3, "csv", None)
     config = load_config(
         "ukb_cad_demo", [f"data.path={tmp_path / 'ukb'}", "models=[score2, pooled_cohort, framingham]"]
@@ -314,7 +320,7 @@ def test_uk_biobank_has_the_inputs_of_every_score(tmp_path: Path) -> None:
     assert 0.02 < means["score2"] < 0.08 < means["framingham"] < 0.25
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # a run
 
 
@@ -324,7 +330,8 @@ def test_published_scores_run_only_when_they_are_named(toy_model: Path) -> None:
 
 
 def cohort_experiment(folder: Path, model: Path, rows: int = 600) -> Config:
-    """The toy experiment with a table that has the inputs, and an outcome that follows SCORE2 with twice its odds."""
+    """The toy experiment with a table that has the inputs, and an outcome that follows SCORE2 with
+    twice its odds."""
     draw = np.random.default_rng(0)
     flags = {name: draw.integers(0, 2, rows).astype(str) for name in ("sex", "diabetes", "bp_medication")}
     frame = pl.DataFrame(

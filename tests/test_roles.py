@@ -1,4 +1,5 @@
-"""Which column is age, sex, systolic pressure...: names, units, codes and values; said, kept in the run, read by all."""
+"""Which column is age, sex, systolic pressure...: names, units, codes and values; said, kept in the
+run, read by all."""
 
 import json
 from pathlib import Path
@@ -37,7 +38,7 @@ def learned(frame: pl.DataFrame | None = None, **columns: dict[str, Any]) -> dic
     return roles.learn(dictionary(**columns), frame).columns
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # names
 
 CALLED: dict[Meaning, list[str]] = {
@@ -107,7 +108,7 @@ def test_shipped_dictionaries(dictionary_name: str, expected: dict[Meaning, str]
     assert roles.learn(DataConfig.model_validate(tree).columns).columns == expected
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what the dictionary says goes before
 
 
@@ -146,7 +147,7 @@ def test_which_of_several() -> None:
     assert learned(sbp={"phrase": "diastolic blood pressure"}) == {}, "name and phrase that contradict each other"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # units and values
 
 
@@ -194,7 +195,8 @@ def test_bands_of_an_age_that_is_not_in_years(unit: str) -> None:
     ],
 )
 def test_values_that_do_not_fit(name: str, values: list[float], said: str) -> None:
-    """Days without a unit, standardised values, kPa: such a column is passed over, and refused where it is declared."""
+    """Days without a unit, standardised values, kPa: such a column is passed over, and refused
+    where it is declared."""
     frame = pl.DataFrame({name: values})
     found = roles.learn(dictionary(**{name: NUMBER}), frame)
     assert found.columns == {} and said in "".join(found.passed_over.values())
@@ -255,7 +257,7 @@ def test_scores_refuse_what_they_cannot_read() -> None:
                 score_cohort(PATIENTS, dictionary(**SCORED | changes), "score2")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # who is a man
 
 MEN = [
@@ -333,7 +335,7 @@ def test_subgroups_and_the_comparator_take_the_same_columns() -> None:
     assert asked == {"is male x Alter": {"a": "man, 65 and above"}}, "what they mean is a name for them"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # in a run
 
 

@@ -1,4 +1,5 @@
-"""The whole way on a toy model and a toy table: files, counts, repeatability, scoring from the run folder alone."""
+"""The whole way on a toy model and a toy table: files, counts, repeatability, scoring from the run
+folder alone."""
 
 import json
 import os

@@ -125,7 +125,8 @@ print(json.dumps(found))
     [("exchange", {"old", "new"}), ("renames", {"old", "none", "new"}), ("first", {"none", "new"})],
 )
 def test_killed_at_any_step_the_old_or_the_new_folder_is_there(tmp_path: Path, what: str, seen: set[str]) -> None:
-    """Two renames (where names cannot be exchanged) leave a moment without the name, which `recover` mends."""
+    """Two renames (where names cannot be exchanged) leave a moment without the name, which
+    `recover` mends."""
     if what == "exchange":
         (tmp_path / "one").mkdir()
         (tmp_path / "two").mkdir()
@@ -159,7 +160,7 @@ def test_what_was_about_to_be_replaced_is_found_by_its_readers(tmp_path: Path) -
     assert not (tmp_path / ".adapter.old").exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # for the owner alone
 
 

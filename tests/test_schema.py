@@ -177,7 +177,8 @@ def test_words(value: Any, settings: dict[str, Any], text: str) -> None:
 
 @given(st.floats(-1e12, 1e12))
 def test_number_format_is_stable(value: float) -> None:
-    """Written and read again, a number is written the same: no exponent, no minus zero, six digits kept."""
+    """Written and read again, a number is written the same: no exponent, no minus zero, six digits
+    kept."""
     text = schema.words(value, column())
     assert "e" not in text and text not in ("-0", "")
     assert schema.words(float(text), column()) == text
@@ -212,7 +213,7 @@ def test_synthetic_rows_come_from_the_dictionary_alone() -> None:
     assert schema.synthetic_rows(data, 50, seed=1).equals(rows)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # spellings of codes
 
 

@@ -1,4 +1,5 @@
-"""Values that may be codes for missing: told where they are, and silent where a column only looks odd."""
+"""Values that may be codes for missing: told where they are, and silent where a column only looks
+odd."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -183,7 +183,8 @@ def test_order_by_cardinality() -> None:
 
 
 def test_order_by_sharing_shares_more_than_order_by_cardinality() -> None:
-    """Few values are not all: a rare one is shared by most rows, and a long text is worth more when it is shared."""
+    """Few values are not all: a rare one is shared by most rows, and a long text is worth more when
+    it is shared."""
     draw = np.random.default_rng(0)
     columns = {"coin": draw.integers(0, 2, 400), "rare": (draw.random(400) < 0.02).astype(int)}
     columns["seldom"] = draw.choice(5, 400, p=[0.96, 0.01, 0.01, 0.01, 0.01])
@@ -192,7 +193,8 @@ def test_order_by_sharing_shares_more_than_order_by_cardinality() -> None:
     data = DataConfig.model_validate({"path": "t", "columns": {**entries, "y": {"role": "target"}}})
 
     def distinct(order: str) -> float:
-        """Characters a row that are left when those that rows of a batch of 20 begin with alike count once."""
+        """Characters a row that are left when those that rows of a batch of 20 begin with alike
+        count once."""
         serialize = SerializeConfig.model_validate({"order": order})
         texts = serialize_rows(frame, column_order(frame, data, serialize), data, serialize)
         return (
@@ -205,7 +207,8 @@ def test_order_by_sharing_shares_more_than_order_by_cardinality() -> None:
 
 
 def test_the_order_is_that_of_the_training_rows(tmp_path: Path) -> None:
-    """Validation and test rows hold more values of `a`, so all rows together would say b, a. Ties stay as they stood."""
+    """Validation and test rows hold more values of `a`, so all rows together would say b, a. Ties
+    stay as they stood."""
     parts = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4
     table = pl.DataFrame(
         {

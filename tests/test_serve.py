@@ -86,7 +86,7 @@ def error(answer: httpx.Response) -> dict[str, Any]:
     return said["error"]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # answers
 
 
@@ -163,7 +163,7 @@ def test_the_model_is_described(client: httpx.Client) -> None:
     assert "patient_id" not in [field["column"] for field in found["fields"]]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what is refused, without a word of what was sent
 
 BAD: dict[str, tuple[int, bytes, dict[str, str]]] = {
@@ -219,7 +219,8 @@ def test_of_many_problems_the_first_are_listed(client: httpx.Client) -> None:
 def test_rows_whose_prompts_are_too_long_are_named(
     client: httpx.Client, scorer: RowScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They pass the dictionary, and the model still cannot read them. Of an explanation's variants there is one row."""
+    """They pass the dictionary, and the model still cannot read them. Of an explanation's variants
+    there is one row."""
     encoder = scorer._model.__self__.scorer.encoder  # type: ignore[attr-defined]
     rows = [ROW | {"pain": None} if number in (2, 5) else ROW for number in range(8)]  # "not recorded" is longer
     lengths = encoder.prompts(scorer._texts(scorer._typed(rows))).lengths
@@ -238,7 +239,7 @@ def test_a_wrong_path_or_method_is_not_repeated(client: httpx.Client) -> None:
     assert answer.status_code == 405 and answer.headers["allow"] == "POST"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # limits
 
 
@@ -376,7 +377,7 @@ def test_a_fault_is_told_by_its_place_alone(run: Path, caplog: pytest.LogCapture
     assert CANARY not in caplog.text
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # who may ask
 
 
@@ -448,7 +449,7 @@ def test_the_page_asks_nobody_else() -> None:
         assert not re.search(r"""(src|href|url\(|fetch\(|import)[=("' ]+(https?:)?//""", file.read_text()), file.name
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # loading, reloading, stopping
 
 
@@ -626,17 +627,19 @@ def test_signals_reload_and_stop_and_nothing_of_a_row_is_written(
     assert CANARY not in log.read_text()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the description of the API
 
 
 def test_generated_requests_find_no_fault(run: Path, scorer: RowScorer, tmp_path: Path) -> None:
-    """schemathesis: whatever the description allows or forbids, no answer is a 5xx, and each fits the description."""
+    """schemathesis: whatever the description allows or forbids, no answer is a 5xx, and each fits
+    the description."""
     report = tmp_path / "report.xml"
     checks = "not_a_server_error,content_type_conformance,response_schema_conformance,status_code_conformance"
     options = ["--checks", checks, "--mode", "all", "--max-examples", "25", "--report-junit-path", str(report)]
     with serving(run, lambda: scorer, requests_a_minute=10**6) as (client, _):
-        # A process of its own: Python's parser fails where two threads of one process use it at once.
+        # A process of its own: Python's parser fails where two threads of one process use it at
+        # once.
         command = [Path(sys.executable).with_name("schemathesis"), "run", f"{client.base_url}/openapi.json", *options]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,5 @@
-"""The page as its user meets it: in a real browser, on a phone and a desk, by keyboard, with a key."""
+"""The page as its user meets it: in a real browser, on a phone and a desk, by keyboard, with a
+key."""
 
 import csv
 import os

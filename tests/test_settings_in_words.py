@@ -1,6 +1,8 @@
-"""Every value of every setting that has a list of values goes through report, checklists and card of a real run's files.
+"""Every value of every setting that has a list of values goes through report, checklists and card
+of a real run's files.
 
-The settings classes are walked, so that a new value without words fails here, before it fails after hours of training.
+The settings classes are walked, so that a new value without words fails here, before it fails after
+hours of training.
 """
 
 import copy
@@ -82,7 +84,8 @@ NOT_TOLD = {
     ("trackers",),
     ("use",),
 }
-"""Settings whose values report, checklists and card do not tell apart, the settings at their end left aside."""
+"""Settings whose values report, checklists and card do not tell apart, the settings at their end
+left aside."""
 
 
 PARTLY_TOLD = {("data", "columns", "role"), ("data", "columns", "meaning")}
@@ -90,7 +93,8 @@ PARTLY_TOLD = {("data", "columns", "role"), ("data", "columns", "meaning")}
 
 
 def walk(kind: type[Settings], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """Path -> values of every setting below that has a list of them, truth values and "none" where it may be left out."""
+    """Path -> values of every setting below that has a list of them, truth values and "none" where
+    it may be left out."""
     for name, field in kind.model_fields.items():
         values, below = choices(field.annotation)
         for settings in below:
@@ -186,7 +190,8 @@ def config_with(config: Config, path: tuple[str, ...], value: Any) -> Config:
 
 
 def with_settings(record: Record, config: Config) -> Record:
-    """The record as a run with these settings would have left it: what of the settings is told by its files is in them."""
+    """The record as a run with these settings would have left it: what of the settings is told by
+    its files is in them."""
     extras, part, manifest = copy.deepcopy(record.extras), copy.deepcopy(record.part), copy.deepcopy(record.manifest)
     scored = record.scored["tuned"]
     method = config.evaluation.calibration
@@ -236,7 +241,8 @@ def test_the_lists_of_exceptions_name_what_is_there() -> None:
 
 
 def with_models(run: RunFolder, folder: Path, models: tuple[str, ...]) -> RunFolder:
-    """A run folder with these comparators alone; those that the run has not have the risks of LightGBM."""
+    """A run folder with these comparators alone; those that the run has not have the risks of
+    LightGBM."""
     other = RunFolder(folder)
     shutil.copytree(run.path, other.path, ignore=shutil.ignore_patterns("checkpoints", "logs", "adapter", "tokens"))
     tree = merged(json.loads(read_record(run).config.model_dump_json()), {"models": list(models), "name": folder.name})

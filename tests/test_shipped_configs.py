@@ -1,4 +1,5 @@
-"""Every YAML in `configs/` loads, composes, and says what it must; every notebook in `examples/` runs."""
+"""Every YAML in `configs/` loads, composes, and says what it must; every notebook in `examples/`
+runs."""
 
 import json
 import os
@@ -114,7 +115,7 @@ def test_embedded_table_fits_its_dictionary() -> None:
     assert set(cohort.notes["missing"].values()) == {0}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the published MedGemma experiment
 
 
@@ -168,7 +169,7 @@ def test_either_prompt_goes_with_either_model(task: str, rule: bool) -> None:
     assert config.data.columns["bp_category"].derive.bp_rule == "acc_aha_2017"  # type: ignore[union-attr]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # notebooks
 
 

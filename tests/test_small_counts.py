@@ -1,4 +1,5 @@
-"""Small counts and what would give them away, against a slow search of everything that a reader could work out."""
+"""Small counts and what would give them away, against a slow search of everything that a reader
+could work out."""
 
 import itertools
 from typing import Any

@@ -55,7 +55,7 @@ def test_every_comparator_beside_the_language_model_says_what_it_needs() -> None
         assert name in BASELINES or callable(getattr(text_baselines, name))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # text
 
 
@@ -83,7 +83,8 @@ def test_tfidf_learns_from_words_and_numbers() -> None:
 
 
 def test_tfidf_tells_apart_what_a_single_word_does_not() -> None:
-    """The pair counts: `pain none` with `cough typical` has the words of `pain typical` with `cough none`."""
+    """The pair counts: `pain none` with `cough typical` has the words of `pain typical` with `cough
+    none`."""
     draw = np.random.default_rng(0)
     events = draw.integers(0, 2, 400)
     texts = ["pain typical, cough none" if event else "pain none, cough typical" for event in events]
@@ -92,7 +93,8 @@ def test_tfidf_tells_apart_what_a_single_word_does_not() -> None:
 
 
 def linear_states(rows: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """States of very different scales, of which one direction tells the outcome; float32, as a model gives them."""
+    """States of very different scales, of which one direction tells the outcome; float32, as a
+    model gives them."""
     draw = np.random.default_rng(seed)
     states = draw.normal(size=(rows, width))
     events = (draw.random(rows) < expit(2 * states[:, 0])).astype(int)
@@ -107,7 +109,8 @@ def test_embedding_learns_a_direction() -> None:
 
 
 def test_embedding_does_not_overfit_with_more_columns_than_rows() -> None:
-    """Noise, in 300 columns and 100 training rows: nearly separable, so a weak penalty is confident and wrong."""
+    """Noise, in 300 columns and 100 training rows: nearly separable, so a weak penalty is confident
+    and wrong."""
     draw = np.random.default_rng(0)
     states, events = draw.normal(size=(1100, 300)), draw.integers(0, 2, 1100)
     parts = in_parts(100, 200, 800)
@@ -213,14 +216,15 @@ def test_thirty_rows_are_enough_to_fit() -> None:
     fine(embedding(linear_states(50, 640)[0], events, parts, 0), 50)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # stack
 
 
 def two_sources(
     rows: tuple[int, int, int], tuned: float, columns: float, seed: int = 0
 ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
-    """Frame, events, parts, logits. `tuned` and `columns` are how much of the signal is behind each.
+    """Frame, events, parts, logits. `tuned` and `columns` are how much of the signal is behind
+    each.
 
     The tuned model has memorised the training part, as models do.
     """
@@ -278,9 +282,11 @@ def test_the_memorised_training_part_does_not_reach_the_weights() -> None:
 
 
 def test_the_risk_of_a_validation_row_does_not_know_its_own_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rows of a patient, who is in one fold, exchange outcomes: the folds stay, and so do the patient's risks.
+    """Two rows of a patient, who is in one fold, exchange outcomes: the folds stay, and so do the
+    patient's risks.
 
-    But for the number of trees, which the validation part chooses as a whole: one tree leaves nothing to choose.
+    But for the number of trees, which the validation part chooses as a whole: one tree leaves
+    nothing to choose.
     """
     monkeypatch.setattr(baselines, "MAX_TREES", 1)
     frame, events, parts, logits = two_sources((100, 60, 20), 1.0, 1.0)

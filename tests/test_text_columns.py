@@ -1,4 +1,5 @@
-"""A table with notes and dates, all the way: the classical models read them, and what stands on those still works."""
+"""A table with notes and dates, all the way: the classical models read them, and what stands on
+those still works."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -19,7 +20,8 @@ READERS = ("logistic_regression", "spline_regression", "lightgbm", "stacked")
 
 
 def config(folder: Path, model: Path, **sections: object) -> Config:
-    """The toy experiment with a note that decides the outcome, a word that only test rows have, and a date."""
+    """The toy experiment with a note that decides the outcome, a word that only test rows have, and
+    a date."""
     frame, draw = build_toy_table(), np.random.default_rng(0)
     words = {0: "slept well", 1: "had angina"}
     notes = [f"patient {words[event]}" if draw.random() < 0.95 else None for event in frame["disease"]]

@@ -1,4 +1,5 @@
-"""TensorBoard, MLflow and Weights & Biases, each read back: numbers and settings are there, no row is."""
+"""TensorBoard, MLflow and Weights & Biases, each read back: numbers and settings are there, no row
+is."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""The recipe on a toy model: learns, is exact under accumulation, repeatable, and saves what it holds."""
+"""The recipe on a toy model: learns, is exact under accumulation, repeatable, and saves what it
+holds."""
 
 import json
 import math

@@ -150,7 +150,8 @@ def test_what_a_killed_training_left_is_deleted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [{"dtype": "bfloat16"}, {"gradient_checkpointing": True}, {"head": "classifier"}])
 def test_it_goes_with_number_types_checkpointing_and_heads(tmp_path: Path, more: dict[str, Any]) -> None:
-    """Four layers, the upper two adapted: the run's own reload check compares training's model with a whole one."""
+    """Four layers, the upper two adapted: the run's own reload check compares training's model with
+    a whole one."""
     from cardiotune.config import load_config
 
     folder = build_toy_model(tmp_path / "model", "gemma3_text", layers=4)

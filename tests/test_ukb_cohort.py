@@ -1,7 +1,9 @@
-"""Sixty participants, each a trap, with label and exclusion worked out by hand; and the same cohort from every style.
+"""Sixty participants, each a trap, with label and exclusion worked out by hand; and the same cohort
+from every style.
 
-The usual visit is 2008-06-01 in Manchester; day 3652 after it, the last of the ten years, is 2018-06-01. Hospital records
-end in England on 2021-03-31, in Scotland on 2021-05-07, in Wales on 2018-03-06.
+The usual visit is 2008-06-01 in Manchester; day 3652 after it, the last of the ten years, is
+2018-06-01. Hospital records end in England on 2021-03-31, in Scotland on 2021-05-07, in Wales on
+2018-03-06.
 """
 
 from pathlib import Path

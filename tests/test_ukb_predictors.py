@@ -33,7 +33,8 @@ def made(raw: dict[str, list[Any]], **columns: dict[str, Any]) -> dict[str, list
 
 
 def test_egfr() -> None:
-    """55-year-old man with 1.2 mg/dL: 71 (kidney.org calculator); the others by hand from the formula."""
+    """55-year-old man with 1.2 mg/dL: 71 (kidney.org calculator); the others by hand from the
+    formula."""
     frame = pl.DataFrame(
         {"s": [1.2 * 88.4, 0.6 * 88.4, 0.9 * 88.4, None], "age": [55.0, 60, 50, 50], "male": [True, False, True, True]}
     )
@@ -132,7 +133,7 @@ def test_every_named_column_has_known_fields() -> None:
         assert {*predictor.fields, *predictor.optional} <= fields().keys(), name
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # lists of people, and the Kaplan-Meier of censoring
 
 
@@ -172,7 +173,7 @@ def test_uncensored_before_against_a_loop() -> None:
     assert np.allclose(uncensored_before(time, censored), slow)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # sections of the text
 
 
@@ -201,7 +202,8 @@ def test_unknown_sections_are_named() -> None:
 
 
 def test_a_long_history_is_whole(tmp_path: Path) -> None:
-    """Thirty-four illnesses are all in the text, which the limit on tokens then refuses; none is cut."""
+    """Thirty-four illnesses are all in the text, which the limit on tokens then refuses; none is
+    cut."""
     row = people({})[0] | {f"20002-0.{i}": 2000 + i for i in range(34)}
     config = load_config(
         "ukb_cad_demo",

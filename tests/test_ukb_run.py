@@ -1,4 +1,5 @@
-"""A run on a synthetic UK Biobank export with weights of censoring, without a language model; and what its folder gives away."""
+"""A run on a synthetic UK Biobank export with weights of censoring, without a language model; and
+what its folder gives away."""
 
 import gzip
 import io
@@ -125,7 +126,7 @@ def test_the_documents_tell_the_outcome_of_the_export(run: RunFolder) -> None:
     assert "rows of one family stay together" in page
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what may leave the safe environment
 
 

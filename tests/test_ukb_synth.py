@@ -1,4 +1,5 @@
-"""The synthetic UK Biobank: the same in every style, marked, near published margins, with known risks and all traps."""
+"""The synthetic UK Biobank: the same in every style, marked, near published margins, with known
+risks and all traps."""
 
 import json
 import re
@@ -286,7 +287,8 @@ def test_correlations_have_the_expected_signs(answers: pl.DataFrame) -> None:
 
 
 def test_records_show_the_truth(course: pl.DataFrame, truth: pl.DataFrame) -> None:
-    """Who had the disease before can be told from records and interview, all of them and nobody else."""
+    """Who had the disease before can be told from records and interview, all of them and nobody
+    else."""
     before = course["told"] | (course["first"] < course["visit"]).fill_null(False)
     assert before.equals(truth["prevalent"], check_names=False)
     assert 0.04 < before.mean() < 0.06
@@ -317,7 +319,8 @@ def test_incidence_and_ceiling(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sex", ["men", "women"])
 def test_hazard_ratios_are_recovered_from_the_files(answers: pl.DataFrame, course: pl.DataFrame, sex: str) -> None:
-    """A Cox model on what stands in the tables finds the published coefficients that the events were drawn with."""
+    """A Cox model on what stands in the tables finds the published coefficients that the events
+    were drawn with."""
     relatives = [name for name in answers.columns if name.startswith(("20107-0", "20110-0", "20111-0"))]
     table = course.with_columns(
         male=answers["31-0.0"] == "1",

@@ -1,4 +1,5 @@
-"""Inverse-probability-of-censoring weights reach every fit: the training loss, the choice of the step, the baselines."""
+"""Inverse-probability-of-censoring weights reach every fit: the training loss, the choice of the
+step, the baselines."""
 
 import json
 from pathlib import Path

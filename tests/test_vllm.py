@@ -1,4 +1,5 @@
-"""The client of vLLM's completions API, against a small server that speaks it and computes true log-probabilities."""
+"""The client of vLLM's completions API, against a small server that speaks it and computes true
+log-probabilities."""
 
 import json
 import threading
@@ -25,7 +26,8 @@ NO_NUMBER = b'{"choices": [{"index": 0, "logprobs": {"top_logprobs": [{"token_id
 
 
 class Completions:
-    """What vLLM answers to /v1/models and /v1/completions, by plain transformers: one forward pass a prompt."""
+    """What vLLM answers to /v1/models and /v1/completions, by plain transformers: one forward pass
+    a prompt."""
 
     def __init__(self, folder: Path, names: tuple[str, ...] = ("tuned",)) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -102,7 +104,8 @@ def offline(run: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("top", [vllm.TOP, 1, 600])
 def test_risks_are_those_of_the_run(run: Path, offline: np.ndarray, monkeypatch: pytest.MonkeyPatch, top: int) -> None:
-    """Read from the likeliest tokens, or, where a label is not among them, from the label's own log-probability."""
+    """Read from the likeliest tokens, or, where a label is not among them, from the label's own
+    log-probability."""
     monkeypatch.setattr(vllm, "TOP", top)
     completions = Completions(run / "model")
     with speaking(completions) as url:

@@ -1,4 +1,5 @@
-"""Base weights: where they are looked for, what is refused, and that the network is never touched unasked."""
+"""Base weights: where they are looked for, what is refused, and that the network is never touched
+unasked."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""Ready text with neither instruction nor question is the whole prompt, to the letter: risks are those of a stock script."""
+"""Ready text with neither instruction nor question is the whole prompt, to the letter: risks are
+those of a stock script."""
 
 import json
 from pathlib import Path
@@ -64,7 +65,8 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stock(base: Path, adapter: Path, prompts: list[list[int]], labels: tuple[str, str]) -> np.ndarray:
-    """What anybody's script does: the probability of the positive of two label tokens at the end of the prompt."""
+    """What anybody's script does: the probability of the positive of two label tokens at the end of
+    the prompt."""
     from peft import PeftModel
 
     tokenizer = AutoTokenizer.from_pretrained(base)

@@ -1,4 +1,5 @@
-"""How numbers and dates are written: one rule a column, learned from all of its cells; what nothing tells is not read."""
+"""How numbers and dates are written: one rule a column, learned from all of its cells; what nothing
+tells is not read."""
 
 import json
 import shutil
@@ -226,7 +227,7 @@ def test_the_page_reads_codes_likewise() -> None:
         assert found == known, cells
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # whole tables
 
 
@@ -253,7 +254,8 @@ def test_other_columns_of_the_file_tell(tmp_path: Path) -> None:
 
 
 def test_a_table_that_contradicts_the_dictionary_is_refused(tmp_path: Path) -> None:
-    """Fitted on decimal commas, scored with decimal points: a mark before three digits is not guessed."""
+    """Fitted on decimal commas, scored with decimal points: a mark before three digits is not
+    guessed."""
     file = table_of(tmp_path, "chol;bnp;seen;died\n4.8;1.050;;0\n")
     with pytest.raises(DataError, match=r"bnp: 1\.050 or 1,050 may be"):
         read_rows(file, of(file, bnp={"decimal": ","}, chol={"decimal": ","}))
@@ -275,7 +277,8 @@ def test_pieces_are_read_as_the_whole(tmp_path: Path) -> None:
 
 
 def test_a_run_remembers(tmp_path: Path) -> None:
-    """A batch of one row is read by what the training table told, though the dictionary does not say it."""
+    """A batch of one row is read by what the training table told, though the dictionary does not
+    say it."""
     rows = [
         f"{n % 9},{n % 7};{900 + n if n % 2 else '1.0' + str(10 + n % 80)};{n % 28 + 1:02d}/03/2020;{n % 2}"
         for n in range(80)

@@ -1,4 +1,5 @@
-"""Small UK Biobank exports, hand-made: participants as `{"31-0.0": 1}`, written in any of the five naming styles."""
+"""Small UK Biobank exports, hand-made: participants as `{"31-0.0": 1}`, written in any of the five
+naming styles."""
 
 from pathlib import Path
 from typing import Any

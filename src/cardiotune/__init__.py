@@ -1,4 +1,5 @@
-"""Fine-tune language models on patients' table rows and judge the result as a clinical journal would."""
+"""Fine-tune language models on patients' table rows and judge the result as a clinical journal
+would."""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ __all__ = ["RiskModel", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from cardiotune import RiskModel` loads torch and the rest when it is asked for, and not before."""
+    """`from cardiotune import RiskModel` loads torch and the rest when it is asked for, and not
+    before."""
     if name == "RiskModel":
         from cardiotune.risk_model import RiskModel
 

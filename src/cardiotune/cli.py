@@ -35,7 +35,8 @@ SHARED = ("train", "predict")
 
 
 class _Commands(typer.core.TyperGroup):
-    """Turns an expected failure into one line and its exit code, and hides tracebacks, which may quote a row."""
+    """Turns an expected failure into one line and its exit code, and hides tracebacks, which may
+    quote a row."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -105,7 +106,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 def _start(
     ctx: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False
 ) -> None:
-    """Fine-tune language models on patients' table rows, and learn honestly whether it was worth it."""
+    """Fine-tune language models on patients' table rows, and learn honestly whether it was worth
+    it."""
     configure_logging(debug)
     if ctx.invoked_subcommand not in SHARED:
         processes.only_one(f"cardiotune {ctx.invoked_subcommand}")
@@ -251,7 +253,8 @@ def predict(
 ) -> None:
     """Score a table with a run's model; every row gets a probability, in the table's order.
 
-    A table of any size, in flat memory. With --out an interrupted command, given again, goes on where it was.
+    A table of any size, in flat memory. With --out an interrupted command, given again, goes on
+    where it was.
 
     Example: cardiotune predict runs/statlog_heart new_patients.csv --out risks.csv
     """
@@ -304,11 +307,13 @@ def evaluate(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a run's predictions again and write metrics.json; or judge one of its checkpoints, or any adapter.
+    """Judge a run's predictions again and write metrics.json; or judge one of its checkpoints, or
+    any adapter.
 
     Example: cardiotune evaluate runs/statlog_heart --checkpoint checkpoints/step-000040
 
-    Example: cardiotune evaluate my_adapter --base gemma3-270m --task heart_disease --dataset statlog_heart
+    Example: cardiotune evaluate my_adapter --base gemma3-270m --task heart_disease --dataset
+    statlog_heart
     """
     from cardiotune import reopen, stages, studies
 
@@ -347,7 +352,8 @@ def _adapter_config(
 
 @app.command()
 def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Look for leaks and bad data, in an experiment's table or a run; exit code 3 when there is a leak.
+    """Look for leaks and bad data, in an experiment's table or a run; exit code 3 when there is a
+    leak.
 
     Example: cardiotune audit statlog_heart
     """
@@ -396,9 +402,11 @@ def export(
     public: Annotated[bool, typer.Option("--public", help="With --to hub: for everybody to see.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's model in another format, and prove that it predicts the same; exit code 4 when it does not.
+    """Write a run's model in another format, and prove that it predicts the same; exit code 4 when
+    it does not.
 
-    The folder scores raw rows (`predict DIR TABLE`, `RiskModel.load(DIR)`) and holds no patient's row.
+    The folder scores raw rows (`predict DIR TABLE`, `RiskModel.load(DIR)`) and holds no patient's
+    row.
 
     Example: cardiotune export runs/statlog_heart --to merged --out exported
     """
@@ -443,7 +451,8 @@ def convert(
         str | None, typer.Option(help="Where its config.json names none, as old ones do: bert, for example.")
     ] = None,
 ) -> None:
-    """Write a model folder with pickled weights anew as safetensors, the only weights that are loaded.
+    """Write a model folder with pickled weights anew as safetensors, the only weights that are
+    loaded.
 
     The pickle is read as tensors and nothing else; one that asks for more is refused.
 
@@ -460,7 +469,8 @@ def convert(
 def export_check(run: RunArgument, as_json: AsJson = False) -> None:
     """List what of a run folder may leave the safe environment; exit code 3 when a file must stay.
 
-    Looks into every file for rows, ids and texts of patients and for counts under 10; prints none of them.
+    Looks into every file for rows, ids and texts of patients and for counts under 10; prints none
+    of them.
 
     Example: cardiotune export-check runs/statlog_heart
     """
@@ -485,7 +495,8 @@ def probe(
     run: RunArgument,
     rows: Annotated[int, typer.Option(min=1, help="Test patients to probe with.")] = 50,
 ) -> None:
-    """Try how far risks depend on how a patient is written, and whether they fall where a finding gets worse.
+    """Try how far risks depend on how a patient is written, and whether they fall where a finding
+    gets worse.
 
     Example: cardiotune probe runs/statlog_heart --rows 20
     """
@@ -520,7 +531,8 @@ def explain(
     allow_unknown: AllowUnknown = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --row: print JSON to standard output.")] = False,
 ) -> None:
-    """Find out which columns the tuned model and LightGBM rest on, or which fields one patient's risk rests on.
+    """Find out which columns the tuned model and LightGBM rest on, or which fields one patient's
+    risk rests on.
 
     Example: cardiotune explain runs/statlog_heart --rows 50
 
@@ -633,7 +645,8 @@ def compare(
     common: Annotated[bool, typer.Option("--common", help="Use only the test rows that all of them have.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put runs side by side on the same test rows, with intervals of their differences to the first.
+    """Put runs side by side on the same test rows, with intervals of their differences to the
+    first.
 
     Example: cardiotune compare runs/lora runs/full
     """
@@ -669,10 +682,11 @@ def serve(
     backend_url: Annotated[str, typer.Option(help="vLLM's OpenAI-compatible API.")] = "http://127.0.0.1:8001/v1",
     backend_model: Annotated[str | None, typer.Option(help="Name of the model at vLLM, if it serves several.")] = None,
 ) -> None:
-    """Serve a model: an API for patients' rows, and a page for the browser. Needs `pip install cardiotune[serve]`.
+    """Serve a model: an API for patients' rows, and a page for the browser. Needs `pip install
+    cardiotune[serve]`.
 
-    SIGTERM finishes what was accepted; SIGHUP loads the model anew. vLLM's key is read from VLLM_API_KEY. docs/serving.md
-    tells more.
+    SIGTERM finishes what was accepted; SIGHUP loads the model anew. vLLM's key is read from
+    VLLM_API_KEY. docs/serving.md tells more.
 
     Example: cardiotune serve runs/statlog_heart --port 8000
     """
@@ -749,7 +763,8 @@ def data_get(
     name: Annotated[str, typer.Argument(help="The table's short name: cardio.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder to put it into.")] = Path(),
 ) -> None:
-    """Fetch a public table where there is internet; say where to get it and where to put it where there is none.
+    """Fetch a public table where there is internet; say where to get it and where to put it where
+    there is none.
 
     Example: cardiotune data get cardio
     """
@@ -779,7 +794,8 @@ def synth_ukb(
         int | None, typer.Option(help="Pad with made-up fields to so many columns, for load tests.")
     ] = None,
 ) -> None:
-    """Write a UK Biobank export of made-up participants, with coronary artery disease of known risk.
+    """Write a UK Biobank export of made-up participants, with coronary artery disease of known
+    risk.
 
     Example: cardiotune synth ukb --rows 5000 --seed 1 --style rap --out synthetic_ukb
     """
@@ -799,7 +815,8 @@ def doctor(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what this machine can run; with a config, whether its parts go together and what memory training takes.
+    """Say what this machine can run; with a config, whether its parts go together and what memory
+    training takes.
 
     Example: cardiotune doctor statlog_heart use.method=qlora
     """

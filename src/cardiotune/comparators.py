@@ -21,7 +21,8 @@ COMPARATORS: tuple[Comparator, ...] = typing.get_args(Comparator)
 ON_REQUEST: tuple[Comparator, ...] = ("free_generation",)
 """Comparators that run only where `models` names them."""
 PublishedScore = Literal["score2", "pooled_cohort", "framingham", "framingham_bmi"]
-"""Risk scores with fixed coefficients. They run only when `models` names them: few tables have what they need."""
+"""Risk scores with fixed coefficients. They run only when `models` names them: few tables have what
+they need."""
 PUBLISHED_SCORES: tuple[PublishedScore, ...] = typing.get_args(PublishedScore)
 
 WORDS = "free_generation"

@@ -1,7 +1,8 @@
-"""Which method, head, DeepSpeed stage, number type and model family go together, and why the others do not.
+"""Which method, head, DeepSpeed stage, number type and model family go together, and why the others
+do not.
 
-The one table behind the check of every config and behind `docs/compatibility.md` (`python -m cardiotune.compatibility`
-prints it).
+The one table behind the check of every config and behind `docs/compatibility.md` (`python -m
+cardiotune.compatibility` prints it).
 """
 
 import re
@@ -94,7 +95,8 @@ def score_refusals(scoring: Scoring) -> list[str]:
 
 
 def family_of(name: str, kind: str) -> str:
-    """The family of a model by its short name or hub id, `kind` being decoder or encoder; `other` when unknown."""
+    """The family of a model by its short name or hub id, `kind` being decoder or encoder; `other`
+    when unknown."""
     name = name.lower()
     if kind == "encoder":
         return "bert"

@@ -1,8 +1,9 @@
 """YAML to settings: shipped files, merging, errors. The only reader of YAML.
 
-An experiment names one file of each group under `use:`. A group file is a piece of an experiment: it holds the same
-keys. Later wins: group files in the order of `GROUPS`, then the experiment's own keys, then `key.sub=value` from the
-command line. Every problem is reported at once, before any data or model is touched.
+An experiment names one file of each group under `use:`. A group file is a piece of an experiment:
+it holds the same keys. Later wins: group files in the order of `GROUPS`, then the experiment's own
+keys, then `key.sub=value` from the command line. Every problem is reported at once, before any data
+or model is touched.
 """
 
 import difflib
@@ -31,13 +32,14 @@ GROUPS = {
 """Group key under `use:` -> folder below `configs/`; also the order in which they are merged."""
 
 MAX_YAML_BYTES = 16 << 20
-"""Of a file that somebody wrote: a dictionary of 20,000 columns takes 1 MiB. A run folder's own may have any size."""
+"""Of a file that somebody wrote: a dictionary of 20,000 columns takes 1 MiB. A run folder's own may
+have any size."""
 MAX_YAML_DEPTH = 100
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # of libyaml where it is there
-    """YAML 1.2 scalars. `no` and `off` are words (a code label may be "no"), `1e-4` is a number, a code `010` keeps its
-    zero, and a date stays text."""
+    """YAML 1.2 scalars. `no` and `off` are words (a code label may be "no"), `1e-4` is a number, a
+    code `010` keeps its zero, and a date stays text."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -77,7 +79,8 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Refuses tags, aliases (they can blow up), double keys, and files over 16 MiB."""
+    """The mapping in a YAML file. Refuses tags, aliases (they can blow up), double keys, and files
+    over 16 MiB."""
     if path.is_file() and path.stat().st_size > MAX_YAML_BYTES:
         raise ConfigError(f"{path}: larger than 16 MiB, which no configuration is; did you mean to pass a table?")
     return _mapping(_read_text(path), str(path))
@@ -134,7 +137,8 @@ def shipped(group: str) -> dict[str, Path]:
 
 
 def find_file(name: str, group: str, beside: Path | None = None) -> Path:
-    """A file given as a path (from the working folder or beside the experiment) or a shipped short name."""
+    """A file given as a path (from the working folder or beside the experiment) or a shipped short
+    name."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         candidates = [Path(name)] if beside is None else [beside / name, Path(name)]
         candidates.append(
@@ -191,10 +195,12 @@ OF_A_SOURCE = (*SOURCES, "revision", "name", "license", "license_url")
 
 
 def _merge_model(below: dict[str, Any], above: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """`_merge` of settings that may name a model each: what is said of one model is never said of another's weights.
+    """`_merge` of settings that may name a model each: what is said of one model is never said of
+    another's weights.
 
-    Who names other weights names another model, and what was said of the first falls away: a name is then made of the new
-    one's. A name or a revision alone would be written beside weights that have another.
+    Who names other weights names another model, and what was said of the first falls away: a name
+    is then made of the new one's. A name or a revision alone would be written beside weights that
+    have another.
     """
     first, other = below.get("model"), above.get("model")
     if not isinstance(first, dict) or not isinstance(other, dict) or not any(first.get(key) for key in SOURCES):
@@ -238,14 +244,16 @@ def _parse_overrides(overrides: list[str]) -> dict[str, Any]:
 def load_config(config: str | Path, overrides: list[str] | None = None) -> Config:
     """Compose and check an experiment.
 
-    `config` is a YAML file or the short name of one in `configs/experiments`. Raises ConfigError naming every problem.
+    `config` is a YAML file or the short name of one in `configs/experiments`. Raises ConfigError
+    naming every problem.
     """
     path = find_file(str(config), "experiments", None)
     return compose(_anchor(read_yaml(path), path.parent), overrides or [], str(path), path.parent)
 
 
 def compose(experiment: dict[str, Any], overrides: list[str], source: str, folder: Path) -> Config:
-    """An experiment's own keys, the group files that it uses (found from `folder`), and overrides, as one checked config.
+    """An experiment's own keys, the group files that it uses (found from `folder`), and overrides,
+    as one checked config.
 
     `source` is what an error names.
     """
@@ -335,7 +343,8 @@ def _explain(item: dict[str, Any]) -> str:
 
 
 def _suggest_key(loc: list[str]) -> str:
-    """The nearest key in this section, else the section that has a key of this name, else what may stand here."""
+    """The nearest key in this section, else the section that has a key of this name, else what may
+    stand here."""
     here = _fields_at(loc[:-1])
     if not difflib.get_close_matches(loc[-1], here, n=1, cutoff=0.6):
         sections = {name: field.annotation for name, field in Config.model_fields.items()}

@@ -1,4 +1,5 @@
-"""What this machine can run: processor, memory, GPU, number formats, libraries, weights; and whether an experiment fits."""
+"""What this machine can run: processor, memory, GPU, number formats, libraries, weights; and
+whether an experiment fits."""
 
 import importlib.util
 import os
@@ -38,7 +39,8 @@ def examine() -> dict[str, Any]:
 
 
 def examine_experiment(config: Config) -> dict[str, Any]:
-    """Whether a (checked) config can train here: its combination, its libraries, and its memory beside what is free.
+    """Whether a (checked) config can train here: its combination, its libraries, and its memory
+    beside what is free.
 
     Memory in MiB, of each process; null with a reason where the weights are not on this machine.
     """

@@ -1,14 +1,15 @@
 """The errors a user can meet, each with the exit code that a script can act on.
 
-Every message is one line: what came, what was expected, how to fix it. It names files, columns and counts,
-never the value of a cell.
+Every message is one line: what came, what was expected, how to fix it. It names files, columns and
+counts, never the value of a cell.
 """
 
 from collections.abc import Sequence
 
 
 class CardioTuneError(Exception):
-    """An expected failure, which one process can hand to another. `exit_code` is what the command line ends with."""
+    """An expected failure, which one process can hand to another. `exit_code` is what the command
+    line ends with."""
 
     exit_code = 5
 
@@ -26,7 +27,8 @@ class DataError(CardioTuneError):
 
 
 class PromptsTooLongError(DataError):
-    """Prompts of more tokens than `serialize.max_tokens`; `rows` are their numbers among those given, from 0."""
+    """Prompts of more tokens than `serialize.max_tokens`; `rows` are their numbers among those
+    given, from 0."""
 
     def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
         super().__init__(message)
@@ -40,7 +42,8 @@ class ModelError(CardioTuneError):
 
 
 class InterruptedRunError(CardioTuneError):
-    """A signal ended the work after a step that was saved; the exit code is the shell's for that signal."""
+    """A signal ended the work after a step that was saved; the exit code is the shell's for that
+    signal."""
 
     def __init__(self, message: str, signal_number: int = 0) -> None:
         super().__init__(message)

@@ -1,8 +1,10 @@
-"""Who this process is: alone, or one of many that share a command's work. Nothing else reads what launchers set.
+"""Who this process is: alone, or one of many that share a command's work. Nothing else reads what
+launchers set.
 
-`launch.processes` and `--workers` start processes that find one another in a private folder. Other launchers (torchrun,
-DeepSpeed's, a script for SLURM or MPI) set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, all of them; anything less is left over
-from elsewhere, and a process that is alone does all of its work, whatever such variables say.
+`launch.processes` and `--workers` start processes that find one another in a private folder. Other
+launchers (torchrun, DeepSpeed's, a script for SLURM or MPI) set RANK, WORLD_SIZE, MASTER_ADDR and
+MASTER_PORT, all of them; anything less is left over from elsewhere, and a process that is alone
+does all of its work, whatever such variables say.
 """
 
 import os
@@ -15,9 +17,11 @@ from pathlib import Path
 from cardiotune.errors import ConfigError
 
 MEETING = "CARDIOTUNE_MEETING"
-"""Environment variable: the private folder where processes that `launch` started meet, and leave word of a failure."""
+"""Environment variable: the private folder where processes that `launch` started meet, and leave
+word of a failure."""
 TRUSTED = "CARDIOTUNE_TRUST_NETWORK"
-"""Environment variable: 1 lets processes of several machines meet at an address that others can reach too."""
+"""Environment variable: 1 lets processes of several machines meet at an address that others can
+reach too."""
 GROUP = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What every launcher sets."""
 PLACE = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")
@@ -28,12 +32,14 @@ OTHERS = (
     *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
     *(f"MV2_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),
 )
-"""What libraries below us look at too. A batch system sets some of it for processes that are alone, so it says nothing."""
+"""What libraries below us look at too. A batch system sets some of it for processes that are alone,
+so it says nothing."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """One of `size` processes, the `rank`-th from 0; on its machine the `local_rank`-th of `local_size`."""
+    """One of `size` processes, the `rank`-th from 0; on its machine the `local_rank`-th of
+    `local_size`."""
 
     rank: int = 0
     size: int = 1
@@ -141,7 +147,8 @@ def strays() -> list[str]:
 
 @contextmanager
 def without_strays() -> Iterator[list[str]]:
-    """Meanwhile no library is misled by variables of a launcher that has not started this process; which these are."""
+    """Meanwhile no library is misled by variables of a launcher that has not started this process;
+    which these are."""
     found = {name: os.environ.pop(name) for name in strays()}
     try:
         alone = (found.get("RANK"), found.get("WORLD_SIZE")) == ("0", "1")  # a launcher's only process

@@ -42,7 +42,8 @@ def check_tuned(folder: RunFolder, otherwise: str = "") -> None:
 
 
 def check_scorable(path: Path, tuned: bool) -> None:
-    """ConfigError, before any table is read, when a folder is no run or export that can score a table."""
+    """ConfigError, before any table is read, when a folder is no run or export that can score a
+    table."""
     if not is_export(path):
         folder = open_run(path)
         if tuned:
@@ -81,7 +82,8 @@ def reopen(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepar
 
 
 def describe_files(data: DataConfig) -> dict[str, Any]:
-    """For the manifest: name and sha256 of the table, and below `test` and `validation` those of files of their own."""
+    """For the manifest: name and sha256 of the table, and below `test` and `validation` those of
+    files of their own."""
     files = {part: locate(path, folder=data.format == "ukb") for part, path in data.files.items()}
     named: dict[str, Any] = {part: {"file": f.name, "sha256": runs.sha256(f)} for part, f in files.items()}
     return {**named.pop("train"), **named}

@@ -1,4 +1,5 @@
-"""The Python API: a run's model as a scikit-learn classifier, fitted by the stages that the command line runs."""
+"""The Python API: a run's model as a scikit-learn classifier, fitted by the stages that the command
+line runs."""
 
 import os
 import tempfile
@@ -21,15 +22,17 @@ from cardiotune.runs import private
 from cardiotune.settings import Column, Config
 
 SMALLEST_TEST = 0.01
-"""Share of the rows that a fit leaves to the test part, which nobody looks at: whoever calls it holds out rows of their own."""
+"""Share of the rows that a fit leaves to the test part, which nobody looks at: whoever calls it
+holds out rows of their own."""
 
 
 class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A fine-tuned language model that predicts a yes/no outcome from patients' rows.
 
-    `RiskModel.load(run)` opens a run folder or an export. `RiskModel(config).fit(X, y)` fine-tunes afresh on rows with the
-    columns of the experiment's data dictionary; the outcome comes as `y`, of 0 and 1. Rows (`X`) are a polars or pandas
-    frame, an Arrow table or a list of `{column: value}`.
+    `RiskModel.load(run)` opens a run folder or an export. `RiskModel(config).fit(X, y)` fine-tunes
+    afresh on rows with the columns of the experiment's data dictionary; the outcome comes as `y`,
+    of 0 and 1. Rows (`X`) are a polars or pandas frame, an Arrow table or a list of `{column:
+    value}`.
     """
 
     classes_: NDArray[np.int_]
@@ -43,11 +46,12 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         out: str | Path | None = None,
         allow_unknown: bool = False,
     ) -> None:
-        """`config`: an experiment, as file, shipped name, mapping or `Config`; `overrides`: `key.sub=value` on top.
+        """`config`: an experiment, as file, shipped name, mapping or `Config`; `overrides`:
+        `key.sub=value` on top.
 
-        `out`: where the run folder of a fit stays. Default: a temporary folder that goes with the model. `allow_unknown`: rows
-        of which a column holds mostly unknown codes or values out of range are scored, those values being taken as missing;
-        otherwise they are a DataError.
+        `out`: where the run folder of a fit stays. Default: a temporary folder that goes with the
+        model. `allow_unknown`: rows of which a column holds mostly unknown codes or values out of
+        range are scored, those values being taken as missing; otherwise they are a DataError.
         """
         self.config = config
         self.overrides = overrides
@@ -56,15 +60,16 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(cls, folder: str | Path, site: str | None = None, allow_unknown: bool = False) -> "RiskModel":
-        """The model of a run folder or an export; `site` as `cardiotune recalibrate` named it. Errors as `RowScorer.load`."""
+        """The model of a run folder or an export; `site` as `cardiotune recalibrate` named it.
+        Errors as `RowScorer.load`."""
         scorer = RowScorer.load(folder, site)
         model = cls(scorer.config, allow_unknown=allow_unknown)
         model._use(folder, scorer, site)
         return model
 
     def fit(self, X: Any, y: Any) -> "RiskModel":
-        """Fine-tune on rows X, whose outcomes y are 0 and 1, (rows,). Part of them is held out as the experiment's split says,
-        to choose the step and to calibrate.
+        """Fine-tune on rows X, whose outcomes y are 0 and 1, (rows,). Part of them is held out as
+        the experiment's split says, to choose the step and to calibrate.
 
         Raises ConfigError, DataError and ModelError as `cardiotune train` does.
         """
@@ -92,7 +97,8 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict_proba(self, X: Any) -> Array:
-        """(rows, 2) calibrated probabilities of no event and of the event, as `cardiotune predict` gives them."""
+        """(rows, 2) calibrated probabilities of no event and of the event, as `cardiotune predict`
+        gives them."""
         return self._scorer.predict_proba(X)
 
     def predict(self, X: Any) -> NDArray[np.int_]:
@@ -104,7 +110,8 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._scorer.check_rows(X)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Settings and the run folder's place: a pickle holds no weights, so the folder must stay where it is (`out`)."""
+        """Settings and the run folder's place: a pickle holds no weights, so the folder must stay
+        where it is (`out`)."""
         if hasattr(self, "_kept") and self.out is None:
             raise ConfigError("RiskModel: its run folder is temporary; fit with out=FOLDER to pickle it")
         state: dict[str, Any] = super().__getstate__()

@@ -1,7 +1,8 @@
-"""The run folder: the names of its files, its manifest, hashes, and writes that are whole or not there at all.
+"""The run folder: the names of its files, its manifest, hashes, and writes that are whole or not
+there at all.
 
-What is written may hold rows, ids or weights, so its owner alone can read it, whatever the umask: files 0600, folders 0700. Who
-wants to share a report makes a copy of it.
+What is written may hold rows, ids or weights, so its owner alone can read it, whatever the umask:
+files 0600, folders 0700. Who wants to share a report makes a copy of it.
 """
 
 import ctypes
@@ -44,7 +45,8 @@ MADE_OF = (
     ("predictions.jsonl", "calibration.json"),
     ("metrics.json", "sites/", "probes.json", "explanations.json"),
 )
-"""Recorded files, or folders of them, each made of those before: where one has changed, those behind it are out of date."""
+"""Recorded files, or folders of them, each made of those before: where one has changed, those
+behind it are out of date."""
 MADE_BY = {
     "adapter/": "train",
     "model/": "train",
@@ -56,7 +58,8 @@ MADE_BY = {
     "probes.json": "probe",
     "explanations.json": "explain",
 }
-"""Recorded file, or folder of them -> the command that makes it anew. What is not here needs a new run."""
+"""Recorded file, or folder of them -> the command that makes it anew. What is not here needs a new
+run."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class RunFolder:
 
     @property
     def exact_counts(self) -> Path:
-        """What `cohort.json` says, small counts included: for its owner's eyes, and never to leave the machine."""
+        """What `cohort.json` says, small counts included: for its owner's eyes, and never to leave
+        the machine."""
         return self.path / "exact_counts.json"
 
     @property
@@ -101,7 +105,8 @@ class RunFolder:
         return self.path / "model"
 
     def tuned_folder(self, kind: str) -> Path:
-        """Where a method of this kind leaves its weights; put back there, if `publish` was killed half way."""
+        """Where a method of this kind leaves its weights; put back there, if `publish` was killed
+        half way."""
         folder = self.adapter if kind == "lora" else self.model
         recover(folder)
         return folder
@@ -174,7 +179,8 @@ class RunFolder:
         return manifest
 
     def update_manifest(self, **entries: Any) -> None:
-        """Merge `entries` into the manifest, one level deep. Of many processes that share the work the first has to do this."""
+        """Merge `entries` into the manifest, one level deep. Of many processes that share the work
+        the first has to do this."""
         manifest = self.read_manifest() if self.manifest.is_file() else {}
         for key, value in entries.items():
             both = isinstance(value, dict) and isinstance(manifest.get(key), dict)
@@ -182,7 +188,8 @@ class RunFolder:
         write_json(self.manifest, {**manifest, OWN: _digest(manifest)})
 
     def record(self, *files: Path) -> None:
-        """Note the sha256 of files that later stages rely on. Those made of an earlier content of them are out of date."""
+        """Note the sha256 of files that later stages rely on. Those made of an earlier content of
+        them are out of date."""
         new = {self._name(file): sha256(file) for file in files if file.is_file()}
         known = self.read_manifest().get("files", {})
         changed = [name for name, digest in new.items() if known.get(name, digest) != digest]
@@ -220,7 +227,8 @@ class RunFolder:
 
     @contextmanager
     def stage(self, name: str, start: float | None = None) -> Iterator[None]:
-        """Record seconds (from `start`, a `perf_counter`, or now) and the peak memory up to the stage's end.
+        """Record seconds (from `start`, a `perf_counter`, or now) and the peak memory up to the
+        stage's end.
 
         Of many processes, it is the peak of the largest.
         """
@@ -242,7 +250,8 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def named_after(table: str) -> str:
-    """A name that tells a table: its file's, without folder and ending. `north.2023.csv.gz` -> `north.2023`."""
+    """A name that tells a table: its file's, without folder and ending. `north.2023.csv.gz` ->
+    `north.2023`."""
     name = Path(table).name
     while any(name.lower().endswith(ending) and len(name) > len(ending) for ending in TABLE_ENDINGS):
         name = name.rpartition(".")[0]
@@ -250,7 +259,8 @@ def named_after(table: str) -> str:
 
 
 def plain_name(text: str) -> str:
-    """A text as a file's name on any system: letters and digits of any script, `.`, `-`, `_`; a long one ends in its digest."""
+    """A text as a file's name on any system: letters and digits of any script, `.`, `-`, `_`; a
+    long one ends in its digest."""
     composed = unicodedata.normalize("NFC", text)
     name = re.sub(r"[^\w.-]+", "_", composed).strip("._-") or "table"
     if len(name.encode()) > LONGEST_NAME:
@@ -260,9 +270,11 @@ def plain_name(text: str) -> str:
 
 
 def check_free(target: Path, record: Path, made_from: dict[str, Any], overwrite: bool, otherwise: str) -> None:
-    """ConfigError when something else has this name already: other than what `record` says it was made from.
+    """ConfigError when something else has this name already: other than what `record` says it was
+    made from.
 
-    Names that differ in case alone are one on some systems. `otherwise`: how to choose another name.
+    Names that differ in case alone are one on some systems. `otherwise`: how to choose another
+    name.
     """
     try:
         there = {path.name.casefold(): path.name for path in target.parent.iterdir()}.get(target.name.casefold())
@@ -279,7 +291,8 @@ def check_free(target: Path, record: Path, made_from: dict[str, Any], overwrite:
 
 
 def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
-    """A fresh run folder. An existing one is only replaced when asked, and only if it is one of ours."""
+    """A fresh run folder. An existing one is only replaced when asked, and only if it is one of
+    ours."""
     run = RunFolder(path)
     try:
         taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
@@ -308,7 +321,8 @@ def create(path: Path, config_text: str, overwrite: bool) -> RunFolder:
 
 
 def _only_begun(run: RunFolder) -> bool:
-    """Whether all that a folder holds is what `create` writes: a run that was killed there, or has failed right after it."""
+    """Whether all that a folder holds is what `create` writes: a run that was killed there, or has
+    failed right after it."""
     begun = (f".{run.config.name}.", f".{run.manifest.name}.")  # the temporary files of `atomic`
     ours = (run.config, run.manifest)
     if not all(file in ours or file.name.startswith(begun) for file in run.path.iterdir()):
@@ -317,7 +331,8 @@ def _only_begun(run: RunFolder) -> bool:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a whole folder: its name is free in one step, so a kill leaves no half of it under that name."""
+    """Delete a whole folder: its name is free in one step, so a kill leaves no half of it under
+    that name."""
     name = folder.name.removeprefix(".")
     try:
         aside = Path(tempfile.mkdtemp(prefix=f".{name}.deleted-", dir=folder.parent))
@@ -363,7 +378,7 @@ def _git_commit() -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # files, for their owner alone
 
 
@@ -407,7 +422,8 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed."""
+    """A temporary path beside `path`; on success it is flushed to disk and renamed, on failure
+    removed."""
     try:
         make_folder(path.parent)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -434,7 +450,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object of a run folder; empty when there is no such file. ModelError when it is damaged."""
+    """A JSON object of a run folder; empty when there is no such file. ModelError when it is
+    damaged."""
     try:
         content = json.loads(file.read_text("utf-8"), parse_constant=_no_number) if file.is_file() else {}
     except (ValueError, RecursionError):
@@ -467,12 +484,13 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in files}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # folders
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a temporary folder, then publish it under its name. RunError when the disk refuses.
+    """Let `fill` write into a temporary folder, then publish it under its name. RunError when the
+    disk refuses.
 
     At every instant what had the name before or the new folder is there, whole.
     """
@@ -498,8 +516,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 def publish(work: Path, folder: Path) -> None:
     """Give a folder that is complete its name, in place of the one that has it, and delete that.
 
-    Where the file system cannot exchange two names, the old folder is `.NAME.old` for an instant, and none has the name. A
-    process that is killed then leaves it so: `recover` puts it back.
+    Where the file system cannot exchange two names, the old folder is `.NAME.old` for an instant,
+    and none has the name. A process that is killed then leaves it so: `recover` puts it back.
     """
     for path in [*work.rglob("*"), work]:
         path.chmod(0o700 if path.is_dir() else 0o600)
@@ -529,7 +547,8 @@ def _old(folder: Path) -> Path:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swap the names of two folders in one step; False, and nothing done, where the system or the file system cannot."""
+    """Swap the names of two folders in one step; False, and nothing done, where the system or the
+    file system cannot."""
     library = ctypes.CDLL(None)
     names = (os.fsencode(one), os.fsencode(other))
     swap = 2  # RENAME_EXCHANGE in linux/fs.h, RENAME_SWAP in macOS's stdio.h
@@ -547,16 +566,16 @@ def _flush(path: Path) -> None:
         os.close(opened)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # ids
 
 
 def row_key(path: Path) -> bytes:
     """Key for row ids: a digest of the whole table under our own prefix.
 
-    It makes ids the same in every run on the same file, and cannot be computed without holding the file: a plain hash
-    of a seven-digit id would be undone by trying them all. It is never written anywhere; the table's sha256 in the
-    manifest is another digest and does not reveal it.
+    It makes ids the same in every run on the same file, and cannot be computed without holding the
+    file: a plain hash of a seven-digit id would be undone by trying them all. It is never written
+    anywhere; the table's sha256 in the manifest is another digest and does not reveal it.
     """
     digest = hashlib.sha256(b"cardiotune row id\n")
     with path.open("rb") as file:

@@ -1,8 +1,8 @@
 """The whole way on one page: prepare -> train -> predict -> evaluate -> report.
 
-Each stage reads the run folder and leaves its files there, so each can be run alone; `run` does them in order. Patients'
-rows are read afresh from the table by every stage that needs them. What the model reads of them is kept as token ids in
-`tokens/` of the run folder, for its owner alone.
+Each stage reads the run folder and leaves its files there, so each can be run alone; `run` does
+them in order. Patients' rows are read afresh from the table by every stage that needs them. What
+the model reads of them is kept as token ids in `tokens/` of the run folder, for its owner alone.
 """
 
 import logging
@@ -72,13 +72,15 @@ def _failing(folder: RunFolder) -> Iterator[None]:
 
 @runs.private()
 def prepare(config: Config, overwrite: bool = False, place: Path | None = None) -> tuple[RunFolder, Prepared]:
-    """Table -> cohort, parts and texts. Nothing is written before table, weights and prompts have been found good.
+    """Table -> cohort, parts and texts. Nothing is written before table, weights and prompts have
+    been found good.
 
     `place`: the run folder; by default the one that the config names.
     """
     start = time.perf_counter()
     prepared = read_prepared(config)
-    # With how the table writes numbers and dates, so that tables to be scored are read likewise, and what its columns mean.
+    # With how the table writes numbers and dates, so that tables to be scored are read likewise,
+    # and what its columns mean.
     found = roles.settle(prepared.cohort.columns, prepared.cohort.frame.filter(pl.Series(prepared.parts == "train")))
     check_inputs(prepared.cohort.frame, found.columns, config.comparators)
     weights = find_weights(config.model) if config.needs_llm else None
@@ -130,7 +132,8 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
 
 @runs.private()
 def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = False) -> None:
-    """Fine-tune, in as many processes as asked; leaves `adapter/` or `model/`, `checkpoints/`, `logs/`."""
+    """Fine-tune, in as many processes as asked; leaves `adapter/` or `model/`, `checkpoints/`,
+    `logs/`."""
     config = config_of(folder)
     if "tuned" not in config.comparators:
         raise ConfigError(f"{folder.path}: models does not hold tuned, so there is nothing to train")
@@ -151,7 +154,8 @@ def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = Fa
 
 @runs.private()
 def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
-    """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl` and `calibration.json`."""
+    """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl` and
+    `calibration.json`."""
     config = config_of(folder)
     forget(folder)
     if config.needs_llm and config.launch.processes > 1 and not current().is_worker:
@@ -190,7 +194,8 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
 
 
 def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, Any]:
-    """`predictions.jsonl` -> `metrics.json`, and its content. Subgroups need the table; without it they are left out."""
+    """`predictions.jsonl` -> `metrics.json`, and its content. Subgroups need the table; without it
+    they are left out."""
     config = config_of(folder)
     with folder.stage("evaluate"):
         frame = parts = censored = None
@@ -206,7 +211,8 @@ def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, A
 
 
 def audit(folder: RunFolder, prepared: Prepared | None = None) -> list[dict[str, Any]]:
-    """Look for leaks in the table and its parts, before anything is trained -> `audit.json`, and its findings."""
+    """Look for leaks in the table and its parts, before anything is trained -> `audit.json`, and
+    its findings."""
     config, prepared = reopen(folder, prepared)
     with folder.stage("audit"):
         findings = audit_prepared(config, prepared)

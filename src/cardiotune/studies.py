@@ -1,4 +1,5 @@
-"""What is asked of a run once it is there: probes, explanations, learning curves, other weights, other sites, exports."""
+"""What is asked of a run once it is there: probes, explanations, learning curves, other weights,
+other sites, exports."""
 
 import hashlib
 import logging
@@ -53,11 +54,12 @@ EVALUATION = "evaluation.json"
 def evaluate_checkpoint(
     folder: RunFolder, checkpoint: Path, table: str | None = None, allow_unknown: bool = False, overwrite: bool = False
 ) -> tuple[Path, dict[str, Any]]:
-    """Judge the weights of a checkpoint on the run's own parts, or on another table that has the outcome.
+    """Judge the weights of a checkpoint on the run's own parts, or on another table that has the
+    outcome.
 
     Leaves `predictions.jsonl`, `metrics.json` and what they were made from (`evaluation.json`) in
-    `evaluations/<checkpoint>[-<table>]/`; returns that folder and the metrics. What is there of another table of this name is
-    replaced with `overwrite` alone.
+    `evaluations/<checkpoint>[-<table>]/`; returns that folder and the metrics. What is there of
+    another table of this name is replaced with `overwrite` alone.
     """
     config = config_of(folder)
     checkpoint = checkpoint if checkpoint.is_dir() else folder.path / checkpoint
@@ -122,11 +124,13 @@ def _sha256_of(table: str | None, data: DataConfig) -> str | None:
 def evaluate_adapter(
     adapter: Path, config: Config, out: Path, allow_unknown: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Judge a PEFT adapter from elsewhere on a labelled table, all of which is taken as the test part.
+    """Judge a PEFT adapter from elsewhere on a labelled table, all of which is taken as the test
+    part.
 
-    `config` says base model, task, and the table with its dictionary. Leaves `predictions.jsonl`, `metrics.json` and what they
-    were made from (`evaluation.json`) in `out`; another evaluation there is replaced with `overwrite` alone. Its probabilities
-    are as they are: what class weights or oversampling may have added cannot be known.
+    `config` says base model, task, and the table with its dictionary. Leaves `predictions.jsonl`,
+    `metrics.json` and what they were made from (`evaluation.json`) in `out`; another evaluation
+    there is replaced with `overwrite` alone. Its probabilities are as they are: what class weights
+    or oversampling may have added cannot be known.
     """
     if RunFolder(out).manifest.is_file():
         raise ConfigError(f"--out {out}: is a run folder, which has results of its own; choose another")
@@ -165,7 +169,8 @@ def evaluate_adapter(
 
 
 def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
-    """How the risks of `rows` test patients change when their text is written otherwise -> `probes.json`."""
+    """How the risks of `rows` test patients change when their text is written otherwise ->
+    `probes.json`."""
     check_tuned(folder)
     config, prepared = reopen(folder, None)
     with folder.stage("probe"):
@@ -178,7 +183,8 @@ def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
 
 
 def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
-    """Which columns the tuned model and LightGBM use, on `rows` test patients -> `explanations.json`."""
+    """Which columns the tuned model and LightGBM use, on `rows` test patients ->
+    `explanations.json`."""
     check_tuned(folder)
     config, prepared = reopen(folder, None)
     frame, events, test = prepared.cohort.frame, prepared.cohort.events, prepared.rows("test")
@@ -196,10 +202,11 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
 
 
 def explain_row(folder: RunFolder, row: str, table: str | None = None, allow_unknown: bool = False) -> dict[str, Any]:
-    """One patient's risk by the tuned model and by it without each field, as `leave_one_field_out`. Nothing is written.
+    """One patient's risk by the tuned model and by it without each field, as `leave_one_field_out`.
+    Nothing is written.
 
-    row: the id of one of the run's own patients, as in `predictions.jsonl` or in the table's id column; with a `table`, the
-    number of one of its rows from 1, as `score_table` counts them.
+    row: the id of one of the run's own patients, as in `predictions.jsonl` or in the table's id
+    column; with a `table`, the number of one of its rows from 1, as `score_table` counts them.
     """
     config = config_of(folder)
     if config.data.name_of("text"):
@@ -220,7 +227,8 @@ def explain_row(folder: RunFolder, row: str, table: str | None = None, allow_unk
 
 
 def _place_of(frame: pl.DataFrame, row: str, data: DataConfig) -> int:
-    """The place of the row with this id. An error does not repeat what was typed, which may be a patient's id."""
+    """The place of the row with this id. An error does not repeat what was typed, which may be a
+    patient's id."""
     own = data.name_of("id")
     found = np.flatnonzero((frame[ROW_ID] == row) | (as_written(frame[own or ROW_ID]) == row))
     if len(found) != 1:
@@ -230,10 +238,12 @@ def _place_of(frame: pl.DataFrame, row: str, data: DataConfig) -> int:
 
 
 def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path | None = None) -> tuple[dict[str, Any], Path]:
-    """The whole run at growing training sizes, several seeds each. Returns the curve and the folder that shows it.
+    """The whole run at growing training sizes, several seeds each. Returns the curve and the folder
+    that shows it.
 
-    Its runs lie in `out`, by default in `<run folder>_learning_curve`, beside `learning_curve.json`, `.png` and `.md`. By
-    default these are also left in `learning_curve/` of the experiment's own run, where its report finds them.
+    Its runs lie in `out`, by default in `<run folder>_learning_curve`, beside
+    `learning_curve.json`, `.png` and `.md`. By default these are also left in `learning_curve/` of
+    the experiment's own run, where its report finds them.
     """
 
     def run_one(one: Config) -> RunFolder:
@@ -263,7 +273,8 @@ def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path | None =
 
 
 def _sizes_that_fit(config: Config, sizes: list[Any]) -> list[Any]:
-    """Without sizes above the training part, if `all` stands for them; else DataError, before hours of smaller ones."""
+    """Without sizes above the training part, if `all` stands for them; else DataError, before hours
+    of smaller ones."""
     whole = config.model_copy(update={"split": config.split.model_copy(update={"train_rows": None})})
     rows = len(read_prepared(whole).rows("train"))
     large = [size for size in sizes if size != "all" and size > rows]
@@ -277,10 +288,11 @@ def _sizes_that_fit(config: Config, sizes: list[Any]) -> list[Any]:
 def score_table(
     folder: RunFolder, table: str, keep_ids: bool, tuned: bool = True, site: str | None = None
 ) -> pl.DataFrame:
-    """Risks for a new table from the run folder alone, a row each, in the table's order; `site` as `recalibrate` named it.
+    """Risks for a new table from the run folder alone, a row each, in the table's order; `site` as
+    `recalibrate` named it.
 
-    Columns: row (1-based), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing (how many of the row's
-    values were missing or out of range).
+    Columns: row (1-based), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing (how
+    many of the row's values were missing or out of range).
     """
     return pl.concat(score_chunks(Job(folder.path, table, keep_ids, tuned, site)))
 
@@ -291,9 +303,11 @@ def _score(folder: RunFolder, frame: pl.DataFrame, tuned: bool = True, site: str
 
 
 def export(path: Path, to: Any, out: Path, precision: Any = "f16", check: bool = False) -> dict[str, Any]:
-    """The run's model in another format, in `out`; or, with `check`, an export that is there put through the gate again.
+    """The run's model in another format, in `out`; or, with `check`, an export that is there put
+    through the gate again.
 
-    Returns the parity gate's numbers. Without the run's table they are of synthetic rows alone, which is said.
+    Returns the parity gate's numbers. Without the run's table they are of synthetic rows alone,
+    which is said.
     """
     folder = open_run(path)
     check_tuned(folder)
@@ -317,9 +331,10 @@ def recalibrate(
 ) -> tuple[Path, dict[str, dict[str, float | None]]]:
     """Adapt the run's calibrated risks to a new site, whose table has the outcome.
 
-    Leaves `sites/<name>.json`, which `score_table` applies; the name is by default the table's. A recalibration of this name by
-    another table or method is replaced with `overwrite` alone. Returns that file, and log-loss, Brier score,
-    calibration intercept and slope before and after; after is cross-fitted in ten folds, so no row judges itself.
+    Leaves `sites/<name>.json`, which `score_table` applies; the name is by default the table's. A
+    recalibration of this name by another table or method is replaced with `overwrite` alone.
+    Returns that file, and log-loss, Brier score, calibration intercept and slope before and after;
+    after is cross-fitted in ten folds, so no row judges itself.
     """
     check_tuned(folder)
     config = config_of(folder)

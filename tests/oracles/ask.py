@@ -1,4 +1,5 @@
-"""Ask the libraries that cannot live in the project's environment, or read what they said when they were asked."""
+"""Ask the libraries that cannot live in the project's environment, or read what they said when they
+were asked."""
 
 import json
 import subprocess
@@ -25,6 +26,7 @@ def ask(**asked: Any) -> dict[str, Any]:
 
 
 def golden() -> dict[str, Any]:
-    """The answer to `input.json`, which holds it too; `judge.py` says how it was made, and the file with which versions."""
+    """The answer to `input.json`, which holds it too; `judge.py` says how it was made, and the file
+    with which versions."""
     answer: dict[str, Any] = json.loads((FOLDER / "golden.json").read_text("utf-8"))
     return answer

@@ -1,10 +1,12 @@
-"""What dcurves and fairlearn say of the same risks: JSON in, JSON out. Runs in an environment of its own.
+"""What dcurves and fairlearn say of the same risks: JSON in, JSON out. Runs in an environment of
+its own.
 
     make oracles
-    .venv/oracles/bin/python tests/oracles/judge.py < tests/oracles/input.json > tests/oracles/golden.json
+    cd tests/oracles && ../../.venv/oracles/bin/python judge.py < input.json > golden.json
 
-In: `y_true`, `y_prob` and `group` of each row, `thresholds` of the decision curve, and the one `threshold` at which groups
-are judged. Out: that again as `input`, `versions`, `net_benefit` (model -> one a threshold) and `by_group` (group -> metric).
+In: `y_true`, `y_prob` and `group` of each row, `thresholds` of the decision curve, and the one
+`threshold` at which groups are judged. Out: that again as `input`, `versions`, `net_benefit` (model
+-> one a threshold) and `by_group` (group -> metric).
 """
 
 import json

@@ -1,8 +1,10 @@
-"""What would make good numbers worthless: leaks between parts, leaks from the outcome, data that is not what it seems.
+"""What would make good numbers worthless: leaks between parts, leaks from the outcome, data that is
+not what it seems.
 
-`audit_raw` looks at the table as it is stored, `audit_table` at the cohort with its parts, `audit_predictions` at what a
-run left behind. Each gives findings, one plain sentence and its counts apiece, never a patient's value. A "leak" says: do
-not believe the results before this is explained. A "warning" wants a look; a "note" is for the record.
+`audit_raw` looks at the table as it is stored, `audit_table` at the cohort with its parts,
+`audit_predictions` at what a run left behind. Each gives findings, one plain sentence and its
+counts apiece, never a patient's value. A "leak" says: do not believe the results before this is
+explained. A "warning" wants a look; a "note" is for the record.
 
 The kinds of leak follow Kapoor & Narayanan, Patterns 2023;4:100804.
 """
@@ -45,12 +47,14 @@ PERFECT_AUROC = 0.99
 TWIN_SHARE = 0.01
 """A smaller share of test rows with a copy in training moves no metric by more than it."""
 SHUFFLED_ROWS = 20_000
-"""Rows, at most, on which models are fitted to shuffled labels; drawn by distinct rows, so that copies stay together."""
+"""Rows, at most, on which models are fitted to shuffled labels; drawn by distinct rows, so that
+copies stay together."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of one check: its short name, how grave it is, a sentence, and the counts behind the sentence."""
+    """One result of one check: its short name, how grave it is, a sentence, and the counts behind
+    the sentence."""
 
     check: str
     severity: Severity
@@ -60,7 +64,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The highest AUROC that is believable on a table; a public one is recognised by columns that it is known for."""
+    """The highest AUROC that is believable on a table; a public one is recognised by columns that
+    it is known for."""
 
     name: str
     columns: frozenset[str]
@@ -115,18 +120,21 @@ def ceiling_of(columns: Iterable[str]) -> Ceiling | None:
     return next((ceiling for ceiling in CEILINGS if ceiling.columns <= present), None)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the three audits
 
 
 def audit_raw(data: DataConfig) -> list[Finding]:
-    """Audit the table as it is stored, before exclusions hide what is wrong with it; the files that `read_cohort` takes.
+    """Audit the table as it is stored, before exclusions hide what is wrong with it; the files that
+    `read_cohort` takes.
 
-    A table that was oversampled may lose its exact copies on the way to a cohort, and its half years become missing there;
-    that it was is worth knowing. Nothing here is a leak yet: whether such rows reach the parts, `audit_table` tells.
+    A table that was oversampled may lose its exact copies on the way to a cohort, and its half
+    years become missing there; that it was is worth knowing. Nothing here is a leak yet: whether
+    such rows reach the parts, `audit_table` tells.
     """
     names = [name for name in needed_columns(data)]
-    # Files of a test and a validation part are judged with the training rows: copies may lie between them.
+    # Files of a test and a validation part are judged with the training rows: copies may lie
+    # between them.
     cells = pl.concat(
         [read_cells(locate(p), names, data.separator, data.encoding, data.column_names) for p in data.files.values()]
     )
@@ -156,9 +164,10 @@ def audit_table(
 ) -> list[Finding]:
     """Audit a cohort with its parts, before any language model is trained.
 
-    frame has a row a patient with the columns of the dictionary and `ROW_ID`; events (rows,) is 0 or 1, parts (rows,) as
-    in `cardiotune.data.split`, texts (rows,) what the model reads. `known_ceiling` is the AUROC that no honest model
-    exceeds on this table; by default that of the public table with these columns, else `PERFECT_AUROC`.
+    frame has a row a patient with the columns of the dictionary and `ROW_ID`; events (rows,) is 0
+    or 1, parts (rows,) as in `cardiotune.data.split`, texts (rows,) what the model reads.
+    `known_ceiling` is the AUROC that no honest model exceeds on this table; by default that of the
+    public table with these columns, else `PERFECT_AUROC`.
     """
     rows = column_keys(frame, data.inputs, data)
     numbers = frame.select(name for name in data.features if data.columns[name].type in NUMBERS)
@@ -183,9 +192,11 @@ def audit_table(
 
 
 def audit_keys(frame: pl.DataFrame, parts: Parts, data: DataConfig, unused: pl.DataFrame) -> list[Finding]:
-    """Columns that say who a patient is: those that go into the prompt, and keys of patients with rows in several parts.
+    """Columns that say who a patient is: those that go into the prompt, and keys of patients with
+    rows in several parts.
 
-    unused: `ROW_ID` and the columns that nothing reads, as text, of rows in any order (`cardiotune.data.cohort.read_unused`).
+    unused: `ROW_ID` and the columns that nothing reads, as text, of rows in any order
+    (`cardiotune.data.cohort.read_unused`).
     """
     meant = roles.learn(data.columns).columns
     fixed = frame.select(meant[meaning] for meaning in ("sex", "ethnicity") if meaning in meant)
@@ -248,9 +259,9 @@ def audit_predictions(
 ) -> list[Finding]:
     """Audit what a run left: rows of `predictions.jsonl`, content of `metrics.json`.
 
-    columns are those of the table, by which a public one is recognised where `known_ceiling` (of the config) is null;
-    calibration is what the calibrator and the threshold say of themselves (`audit_fitted_on`); tokens is that block of
-    `cohort.json`.
+    columns are those of the table, by which a public one is recognised where `known_ceiling` (of
+    the config) is null; calibration is what the calibrator and the threshold say of themselves
+    (`audit_fitted_on`); tokens is that block of `cohort.json`.
     """
     ceiling = _ceiling(columns, known_ceiling)
     test = metrics["parts"].get("test", {"n": 0, "n_events": 0, "models": {}})
@@ -268,7 +279,7 @@ def audit_predictions(
     return found + audit_fitted_on(calibration or {}) + audit_tokens(tokens)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # rows that stand in more than one part
 
 
@@ -287,10 +298,12 @@ def _shared_ids(frame: pl.DataFrame, parts: Parts, data: DataConfig) -> list[Fin
 
 
 def _twins(columns: list[Keys], events: Events, parts: Parts, groups: pl.Series | None) -> tuple[bool, list[Finding]]:
-    """Rows of equal features in two parts, and whether there are more equal rows than chance explains.
+    """Rows of equal features in two parts, and whether there are more equal rows than chance
+    explains.
 
-    People who are alike are no leak; the same person twice, or a repeated row, is. So equal rows are judged by how many
-    pairs of them chance explains, and by whether they come in the same order again (`cardiotune.data.copies`).
+    People who are alike are no leak; the same person twice, or a repeated row, is. So equal rows
+    are judged by how many pairs of them chance explains, and by whether they come in the same order
+    again (`cardiotune.data.copies`).
     """
     shared = shared_between(total(columns), parts)
     equal = equal_rows(columns, events, groups)
@@ -336,10 +349,12 @@ def _same_texts(texts: Sequence[str], parts: Parts) -> list[Finding]:
 
 
 def _oversampled(columns: list[Keys], events: Events, parts: Parts | None) -> list[Finding]:
-    """Rows of one outcome repeated: far more than chance explains, and far more often than those of the other outcome.
+    """Rows of one outcome repeated: far more than chance explains, and far more often than those of
+    the other outcome.
 
-    Done before the split, it puts copies of test rows into training: on 4,240 Framingham rows it lifts a random forest
-    from 0.68 to 0.99. Within the training part it is a choice, which only shifts the probabilities.
+    Done before the split, it puts copies of test rows into training: on 4,240 Framingham rows it
+    lifts a random forest from 0.68 to 0.99. Within the training part it is a choice, which only
+    shifts the probabilities.
     """
     keys, found = total(columns), []
     repeated = {y: 1 - len(np.unique(keys[events == y])) / max(1, int((events == y).sum())) for y in (0, 1)}
@@ -364,11 +379,12 @@ def _oversampled(columns: list[Keys], events: Events, parts: Parts | None) -> li
 
 
 def _made_up(values: pl.DataFrame, events: Events, parts: Parts | None) -> list[Finding]:
-    """Numbers that are finer than the column's own steps in rows of one outcome only, as SMOTE makes them.
+    """Numbers that are finer than the column's own steps in rows of one outcome only, as SMOTE
+    makes them.
 
-    SMOTE (Chawla et al., JAIR 2002;16:321) puts rows between two real ones: an age of 51.37 in a column of whole years.
-    Besides, the decimals alone then tell the outcome. A column's step is the coarsest of 1, 0.1, 0.01 and 0.001 on which
-    (almost) all values of the other outcome lie.
+    SMOTE (Chawla et al., JAIR 2002;16:321) puts rows between two real ones: an age of 51.37 in a
+    column of whole years. Besides, the decimals alone then tell the outcome. A column's step is the
+    coarsest of 1, 0.1, 0.01 and 0.001 on which (almost) all values of the other outcome lie.
     """
     columns: dict[str, int] = {}
     held: NDArray[np.bool_] = np.zeros(values.height, bool)
@@ -398,7 +414,8 @@ def _made_up(values: pl.DataFrame, events: Events, parts: Parts | None) -> list[
 def _near_copies(
     frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig, keys: Keys, seed: int
 ) -> list[Finding]:
-    """Copies whose numbers were changed a little, as noise or SMOTE does: are there any, and do they lie across parts?
+    """Copies whose numbers were changed a little, as noise or SMOTE does: are there any, and do
+    they lie across parts?
 
     In the whole table a pair may be seen from both sides, so what is found there counts half.
     """
@@ -428,14 +445,15 @@ def _hash(texts: Sequence[str]) -> Keys:
     return pl.Series(texts, dtype=pl.String).hash().to_numpy()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the outcome among the features
 
 
 def _single_columns(
     frame: pl.DataFrame, events: Events, parts: Parts, texts: Sequence[str], data: DataConfig
 ) -> list[Finding]:
-    """One column, or that it is missing, or the text's length, that alone ranks the held-out rows almost perfectly."""
+    """One column, or that it is missing, or the text's length, that alone ranks the held-out rows
+    almost perfectly."""
     train = parts == "train"
     if min(events[~train].sum(), (1 - events[~train]).sum()) < FEW:
         return []
@@ -458,9 +476,11 @@ def _single_columns(
 
 
 def _rate(values: pl.Series, events: Events, train: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(rows,) share of events among training rows of the same code or, for a number or date, the same twentieth of them.
+    """(rows,) share of events among training rows of the same code or, for a number or date, the
+    same twentieth of them.
 
-    Shrunk towards the prevalence as if by one row more, so that a code seen once ranks low. Missing is a code.
+    Shrunk towards the prevalence as if by one row more, so that a code seen once ranks low. Missing
+    is a code.
     """
     if values.dtype.is_numeric() or values.dtype.is_temporal():
         number = (
@@ -503,17 +523,17 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[a-z]+\d*", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what the labels and the columns allow
 
 
 def _conflicts(texts: Sequence[str], events: Events) -> list[Finding]:
     """Equal texts with both outcomes, and how good a model that reads only the text can be at best.
 
-    `ceiling_*` lets the best model know every text's own share of events: optimistic, as a text that stands once is
-    always right. `accuracy_bound` is free of that, on rows whose text stands more than once: where two rows of one text
-    differ in the outcome with chance d, no model is right more often than (1 + sqrt(1 - 2d)) / 2 (Cover & Hart, IEEE
-    Trans Inf Theory 1967;13:21).
+    `ceiling_*` lets the best model know every text's own share of events: optimistic, as a text
+    that stands once is always right. `accuracy_bound` is free of that, on rows whose text stands
+    more than once: where two rows of one text differ in the outcome with chance d, no model is
+    right more often than (1 + sqrt(1 - 2d)) / 2 (Cover & Hart, IEEE Trans Inf Theory 1967;13:21).
     """
     _, group = np.unique(_hash(texts), return_inverse=True)
     rows, happened = np.bincount(group), np.bincount(group, events)
@@ -542,8 +562,9 @@ def _conflicts(texts: Sequence[str], events: Events) -> list[Finding]:
 def _zeros(values: pl.DataFrame, events: Events) -> list[Finding]:
     """Numbers where an exact zero stands apart from all others: most likely a missing value.
 
-    Apart: the lowest hundredth of the others is positive, away from zero by 1.5 times their interquartile range and by
-    ten of their smallest steps. A count, a dose or a score begins at zero and is not apart.
+    Apart: the lowest hundredth of the others is positive, away from zero by 1.5 times their
+    interquartile range and by ten of their smallest steps. A count, a dose or a score begins at
+    zero and is not apart.
     """
     found = []
     for name in values.columns:
@@ -565,14 +586,16 @@ def _zeros(values: pl.DataFrame, events: Events) -> list[Finding]:
 
 
 def _as_numbers(cells: pl.DataFrame, names: Sequence[str], data: DataConfig) -> pl.DataFrame:
-    """Columns of text cells as numbers, each as the dictionary reads it; codes that are none are null."""
+    """Columns of text cells as numbers, each as the dictionary reads it; codes that are none are
+    null."""
     writings = schema.writings(cells.select(names), data.columns)
     parsed = [schema.parse(cells[name], data.columns[name], writings[name])[0] for name in names]
     return pl.DataFrame([column.cast(pl.Float64, strict=False) for column in parsed])
 
 
 def _sentinels(values: pl.DataFrame, data: DataConfig) -> list[Finding]:
-    """Numbers in the plausible range, or without one, in which a repeated value stands far from all others."""
+    """Numbers in the plausible range, or without one, in which a repeated value stands far from all
+    others."""
     found = []
     for name in values.columns:
         column = data.columns[name]
@@ -584,7 +607,8 @@ def _sentinels(values: pl.DataFrame, data: DataConfig) -> list[Finding]:
 
 
 def _missing_by(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig) -> list[Finding]:
-    """Columns missing far more often in one part, site or outcome than in another (by a fifth of the rows, p < 1e-6)."""
+    """Columns missing far more often in one part, site or outcome than in another (by a fifth of
+    the rows, p < 1e-6)."""
     groupings = {"part": pl.Series(parts), "outcome": pl.Series(events).cast(pl.String)}
     if site := data.name_of("site"):
         groupings["site"] = frame[site].cast(pl.String).fill_null("")
@@ -619,7 +643,7 @@ def _unique_rows(columns: list[Keys]) -> list[Finding]:
     return [Finding("unique_rows", "note", text, {"rows": alone, "share": alone / rows})]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # quick models
 
 
@@ -633,7 +657,8 @@ def _quick_models(
     known_ceiling: float | None,
     copied: Keys | None,
 ) -> list[Finding]:
-    """LightGBM on the table, or TF-IDF and logistic regression on ready texts: with true labels and with shuffled ones."""
+    """LightGBM on the table, or TF-IDF and logistic regression on ready texts: with true labels and
+    with shuffled ones."""
     readable = any(data.columns[name].type != "text" for name in data.features)
     name, model = ("lightgbm", BASELINES["lightgbm"]) if readable else ("tf-idf", _tfidf)
     frame, test = frame.with_columns(pl.Series(TEXT, texts, pl.String)), parts == "test"
@@ -658,17 +683,21 @@ def audit_permutation(
     copied: Keys | None = None,
     permutations: int = 5,
 ) -> list[Finding]:
-    """Shuffle the labels of all rows, fit, and judge the test part: nothing can be learned, so the AUROC must be 0.5.
+    """Shuffle the labels of all rows, fit, and judge the test part: nothing can be learned, so the
+    AUROC must be 0.5.
 
-    Against the shuffled test labels it is above 0.5 only when the model saw them: it was fitted on all rows, or a code
-    was replaced by its rate of events in all rows. Chance is exact here (all orders of the labels are alike), so the mean
-    over the permutations is held against the Mann-Whitney variance, z > 4. Against the true test labels it may stray on
-    either side, for a model fitted to noise still ranks by columns that matter; its mean is 0.5 unless the model reads
-    the outcome elsewhere than in the labels it is given (t test over the permutations, p < 1e-4, and off by 0.1).
+    Against the shuffled test labels it is above 0.5 only when the model saw them: it was fitted on
+    all rows, or a code was replaced by its rate of events in all rows. Chance is exact here (all
+    orders of the labels are alike), so the mean over the permutations is held against the
+    Mann-Whitney variance, z > 4. Against the true test labels it may stray on either side, for a
+    model fitted to noise still ranks by columns that matter; its mean is 0.5 unless the model reads
+    the outcome elsewhere than in the labels it is given (t test over the permutations, p < 1e-4,
+    and off by 0.1).
 
-    A copy of the outcome among the features does not survive shuffling: `single_column` is the check for it. Copied rows
-    do not either, unless copies keep one label: with `copied` (a key a row) labels are shuffled over distinct rows, and
-    what is above 0.5 is what recognising copies is worth.
+    A copy of the outcome among the features does not survive shuffling: `single_column` is the
+    check for it. Copied rows do not either, unless copies keep one label: with `copied` (a key a
+    row) labels are shuffled over distinct rows, and what is above 0.5 is what recognising copies is
+    worth.
     """
     draw = np.random.default_rng(seed)
     keys = copied if copied is not None else np.arange(len(events))
@@ -704,7 +733,8 @@ def audit_permutation(
 
 
 def _tfidf(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig, seed: int) -> NDArray[np.float64]:
-    """Logistic regression on the TF-IDF weights of column `TEXT`, both fitted on the training part."""
+    """Logistic regression on the TF-IDF weights of column `TEXT`, both fitted on the training
+    part."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -726,7 +756,7 @@ def _standard_error(area: float, events: int, others: int) -> float:
     return float(np.sqrt(max(variance, 0) / (events * others)))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what only a run knows
 
 
@@ -746,7 +776,8 @@ def _ceiling(columns: Iterable[str], known: float | None) -> Ceiling:
 
 
 def _above(model: str, area: float | None, low: float | None, ceiling: Ceiling) -> list[Finding]:
-    """A leak when even the interval's lower end is above the ceiling (or there is no interval); else it may be chance."""
+    """A leak when even the interval's lower end is above the ceiling (or there is no interval);
+    else it may be chance."""
     if area is None or area <= ceiling.auroc:
         return []
     sure = low is None or low > ceiling.auroc
@@ -763,7 +794,8 @@ def _interval(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def audit_fitted_on(calibration: Mapping[str, Any]) -> list[Finding]:
-    """Whether calibrator and threshold, wherever `fitted_on` or `chosen_on` stands in their JSON, name validation."""
+    """Whether calibrator and threshold, wherever `fitted_on` or `chosen_on` stands in their JSON,
+    name validation."""
     found = []
     for key, value in calibration.items():
         if isinstance(value, Mapping):
@@ -777,7 +809,8 @@ def audit_fitted_on(calibration: Mapping[str, Any]) -> list[Finding]:
 
 
 def audit_tokens(tokens: Mapping[str, int] | None) -> list[Finding]:
-    """Whether a prompt is longer than the limit, from the `tokens` block of `cohort.json` (null without a language model)."""
+    """Whether a prompt is longer than the limit, from the `tokens` block of `cohort.json` (null
+    without a language model)."""
     if not tokens:
         return []
     longest, limit = int(tokens["longest"]), int(tokens["limit"])
@@ -789,7 +822,7 @@ def audit_tokens(tokens: Mapping[str, int] | None) -> list[Finding]:
     return [Finding("truncated_prompts", "note", text, numbers)]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _is_source(name: str, data: DataConfig) -> bool:

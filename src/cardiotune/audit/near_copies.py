@@ -1,13 +1,14 @@
-"""Near copies: rows that another row was made from, with its numbers changed a little, as by noise or SMOTE.
+"""Near copies: rows that another row was made from, with its numbers changed a little, as by noise
+or SMOTE.
 
-How near the nearest row may be by chance depends on the table, so nearness alone proves nothing. But people who are alike
-by chance differ in the outcome nearly as often as people who are a little less alike, and a copy never differs from its
-original. So rows with a near neighbour must agree with it in the outcome far more often than their further neighbours let
-one expect.
+How near the nearest row may be by chance depends on the table, so nearness alone proves nothing.
+But people who are alike by chance differ in the outcome nearly as often as people who are a little
+less alike, and a copy never differs from its original. So rows with a near neighbour must agree
+with it in the outcome far more often than their further neighbours let one expect.
 
-It takes 20 to 40 pairs; fewer are not told from chance, nor are copies that were changed so much that a true neighbour is
-as near. The same patients measured twice look the same. So may, with few columns, an outcome that is computed from them,
-which is a leak as well.
+It takes 20 to 40 pairs; fewer are not told from chance, nor are copies that were changed so much
+that a true neighbour is as near. The same patients measured twice look the same. So may, with few
+columns, an outcome that is computed from them, which is a leak as well.
 """
 
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ Numbers = NDArray[np.int_]
 NEIGHBOURS = 20
 """Neighbours that are looked at."""
 FURTHER = slice(5, None)
-"""Those that say what the surroundings are like: oversampling mostly makes fewer than five copies of a row."""
+"""Those that say what the surroundings are like: oversampling mostly makes fewer than five copies
+of a row."""
 NEAR = (0.15, 0.25, 0.5)
-"""A copy is nearer than this share of the distance to the last neighbour; the share that says most is taken."""
+"""A copy is nearer than this share of the distance to the last neighbour; the share that says most
+is taken."""
 COLUMNS = 30
 """Columns, at most, in which rows are compared: those with the most values."""
 CODES = 10
@@ -42,7 +45,8 @@ PAIRS = 3e8
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of `asked` rows, `near` have a near neighbour; with it `differ` of them differ in the outcome."""
+    """Of `asked` rows, `near` have a near neighbour; with it `differ` of them differ in the
+    outcome."""
 
     asked: int
     near: int = 0
@@ -51,7 +55,8 @@ class Agreement:
     """How many would differ by chance."""
 
     def p_value(self, counted: float = 1.0) -> float:
-        """Probability of so few that differ, if each counts `counted` times. Poisson, which is wider than the truth.
+        """Probability of so few that differ, if each counts `counted` times. Poisson, which is
+        wider than the truth.
 
         Times the number of shares tried (Bonferroni), for the one that says most is taken.
         """
@@ -67,10 +72,12 @@ class Agreement:
 def agreement(
     places: Places, events: NDArray[np.int_], keys: NDArray[np.uint64], among: Numbers, asked: Numbers, seed: int
 ) -> Agreement:
-    """Rows `asked` with their nearest neighbours `among` rows, equal rows (of one key) left out: they are found as such.
+    """Rows `asked` with their nearest neighbours `among` rows, equal rows (of one key) left out:
+    they are found as such.
 
-    At the largest share of NEAR many rows are near by chance. There it only counts if the rows that are not near differ
-    as often as expected: else the outcome changes little from place to place, and near ones agree of themselves.
+    At the largest share of NEAR many rows are near by chance. There it only counts if the rows that
+    are not near differ as often as expected: else the outcome changes little from place to place,
+    and near ones agree of themselves.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -97,7 +104,8 @@ def agreement(
 
 
 def places(frame: pl.DataFrame, data: DataConfig) -> Places:
-    """Numbers in standard deviations (of the inner 98 %), a missing one in the middle and 1 apart; two codes 1 apart."""
+    """Numbers in standard deviations (of the inner 98 %), a missing one in the middle and 1 apart;
+    two codes 1 apart."""
     compared = [name for name in data.features if data.columns[name].type != "text"]
     compared = sorted(compared, key=lambda name: -frame[name].n_unique())[:COLUMNS]
     dimensions = []

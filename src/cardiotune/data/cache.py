@@ -1,8 +1,9 @@
-"""Token ids of a run's rows, kept in its folder: training, every epoch and scoring read them instead of tokenizing again.
+"""Token ids of a run's rows, kept in its folder: training, every epoch and scoring read them
+instead of tokenizing again.
 
-They are known by what made them: the texts themselves (so table, dictionary, template and column order) and the
-tokenizer. Where one of these differs, or a file is damaged, they are made anew. They can be turned back into the
-patients' texts, so only the owner of the folder may read them.
+They are known by what made them: the texts themselves (so table, dictionary, template and column
+order) and the tokenizer. Where one of these differs, or a file is damaged, they are made anew. They
+can be turned back into the patients' texts, so only the owner of the folder may read them.
 """
 
 import hashlib
@@ -24,13 +25,16 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
-"""What a tokenizer is read from. The folder's other small files, hashed too, can only cost a needless renewal."""
+"""What a tokenizer is read from. The folder's other small files, hashed too, can only cost a
+needless renewal."""
 
 
 def run_tokens(run: RunFolder, texts: Sequence[str], encoder: PromptEncoder, weights: Path) -> TokenRows:
-    """The encoder's prompts of all texts of a run, from its cache; where that has none that fit, they are made and kept.
+    """The encoder's prompts of all texts of a run, from its cache; where that has none that fit,
+    they are made and kept.
 
-    weights: the model folder that holds the tokenizer. DataError as `PromptEncoder.prompts` raises it.
+    weights: the model folder that holds the tokenizer. DataError as `PromptEncoder.prompts` raises
+    it.
     """
     origin = _origin(texts, weights)
     rows = _read(_folder(run), origin)
@@ -66,7 +70,8 @@ def _origin(texts: Sequence[str], weights: Path) -> dict[str, Any]:
 
 
 def _read(folder: Path, origin: dict[str, Any]) -> TokenRows | None:
-    """Rows without prefix and suffix, mapped from disk and so shared by all processes; None when there are none to use."""
+    """Rows without prefix and suffix, mapped from disk and so shared by all processes; None when
+    there are none to use."""
     try:
         record = json.loads((folder / "record.json").read_text("utf-8"))
         tokens, starts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "starts"))
@@ -82,7 +87,8 @@ def _read(folder: Path, origin: dict[str, Any]) -> TokenRows | None:
 
 
 def _write(folder: Path, origin: dict[str, Any], rows: TokenRows) -> None:
-    """Each file whole or not at all, the record last. Processes that write at once write the same, so none can harm."""
+    """Each file whole or not at all, the record last. Processes that write at once write the same,
+    so none can harm."""
     starts = np.append(rows.first, len(rows.tokens))
     try:
         make_folder(folder)

@@ -1,4 +1,5 @@
-"""A table to be scored, of any size: found good as a whole first, then read a chunk of rows at a time."""
+"""A table to be scored, of any size: found good as a whole first, then read a chunk of rows at a
+time."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -43,8 +44,8 @@ from cardiotune.runs import row_key
 from cardiotune.settings import DataConfig
 
 CHUNK_ROWS = 16_384
-"""Rows that are in memory at a time. A risk may differ in its last digits with the rows that it is computed beside, so
-chunks are always the same ones, however many processes share them."""
+"""Rows that are in memory at a time. A risk may differ in its last digits with the rows that it is
+computed beside, so chunks are always the same ones, however many processes share them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Chunk:
 
 
 class TableChunks:
-    """The rows of one table. CSV, JSONL and Parquet are read in pieces; a JSON list and an export of UK Biobank are not."""
+    """The rows of one table. CSV, JSONL and Parquet are read in pieces; a JSON list and an export
+    of UK Biobank are not."""
 
     def __init__(
         self,
@@ -71,8 +73,9 @@ class TableChunks:
     ) -> None:
         """`known`: what `as_json` gave, if the table has been checked before.
 
-        Raises DataError, before a row is given out, when columns are absent, cells are not of their column's type or, without
-        `allow_unknown`, most values of a column in the whole table are unknown codes or out of range.
+        Raises DataError, before a row is given out, when columns are absent, cells are not of their
+        column's type or, without `allow_unknown`, most values of a column in the whole table are
+        unknown codes or out of range.
         """
         self.file = locate(path, folder=data.format == "ukb")
         # The layout of the training table (separator, header) need not be that of this one.
@@ -113,7 +116,8 @@ class TableChunks:
         return sum(chunk.rows for chunk in self.chunks)
 
     def frame(self, number: int) -> pl.DataFrame:
-        """The typed rows of a chunk: the dictionary's columns and `ROW_ID`. Implausible values are missing."""
+        """The typed rows of a chunk: the dictionary's columns and `ROW_ID`. Implausible values are
+        missing."""
         chunk = self.chunks[number]
         if self.data.format == "ukb":
             assert self._whole is not None
@@ -125,15 +129,17 @@ class TableChunks:
         return frame.with_columns(row_ids(cells, self.data, self._key, chunk.first))
 
     def as_json(self) -> dict[str, Any]:
-        """Where the chunks are and how they are written, for the next process that reads the same table."""
+        """Where the chunks are and how they are written, for the next process that reads the same
+        table."""
         signs = {name: sorted(found) for name, found in self._writings.found.items()}
         return {"chunks": [asdict(chunk) for chunk in self.chunks], "signs": signs}
 
-    # -----------------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # the file
 
     def _checked(self, rows: int, allow_unknown: bool) -> list[Chunk]:
-        """All chunks, each looked at twice: how a cell is written is told by those of all chunks."""
+        """All chunks, each looked at twice: how a cell is written is told by those of all
+        chunks."""
         if self.data.format == "ukb":
             return list(self._places(rows))
         chunks: list[Chunk] = []
@@ -173,7 +179,8 @@ class TableChunks:
             first += cells.height
 
     def _places(self, rows: int) -> Iterator[Chunk]:
-        """Where `rows` rows at a time stand. Of a text file, rows are what the parser makes of them, so not counted here."""
+        """Where `rows` rows at a time stand. Of a text file, rows are what the parser makes of
+        them, so not counted here."""
         if not self._in_bytes:
             height = self._whole.height if self._whole is not None else self._parquet_height()
             yield from (Chunk(first, min(rows, height - first)) for first in range(0, height, rows))

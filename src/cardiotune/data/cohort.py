@@ -28,23 +28,25 @@ ROW_ID = "__row_id__"
 EVENT = "__event__"
 LINE = "__line__"
 FEWEST_NUMBERS = 3
-"""Numbers that a column must hold before most of them out of range are another unit, and not an unusual patient or two."""
+"""Numbers that a column must hold before most of them out of range are another unit, and not an
+unusual patient or two."""
 PART = "__part__"
 LEFT = "__left__"
 MOST_UNUSED = 200
 TIME, STATUS, WEIGHT = "__time__", "__status__", "__weight__"
-"""Of a cohort with follow-up (UK Biobank): days from baseline to its end, above 0; what ended it: 0 nothing that is known
-(censored, or the horizon), 1 the event, 2 death from another cause; inverse-probability-of-censoring weight."""
+"""Of a cohort with follow-up (UK Biobank): days from baseline to its end, above 0; what ended it: 0
+nothing that is known (censored, or the horizon), 1 the event, 2 death from another cause;
+inverse-probability-of-censoring weight."""
 
 
 @dataclass(frozen=True)
 class Cohort:
     """Checked rows in the table's order.
 
-    `frame` holds the columns of the dictionary, typed, beside `ROW_ID` (String), `EVENT` (1 = the outcome happened, 0 =
-    not, null = unknown) and, in a training table, `PART` (the key in `data.files` of the row's file). A UK Biobank cohort
-    also has `TIME`, `STATUS` and, with `data.ukb.censored: ipcw`, `WEIGHT`. It lives in memory only: a run folder never
-    holds it.
+    `frame` holds the columns of the dictionary, typed, beside `ROW_ID` (String), `EVENT` (1 = the
+    outcome happened, 0 = not, null = unknown) and, in a training table, `PART` (the key in
+    `data.files` of the row's file). A UK Biobank cohort also has `TIME`, `STATUS` and, with
+    `data.ukb.censored: ipcw`, `WEIGHT`. It lives in memory only: a run folder never holds it.
     """
 
     frame: pl.DataFrame
@@ -53,10 +55,12 @@ class Cohort:
     notes: dict[str, Any] = field(default_factory=dict)
     """Counts that are not exclusions: ignored columns, blanked values, missing values a feature."""
     censored: pl.DataFrame | None = None
-    """With weights: those whose outcome is not known because their follow-up ended early, columns as in `frame`, `EVENT`
-    null. No model learns from them; they are scored, for what judges times rather than outcomes."""
+    """With weights: those whose outcome is not known because their follow-up ended early, columns
+    as in `frame`, `EVENT` null. No model learns from them; they are scored, for what judges times
+    rather than outcomes."""
     columns: dict[str, Column] = field(default_factory=dict)
-    """The dictionary, with how the table writes numbers and dates where that was learned from it."""
+    """The dictionary, with how the table writes numbers and dates where that was learned from
+    it."""
 
     @property
     def events(self) -> np.ndarray:
@@ -65,12 +69,14 @@ class Cohort:
 
     @property
     def weights(self) -> np.ndarray | None:
-        """(rows,) inverse-probability-of-censoring weights, of mean about 1; None when every row counts the same."""
+        """(rows,) inverse-probability-of-censoring weights, of mean about 1; None when every row
+        counts the same."""
         return self.frame[WEIGHT].to_numpy() if WEIGHT in self.frame.columns else None
 
 
 def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Cohort:
-    """Read the training table, and those of other parts if there are any: parse, check, exclude and count.
+    """Read the training table, and those of other parts if there are any: parse, check, exclude and
+    count.
 
     Raises DataError when the table cannot give a cohort with both outcomes.
     """
@@ -130,7 +136,8 @@ class _Read:
     """Typed rows, before any of them left."""
 
     frame: pl.DataFrame
-    """The dictionary's columns, `LINE`, `ROW_ID` and, of a UK Biobank export, `TIME`, `STATUS`, `WEIGHT` and `LEFT`."""
+    """The dictionary's columns, `LINE`, `ROW_ID` and, of a UK Biobank export, `TIME`, `STATUS`,
+    `WEIGHT` and `LEFT`."""
     ignored: list[str]
     """Columns of the table that the dictionary does not use."""
     blanked: dict[str, set[int]]
@@ -183,8 +190,9 @@ class _Exclusions:
 def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False, allow_unknown: bool = False) -> Cohort:
     """Read a table to be scored: every row is kept.
 
-    An implausible value becomes a missing one and is counted; so is a missing feature value. The target may be absent. A
-    column of which most values would go that way is a DataError (`check_meant`), unless `allow_unknown`.
+    An implausible value becomes a missing one and is counted; so is a missing feature value. The
+    target may be absent. A column of which most values would go that way is a DataError
+    (`check_meant`), unless `allow_unknown`.
     """
     file = locate(path, folder=data.format == "ukb")
     # The layout of the training table (separator, header) need not be that of this one.
@@ -206,11 +214,13 @@ def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False, allow_unk
 def typed_rows(
     source: object, cells: pl.DataFrame, data: DataConfig, writings: Writings | None = None
 ) -> tuple[pl.DataFrame, dict[str, set[int]]]:
-    """Rows to be scored, from text cells: the dictionary's columns, typed, a row each; row numbers blanked, by column.
+    """Rows to be scored, from text cells: the dictionary's columns, typed, a row each; row numbers
+    blanked, by column.
 
-    As `read_rows` does, an implausible value becomes a missing one. `source` is what an error names. Ids, outcome and columns
-    that the dictionary does not know are passed over. `writings`: how the table's columns are written, where it is known from
-    more rows than these. Raises DataError for absent columns and cells of another type.
+    As `read_rows` does, an implausible value becomes a missing one. `source` is what an error
+    names. Ids, outcome and columns that the dictionary does not know are passed over. `writings`:
+    how the table's columns are written, where it is known from more rows than these. Raises
+    DataError for absent columns and cells of another type.
     """
     data = data.model_copy(update={"out_of_range": "missing"})
     needed = check_present(source, cells.columns, data)
@@ -228,8 +238,8 @@ def plausible_rows(values: list[pl.Series], data: DataConfig) -> tuple[pl.DataFr
 
 @dataclass(frozen=True)
 class Tally:
-    """Of a table to be scored, read whole or in pieces: how many values a column has, and how many are out of range or unknown
-    codes."""
+    """Of a table to be scored, read whole or in pieces: how many values a column has, and how many
+    are out of range or unknown codes."""
 
     present: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
@@ -243,7 +253,8 @@ class Tally:
                 self.outside[name] += strange
 
     def check(self, source: Path, data: DataConfig, allow_unknown: bool) -> dict[str, int]:
-        """Values out of range, by column, said in the log as columns without any value are. DataError as `check_meant`."""
+        """Values out of range, by column, said in the log as columns without any value are.
+        DataError as `check_meant`."""
         if not allow_unknown:
             check_meant(source, self.present, self.outside, data)
         if self.outside:
@@ -262,7 +273,8 @@ def check_meant(
     data: DataConfig,
     remedy: str = "or let them count as missing with --allow-unknown (in Python, allow_unknown=True)",
 ) -> None:
-    """DataError when half of a column's values or more are unknown codes or out of range: they were written another way.
+    """DataError when half of a column's values or more are unknown codes or out of range: they were
+    written another way.
 
     Of two or fewer numbers this may be so by chance: those are only counted.
     """
@@ -282,7 +294,8 @@ def check_meant(
 
 
 def check_present(source: object, present: list[str], data: DataConfig) -> list[str]:
-    """The columns that a table to be scored needs; DataError when some of them are not among those `present`."""
+    """The columns that a table to be scored needs; DataError when some of them are not among those
+    `present`."""
     needed = needed_columns(data, target_needed=False)
     there = set(present)
     if absent := [name for name in needed if name not in there]:
@@ -291,8 +304,8 @@ def check_present(source: object, present: list[str], data: DataConfig) -> list[
 
 
 def _only_known_outcomes(frame: pl.DataFrame, flow: list[dict[str, Any]]) -> pl.DataFrame:
-    """Of an export to be scored: without who withdrew; no outcome for who would not be in a cohort, and follow-up only for
-    those who would be, or are censored.
+    """Of an export to be scored: without who withdrew; no outcome for who would not be in a cohort,
+    and follow-up only for those who would be, or are censored.
     """
     stay = frame[LEFT].ne_missing(ukb.WITHDREW)
     if not stay.all():
@@ -311,7 +324,8 @@ def counted(counts: dict[str, int]) -> str:
 
 
 def needed_columns(data: DataConfig, target_needed: bool = True) -> list[str]:
-    """Columns of the dictionary that must be in the table: all but derived and merely ignored ones."""
+    """Columns of the dictionary that must be in the table: all but derived and merely ignored
+    ones."""
     inputs = {name for column in data.columns.values() if column.derive for name in column.derive.inputs}
     roles = ("ignore",) if target_needed else ("ignore", "target", "id", "group", "site", "time", "split")
     return [n for n, c in data.columns.items() if not c.derive and (c.role not in roles or n in inputs)]
@@ -320,7 +334,8 @@ def needed_columns(data: DataConfig, target_needed: bool = True) -> list[str]:
 def _read_rows(
     file: Path, data: DataConfig, keep_row_ids: bool, target_needed: bool = True, first_line: int = 0
 ) -> _Read:
-    """A file's rows with their ids. With `out_of_range: missing` values out of range are blanked."""
+    """A file's rows with their ids. With `out_of_range: missing` values out of range are
+    blanked."""
     if data.format == "ukb":
         built = ukb.build(file, data, target_needed)
         frame, blanked = _typed(file, built.cells, data, first_line, Writings({}, {}))
@@ -364,7 +379,8 @@ def _read_wanted(file: Path, data: DataConfig, target_needed: bool) -> tuple[pl.
 
 
 def read_unused(data: DataConfig, keep_row_ids: bool = False) -> pl.DataFrame:
-    """`ROW_ID` and, as text, the columns of a table that nothing reads; for the audit, which looks for keys among them.
+    """`ROW_ID` and, as text, the columns of a table that nothing reads; for the audit, which looks
+    for keys among them.
 
     Of a table with very many of them those that are called like a key. Empty where there are none.
     """
@@ -392,7 +408,8 @@ def read_unused(data: DataConfig, keep_row_ids: bool = False) -> pl.DataFrame:
 def _typed(
     file: object, cells: pl.DataFrame, data: DataConfig, first_line: int, writings: Writings
 ) -> tuple[pl.DataFrame, dict[str, set[int]]]:
-    """Typed columns, derived ones too, with line numbers from `first_line`; and lines with values out of range."""
+    """Typed columns, derived ones too, with line numbers from `first_line`; and lines with values
+    out of range."""
     parsed = {name: schema.parse(cells[name], data.columns[name], writings[name]) for name in cells.columns}
     typed = [values for values, _ in parsed.values()]
     check_readable(file, {name: bad for name, (_, bad) in parsed.items()}, data, writings)
@@ -442,7 +459,8 @@ def _absent(file: object, absent: list[str], needed: list[str], present: list[st
 
 
 def _blank(frame: pl.DataFrame, names: list[str], data: DataConfig) -> tuple[pl.DataFrame, dict[str, set[int]]]:
-    """Lines with a value out of range, by column; with `out_of_range: missing` those values become null."""
+    """Lines with a value out of range, by column; with `out_of_range: missing` those values become
+    null."""
     blanked: dict[str, set[int]] = {}
     for name in names:
         outside = schema.out_of_range(frame[name], data.columns[name])
@@ -454,7 +472,8 @@ def _blank(frame: pl.DataFrame, names: list[str], data: DataConfig) -> tuple[pl.
 
 
 def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
-    """0, 1 or null from the target column; DataError when it holds more than two codes and none is named positive."""
+    """0, 1 or null from the target column; DataError when it holds more than two codes and none is
+    named positive."""
     name = data.name_of("target")
     assert name is not None  # the config checks that there is one
     if name not in frame.columns:
@@ -471,7 +490,8 @@ def _events(frame: pl.DataFrame, data: DataConfig) -> pl.Series:
 
 
 def row_ids(frame: pl.DataFrame, data: DataConfig, key: bytes | None, first: int = 0) -> pl.Series:
-    """The id column, or the line number where there is none; hashed with a key that only holders of the table have.
+    """The id column, or the line number where there is none; hashed with a key that only holders of
+    the table have.
 
     first: rows of the table before those of `frame`.
     """
@@ -487,7 +507,8 @@ def row_ids(frame: pl.DataFrame, data: DataConfig, key: bytes | None, first: int
 
 
 def as_written(ids: pl.Series) -> pl.Series:
-    """Ids as the table has them: whole numbers, which are held as floats, without a decimal point."""
+    """Ids as the table has them: whole numbers, which are held as floats, without a decimal
+    point."""
     if not ids.dtype.is_float():
         return ids.cast(pl.String)
     whole = (ids == ids.floor()) & (ids.abs() < 2**53)
@@ -524,7 +545,8 @@ def _check_duplicates(rows: _Exclusions, data: DataConfig) -> None:
 
 
 def _note_equal_rows(rows: _Exclusions, data: DataConfig, notes: dict[str, Any]) -> None:
-    """Say how many rows equal an earlier one in all that matters, and whether chance explains it."""
+    """Say how many rows equal an earlier one in all that matters, and whether chance explains
+    it."""
     patient = data.name_of("group")
     keys = copies.column_keys(rows.frame, data.inputs, data)
     equal = copies.equal_rows(keys, rows.frame[EVENT].to_numpy(), rows.frame[patient] if patient else None)

@@ -1,6 +1,8 @@
-"""Equal rows: people who are alike, or copies? Chance explains so many of them, and no order in which they come again.
+"""Equal rows: people who are alike, or copies? Chance explains so many of them, and no order in
+which they come again.
 
-A table of five yes/no columns is full of equal rows; a table of laboratory values has none, unless somebody copied them.
+A table of five yes/no columns is full of equal rows; a table of laboratory values has none, unless
+somebody copied them.
 """
 
 from collections.abc import Sequence
@@ -16,12 +18,14 @@ from cardiotune.settings import DataConfig
 Keys = NDArray[np.uint64]
 
 TOLERANCE = 2.0
-"""So many times the expected number of equal rows is still taken for chance. The estimate was 0.9 to 1.3 times the truth
-on the cardio table and on generated ones, and less exact where columns depend on each other."""
+"""So many times the expected number of equal rows is still taken for chance. The estimate was 0.9
+to 1.3 times the truth on the cardio table and on generated ones, and less exact where columns
+depend on each other."""
 WORDS = 256
 """Words of a ready text that are compared one by one; those after them count as one."""
 FALSE_ALARM = 1e-6
-"""Chance with which rows in a random order are taken for copies by that order or by how often each row stands."""
+"""Chance with which rows in a random order are taken for copies by that order or by how often each
+row stands."""
 SHORTEST_BLOCK = 10
 """Rows in a row, at least, whose coming again is taken for a copied block."""
 
@@ -38,7 +42,8 @@ class EqualRows(NamedTuple):
     in_blocks: int
     """Rows in blocks that came before, row by row in the same order."""
     times: int
-    """So many times (or a multiple of it) every different row stands in the table: 1, or the table was put together."""
+    """So many times (or a multiple of it) every different row stands in the table: 1, or the table
+    was put together."""
 
     @property
     def copied(self) -> bool:
@@ -54,7 +59,8 @@ class EqualRows(NamedTuple):
 
 
 def equal_rows(columns: list[Keys], events: NDArray[np.int_], groups: pl.Series | None = None) -> EqualRows:
-    """Judge rows by their keys of each column (`column_keys`), (rows,) outcomes and, where they have several rows, patients."""
+    """Judge rows by their keys of each column (`column_keys`), (rows,) outcomes and, where they
+    have several rows, patients."""
     keys = total(columns)
     outcomes = keys + pl.Series(events).hash(seed=len(columns)).to_numpy()
     counts = np.unique(outcomes, return_counts=True)[1]
@@ -73,8 +79,8 @@ def equal_rows(columns: list[Keys], events: NDArray[np.int_], groups: pl.Series 
 def _rows_in_blocks(keys: Keys, alike: float) -> int:
     """Rows that stand in a block which came before. `alike`: chance that two rows are equal.
 
-    A block is so long that two equal ones among all are less likely than `FALSE_ALARM`, and holds different rows: in a sorted
-    table equal ones follow each other.
+    A block is so long that two equal ones among all are less likely than `FALSE_ALARM`, and holds
+    different rows: in a sorted table equal ones follow each other.
     """
     rows = len(keys)
     length = SHORTEST_BLOCK
@@ -97,14 +103,16 @@ def _rows_in_blocks(keys: Keys, alike: float) -> int:
 
 
 def expected_pairs(columns: list[Keys], events: NDArray[np.int_] | None) -> float:
-    """How many pairs of rows are expected to be equal in every column by chance: the largest of three estimates.
+    """How many pairs of rows are expected to be equal in every column by chance: the largest of
+    three estimates.
 
-    1. From near misses, which copies do not add to: with D_j the pairs that differ in column j alone and D_jk those that
-       differ in both j and k alone, D_j / D_jk are the odds of agreeing in k, so D_j D_k / D_jk pairs agree in all
-       (log-linear model without a j-k interaction). Taken over the columns that near misses differ in most.
+    1. From near misses, which copies do not add to: with D_j the pairs that differ in column j
+       alone and D_jk those that differ in both j and k alone, D_j / D_jk are the odds of agreeing
+       in k, so D_j D_k / D_jk pairs agree in all (log-linear model without a j-k interaction).
+       Taken over the columns that near misses differ in most.
     2. Independent columns: the product of each column's share of equal pairs.
-    3. From the outcome: copies agree in it. A share d of pairs that do not, against 2p(1 - p) of any two rows, leaves at
-       least d / 2p(1 - p) of the pairs to chance.
+    3. From the outcome: copies agree in it. A share d of pairs that do not, against 2p(1 - p) of
+       any two rows, leaves at least d / 2p(1 - p) of the pairs to chance.
     """
     rows, keys = len(columns[0]), total(columns)
     pairs = pairs_of(keys)
@@ -139,10 +147,11 @@ def pairs_of(keys: Keys) -> int:
 
 
 def column_keys(frame: pl.DataFrame, names: Sequence[str], data: DataConfig) -> list[Keys]:
-    """A hash of every cell, (rows,) a column; of a ready text, of each word. A missing value equals a missing value.
+    """A hash of every cell, (rows,) a column; of a ready text, of each word. A missing value equals
+    a missing value.
 
-    Hashes of different columns are independent, so their sum (modulo 2**64) is a key of the row, and a column leaves the
-    key by subtraction.
+    Hashes of different columns are independent, so their sum (modulo 2**64) is a key of the row,
+    and a column leaves the key by subtraction.
     """
     columns = []
     for name in names:

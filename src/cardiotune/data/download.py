@@ -1,4 +1,5 @@
-"""Public tables that cannot be shipped: fetched when asked for, or said where to get them and where to put them."""
+"""Public tables that cannot be shipped: fetched when asked for, or said where to get them and where
+to put them."""
 
 import logging
 import shutil
@@ -19,7 +20,8 @@ class Source:
     """Where a table is published."""
 
     handle: str
-    """kagglehub's name of the data set, with its version: a fixed version is never looked up twice."""
+    """kagglehub's name of the data set, with its version: a fixed version is never looked up
+    twice."""
     file: str
     page: str
     """For a person; its terms stand there too."""
@@ -39,7 +41,8 @@ SOURCES = {
 
 
 def get(name: str, folder: Path) -> Path:
-    """The table in `folder`, downloaded unless it is there already. DataError, with the way by hand, where that fails."""
+    """The table in `folder`, downloaded unless it is there already. DataError, with the way by
+    hand, where that fails."""
     if name not in SOURCES:
         raise ConfigError(f"{name}: no source is known; {suggest(name, SOURCES)}")
     source = SOURCES[name]

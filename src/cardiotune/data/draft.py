@@ -1,7 +1,8 @@
 """`cardiotune init`: a first data dictionary and experiment for any table.
 
-A table whose columns are those of a shipped dictionary gets that dictionary. For any other the types are read off the
-cells. No cell value of a number column goes into a draft; of a category column, its codes do.
+A table whose columns are those of a shipped dictionary gets that dictionary. For any other the
+types are read off the cells. No cell value of a number column goes into a draft; of a category
+column, its codes do.
 """
 
 import difflib
@@ -55,7 +56,8 @@ class Draft:
 
 
 def draft(table: str, target: str, out: Path, positive: list[str] | None = None, outcome: str | None = None) -> Draft:
-    """Write `dataset.yaml` and `experiment.yaml` into `out`. Existing files there are not touched (ConfigError)."""
+    """Write `dataset.yaml` and `experiment.yaml` into `out`. Existing files there are not touched
+    (ConfigError)."""
     files = {name: out / f"{name}.yaml" for name in ("dataset", "experiment")}
     there = [str(file) for file in files.values() if file.exists()]
     if there:
@@ -76,11 +78,12 @@ def draft(table: str, target: str, out: Path, positive: list[str] | None = None,
 
 
 def _check_names(file: Path, cells: pl.DataFrame) -> bool:
-    """Whether the names of the columns are certainly names, so that a message may hold them; DataError when they are values.
+    """Whether the names of the columns are certainly names, so that a message may hold them;
+    DataError when they are values.
 
-    A first line of values that was taken for names is a patient's. Above numbers or dates it has a number or a date, so words
-    above all such columns tell that it is none; but where rows are variables, those words may be patients. A column of age or
-    sex tells that the rows are patients.
+    A first line of values that was taken for names is a patient's. Above numbers or dates it has a
+    number or a date, so words above all such columns tell that it is none; but where rows are
+    variables, those words may be patients. A column of age or sex tells that the rows are patients.
     """
     head = cells.head(200)
     typed = [name for name in cells.columns if (c := head[name].drop_nulls()).len() and _share(c) > NEARLY_ALL]
@@ -173,7 +176,8 @@ def _target_codes(cells: pl.Series) -> dict[str, Any]:
 
 
 def _named_events(cells: pl.Series, positive: list[str]) -> dict[str, Any]:
-    """The outcome's codes, those that `positive` names being the events, each as the table spells it most often.
+    """The outcome's codes, those that `positive` names being the events, each as the table spells
+    it most often.
 
     A rare other code beside a common one is not written, so a run asks what it means.
     """
@@ -210,9 +214,11 @@ def _named_events(cells: pl.Series, positive: list[str]) -> dict[str, Any]:
 
 
 def _not_known(others: list[str], named: set[str]) -> set[str]:
-    """Those of the outcome's other codes that say "not known"; none if no other would be left for "no event".
+    """Those of the outcome's other codes that say "not known"; none if no other would be left for
+    "no event".
 
-    Numbers: what looks like a code for missing (-9, 9, 99, 7 8 9) and stands apart from all other codes.
+    Numbers: what looks like a code for missing (-9, 9, 99, 7 8 9) and stands apart from all other
+    codes.
     """
     found = {key for key in others if NOT_KNOWN.fullmatch(key)}
     codes = {float(key): key for key in others if sentinels.USUAL.fullmatch(key)}
@@ -232,7 +238,8 @@ def _are_yes_or_no(cells: pl.Series) -> bool:
 
 
 def _spellings(cells: pl.Series) -> dict[str, tuple[str, int]]:
-    """Plain spelling of a code -> how the table spells it most often, and in how many rows it stands in any way."""
+    """Plain spelling of a code -> how the table spells it most often, and in how many rows it
+    stands in any way."""
     text = schema.recorded(cells, Column(role="ignore", type="categorical")).drop_nulls().alias("code")
     found: dict[str, tuple[str, int]] = {}
     for code, rows in text.value_counts().sort(["count", "code"], descending=[True, False]).iter_rows():
@@ -242,7 +249,8 @@ def _spellings(cells: pl.Series) -> dict[str, tuple[str, int]]:
 
 
 def _writings(cells: pl.DataFrame) -> Writings:
-    """How numbers and dates are written, of the columns of which at least half of the cells are such."""
+    """How numbers and dates are written, of the columns of which at least half of the cells are
+    such."""
     number, date = Column(type="numeric"), Column(type="date")
     columns: dict[str, Column] = {}
     signs = {}
@@ -291,7 +299,8 @@ def _guess(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[str, A
 def _keys(
     cells: pl.DataFrame, guesses: dict[str, dict[str, Any]], writings: Writings
 ) -> dict[str, tuple[dict[str, Any], str]]:
-    """Entry and reason of every column that says who a patient is: one id at most, one group at most, else ignored."""
+    """Entry and reason of every column that says who a patient is: one id at most, one group at
+    most, else ignored."""
     meant = roles.learn({name: Column.model_validate(entry) for name, entry in guesses.items()}).columns
     fixed = [meant[meaning] for meaning in ("sex", "ethnicity") if meaning in meant]
     people = cells.select(schema.recorded(cells[name], Column(type="categorical")).alias(name) for name in fixed)
@@ -308,7 +317,8 @@ def _keys(
 
 
 def _first(found: dict[str, Identifier], kinds: Sequence[str], fits: Callable[[str, Identifier], bool]) -> str | None:
-    """The first column that fits, of the first kind that has one; an id that is one in all studies goes before others."""
+    """The first column that fits, of the first kind that has one; an id that is one in all studies
+    goes before others."""
     those = [name for name, key in found.items() if key.kind in kinds and fits(name, key)]
     return min(those, key=lambda n: (kinds.index(found[n].kind), "usubjid" not in n.lower()), default=None)
 
@@ -392,7 +402,8 @@ def _guess_date(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[s
 
 
 def _almost_numbers(present: pl.Series, unreadable: int, name: str, writings: Writings) -> str:
-    """What to do with a column of numbers in which some cells are none; empty for other columns. No cell is repeated."""
+    """What to do with a column of numbers in which some cells are none; empty for other columns. No
+    cell is repeated."""
     if present.str.contains(writing.TWO_NUMBERS).sum() > NEARLY_ALL * len(present):
         return "it looks like two numbers in a cell (systolic/diastolic?): split it into two columns"
     if writing.with_unit(present).sum() > NEARLY_ALL * len(present):

@@ -1,7 +1,8 @@
-"""Which columns say who a patient is: by what they are called, by the form of their values, by how their values behave.
+"""Which columns say who a patient is: by what they are called, by the form of their values, by how
+their values behave.
 
-Such a column goes into no prompt. One table of names and one of forms; a form with a check digit needs nearly all values to
-pass, for one random number in ten or so does. No value is ever quoted.
+Such a column goes into no prompt. One table of names and one of forms; a form with a check digit
+needs nearly all values to pass, for one random number in ten or so does. No value is ever quoted.
 """
 
 import re
@@ -17,8 +18,9 @@ from cardiotune.data.writing import EXPONENT, LIKE_DATE, SPACE
 from cardiotune.settings import Column
 
 Kind = Literal["patient", "weak", "family", "record", "contact"]
-"""`patient`: the key of a person; `weak`: one, if its values repeat like one (`id`, `record_id`); `family`: of relatives;
-`record`: of a visit, a sample, a row, a hospital; `contact`: a name, an address, a date of birth, which is no key either."""
+"""`patient`: the key of a person; `weak`: one, if its values repeat like one (`id`, `record_id`);
+`family`: of relatives; `record`: of a visit, a sample, a row, a hospital; `contact`: a name, an
+address, a date of birth, which is no key either."""
 
 
 class Identifier(NamedTuple):
@@ -41,7 +43,8 @@ LOOKED_AT = 2000
 """Different values, at most, of which the form is judged."""
 MANY_DIGITS = 7
 MAX_ROWS_A_PATIENT = 50
-"""With more rows of each value, or fewer than FEW values, `id` or `study_id` stands for studies, not for patients."""
+"""With more rows of each value, or fewer than FEW values, `id` or `study_id` stands for studies,
+not for patients."""
 FLAGS = frozenset(["0", "1", "2", "yes", "no", "y", "n", "true", "false", "t", "f", "ja", "nein", "j", "unknown"])
 """`email: yes` is no address; but a column that is called an id is one, with whatever values."""
 
@@ -53,9 +56,11 @@ def is_called_like_one(name: str) -> bool:
 
 
 def is_of_patients(key: Identifier, values: pl.Series, columns: Iterable[str]) -> bool:
-    """Whether values repeat as keys of patients do: not one for a large part of the table, as those of a study would.
+    """Whether values repeat as keys of patients do: not one for a large part of the table, as those
+    of a study would.
 
-    values: as `texts` gives them, without missing ones; columns: all of the table, by which REDCap's `record_id` is known.
+    values: as `texts` gives them, without missing ones; columns: all of the table, by which
+    REDCap's `record_id` is known.
     """
     distinct = values.n_unique()
     if key.kind not in ("patient", "weak", "family") or "many figures" in key.what or not 1 < distinct < len(values):
@@ -72,8 +77,8 @@ def _called(name: str) -> str:
 def identify(name: str, cells: pl.Series, people: pl.DataFrame | None = None) -> Identifier | None:
     """What a column identifies; None for a finding, a count, a category.
 
-    cells: (rows,) as text or typed; people: (rows, columns) of what does not change in a person, such as the sex, by which a
-    repeated key of patients is known whatever it is called.
+    cells: (rows,) as text or typed; people: (rows, columns) of what does not change in a person,
+    such as the sex, by which a repeated key of patients is known whatever it is called.
     """
     if meanings_of(name):
         return None
@@ -92,7 +97,8 @@ def identify(name: str, cells: pl.Series, people: pl.DataFrame | None = None) ->
 
 
 def in_texts(notes: pl.Series) -> Identifier | None:
-    """What free or ready texts hold in a twentieth of the rows or more: a number with a check digit, an address, a label."""
+    """What free or ready texts hold in a twentieth of the rows or more: a number with a check
+    digit, an address, a label."""
     notes = notes.drop_nulls().head(LOOKED_AT)
     for what, _, pattern, check in FORMS:
         if what in WITHOUT_LABEL:
@@ -114,7 +120,7 @@ def texts(cells: pl.Series) -> pl.Series:
     return schema.recorded(cells, Column(type="text")).str.replace(r"^([+-]?\d+)\.0+$", "$1")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # names
 
 _PARTS = {
@@ -224,7 +230,8 @@ _UNSURE = _pattern(
     "medicaid|mbi|hicn?|ohip|ramq|phn|ahv|avs|mail|ip|names?|nom|nome|nombres?|initials|street|mpi|key|record|pts?|"
     "pat|subj|encounter|specimen|sample|barcode|accession|url|nummer|(.* )?(WHAT)( (no|nr|num|number|nummer|ident))+"
 )
-"""Names that may be something else (CPR is a treatment too, `visit_number` counts): many different keys must stand there."""
+"""Names that may be something else (CPR is a treatment too, `visit_number` counts): many different
+keys must stand there."""
 _LISTED = _pattern("(.* )?(WHAT)( (code|key|ref|hash|sk))+")
 """Names that may be a category (`test_code`): the keys must be nearly all different."""
 _LABELS = (
@@ -257,7 +264,7 @@ def _whole(texts: pl.Series) -> bool:
     return bool(texts.str.contains(r"^[+-]?\d+$").all())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # forms
 
 
@@ -402,7 +409,8 @@ FORMS: tuple[tuple[str, Kind, str, Callable[[str], bool]], ...] = (
     ("a name", "contact", r"[A-Z][^\W\d]*['’-]?[^\W\d]+,? ?(?:[A-Z]\.? )?[A-Z][^\W\d]*['’-]?[^\W\d]+(?: [A-Z]\w*)?", _any),
     ("an internet address", "contact", r"(?:\d{1,3}\.){3}\d{1,3}|https?://\S+", _any),
 )  # fmt: skip
-"""What, of which kind, its form (in a column, capitals or not), and the test of its check digit, of the value made compact."""
+"""What, of which kind, its form (in a column, capitals or not), and the test of its check digit, of
+the value made compact."""
 WITHOUT_LABEL = (
     *("an e-mail address", "a social security number", "a national insurance number", "a UUID", "an NHS or CHI number"),
     *("a German insurance number", "an Italian codice fiscale", "a French social security number"),
@@ -431,7 +439,7 @@ def _by_form(present: pl.Series, known: pl.Series) -> Identifier | None:
     return None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # behaviour
 
 _MEASURED = re.compile(
@@ -453,7 +461,8 @@ _FINDING = "|".join(
         _LIKE_DAY,
     )
 )
-"""A number with a decimal mark or thousands, in whatever country's writing, or with a unit; two numbers, a time, a date."""
+"""A number with a decimal mark or thousands, in whatever country's writing, or with a unit; two
+numbers, a time, a date."""
 MOSTLY = 0.8
 """Findings in a column of findings; the others are words for those that could not be measured."""
 
@@ -496,9 +505,11 @@ BEHAVES: Literal["by how its values behave"] = "by how its values behave"
 
 
 def _same_person(values: pl.Series, known: pl.Series, people: pl.DataFrame | None) -> bool:
-    """Whether rows that share a value also share what does not change in a person, far more often than by chance.
+    """Whether rows that share a value also share what does not change in a person, far more often
+    than by chance.
 
-    Rows of one number must also follow each other: men and women share few values of a hormone either.
+    Rows of one number must also follow each other: men and women share few values of a hormone
+    either.
     """
     if people is None or not SEVERAL < len(known) < 0.9 * len(values) or known.str.contains(" ").any():
         return False
@@ -517,14 +528,15 @@ def _same_person(values: pl.Series, known: pl.Series, people: pl.DataFrame | Non
 
 
 def _counts(numbers: pl.Series) -> bool:
-    """Whether these different whole numbers count the rows: all of 1 to n, or rising with few gaps."""
+    """Whether these different whole numbers count the rows: all of 1 to n, or rising with few
+    gaps."""
     spread = numbers.max() - numbers.min() + 1  # type: ignore[operator]
     return bool(spread == len(numbers) or (spread < 2 * len(numbers) and (numbers.diff().drop_nulls() > 0).all()))
 
 
 def _numbers_or_dates(texts: pl.Series) -> bool:
-    """Whether half or more are dates or, of fewer figures than a key has, numbers, in a way that may not be read: `120/80`,
-    `1,234`, `12 mg`, `05/12/99`."""
+    """Whether half or more are dates or, of fewer figures than a key has, numbers, in a way that
+    may not be read: `120/80`, `1,234`, `12 mg`, `05/12/99`."""
     numbers = texts.str.contains(f"{writing.LIKE_NUMBER}|{writing.TWO_NUMBERS}") | writing.with_unit(texts)
     short = texts.str.count_matches("[0-9]") < MANY_DIGITS
     return 2 * int((numbers & short | texts.str.contains(_LIKE_DAY)).sum()) >= len(texts)

@@ -74,7 +74,8 @@ def read_order(run: RunFolder) -> list[str]:
 
 
 def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:
-    """Prompts as the model will read them: of synthetic rows drawn from the dictionary, or of real ones when asked."""
+    """Prompts as the model will read them: of synthetic rows drawn from the dictionary, or of real
+    ones when asked."""
     if real_rows:
         prepared = read_prepared(config)
         texts = prepared.texts_of(prepared.rows("train")[:number])

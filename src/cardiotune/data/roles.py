@@ -1,9 +1,10 @@
 """Which column is age, sex, systolic pressure...: one rule, learned once, kept in the run.
 
-The dictionary says it (`meaning:`), or a feature is called so and nothing else: every word of its name, or of its phrase,
-must belong. So `is_male` is the sex and `sex_hormone` is not; `age_at_visit` is the age and `age_at_menarche` is not. Type,
-unit, range and, where the rows are at hand, values must fit too. `prepare` writes what was found into the run's `config.yaml`,
-which every later stage reads.
+The dictionary says it (`meaning:`), or a feature is called so and nothing else: every word of its
+name, or of its phrase, must belong. So `is_male` is the sex and `sex_hormone` is not;
+`age_at_visit` is the age and `age_at_menarche` is not. Type, unit, range and, where the rows are at
+hand, values must fit too. `prepare` writes what was found into the run's `config.yaml`, which every
+later stage reads.
 """
 
 import re
@@ -19,7 +20,7 @@ from cardiotune.data.schema import TRUTH, codes_of
 from cardiotune.errors import DataError
 from cardiotune.settings import MEANINGS, NUMBERS, Column, Meaning
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what columns are called
 
 
@@ -37,7 +38,8 @@ FEMALE = _listed(
 )
 """Words for a man and for a woman, without accents."""
 LETTERS = (("m", "f"), ("m", "w"), ("m", "k"), ("h", "f"), ("h", "m"))
-"""Pairs of letters for man and woman. M and V are not among them: man and vrouw in Dutch, but mujer and varón in Spanish."""
+"""Pairs of letters for man and woman. M and V are not among them: man and vrouw in Dutch, but mujer
+and varón in Spanish."""
 
 _NAMES: dict[Meaning, str] = {
     "age": "age | aged | ageyears | ageyrs | ageyr | agey | ridageyr | patientage | ptage | alter | leeftijd | edad | eta | "
@@ -63,7 +65,8 @@ _NAMES: dict[Meaning, str] = {
     "hdl_cholesterol": "hdl | hdlc | hdl c | hdl cholesterol | hdl chol | hdl cholesterin",
     "body_mass_index": "bmi | body mass index | bodymassindex",
 }
-"""All ways to call it, in small letters without accents, parted by bars; the order of the words does not matter."""
+"""All ways to call it, in small letters without accents, parted by bars; the order of the words
+does not matter."""
 _CALLED = {meaning: {frozenset(name.split()) for name in names.split("|")} for meaning, names in _NAMES.items()}
 _CALLED["sex"] |= {also | {word} for word in MALE | FEMALE for also in (frozenset[str](), *_CALLED["sex"])}
 _CALLED["sex"] |= {also | {"male", "female"} for also in (frozenset[str](), frozenset({"sex"}), frozenset({"gender"}))}
@@ -99,7 +102,8 @@ _KEY = re.compile(r"(\w+)\s*=\s*(\w+)")
 
 
 def words(name: str) -> list[str]:
-    """Words of `ageAtVisit`, `AGE_YEARS` or `The age is {value}.`, in small letters without accents; figures stay."""
+    """Words of `ageAtVisit`, `AGE_YEARS` or `The age is {value}.`, in small letters without
+    accents; figures stay."""
     plain = unicodedata.normalize("NFKD", name.replace("{value}", " ").replace("ß", "ss").replace("ø", "o"))
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return re.findall(r"[^\W\d_]+\d*|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain).lower())
@@ -119,7 +123,8 @@ def meanings_of(name: str) -> frozenset[Meaning]:
 
 
 def called(name: str, column: Column) -> Meaning | None:
-    """What a column is called: the one meaning of its name, its phrase or how it is derived; None where they say several."""
+    """What a column is called: the one meaning of its name, its phrase or how it is derived; None
+    where they say several."""
     found = set(meanings_of(name)) | (meanings_of(column.phrase) if column.phrase else set())
     if column.derive:
         derived: dict[str, Meaning] = {"age_years_from_days": "age", "bmi": "body_mass_index"}
@@ -128,7 +133,7 @@ def called(name: str, column: Column) -> Meaning | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # units and values
 
 _PER_YEAR = {"year": 1.0, "month": 12.0, "week": 365.25 / 7, "day": 365.25}
@@ -145,7 +150,8 @@ _LIKELY: dict[Meaning, tuple[float, float]] = {
 
 
 def scale(meaning: Meaning, name: str, column: Column) -> float | None:
-    """What one unit of the column is in years (age), mmHg (pressure) or kg/m2; 1 for all else, None where it is not known."""
+    """What one unit of the column is in years (age), mmHg (pressure) or kg/m2; 1 for all else, None
+    where it is not known."""
     unit = re.sub(r"[\s^.]", "", column.unit or "").lower().replace("²", "2")
     if meaning == "age":
         return _years(unit, name, column)
@@ -171,7 +177,8 @@ def _years(unit: str, name: str, column: Column) -> float | None:
 
 
 def _doubt(meaning: Meaning, name: str, column: Column, values: pl.Series | None) -> str:
-    """Why a column that is called so may be something else; empty where nothing speaks against it."""
+    """Why a column that is called so may be something else; empty where nothing speaks against
+    it."""
     if column.type not in MEANINGS[meaning]:
         return f"is of type {column.type}; give it type {' or '.join(MEANINGS[meaning])}"
     if column.type not in NUMBERS:
@@ -194,7 +201,8 @@ def _doubt(meaning: Meaning, name: str, column: Column, values: pl.Series | None
 
 
 def scaled(meaning: Meaning, values: pl.Series, name: str, column: Column) -> pl.Series:
-    """Numbers of a column in years, mmHg or kg/m2, Float64. DataError where its unit is not known."""
+    """Numbers of a column in years, mmHg or kg/m2, Float64. DataError where its unit is not
+    known."""
     factor = scale(meaning, name, column)
     if factor is None:
         raise DataError(f"data.columns.{name}: {_doubt(meaning, name, column, None) or f'{meaning} is no number'}")
@@ -202,12 +210,13 @@ def scaled(meaning: Meaning, values: pl.Series, name: str, column: Column) -> pl
     return numbers if factor == 1 else numbers * factor
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # learned once
 
 
 class Learned(NamedTuple):
-    """Meaning -> name of its column; and, of meanings without one, why a column that is called so was passed over."""
+    """Meaning -> name of its column; and, of meanings without one, why a column that is called so
+    was passed over."""
 
     columns: dict[Meaning, str]
     passed_over: dict[Meaning, str]
@@ -216,8 +225,9 @@ class Learned(NamedTuple):
 def learn(columns: Mapping[str, Column], frame: pl.DataFrame | None = None) -> Learned:
     """What the columns of a dictionary mean: as `meaning` says or, without it, as they are called.
 
-    frame: their typed rows, which must fit; without it the dictionary alone is asked. Of several columns the first is taken,
-    but numbers go before bands, and what is in years before what is not. A column with `meaning: none` is left out.
+    frame: their typed rows, which must fit; without it the dictionary alone is asked. Of several
+    columns the first is taken, but numbers go before bands, and what is in years before what is
+    not. A column with `meaning: none` is left out.
     """
     found: dict[Meaning, str] = {c.meaning: name for name, c in columns.items() if c.meaning not in (None, "none")}
     candidates: dict[Meaning, list[str]] = {}
@@ -245,16 +255,19 @@ def _rank(meaning: Meaning, name: str, column: Column) -> tuple[bool, bool, bool
 
 
 class Settled(NamedTuple):
-    """A dictionary in which every column has its meaning, `none` for most, so that nothing is learned again."""
+    """A dictionary in which every column has its meaning, `none` for most, so that nothing is
+    learned again."""
 
     columns: dict[str, Column]
     meanings: dict[str, dict[str, Any]]
-    """`{"age": {"column": "age_years", "unit": "years"}, "sex": {"column": "is_male", "codes": {"1": "man", ...}}}`."""
+    """`{"age": {"column": "age_years", "unit": "years"}, "sex": {"column": "is_male", "codes":
+    {"1": "man", ...}}}`."""
     passed_over: dict[Meaning, str]
 
 
 def settle(columns: Mapping[str, Column], frame: pl.DataFrame) -> Settled:
-    """Learn, once a run, from the training rows. DataError where they do not fit a `meaning` of the dictionary."""
+    """Learn, once a run, from the training rows. DataError where they do not fit a `meaning` of the
+    dictionary."""
     wrong = [
         f"data.columns.{name}.meaning: {column.meaning} {why}"
         for name, column in columns.items()
@@ -283,7 +296,8 @@ def _record(
 
 
 def told(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """`Settled.meanings` in words: `age: column age_years (years); sex: column is_male (1 = man, 0 = woman)`."""
+    """`Settled.meanings` in words: `age: column age_years (years); sex: column is_male (1 = man, 0
+    = woman)`."""
     named = [meaning for meaning in MEANINGS if meaning in entries or meaning in ("age", "sex")]
     return "; ".join(f"{spoken(meaning)}: {_told(meaning, entries.get(meaning))}" for meaning in named)
 
@@ -302,16 +316,17 @@ def spoken(meaning: str) -> str:
     return meaning.replace("_", " ")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # who is a man
 
 
 def sex_of(name: str, column: Column, present: Iterable[str] = ()) -> dict[str, str]:
     """Code -> `man` or `woman`, of the codes that tell; empty where none does.
 
-    By the dictionary's words for the codes, by the codes themselves (`present`: those in the table, where the dictionary
-    lists none), by a header such as `sex (1=male, 2=female)`, and by a name such as `is_male`, of which 1 and yes are men. 1
-    and 2 alone tell nothing: both orders are in use.
+    By the dictionary's words for the codes, by the codes themselves (`present`: those in the table,
+    where the dictionary lists none), by a header such as `sex (1=male, 2=female)`, and by a name
+    such as `is_male`, of which 1 and yes are men. 1 and 2 alone tell nothing: both orders are in
+    use.
     """
     codes = codes_of(column) or {code: code for code in present}
     found = {code: side for code, word in codes.items() if (side := _side(words(word)))}
@@ -341,7 +356,8 @@ def _by_name(name: str, codes: Mapping[str, str]) -> dict[str, str]:
 
 
 def sex_words(name: str, column: Column, present: Iterable[str]) -> dict[str, str]:
-    """Code -> the word for its group: the dictionary's, unless that is yes, no or the code itself, else man or woman."""
+    """Code -> the word for its group: the dictionary's, unless that is yes, no or the code itself,
+    else man or woman."""
     present = list(present)
     known, own = sex_of(name, column, present), codes_of(column)
     says = {code for code, word in own.items() if word.lower() not in (code.lower(), *TRUTH)}

@@ -1,6 +1,8 @@
-"""What a column of the data dictionary means: reading its cells, naming it, writing a value in words.
+"""What a column of the data dictionary means: reading its cells, naming it, writing a value in
+words.
 
-One rule a column: the same rule reads the training table, a table to be scored and a row sent to the server.
+One rule a column: the same rule reads the training table, a table to be scored and a row sent to
+the server.
 """
 
 import random
@@ -25,7 +27,7 @@ TRUTH = {"true": "1", "false": "0", "yes": "1", "no": "0"}
 """Other ways to write the codes 1 and 0 of a binary column."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # reading cells
 
 
@@ -47,8 +49,8 @@ def writings(cells: pl.DataFrame, columns: Mapping[str, Column]) -> Writings:
 def parse(cells: pl.Series, column: Column, writing: Writing | None = None) -> tuple[pl.Series, int]:
     """Cells as text -> typed values, and how many cells could not be read (they become null).
 
-    numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing `.0`). `writing`: how numbers
-    and dates are written; by default what these cells tell.
+    numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing
+    `.0`). `writing`: how numbers and dates are written; by default what these cells tell.
     """
     text, values = read(cells, column, writing)
     return values, values.null_count() - text.null_count()
@@ -61,7 +63,8 @@ def unreadable(cells: pl.Series, column: Column, writing: Writing | None = None)
 
 
 def read(cells: pl.Series, column: Column, writing: Writing | None = None) -> tuple[pl.Series, pl.Series]:
-    """Cells as text -> what was recorded, null where nothing was; and typed values, null where it could not be read either."""
+    """Cells as text -> what was recorded, null where nothing was; and typed values, null where it
+    could not be read either."""
     text = recorded(cells, column)
     if column.role == "text" or column.type == "text":
         return text, text
@@ -80,7 +83,8 @@ def read(cells: pl.Series, column: Column, writing: Writing | None = None) -> tu
 
 
 def recorded(cells: pl.Series, column: Column) -> pl.Series:
-    """Cells as text without what stands around it; null where they mean "missing". Ready text stays as it is."""
+    """Cells as text without what stands around it; null where they mean "missing". Ready text stays
+    as it is."""
     text = cells.cast(pl.String).str.strip_chars()
     if column.role == "text":
         return cells.cast(pl.String).set(text == "", None)
@@ -105,11 +109,13 @@ def coded(text: pl.Series, column: Column) -> pl.Series:
 
 
 def code_reader(column: Column) -> Callable[[str], str]:
-    """The rule by which a cell, a code of `positive` or one that a client sends is a code of the dictionary.
+    """The rule by which a cell, a code of `positive` or one that a client sends is a code of the
+    dictionary.
 
-    An exact code first; then the one that is spelled alike (`config.spelling`), if there is one such alone; then, of a binary
-    column, the one that means yes or no. Anything else is returned as it came or, where a feature names no codes and so takes
-    any, in its plain spelling: `Never` and `never` are one category.
+    An exact code first; then the one that is spelled alike (`config.spelling`), if there is one
+    such alone; then, of a binary column, the one that means yes or no. Anything else is returned as
+    it came or, where a feature names no codes and so takes any, in its plain spelling: `Never` and
+    `never` are one category.
     """
     known = known_codes(column)
     keys = Counter(map(spelling, known))
@@ -132,8 +138,8 @@ def code_reader(column: Column) -> Callable[[str], str]:
 
 
 def known_codes(column: Column) -> list[str]:
-    """The codes that the dictionary names; of a binary column without, those of `positive` and, for what they do not mean, 0
-    and 1."""
+    """The codes that the dictionary names; of a binary column without, those of `positive` and, for
+    what they do not mean, 0 and 1."""
     if column.codes:
         return list(column.codes)
     named = list(column.positive or [])
@@ -154,10 +160,11 @@ def _replaced(text: pl.Series, change: Callable[[str], str]) -> pl.Series:
 
 
 def events(values: pl.Series, column: Column) -> tuple[pl.Series, int]:
-    """Typed values of the target -> 1 (event), 0 (none) or null; and how many rows hold a code that nobody has named.
+    """Typed values of the target -> 1 (event), 0 (none) or null; and how many rows hold a code that
+    nobody has named.
 
-    Unnamed are codes that `codes` does not list; of a binary column of yes and no, all others; and where only `positive`
-    names codes, all others if they are of more than one kind.
+    Unnamed are codes that `codes` does not list; of a binary column of yes and no, all others; and
+    where only `positive` names codes, all others if they are of more than one kind.
     """
     read = code_reader(column)
     codes = _replaced(values.cast(pl.String).str.replace(r"\.0$", ""), read)
@@ -189,7 +196,7 @@ def codes_of(column: Column) -> dict[str, str]:
     return column.codes or (DEFAULT_CODES if column.type == "binary" else {})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # derived columns
 
 
@@ -209,10 +216,11 @@ def _pulse_pressure(systolic: pl.Expr, diastolic: pl.Expr, _: Derive) -> pl.Expr
 
 
 def _bp_category(systolic: pl.Expr, diastolic: pl.Expr, derive: Derive) -> pl.Expr:
-    """Blood-pressure category after ACC/AHA 2017 (Whelton et al., Hypertension 2018;71:e13, table 6), mmHg.
+    """Blood-pressure category after ACC/AHA 2017 (Whelton et al., Hypertension 2018;71:e13, table
+    6), mmHg.
 
-    The higher category wins: 150/85 is stage 2. With `stage_1_first`, stage 1 is tested first, so 150/85 is stage 1;
-    this reproduces the counts of the published "processed" Kaggle table.
+    The higher category wins: 150/85 is stage 2. With `stage_1_first`, stage 1 is tested first, so
+    150/85 is stage 1; this reproduces the counts of the published "processed" Kaggle table.
     """
     stage_2 = (systolic >= 140) | (diastolic >= 90)
     stage_1 = (systolic >= 130) | (diastolic >= 80)
@@ -233,7 +241,8 @@ DERIVED: dict[str, Callable[..., pl.Expr]] = {
     "pulse_pressure": _pulse_pressure,
     "bp_category": _bp_category,
 }
-"""The derived columns by name. A fixed set: nothing from a config file is ever evaluated as code."""
+"""The derived columns by name. A fixed set: nothing from a config file is ever evaluated as
+code."""
 
 
 def derive(frame: pl.DataFrame, data: DataConfig) -> pl.DataFrame:
@@ -245,7 +254,7 @@ def derive(frame: pl.DataFrame, data: DataConfig) -> pl.DataFrame:
     return frame
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # words
 
 
@@ -282,12 +291,13 @@ def expected(column: Column) -> str:
     return f"{kind} {column.unit}" if column.unit else kind
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # synthetic rows, for showing prompts without showing a patient
 
 
 def synthetic_rows(data: DataConfig, rows: int, seed: int) -> pl.DataFrame:
-    """Rows drawn from the dictionary alone (ranges and codes): nothing of the table goes into them. Features and text.
+    """Rows drawn from the dictionary alone (ranges and codes): nothing of the table goes into them.
+    Features and text.
 
     Every seventh cell or so is missing, so that the text for a missing value is seen too.
     """

@@ -19,10 +19,11 @@ USUAL = re.compile(r"-?(7+|8+|9+|[789]*9{2,})(\.[789]+)?|-[1-9]\d?(\.0)?")
 def sentinels(values: pl.Series) -> list[tuple[float, int]]:
     """Values far from all others, each in several rows, and in how many; lowest first.
 
-    values: Float64, nulls passed over. Far: by twice the range of the others; half of it for what looks like a code (nines,
-    eights or sevens alone, small negative numbers); and any such negative number where all others are above zero. Among few
-    values only what looks like a code is one, at 1.5 times their range. Zero is none: a dose or a count begins there, and
-    where it stands apart the audit says so.
+    values: Float64, nulls passed over. Far: by twice the range of the others; half of it for what
+    looks like a code (nines, eights or sevens alone, small negative numbers); and any such negative
+    number where all others are above zero. Among few values only what looks like a code is one, at
+    1.5 times their range. Zero is none: a dose or a count begins there, and where it stands apart
+    the audit says so.
     """
     counts = values.drop_nulls().value_counts().sort(values.name)
     numbers, rows = counts[values.name].to_list(), counts["count"].to_list()
@@ -54,6 +55,7 @@ def _apart(numbers: list[float], rows: list[int], low: int, high: int) -> Iterat
 
 
 def in_words(found: list[tuple[float, int]]) -> str:
-    """For a message. A value of few rows is not repeated: it may be a patient's; one that many share is nobody's."""
+    """For a message. A value of few rows is not repeated: it may be a patient's; one that many
+    share is nobody's."""
     each = [f"{value:g} in {rows} rows" if rows >= FEW else f"one in {told(rows)} rows" for value, rows in found]
     return f"values far from all others ({', '.join(each)}): are they codes for missing? then add them to missing"

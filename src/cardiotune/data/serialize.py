@@ -1,7 +1,8 @@
 """A patient's row -> text.
 
-A prompt has three pieces: the instruction (the same for all rows), the patient's text, and the question (the same for
-all rows). They stay apart until they are tokens, so that what rows share is known and not guessed.
+A prompt has three pieces: the instruction (the same for all rows), the patient's text, and the
+question (the same for all rows). They stay apart until they are tokens, so that what rows share is
+known and not guessed.
 """
 
 import re
@@ -66,9 +67,11 @@ def column_order(frame: pl.DataFrame, data: DataConfig, serialize: SerializeConf
 
 
 def _entropy_a_character(values: pl.Series, name: str, data: DataConfig, serialize: SerializeConfig) -> float:
-    """Two rows share a column with a chance that falls with its entropy, and gain its length in text.
+    """Two rows share a column with a chance that falls with its entropy, and gain its length in
+    text.
 
-    Of two neighbours in the text, the one with less entropy a character should come first: sharing is lost later.
+    Of two neighbours in the text, the one with less entropy a character should come first: sharing
+    is lost later.
     """
     counts = values.value_counts()["count"].to_numpy()
     shares = counts / counts.sum()
@@ -85,7 +88,8 @@ def text_columns(data: DataConfig, serialize: SerializeConfig) -> list[str]:
 def serialize_rows(
     frame: pl.DataFrame, order: Sequence[str], data: DataConfig, serialize: SerializeConfig
 ) -> list[str]:
-    """The patient's text of every row, ready or made. Equal values give equal text, whatever the other rows are."""
+    """The patient's text of every row, ready or made. Equal values give equal text, whatever the
+    other rows are."""
     ready = data.name_of("text")
     if ready:
         return frame[ready].fill_null(NOT_RECORDED).to_list()
@@ -123,7 +127,8 @@ def _piece(label: str, words: str, style: str) -> str:
 def _from_template(
     frame: pl.DataFrame, order: Sequence[str], data: DataConfig, serialize: SerializeConfig
 ) -> list[str]:
-    """The user's Jinja2 template, sandboxed. Values are data: braces in a cell are never read as a template."""
+    """The user's Jinja2 template, sandboxed. Values are data: braces in a cell are never read as a
+    template."""
     source = serialize.template or ""
     if serialize.template_file:
         file = Path(serialize.template_file)

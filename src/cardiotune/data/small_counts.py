@@ -1,8 +1,8 @@
 """Which counts of people may be told: none of 1 to 9, and none that gives such a one away.
 
-A member of a list whose total is known is the total less the others, so further members are hidden until no small one
-follows. Complementary suppression: Hundepool et al., Statistical Disclosure Control, Wiley 2012, chapter 4. Tables of
-several dimensions: `cardiotune.evaluation.disclosure`.
+A member of a list whose total is known is the total less the others, so further members are hidden
+until no small one follows. Complementary suppression: Hundepool et al., Statistical Disclosure
+Control, Wiley 2012, chapter 4. Tables of several dimensions: `cardiotune.evaluation.disclosure`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,12 @@ def told_events(n: int, n_events: int) -> int | None:
 
 
 def hide(counts: Sequence[int], last: int | None = None) -> tuple[set[int], bool]:
-    """Places that must be hidden in a list whose total is known; and whether that protects the small ones.
+    """Places that must be hidden in a list whose total is known; and whether that protects the
+    small ones.
 
-    The smallest other counts are hidden with them, that of place `last` only if nothing else is left. What hides a small
-    count must hold at least FEW with it. Where even hiding all does not do, the total must not be told.
+    The smallest other counts are hidden with them, that of place `last` only if nothing else is
+    left. What hides a small count must hold at least FEW with it. Where even hiding all does not
+    do, the total must not be told.
     """
     hidden = {place for place, count in enumerate(counts) if is_small(count)}
     while hidden and _given_away([counts[place] for place in hidden]):
@@ -46,7 +48,8 @@ def hide(counts: Sequence[int], last: int | None = None) -> tuple[set[int], bool
 
 
 def _given_away(counts: Sequence[int]) -> bool:
-    """Whether the sum of hidden counts, each known to be small or to be ten or more, is small or allows one value of one."""
+    """Whether the sum of hidden counts, each known to be small or to be ten or more, is small or
+    allows one value of one."""
     total = sum(counts)
     ranges = [(1, FEW - 1) if is_small(count) else (FEW, total) for count in counts]
     lowest, highest = (sum(end) for end in zip(*ranges, strict=True))
@@ -58,11 +61,12 @@ def _given_away(counts: Sequence[int]) -> bool:
 
 
 def tell_flow(flow: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Exclusions `{"step", "excluded", "left"}` in order, as they may be told; how many are left in the end is always told.
+    """Exclusions `{"step", "excluded", "left"}` in order, as they may be told; how many are left in
+    the end is always told.
 
-    Small exclusions become SMALL, others that would give them away HIDDEN. How many are left is hidden from the first
-    hidden step to the last: their differences are the exclusions. Where one small exclusion stands alone, the number that
-    the table had is hidden too.
+    Small exclusions become SMALL, others that would give them away HIDDEN. How many are left is
+    hidden from the first hidden step to the last: their differences are the exclusions. Where one
+    small exclusion stands alone, the number that the table had is hidden too.
     """
     counts = [int(step["excluded"]) for step in flow[1:]]
     hidden, safe = hide(counts)
@@ -80,7 +84,8 @@ def tell_flow(flow: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tell_parts(parts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int | None]]:
-    """`{"n", "n_events"}` a part, as they may be told beside the totals; a number that is not told is None.
+    """`{"n", "n_events"}` a part, as they may be told beside the totals; a number that is not told
+    is None.
 
     The test part's is the last to go, for its metrics stand on it.
     """
@@ -102,7 +107,8 @@ def tell_parts(parts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, in
 
 
 def tell_each(counts: Mapping[str, int], hide_all: bool = False) -> dict[str, int | str]:
-    """Counts that do not add up to anything: small ones become SMALL, and with `hide_all` the others HIDDEN."""
+    """Counts that do not add up to anything: small ones become SMALL, and with `hide_all` the
+    others HIDDEN."""
     return {
         name: SMALL if is_small(count) else HIDDEN if hide_all and count else count for name, count in counts.items()
     }
@@ -111,7 +117,8 @@ def tell_each(counts: Mapping[str, int], hide_all: bool = False) -> dict[str, in
 def shareable(exact: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
     """Exact counts of the cohort as they may leave the machine, beside Table 1.
 
-    Where Table 1 hides how many lack a value because it would give a small count away, none of the larger ones is told.
+    Where Table 1 hides how many lack a value because it would give a small count away, none of the
+    larger ones is told.
     """
     hidden = any(row["missing"] == HIDDEN for row in described["columns"])
     notes = dict(exact["notes"])

@@ -24,15 +24,18 @@ UNUSED = "unused"
 CENSORED = 2
 """Beside 0 and 1, an outcome to stratify by."""
 FEW_GROUPS = 20
-"""A part whose rows are worth fewer patients (or groups) of equal size says little: its intervals rest on their chance."""
+"""A part whose rows are worth fewer patients (or groups) of equal size says little: its intervals
+rest on their chance."""
 FEWEST_CENSORED = 20
 """Fewer cannot be spread over the parts by their share, and go with those without the event."""
 
 
 def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int) -> Parts:
-    """The part of every row, shape (rows,); behind them those of `cohort.censored`, who fall in parts as the others do.
+    """The part of every row, shape (rows,); behind them those of `cohort.censored`, who fall in
+    parts as the others do.
 
-    Raises DataError when a part would lack events or non-events, or when the rule cannot be followed.
+    Raises DataError when a part would lack events or non-events, or when the rule cannot be
+    followed.
     """
     group = data.name_of("group")
     frame, outcomes = _everyone(cohort)
@@ -58,7 +61,8 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
 
 
 def _everyone(cohort: Cohort) -> tuple[pl.DataFrame, np.ndarray]:
-    """Rows, and behind them the censored; outcomes to stratify by: 0, 1, and 2 of the censored if they are not very few."""
+    """Rows, and behind them the censored; outcomes to stratify by: 0, 1, and 2 of the censored if
+    they are not very few."""
     if cohort.censored is None:
         return cohort.frame, cohort.events
     outcome = CENSORED if cohort.censored.height >= FEWEST_CENSORED else 0
@@ -67,7 +71,8 @@ def _everyone(cohort: Cohort) -> tuple[pl.DataFrame, np.ndarray]:
 
 
 def _without_shared(parts: Parts, groups: pl.Series) -> Parts:
-    """Rows of a group that is also in a later part are unused: what is held out must not be known from before."""
+    """Rows of a group that is also in a later part are unused: what is held out must not be known
+    from before."""
     kept = parts.copy()
     for part, later in (("validation", ("test",)), ("train", ("validation", "test"))):
         held = groups.filter(pl.Series(np.isin(kept, later)))
@@ -84,7 +89,8 @@ def _named(data: DataConfig, role: str) -> str:
 
 
 def _random(events: np.ndarray, groups: np.ndarray | None, split: SplitConfig, seed: int) -> Parts:
-    """Stratified by the outcome. The test part is drawn first, from all rows, as `train_test_split` alone would."""
+    """Stratified by the outcome. The test part is drawn first, from all rows, as `train_test_split`
+    alone would."""
     parts = np.full(len(events), "train", dtype="<U10")
     rest, test = _draw(np.arange(len(events)), events, groups, split.test, seed)
     # A hair less: 0.2 / 0.7 of 210 rows computes to just over 60, and the draw rounds up.
@@ -116,10 +122,12 @@ def _draw(
 
 
 def group_folds(events: NDArray[Any], groups: NDArray[Any], count: int, seed: int) -> NDArray[np.int_]:
-    """(rows,) the fold, of `count`, that each row's group falls in; outcomes and rows are spread as evenly as they can be.
+    """(rows,) the fold, of `count`, that each row's group falls in; outcomes and rows are spread as
+    evenly as they can be.
 
-    The same folds as scikit-learn's `StratifiedGroupKFold(count, shuffle=True, random_state=seed)` makes. That asks one
-    fold after the other whether a group fits it, and takes minutes where groups are many.
+    The same folds as scikit-learn's `StratifiedGroupKFold(count, shuffle=True, random_state=seed)`
+    makes. That asks one fold after the other whether a group fits it, and takes minutes where
+    groups are many.
     """
     outcome = np.unique(events, return_inverse=True)[1]
     group = np.unique(groups, return_inverse=True)[1]
@@ -152,7 +160,8 @@ def group_folds(events: NDArray[Any], groups: NDArray[Any], count: int, seed: in
 
 
 def _by_file(files: np.ndarray, events: np.ndarray, groups: np.ndarray | None, split: SplitConfig, seed: int) -> Parts:
-    """The part that each row's file is; without a validation file, a stratified share of the training rows."""
+    """The part that each row's file is; without a validation file, a stratified share of the
+    training rows."""
     parts = files.astype("<U10")
     if "validation" not in parts:
         _, validation = _draw(np.flatnonzero(parts == "train"), events, groups, split.validation, seed)
@@ -161,7 +170,8 @@ def _by_file(files: np.ndarray, events: np.ndarray, groups: np.ndarray | None, s
 
 
 def _by_time(times: pl.Series, split: SplitConfig) -> Parts:
-    """The latest rows are the test part, those before them validation. Rows of one time stay together."""
+    """The latest rows are the test part, those before them validation. Rows of one time stay
+    together."""
     if times.null_count():
         raise DataError(f"split.by: time, but {times.null_count()} rows have no {times.name}; fill it or exclude them")
     per_time = times.alias("time").value_counts().sort("time", descending=True)
@@ -242,10 +252,11 @@ def _check_disjoint(parts: Parts, frame: pl.DataFrame, data: DataConfig) -> None
 
 
 def cluster_numbers(frame: pl.DataFrame, data: DataConfig) -> list[int] | None:
-    """(rows,) a number that the rows of one group (a patient) share; None when no two rows belong together.
+    """(rows,) a number that the rows of one group (a patient) share; None when no two rows belong
+    together.
 
-    Numbers are given in the order of the rows, so they tell nothing but who belongs together. A row without a group has a
-    number of its own.
+    Numbers are given in the order of the rows, so they tell nothing but who belongs together. A row
+    without a group has a number of its own.
     """
     group = data.name_of("group")
     if group is None or not frame[group].drop_nulls().is_duplicated().any():
@@ -256,7 +267,8 @@ def cluster_numbers(frame: pl.DataFrame, data: DataConfig) -> list[int] | None:
 
 
 def few_groups(parts: Parts, groups: pl.Series) -> dict[str, float]:
-    """Part -> how many groups of equal size its rows are worth (Kish 1965), where these are fewer than FEW_GROUPS."""
+    """Part -> how many groups of equal size its rows are worth (Kish 1965), where these are fewer
+    than FEW_GROUPS."""
     found = {}
     for part in PARTS:
         sizes = groups.filter(pl.Series(parts == part)).drop_nulls().value_counts()["count"].cast(pl.Float64)
@@ -291,10 +303,11 @@ def _check_groups(parts: Parts, data: DataConfig, frame: pl.DataFrame) -> None:
 
 
 def overlap(cohort: Cohort, parts: Parts, texts: Sequence[str], data: DataConfig) -> dict[str, Any]:
-    """What the parts share, counted. That they share no id and no group, `split_cohort` has checked.
+    """What the parts share, counted. That they share no id and no group, `split_cohort` has
+    checked.
 
-    Keys: `rows` (identical in every feature and ready text), `texts` (identical serialized text); each
-    counts the test rows, and the validation rows, that have a twin in training.
+    Keys: `rows` (identical in every feature and ready text), `texts` (identical serialized text);
+    each counts the test rows, and the validation rows, that have a twin in training.
     """
     rows = cohort.frame.select(data.inputs).hash_rows(seed=0)
     return {"rows": shared_between(rows, parts), "texts": shared_between(texts, parts)}

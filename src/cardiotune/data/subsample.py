@@ -1,4 +1,5 @@
-"""Fewer rows, with the outcome's share kept: a smaller training part for a learning curve, a sample for a slow model."""
+"""Fewer rows, with the outcome's share kept: a smaller training part for a learning curve, a sample
+for a slow model."""
 
 from typing import Any
 
@@ -15,8 +16,8 @@ MIN_OUTCOMES = 2
 def stratified_rows(events: NDArray[Any], rows: int, seed: int) -> NDArray[np.int_]:
     """Row numbers, ascending, of `rows` of the given rows; all of them when there are no more.
 
-    `events` is (n,) of 0 and 1. The share of events is kept to the nearest row. Nested: with the same seed, a smaller
-    draw is part of every larger one.
+    `events` is (n,) of 0 and 1. The share of events is kept to the nearest row. Nested: with the
+    same seed, a smaller draw is part of every larger one.
     """
     if rows >= len(events):
         return np.arange(len(events))
@@ -28,10 +29,12 @@ def stratified_rows(events: NDArray[Any], rows: int, seed: int) -> NDArray[np.in
 
 
 def cut_training(parts: Parts, events: NDArray[Any], rows: int, seed: int) -> Parts:
-    """`parts` with the training part cut to `rows` rows, stratified by the outcome and nested; the others are `unused`.
+    """`parts` with the training part cut to `rows` rows, stratified by the outcome and nested; the
+    others are `unused`.
 
-    Shapes: parts and events (n,). Validation and test stay as they are, so every size is judged on the same rows.
-    Raises DataError when training has fewer rows, or when the cut would hold fewer than two events or non-events.
+    Shapes: parts and events (n,). Validation and test stay as they are, so every size is judged on
+    the same rows. Raises DataError when training has fewer rows, or when the cut would hold fewer
+    than two events or non-events.
     """
     training = np.flatnonzero(parts == "train")
     if rows > len(training):

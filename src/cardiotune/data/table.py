@@ -1,4 +1,5 @@
-"""A file on disk -> a table of text cells. Format, separator, encoding and compression are detected and said."""
+"""A file on disk -> a table of text cells. Format, separator, encoding and compression are detected
+and said."""
 
 import codecs
 import csv
@@ -48,7 +49,8 @@ class Layout:
 
     @property
     def names(self) -> list[str]:
-        """Of the columns that are read: those with a name and the first, which may be a row number without one."""
+        """Of the columns that are read: those with a name and the first, which may be a row number
+        without one."""
         return [name for place, name in enumerate(self.columns) if name or place == 0]
 
     @property
@@ -67,7 +69,8 @@ def builtin(name: str) -> Path:
 
 
 def locate(path: str, folder: bool = False) -> Path:
-    """The file behind `data.path`; DataError when it is not there or is not a table. With `folder` it may be a folder."""
+    """The file behind `data.path`; DataError when it is not there or is not a table. With `folder`
+    it may be a folder."""
     if path.startswith("builtin:"):
         return builtin(path.removeprefix("builtin:"))
     file = Path(path).expanduser()
@@ -132,8 +135,9 @@ def keys_of_all(file: Path) -> set[str]:
 def cells_of(rows: Any) -> pl.DataFrame:
     """Rows that come from Python, as the text cells that a file would have.
 
-    rows: a polars or pandas frame, an Arrow table, or a list of `{column: value}`, in which an absent key is an empty cell.
-    DataError for anything else, and for values that are lists or objects.
+    rows: a polars or pandas frame, an Arrow table, or a list of `{column: value}`, in which an
+    absent key is an empty cell. DataError for anything else, and for values that are lists or
+    objects.
     """
     if isinstance(rows, pl.LazyFrame):
         rows = rows.collect()
@@ -177,7 +181,8 @@ def _cell(value: Any) -> str | None:
 
 
 def _number_text(text: str) -> str:
-    """A number that came as one, so that no reader takes its point for a thousands mark: 1.125 becomes 1.1250."""
+    """A number that came as one, so that no reader takes its point for a thousands mark: 1.125
+    becomes 1.1250."""
     return f"{text}0" if re.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}", text, re.ASCII) else text
 
 
@@ -263,7 +268,8 @@ def _json_cells(file: Path, stream: IO[bytes], columns: list[str], before: int =
 
 
 def _json_rows(file: Path, stream: IO[bytes], before: int = 0) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON list or, read line by line, of JSONL; numbers stay text, as they were written."""
+    """The objects of a JSON list or, read line by line, of JSONL; numbers stay text, as they were
+    written."""
     read = json.JSONDecoder(parse_int=str, parse_float=_number_text, parse_constant=str).decode
     listed, count = False, before
     try:
@@ -294,7 +300,8 @@ def parquet_errors(file: Path) -> Iterator[None]:
 
 
 def row_ends(stream: IO[bytes], quoted: bool) -> Iterator[int]:
-    """Bytes from here to the end of each row; with `quoted`, a line end within quotes ends no row."""
+    """Bytes from here to the end of each row; with `quoted`, a line end within quotes ends no
+    row."""
     size = quotes = 0
     for line in stream:
         size += len(line)
@@ -312,7 +319,8 @@ def body_start(stream: IO[bytes], layout: Layout) -> int:
 
 
 def parse_text(file: Path, raw: bytes, layout: Layout, columns: list[str] | None) -> tuple[pl.DataFrame, int]:
-    """Whole rows of a text table, as they stand in the file, without its header -> text cells, and lines without any value."""
+    """Whole rows of a text table, as they stand in the file, without its header -> text cells, and
+    lines without any value."""
     names = layout.separator.join(f"c{place}" for place in range(len(layout.columns)))
     plain = replace(layout, encoding="UTF-8", skipped_lines=0, has_header=True)
     return _parse(file, io.BytesIO(f"{names}\n{_decode(file, raw, layout.encoding)}".encode()), plain, columns)
@@ -360,8 +368,9 @@ def _parse(
         ) from None
     if frame.width != len(layout.columns):
         raise DataError(f"{file}: {frame.width} fields a row, but {len(layout.columns)} columns in the header")
-    # All columns are read, for with fewer the library lets a row with too many fields pass, and its values shift.
-    # By place, for it gives a column without a name one of its own, and keeps blanks around names.
+    # All columns are read, for with fewer the library lets a row with too many fields pass, and its
+    # values shift. By place, for it gives a column without a name one of its own, and keeps blanks
+    # around names.
     places = [name if name or place == 0 else f"\0{place}" for place, name in enumerate(layout.columns)]
     frame.columns = places
     frame, blank = _without_blank_rows(frame)
@@ -375,7 +384,8 @@ def _parse(
 
 
 def _without_blank_rows(frame: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Without blank lines and lines of separators alone. A table of one column keeps them: there they are missing cells."""
+    """Without blank lines and lines of separators alone. A table of one column keeps them: there
+    they are missing cells."""
     if frame.width == 1:
         return frame, 0
     blank = _is_blank(frame.to_series(0))
@@ -500,7 +510,8 @@ def is_value(name: str) -> bool:
 
 
 def _are_names(values: list[str], named: int, lines: list[str]) -> bool:
-    """Whether numbers in the first line are names: years one after another, or quoted where those below them are not."""
+    """Whether numbers in the first line are names: years one after another, or quoted where those
+    below them are not."""
     years = [int(name) for name in values if re.fullmatch(r"(19|20)\d\d", name)]
     in_order = len(years) == len(values) < named and years == list(range(years[0], years[0] + len(years)))
     below = next((line for line in lines[1:] if line.strip()), "")
@@ -518,7 +529,8 @@ def _title_above(lines: list[str], marks: list[str]) -> int:
 
 
 def _records(lines: list[str], separator: str, most: int) -> list[list[str]]:
-    """The first rows, blank lines passed over; the last line of a head that was cut off may be part of one."""
+    """The first rows, blank lines passed over; the last line of a head that was cut off may be part
+    of one."""
     rows = csv.reader(lines, delimiter=separator)
     return list(islice((row for row in rows if any(field.strip() for field in row)), most)) or [[]]
 

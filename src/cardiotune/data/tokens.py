@@ -1,4 +1,5 @@
-"""Text -> token ids. A prompt is shared prefix + patient's tokens + shared suffix, each encoded on its own."""
+"""Text -> token ids. A prompt is shared prefix + patient's tokens + shared suffix, each encoded on
+its own."""
 
 import logging
 import re
@@ -16,9 +17,11 @@ from cardiotune.errors import ConfigError, ModelError, PromptsTooLongError
 log = logging.getLogger(__name__)
 
 SLOT = "\u2063patient\u2063"
-"""Stands for the patient's text while a chat template is rendered; invisible separators occur in no real template."""
+"""Stands for the patient's text while a chat template is rendered; invisible separators occur in no
+real template."""
 CHUNK = 4096
-"""Texts that the tokenizer gets at once: its own records of all rows of a large table would take gigabytes."""
+"""Texts that the tokenizer gets at once: its own records of all rows of a large table would take
+gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,12 @@ class LabelTokens:
 
 @dataclass(frozen=True, eq=False)
 class TokenRows(Sequence[list[int]]):
-    """Prompts of many rows: to look at, a sequence of lists of token ids, each made when its row is asked for.
+    """Prompts of many rows: to look at, a sequence of lists of token ids, each made when its row is
+    asked for.
 
-    tokens: (tokens of all rows,) int32, what the rows have of their own, end to end; row i is `tokens[first[i] : last[i]]`
-    and stands between prefix and suffix, which all rows share. Lists of all rows would take ten times the memory.
+    tokens: (tokens of all rows,) int32, what the rows have of their own, end to end; row i is
+    `tokens[first[i] : last[i]]` and stands between prefix and suffix, which all rows share. Lists
+    of all rows would take ten times the memory.
     """
 
     tokens: NDArray[np.int32]
@@ -61,7 +66,8 @@ class TokenRows(Sequence[list[int]]):
         return replace(self, first=self.first[chosen], last=self.last[chosen])
 
     def sort_key(self, row: int) -> bytes:
-        """Sorts rows as their token ids do, in a tenth of a list's memory. What all rows begin with decides nothing."""
+        """Sorts rows as their token ids do, in a tenth of a list's memory. What all rows begin with
+        decides nothing."""
         return np.array([*self.tokens[self.first[row] : self.last[row]], *self.suffix], dtype=">i4").tobytes()
 
     @property
@@ -73,7 +79,8 @@ class TokenRows(Sequence[list[int]]):
 class PromptEncoder:
     """Turns patients' texts into lists of token ids for one model and one task.
 
-    prefix: ids of everything before the patient's text, the same for all rows; suffix: ids after it.
+    prefix: ids of everything before the patient's text, the same for all rows; suffix: ids after
+    it.
     """
 
     def __init__(
@@ -86,10 +93,11 @@ class PromptEncoder:
         positions: int | None = None,
         vocabulary: int | None = None,
     ) -> None:
-        """`closed` adds the tokenizer's end tokens too, as an encoder wants them; a decoder's prompt stays open.
+        """`closed` adds the tokenizer's end tokens too, as an encoder wants them; a decoder's
+        prompt stays open.
 
-        positions: tokens of the longest prompt that the model has places for; vocabulary: how many tokens it knows. None
-        is no limit.
+        positions: tokens of the longest prompt that the model has places for; vocabulary: how many
+        tokens it knows. None is no limit.
         """
         self.tokenizer = tokenizer
         self.pieces = pieces
@@ -98,7 +106,8 @@ class PromptEncoder:
         self.closed = closed
         self.positions = positions
         self.vocabulary = vocabulary
-        # Elsewhere a chat prompt is rendered and split into tokens as a whole; with a text of ours around it, it never was.
+        # Elsewhere a chat prompt is rendered and split into tokens as a whole; with a text of ours
+        # around it, it never was.
         self.whole = pieces.alone and prompt == "chat"
         before, self.after = self._frame()
         self.prefix = [] if self.whole else self._ids(before, start=prompt == "plain")
@@ -109,7 +118,8 @@ class PromptEncoder:
 
     @property
     def pad_id(self) -> int:
-        """The id that fills padded places. What stands there is never read, so any id that the model knows will do."""
+        """The id that fills padded places. What stands there is never read, so any id that the
+        model knows will do."""
         for known in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if known is not None and 0 <= known < (self.vocabulary or known + 1):
                 return int(known)
@@ -134,7 +144,8 @@ class PromptEncoder:
         return text
 
     def _ids(self, text: str, start: bool = False) -> list[int]:
-        """Ids of a piece; with `start`, the model's beginning-of-text token comes first, if it has one."""
+        """Ids of a piece; with `start`, the model's beginning-of-text token comes first, if it has
+        one."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self._specials()[0] + ids if start else ids
 
@@ -146,9 +157,11 @@ class PromptEncoder:
         return whole[:first], whole[first + len(bare) :]
 
     def clean(self, texts: Sequence[str]) -> list[str]:
-        """Texts without the model's control tokens, so that a cell cannot end the turn or answer the question.
+        """Texts without the model's control tokens, so that a cell cannot end the turn or answer
+        the question.
 
-        A ready text that is the whole prompt has nothing around it that it could end, and stays as it is.
+        A ready text that is the whole prompt has nothing around it that it could end, and stays as
+        it is.
         """
         if self.pieces.ready and self.pieces.alone and self.prompt == "plain":
             return list(texts)
@@ -165,14 +178,17 @@ class PromptEncoder:
         return cleaned
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every prompt, as lists; for few rows. PromptsTooLongError as `prompts` raises it."""
+        """Ids of every prompt, as lists; for few rows. PromptsTooLongError as `prompts` raises
+        it."""
         return list(self.prompts(texts))
 
     def prompts(self, rows: Sequence[str] | TokenRows, room: int = 0) -> TokenRows:
-        """Prompts of texts, or of rows that were encoded before: those get the prefix and suffix of this encoder.
+        """Prompts of texts, or of rows that were encoded before: those get the prefix and suffix of
+        this encoder.
 
-        Raises PromptsTooLongError when one is longer than a limit: nothing is ever cut. room: tokens that the model is to
-        write behind each prompt. ModelError when the tokenizer gives tokens that the model does not know.
+        Raises PromptsTooLongError when one is longer than a limit: nothing is ever cut. room:
+        tokens that the model is to write behind each prompt. ModelError when the tokenizer gives
+        tokens that the model does not know.
         """
         bodies = rows if isinstance(rows, TokenRows) else self._bodies(rows)
         framed = replace(bodies, prefix=self.prefix, suffix=self.suffix)
@@ -211,7 +227,8 @@ class PromptEncoder:
             chunk = texts[start : start + CHUNK]
             if self.whole:
                 chunk = [self._rendered(text) for text in chunk]
-            # Not verbose: it would warn of a length that is looked at here, and never quotes the model's own.
+            # Not verbose: it would warn of a length that is looked at here, and never quotes the
+            # model's own.
             ids = self.tokenizer(chunk, add_special_tokens=False, return_attention_mask=False, verbose=False)[
                 "input_ids"
             ]
@@ -221,7 +238,8 @@ class PromptEncoder:
         return TokenRows(np.concatenate(tokens), ends - np.asarray(lengths, np.int64), ends)
 
     def with_examples(self, examples: Sequence[tuple[str, str]]) -> "PromptEncoder":
-        """An encoder whose prefix also shows solved patients: pairs of patient's text and answer."""
+        """An encoder whose prefix also shows solved patients: pairs of patient's text and
+        answer."""
         mark = PATIENT if self.pieces.around()[0] else ""
         after = self.pieces.around()[1]
         answers = [f" {answer}" if after else answer for _, answer in examples]
@@ -245,8 +263,8 @@ class PromptEncoder:
     def label_tokens(self, positive: str, negative: str) -> LabelTokens:
         """The single token that each answer adds after the question.
 
-        Raises ConfigError, with the reason, when an answer is several tokens, both begin alike, or the answer changes
-        how the question before it is split into tokens.
+        Raises ConfigError, with the reason, when an answer is several tokens, both begin alike, or
+        the answer changes how the question before it is split into tokens.
         """
         # Behind a text that nothing follows, labels stand as they are written.
         space = "" if not self.after or self.after.endswith((" ", "\n")) else " "

@@ -1,8 +1,10 @@
-"""How a column's numbers and dates are written: learned from all of its cells, and then the same for each of them.
+"""How a column's numbers and dates are written: learned from all of its cells, and then the same
+for each of them.
 
-`1.050` is a thousand and fifty in a file with decimal commas and one and a bit in any other, `05/12/2019` is in May or in
-December: no cell tells alone. What tells is `6,1` in the same column, or in another one of the file, and a day above 12.
-Where nothing tells, or cells contradict each other, such cells are not read.
+`1.050` is a thousand and fifty in a file with decimal commas and one and a bit in any other,
+`05/12/2019` is in May or in December: no cell tells alone. What tells is `6,1` in the same column,
+or in another one of the file, and a day above 12. Where nothing tells, or cells contradict each
+other, such cells are not read.
 """
 
 from collections.abc import Iterable, Mapping
@@ -63,7 +65,8 @@ MONTHS = (
 MONTH_OF = {word: str(n) for n, month in enumerate(MONTHS, 1) for word in (month, month[:3])} | {"sept": "9"}
 
 Signs = frozenset[str]
-"""What the cells of a column show of how they are written; of pieces of a column, the union is that of the whole."""
+"""What the cells of a column show of how they are written; of pieces of a column, the union is that
+of the whole."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Writing:
     """`.` or `,`; the other one parts thousands."""
     day_first: bool | None = None
     assumed: bool = False
-    """Nothing told: a decimal point because that is the rule, the day first because it stands before a dot."""
+    """Nothing told: a decimal point because that is the rule, the day first because it stands
+    before a dot."""
 
 
 PLAINLY = Writing(".", True)
@@ -93,7 +97,8 @@ class Writings:
     """How the columns of one table are written."""
 
     def __init__(self, found: Mapping[str, Signs], columns: Mapping[str, Column]) -> None:
-        """`found`: the signs of all of the cells of each column; `columns`: the dictionary, which may say more."""
+        """`found`: the signs of all of the cells of each column; `columns`: the dictionary, which
+        may say more."""
         self.found = found
         self.columns = columns
         in_file = frozenset[str]().union(*found.values())
@@ -103,7 +108,8 @@ class Writings:
         return self._writings.get(name, PLAINLY)
 
     def settled(self) -> dict[str, Column]:
-        """The dictionary with what was learned, so that a table to be scored later is read likewise."""
+        """The dictionary with what was learned, so that a table to be scored later is read
+        likewise."""
         columns = dict(self.columns)
         for name, writing in self._writings.items():
             learned = {"day_first": writing.day_first, "decimal": writing.decimal}
@@ -113,7 +119,8 @@ class Writings:
         return columns
 
     def told(self, name: str) -> str:
-        """How a column was read, in words; empty where it could not have been read in another way."""
+        """How a column was read, in words; empty where it could not have been read in another
+        way."""
         own, writing = self.found.get(name, frozenset()), self[name]
         if self.columns[name].type == "date":
             if writing.day_first is None or not own & {"day first", "month first", "unclear order", "unclear dots"}:
@@ -128,7 +135,8 @@ class Writings:
         return "; ".join(said)
 
     def hints(self, names: Iterable[str]) -> list[str]:
-        """Why cells of these columns could not be read, and what to do, as far as their signs tell. No value is repeated."""
+        """Why cells of these columns could not be read, and what to do, as far as their signs tell.
+        No value is repeated."""
         said: dict[str, list[str]] = {}
         for name in names:
             for reason in self._reasons(name):
@@ -156,8 +164,9 @@ def _learned(own: Signs, in_file: Signs, column: Column) -> Writing:
 def _decimal(own: Signs, in_file: Signs, column: Column) -> Writing:
     marks = _marks(own) | ({column.decimal} if column.decimal else set())
     if not _marks(own) and (len(_marks(in_file)) == 1 or not marks):
-        # The other columns break a tie, and contradict the dictionary where the table is written in another way than that
-        # of the training; where they contradict each other, the dictionary alone is heard.
+        # The other columns break a tie, and contradict the dictionary where the table is written in
+        # another way than that of the training; where they contradict each other, the dictionary
+        # alone is heard.
         marks |= _marks(in_file)
     if marks:
         return Writing(marks.pop()) if len(marks) == 1 else Writing()
@@ -195,7 +204,7 @@ UNCLEAR_MARK = "1.050 or 1,050 may be a thousand or one and a bit: set decimal t
 UNCLEAR_ORDER = "no day above 12 tells whether the day or the month comes first: set day_first to true or false"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # numbers
 
 
@@ -215,7 +224,8 @@ def _number_signs(text: pl.Series) -> Signs:
 
 
 def numbers(text: pl.Series, writing: Writing) -> pl.Series:
-    """Float64, null where a cell is no number or may be two; infinities are none, and Stata's missing values are themselves."""
+    """Float64, null where a cell is no number or may be two; infinities are none, and Stata's
+    missing values are themselves."""
     values = text.cast(pl.Float64, strict=False)
     odd = values.is_null() | text.str.contains(LIKE_A_CODE)
     if writing.decimal != ".":
@@ -228,7 +238,8 @@ def numbers(text: pl.Series, writing: Writing) -> pl.Series:
 
 
 def with_unit(text: pl.Series) -> pl.Series:
-    """True for numbers with a unit behind them; nowhere where there are too many units to be such."""
+    """True for numbers with a unit behind them; nowhere where there are too many units to be
+    such."""
     units = text.str.extract(WITH_UNIT)
     return units.is_not_null() & (units.drop_nulls().n_unique() <= MOST_UNITS)
 
@@ -265,7 +276,7 @@ def _without_spaces(text: pl.Series) -> pl.Series:
     return text.zip_with(~text.str.contains(SPACED).fill_null(False), text.str.replace_all(SPACE, ""))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # dates
 
 
@@ -286,7 +297,8 @@ def _date_signs(text: pl.Series) -> Signs:
 
 
 def dates(text: pl.Series, writing: Writing) -> pl.Series:
-    """Date, null where a cell is no date or may be two. Of a day with a time, its day as written, whatever the zone."""
+    """Date, null where a cell is no date or may be two. Of a day with a time, its day as written,
+    whatever the zone."""
     frame = text.to_frame("cell")
 
     def day(form: str, year: int, month: int, of: int) -> pl.Expr:

@@ -1,1 +1,2 @@
-"""A finished model at work: raw rows scored in a process, in bulk, or by an exported copy that predicts the same."""
+"""A finished model at work: raw rows scored in a process, in bulk, or by an exported copy that
+predicts the same."""

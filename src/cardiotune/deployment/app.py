@@ -1,4 +1,5 @@
-"""The HTTP side: which paths there are and what they answer. What may come in is decided in `limits` and `rows`."""
+"""The HTTP side: which paths there are and what they answer. What may come in is decided in
+`limits` and `rows`."""
 
 import asyncio
 import json

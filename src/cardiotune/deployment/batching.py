@@ -1,8 +1,8 @@
 """Many small requests, one busy model: rows that wait are scored together, by a single thread.
 
-Rows of different patients share most of their prompt, and the scorer computes what they share once; so the more rows a
-pass holds, the less each costs. Nobody waits for company longer than a few milliseconds: while the model is busy, the
-next batch gathers by itself.
+Rows of different patients share most of their prompt, and the scorer computes what they share once;
+so the more rows a pass holds, the less each costs. Nobody waits for company longer than a few
+milliseconds: while the model is busy, the next batch gathers by itself.
 """
 
 import threading
@@ -30,7 +30,8 @@ class BatchSettings:
     """How rows are gathered."""
 
     rows: int = 256
-    """Most rows of a pass. One request with more goes alone; the scorer cuts every pass by its own token budget."""
+    """Most rows of a pass. One request with more goes alone; the scorer cuts every pass by its own
+    token budget."""
     wait_seconds: float = 0.003
     """How long the first row of an idle model waits for others."""
     queue_rows: int = 4096
@@ -44,10 +45,11 @@ class _Job(Generic[Row, Answer]):
 
 
 class Batcher(Generic[Row, Answer]):
-    """Gives every row to `score` in batches; the answers come back to those who asked, in their order.
+    """Gives every row to `score` in batches; the answers come back to those who asked, in their
+    order.
 
-    A DataError is of some rows: those of the others are scored without them. Any other error is of the model, so all who wait
-    for this pass get it, and the model is not asked again for each.
+    A DataError is of some rows: those of the others are scored without them. Any other error is of
+    the model, so all who wait for this pass get it, and the model is not asked again for each.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class Batcher(Generic[Row, Answer]):
         settings: BatchSettings | None = None,
         on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
-        """`score`: rows -> an answer each, called by one thread only. `on_batch` is told of every pass, for measuring."""
+        """`score`: rows -> an answer each, called by one thread only. `on_batch` is told of every
+        pass, for measuring."""
         self._score, self._settings, self._on_batch = score, settings or BatchSettings(), on_batch
         self._jobs: deque[_Job[Row, Answer]] = deque()
         self._waiting = 0
@@ -136,7 +139,8 @@ class Batcher(Generic[Row, Answer]):
 
 
 def _without_the_named(jobs: list[_Job[Row, Answer]], rows: Sequence[int]) -> list[list[_Job[Row, Answer]]]:
-    """The jobs that hold one of these rows of the pass, each alone, and all others together; each alone, if no row is named."""
+    """The jobs that hold one of these rows of the pass, each alone, and all others together; each
+    alone, if no row is named."""
     ends = list(accumulate(len(job.rows) for job in jobs))
     named = {bisect_right(ends, row) for row in rows if 0 <= row < ends[-1]} or {*range(len(jobs))}
     others = [job for place, job in enumerate(jobs) if place not in named]

@@ -1,7 +1,9 @@
-"""Risks of a table of any size: flat memory, resumed when interrupted, the same file from one process or many.
+"""Risks of a table of any size: flat memory, resumed when interrupted, the same file from one
+process or many.
 
-The table is cut into chunks that never change. Each chunk's risks are written to a file of its own in `<out>.parts/`, whole or
-not at all; what is there is not computed again. When all are there they are put together and the folder goes.
+The table is cut into chunks that never change. Each chunk's risks are written to a file of its own
+in `<out>.parts/`, whole or not at all; what is there is not computed again. When all are there they
+are put together and the folder goes.
 """
 
 import hashlib
@@ -81,7 +83,8 @@ def score_chunks(job: Job) -> Iterator[pl.DataFrame]:
 
 
 def predictions(scorer: RowScorer, chunks: TableChunks, number: int) -> pl.DataFrame:
-    """Of one chunk: row (1-based, of the table), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing."""
+    """Of one chunk: row (1-based, of the table), row_id, y_prob, y_prob_raw, prediction, threshold,
+    values_missing."""
     frame, first = chunks.frame(number), chunks.chunks[number].first
     found = scorer.score(frame)
     return pl.DataFrame(
@@ -98,11 +101,13 @@ def predictions(scorer: RowScorer, chunks: TableChunks, number: int) -> pl.DataF
 
 
 def score_to_file(job: Job, out: Path, workers: int = 1) -> int:
-    """Write the predictions of the whole table to `out`, CSV or Parquet by its ending; the number of rows.
+    """Write the predictions of the whole table to `out`, CSV or Parquet by its ending; the number
+    of rows.
 
-    Stopped, even by SIGKILL, the same call goes on where it was. `workers`: processes of this machine; processes that a launcher
-    such as torchrun or `accelerate launch` has started, on one machine or many, share the work by themselves. ConfigError when
-    `<out>.parts` is of another table or model.
+    Stopped, even by SIGKILL, the same call goes on where it was. `workers`: processes of this
+    machine; processes that a launcher such as torchrun or `accelerate launch` has started, on one
+    machine or many, share the work by themselves. ConfigError when `<out>.parts` is of another
+    table or model.
     """
     if out.exists() and out.samefile(locate(job.table, folder=True)):
         raise ConfigError(f"--out {out}: is the table itself; choose another file")

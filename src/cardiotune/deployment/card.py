@@ -1,4 +1,5 @@
-"""What the server says about its model: `GET /v1/model`. Facts of the run only, never a value of a patient."""
+"""What the server says about its model: `GET /v1/model`. Facts of the run only, never a value of a
+patient."""
 
 import json
 from pathlib import Path
@@ -21,7 +22,8 @@ CARDS = ("model_card.md", "README.md")
 
 
 def describe(scorer: RowScorer, folder: Path) -> dict[str, Any]:
-    """Name, outcome, versions, threshold, the fields of a row, and what the run's folder tells of test and training.
+    """Name, outcome, versions, threshold, the fields of a row, and what the run's folder tells of
+    test and training.
 
     What an export does not hold (metrics, calibration groups) is null.
     """
@@ -85,7 +87,8 @@ def _estimate(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def calibration_groups(folder: Path) -> list[dict[str, float]] | None:
-    """Groups of test patients by their risk: mean risk, share with the outcome, its 95 % interval. The report draws them.
+    """Groups of test patients by their risk: mean risk, share with the outcome, its 95 % interval.
+    The report draws them.
 
     None without predictions of the tuned model for a test part with both outcomes.
     """

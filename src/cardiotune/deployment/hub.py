@@ -1,4 +1,5 @@
-"""An export to a model hub, only when it is asked for by name. What goes up are the files that the export made, never data."""
+"""An export to a model hub, only when it is asked for by name. What goes up are the files that the
+export made, never data."""
 
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from cardiotune.training.checkpoint import verify
 
 
 def to_upload(folder: Path) -> list[str]:
-    """Names of the files that would go up: those that the export has recorded, and the record. ModelError when one is changed."""
+    """Names of the files that would go up: those that the export has recorded, and the record.
+    ModelError when one is changed."""
     if not is_export(folder):
         raise ConfigError(f"{folder}: not an export; make one with `cardiotune export RUN --to FORMAT --out DIR`")
     verify(folder)
@@ -17,10 +19,12 @@ def to_upload(folder: Path) -> list[str]:
 
 
 def upload(folder: Path, repository: str, public: bool = False) -> str:
-    """Put an export into a repository of the hub, private unless asked otherwise; returns its address.
+    """Put an export into a repository of the hub, private unless asked otherwise; returns its
+    address.
 
-    The hub's own settings apply: `HF_TOKEN`, `HF_ENDPOINT`. Raises ConfigError when the repository is there and public, and that
-    was not asked for; RunError when the hub refuses or cannot be reached.
+    The hub's own settings apply: `HF_TOKEN`, `HF_ENDPOINT`. Raises ConfigError when the repository
+    is there and public, and that was not asked for; RunError when the hub refuses or cannot be
+    reached.
     """
     import httpx
     from huggingface_hub import HfApi
@@ -45,7 +49,8 @@ def upload(folder: Path, repository: str, public: bool = False) -> str:
 
 
 def check_asked(repository: str | None, asked: bool, folder: Path) -> str:
-    """The repository, when both it and the upload were asked for; else ConfigError that says what would go up."""
+    """The repository, when both it and the upload were asked for; else ConfigError that says what
+    would go up."""
     if repository and asked:
         return repository
     names = to_upload(folder)

@@ -1,8 +1,8 @@
 """What stands between the network and the model: who may ask, how much, how often and for how long.
 
-`Guard` wraps the whole application. It reads a body only as far as it may grow, answers every failure in one shape that
-repeats nothing of what came, and writes one line a request: method, route, status, size, time. Never a path, a query, a
-header or a value.
+`Guard` wraps the whole application. It reads a body only as far as it may grow, answers every
+failure in one shape that repeats nothing of what came, and writes one line a request: method,
+route, status, size, time. Never a path, a query, a header or a value.
 """
 
 import asyncio
@@ -36,7 +36,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PROBES = ("/healthz", "/readyz")
 """Never limited: a busy server is not to be taken for a dead one."""
 OPEN = ("/", "/docs", *PROBES)
-"""Paths that need no key, like all below `/web/`: nothing of the model or of a patient is in them."""
+"""Paths that need no key, like all below `/web/`: nothing of the model or of a patient is in
+them."""
 SHORTEST_KEY = 16
 PASSED_OVER = 4 << 20
 """Bytes of a body over the limit that are read, and not kept, before it is refused."""
@@ -89,7 +90,8 @@ class Limits:
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault
-    """An answer other than success: status, a message that repeats nothing of the request, details, headers."""
+    """An answer other than success: status, a message that repeats nothing of the request, details,
+    headers."""
 
     def __init__(
         self,
@@ -114,7 +116,8 @@ def busy(message: str, seconds: int = 1) -> Refusal:
 
 
 def read_keys(file: Path | None, text: str | None) -> list[bytes]:
-    """API keys, one a line, of a file or of an environment variable. ConfigError when one is too short, or none is there."""
+    """API keys, one a line, of a file or of an environment variable. ConfigError when one is too
+    short, or none is there."""
     if file is None and text is None:
         return []
     if file is not None:
@@ -135,8 +138,9 @@ def read_keys(file: Path | None, text: str | None) -> list[bytes]:
 class Guard:
     """The application behind its limits, as an ASGI application.
 
-    `on_request(route, method, status, seconds)` is told of every answer. Without `keys`, only requests that name a loopback
-    host are let in, so that a web page elsewhere cannot reach the server through a name of its own.
+    `on_request(route, method, status, seconds)` is told of every answer. Without `keys`, only
+    requests that name a loopback host are let in, so that a web page elsewhere cannot reach the
+    server through a name of its own.
     """
 
     def __init__(
@@ -204,14 +208,16 @@ class Guard:
             )
 
     def _key(self, headers: dict[bytes, bytes]) -> bytes | None:
-        """The known key that the request holds. All are compared, each in a time that does not depend on where it differs."""
+        """The known key that the request holds. All are compared, each in a time that does not
+        depend on where it differs."""
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         given = given.strip() if scheme.lower() == b"bearer" else b""
         matches = [key for key in self.keys if secrets.compare_digest(key, given)]
         return matches[0] if matches else None
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body. Refusal when it grows too large, whatever its length was said to be, or comes too slowly."""
+        """The whole body. Refusal when it grows too large, whatever its length was said to be, or
+        comes too slowly."""
         headers = dict(scope["headers"])
         most = self.limits.body_bytes
         too_large = Refusal(413, f"the body is over {most} bytes; send fewer rows", headers={"Connection": "close"})
@@ -244,7 +250,8 @@ class Guard:
 
 
 class _Answer:
-    """Sends an answer with the headers that all have; remembers its status, and whether it has begun."""
+    """Sends an answer with the headers that all have; remembers its status, and whether it has
+    begun."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send, self._request_id = send, request_id
@@ -262,7 +269,8 @@ class _Answer:
         await self._send(message)
 
     async def refuse(self, refusal: Refusal) -> None:
-        """Answer with a refusal, unless an answer has begun: then it is cut off, and the client sees that."""
+        """Answer with a refusal, unless an answer has begun: then it is cut off, and the client
+        sees that."""
         if self.status:
             return
         body = json.dumps(refusal.content(self._request_id)).encode()
@@ -273,7 +281,8 @@ class _Answer:
 
 
 async def _pass_over(receive: Receive, size: int) -> None:
-    """Read on for a moment and keep nothing: a client that is cut off while it sends may never see the answer."""
+    """Read on for a moment and keep nothing: a client that is cut off while it sends may never see
+    the answer."""
     left = min(size, PASSED_OVER)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1):

@@ -17,7 +17,8 @@ from cardiotune.training.packing import Batch, by_token_budget, lay_out
 FILE = "model.onnx"
 INSTALL = "pip install 'cardiotune[onnx]'"
 LARGEST = 2_000_000_000
-"""Weights of a decoder: ONNX is for encoders and small decoders; a larger one belongs into a GGUF or a GPU server."""
+"""Weights of a decoder: ONNX is for encoders and small decoders; a larger one belongs into a GGUF
+or a GPU server."""
 
 
 def check(config: Config) -> None:
@@ -30,7 +31,8 @@ def check(config: Config) -> None:
 
 
 class _Padded(torch.nn.Module):
-    """The network with plain tensors as its input: input_ids and attention_mask (rows, tokens), padded on the right."""
+    """The network with plain tensors as its input: input_ids and attention_mask (rows, tokens),
+    padded on the right."""
 
     def __init__(self, network: RiskNetwork) -> None:
         super().__init__()
@@ -46,9 +48,11 @@ class _Padded(torch.nn.Module):
 
 
 def write(network: RiskNetwork, sample: list[list[int]], pad_id: int, file: Path) -> None:
-    """Trace the network on a sample of prompts of different lengths and write the graph, weights beside it when they are large.
+    """Trace the network on a sample of prompts of different lengths and write the graph, weights
+    beside it when they are large.
 
-    Raises ConfigError for a decoder that is too large, ModelError when the exporter cannot follow the model's code.
+    Raises ConfigError for a decoder that is too large, ModelError when the exporter cannot follow
+    the model's code.
     """
     size = sum(weight.numel() for weight in network.parameters())
     if size > LARGEST:

@@ -13,16 +13,19 @@ from cardiotune.evaluation import metrics
 SYNTHETIC_ROWS = 64
 SEED = 11
 TOLERANCE = {"merged": 1e-4, "onnx": 1e-4, "f32": 1e-4, "f16": 5e-3, "q8_0": 0.02, "q4_k_m": 0.1}
-"""Largest difference in probability that a format may make. float32 formats compute the same sum in another order; the others
-round the weights to 16, about 8.5 and about 4.8 bits. Whoever takes a q4_k_m should look at its AUROC and Brier score."""
+"""Largest difference in probability that a format may make. float32 formats compute the same sum in
+another order; the others round the weights to 16, about 8.5 and about 4.8 bits. Whoever takes a
+q4_k_m should look at its AUROC and Brier score."""
 
 
 def gate(run: RowScorer, export: RowScorer, kind: str, test: pl.DataFrame | None, events: Any = None) -> dict[str, Any]:
-    """Score the same rows with both: rows drawn from the dictionary and, where the run has it at hand, its test part.
+    """Score the same rows with both: rows drawn from the dictionary and, where the run has it at
+    hand, its test part.
 
-    test: typed rows; events: (rows,) of 0 and 1. Returns `{"tolerance", "n_synthetic", "max_difference", "mean_difference"}` of
-    all rows and, with a test part, `{"test": {"n", "auroc": [run, export], "brier": [run, export]}}`. Raises ModelError when
-    a difference in probability, final or raw, is over the format's tolerance.
+    test: typed rows; events: (rows,) of 0 and 1. Returns `{"tolerance", "n_synthetic",
+    "max_difference", "mean_difference"}` of all rows and, with a test part, `{"test": {"n",
+    "auroc": [run, export], "brier": [run, export]}}`. Raises ModelError when a difference in
+    probability, final or raw, is over the format's tolerance.
     """
     tolerance = TOLERANCE[kind]
     frame = synthetic_rows(run.config.data, SYNTHETIC_ROWS, SEED)
@@ -60,7 +63,8 @@ def _finite(value: Any) -> float | None:
 
 
 def _apart(one: Scored, other: Scored) -> Any:
-    """(rows,) the larger of the differences in final and raw probability; NaN is never small enough."""
+    """(rows,) the larger of the differences in final and raw probability; NaN is never small
+    enough."""
     return np.maximum(np.abs(one.final - other.final), np.abs(one.raw - other.raw))
 
 

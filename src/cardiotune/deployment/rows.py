@@ -1,7 +1,9 @@
-"""What a client may send: rows checked against the data dictionary of the run, and what is wrong with them in words.
+"""What a client may send: rows checked against the data dictionary of the run, and what is wrong
+with them in words.
 
-Types and categories are hard: a row that breaks them is refused. A plausible range is soft: outside it the model has not
-been tried, so the answer abstains. No message repeats a value, or a key that the dictionary does not know.
+Types and categories are hard: a row that breaks them is refused. A plausible range is soft: outside
+it the model has not been tried, so the answer abstains. No message repeats a value, or a key that
+the dictionary does not know.
 """
 
 import re
@@ -24,9 +26,11 @@ Row = dict[str, float | str | None]
 
 
 def rows_model(data: DataConfig, most_rows: int) -> type[BaseModel]:
-    """The body of a prediction request: `{"rows": [{column: value or null}, ...]}`, 1 to `most_rows` of them.
+    """The body of a prediction request: `{"rows": [{column: value or null}, ...]}`, 1 to
+    `most_rows` of them.
 
-    A column that is left out counts as not recorded; one that the dictionary does not know is an error.
+    A column that is left out counts as not recorded; one that the dictionary does not know is an
+    error.
     """
     names = needed_columns(data, target_needed=False)
     strict = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -45,7 +49,8 @@ def as_rows(body: BaseModel) -> list[Row]:
 
 
 def problems(error: ValidationError, data: DataConfig) -> list[dict[str, Any]]:
-    """What is wrong, as `{"row", "column", "problem"}`; row counts from 0, either may be null. Never a value."""
+    """What is wrong, as `{"row", "column", "problem"}`; row counts from 0, either may be null.
+    Never a value."""
     found = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         where = fault["loc"]

@@ -1,4 +1,5 @@
-"""A trained model that takes patients' rows as they stand in a table: of a run folder, or of an export."""
+"""A trained model that takes patients' rows as they stand in a table: of a run folder, or of an
+export."""
 
 import hashlib
 import json
@@ -47,7 +48,8 @@ Array = NDArray[np.float64]
 TextModel = Callable[[list[str]], Array]
 """Patients' texts, n of them -> logits (n,), as the model gives them."""
 EXPORT = "export.json"
-"""In an export's folder: format, order of the columns, odds multiplier, versions, parity with its run."""
+"""In an export's folder: format, order of the columns, odds multiplier, versions, parity with its
+run."""
 NONE: calibrate.Calibrator = {"method": "none"}
 
 
@@ -76,18 +78,22 @@ class Scored(NamedTuple):
 
 
 class RowScorer:
-    """Raw rows -> calibrated risks, the same that `cardiotune predict` writes. May be called from several threads.
+    """Raw rows -> calibrated risks, the same that `cardiotune predict` writes. May be called from
+    several threads.
 
-    Rows are a polars or pandas frame, an Arrow table or a list of `{column: value}`, with the columns of `schema`; others are
-    passed over. An implausible value counts as a missing one, as it does in `predict`; `check_rows` tells which they are.
-    Methods raise DataError for absent columns, for cells that are not of their column's type and, but with `allow_unknown`, for
-    a column of which most values are unknown codes or out of range; `check_rows` and `check_and_score` tell each instead.
+    Rows are a polars or pandas frame, an Arrow table or a list of `{column: value}`, with the
+    columns of `schema`; others are passed over. An implausible value counts as a missing one, as it
+    does in `predict`; `check_rows` tells which they are. Methods raise DataError for absent
+    columns, for cells that are not of their column's type and, but with `allow_unknown`, for a
+    column of which most values are unknown codes or out of range; `check_rows` and
+    `check_and_score` tell each instead.
     """
 
     classes_ = np.array([0, 1])
     """No event, event: the columns of `predict_proba`."""
     allow_unknown = False
-    """Score rows of which a column holds mostly unknown codes or values out of range, as missing ones."""
+    """Score rows of which a column holds mostly unknown codes or values out of range, as missing
+    ones."""
 
     def __init__(
         self,
@@ -99,13 +105,15 @@ class RowScorer:
         versions: dict[str, str],
         site: calibrate.Calibrator | None = None,
     ) -> None:
-        """`order`: columns in the order of the text. `calibration`: as `calibration.json`; only `tuned` is read of it."""
+        """`order`: columns in the order of the text. `calibration`: as `calibration.json`; only
+        `tuned` is read of it."""
         self.config = config
         self.order = order
         # Nothing in it: the run was not predicted yet, or this is its base model.
         self.calibrator = tuned_calibrator(calibration, f"{config.name}: calibration") if calibration else NONE
         self.thresholds: list[dict[str, Any]] = calibration.get("thresholds", {}).get("tuned", [])
-        """`{"name", "value"}`: the decision threshold and those by rule, fixed on the validation part."""
+        """`{"name", "value"}`: the decision threshold and those by rule, fixed on the validation
+        part."""
         self.odds_multiplier = odds_multiplier
         self.site = site
         changed = {"calibrator": self.calibrator, "odds_multiplier": odds_multiplier, "site": site}
@@ -114,15 +122,18 @@ class RowScorer:
             **versions,
             "calibrator": hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12],
         }
-        """Of the program, the model (first digits of the sha256 of its weights' hashes) and the calibrator."""
+        """Of the program, the model (first digits of the sha256 of its weights' hashes) and the
+        calibrator."""
         self._model = model
         self._lock = threading.RLock()  # the network's hooks hold the state of one pass
 
     @classmethod
     def load(cls, folder: str | Path, site: str | None = None, tuned: bool = True) -> "RowScorer":
-        """Open a run folder or an export; `site` as `recalibrate` named it. Without `tuned`, a run's base model.
+        """Open a run folder or an export; `site` as `recalibrate` named it. Without `tuned`, a
+        run's base model.
 
-        Raises ConfigError when it is neither, ModelError when the model does not score as it did when it was saved.
+        Raises ConfigError when it is neither, ModelError when the model does not score as it did
+        when it was saved.
         """
         folder = Path(folder)
         if is_export(folder):
@@ -145,7 +156,8 @@ class RowScorer:
 
     @classmethod
     def open_export(cls, folder: Path, verified: bool = True) -> "RowScorer":
-        """Open an export; `verified` checks its files' hashes and how it scores the recorded sample, as `load` does."""
+        """Open an export; `verified` checks its files' hashes and how it scores the recorded
+        sample, as `load` does."""
         if verified:
             verify(folder)
         entry, config = read_json(folder / EXPORT), load_resolved(folder / "config.yaml")
@@ -157,7 +169,7 @@ class RowScorer:
         calibration = read_json(folder / "calibration.json")
         return cls(config, entry["order"], model, calibration, entry["odds_multiplier"], versions)
 
-    # -----------------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # raw rows
 
     def risks(self, rows: Any) -> Array:
@@ -178,7 +190,8 @@ class RowScorer:
         return (self.risks(rows) >= self.threshold).astype(int)
 
     def leave_one_field_out(self, row: Any) -> dict[str, Any]:
-        """What one patient's risk rests on, as `explain.leave_one_field_out` gives it; for one row."""
+        """What one patient's risk rests on, as `explain.leave_one_field_out` gives it; for one
+        row."""
         data = self.config.data
         if data.name_of("text"):
             raise DataError("leave_one_field_out: the patients' texts come ready made, so no field can be left out")
@@ -186,9 +199,11 @@ class RowScorer:
         return leave_one_field_out(risk_of, self._typed(row), data)
 
     def check_rows(self, rows: Any) -> list[list[Problem]]:
-        """For each row, what is wrong with its cells: an empty list where nothing is. No value is repeated.
+        """For each row, what is wrong with its cells: an empty list where nothing is. No value is
+        repeated.
 
-        DataError when a column is absent, or a list of `{column: value}` has a key that the dictionary does not know.
+        DataError when a column is absent, or a list of `{column: value}` has a key that the
+        dictionary does not know.
         """
         return self._checked(self._cells(rows))[0]
 
@@ -201,7 +216,8 @@ class RowScorer:
         return problems, self.score(frame).final
 
     def _checked(self, cells: pl.DataFrame) -> tuple[list[list[Problem]], pl.DataFrame]:
-        """What is wrong with each row, and the rows typed, without the cells that cannot be read."""
+        """What is wrong with each row, and the rows typed, without the cells that cannot be
+        read."""
         data = self.config.data
         found: list[list[Problem]] = [[] for _ in range(cells.height)]
         typed = []
@@ -223,7 +239,7 @@ class RowScorer:
                 found[row].append(Problem(name, kind, schema.expected(column)))
         return found, frame
 
-    # -----------------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # rows that are typed
 
     def score(self, frame: pl.DataFrame) -> Scored:
@@ -232,7 +248,8 @@ class RowScorer:
         return Scored(self._calibrated(logits), probabilities(logits))
 
     def text_logits(self, texts: list[str]) -> Array:
-        """(texts,) logits of patients' texts, as the model gives them. One call at a time is computed.
+        """(texts,) logits of patients' texts, as the model gives them. One call at a time is
+        computed.
 
         Raises ModelError where one is not finite, RunError when the memory is too small for them.
         """
@@ -263,7 +280,8 @@ class RowScorer:
         return frame
 
     def _cells(self, rows: Any) -> pl.DataFrame:
-        """Text cells. In rows of `{column: value}` an absent key is an empty cell, but one that nobody knows is an error."""
+        """Text cells. In rows of `{column: value}` an absent key is an empty cell, but one that
+        nobody knows is an error."""
         cells = cells_of(rows)
         if isinstance(rows, list | tuple):
             columns = self.config.data.columns
@@ -276,7 +294,7 @@ class RowScorer:
             cells = cells.with_columns(absent) if cells.width else pl.DataFrame({n: [None] * len(rows) for n in needed})
         return cells
 
-    # -----------------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
     # what is known about them
 
     @property
@@ -286,10 +304,11 @@ class RowScorer:
 
     @cached_property
     def schema(self) -> list[dict[str, Any]]:
-        """The data dictionary of a row, in its order: `{column, type, unit, range, categories, description}`.
+        """The data dictionary of a row, in its order: `{column, type, unit, range, categories,
+        description}`.
 
-        `range`: [lowest, highest] plausible value; `categories`: code -> meaning. Null where a column has none. What is
-        derived is not asked for.
+        `range`: [lowest, highest] plausible value; `categories`: code -> meaning. Null where a
+        column has none. What is derived is not asked for.
         """
         return [_described(name, self.config.data.columns[name]) for name in needed_columns(self.config.data, False)]
 

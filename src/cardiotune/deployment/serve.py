@@ -1,4 +1,5 @@
-"""`cardiotune serve`: one process that loads a model, listens, reloads on SIGHUP and stops gracefully on SIGTERM."""
+"""`cardiotune serve`: one process that loads a model, listens, reloads on SIGHUP and stops
+gracefully on SIGTERM."""
 
 import asyncio
 import contextlib
@@ -25,11 +26,11 @@ from cardiotune.training.memory import release
 log = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.0005
-"""How long the scoring thread may keep the interpreter while a request waits for it; Python's 0.005 is felt at each read
-and write of each connection."""
+"""How long the scoring thread may keep the interpreter while a request waits for it; Python's 0.005
+is felt at each read and write of each connection."""
 HEADER_SECONDS = 30
-"""Time for the head of a request, and for a connection to stay without one; the body has a limit of its own. Hundreds of clients
-that start at once, on a machine that is busy scoring, need some."""
+"""Time for the head of a request, and for a connection to stay without one; the body has a limit of
+its own. Hundreds of clients that start at once, on a machine that is busy scoring, need some."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Models:
         self._spawn(self._first())
 
     async def reload(self) -> None:
-        """Load anew and swap. What the old model has accepted, it answers. CardioTuneError when the new one is bad."""
+        """Load anew and swap. What the old model has accepted, it answers. CardioTuneError when the
+        new one is bad."""
         async with self._one_at_a_time:
             try:
                 new = await asyncio.to_thread(self._open)
@@ -148,7 +150,8 @@ class Serving:
 def bind(settings: ServeSettings, load: Callable[[], RowScorer]) -> Serving:
     """Take the address. `load` will give the model, and again at each reload.
 
-    Raises ConfigError when the address cannot be had, or is reachable from other machines and there is no key.
+    Raises ConfigError when the address cannot be had, or is reachable from other machines and there
+    is no key.
     """
     if settings.host not in LOOPBACK and not settings.keys:
         raise ConfigError(
@@ -193,7 +196,8 @@ def _names(served: Served) -> tuple[str, str]:
 
 
 class _Impatient(H11Protocol):
-    """Closes a connection whose client has begun a request, or opened the connection, and does not come to the point."""
+    """Closes a connection whose client has begun a request, or opened the connection, and does not
+    come to the point."""
 
     _deadline: asyncio.TimerHandle | None = None
 

@@ -1,4 +1,5 @@
-"""One loaded model with all that depends on it: its rows, its queue, what is said about it. Reloading replaces it whole."""
+"""One loaded model with all that depends on it: its rows, its queue, what is said about it.
+Reloading replaces it whole."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,7 +24,8 @@ class Prediction(BaseModel):
     """1 at or above the threshold, 0 below it; null when the answer abstains."""
     threshold: float
     abstain: bool
-    """True when a value is out of the range in which the model has been tried, or when no value is recorded at all."""
+    """True when a value is out of the range in which the model has been tried, or when no value is
+    recorded at all."""
     out_of_range: list[str]
     """Columns whose value is out of range."""
     not_recorded: list[str]
@@ -59,7 +61,8 @@ class Served:
         return self._predictions.submit(rows)
 
     def explain(self, row: Row) -> "Future[list[dict[str, Any]]]":
-        """What the risk of one row rests on; the list holds one entry. Raises QueueFullError when too many wait."""
+        """What the risk of one row rests on; the list holds one entry. Raises QueueFullError when
+        too many wait."""
         return self._explanations.submit([row])
 
     def close(self) -> None:

@@ -1,7 +1,9 @@
-"""The same risks from a vLLM server: its OpenAI-compatible completions API, asked for the two label tokens.
+"""The same risks from a vLLM server: its OpenAI-compatible completions API, asked for the two label
+tokens.
 
-Prompts are sent as token ids, so the server's tokenizer and chat template have no say. The logit of a row is the
-log-probability of the positive label minus that of the negative one: the softmax's normalizer falls out.
+Prompts are sent as token ids, so the server's tokenizer and chat template have no say. The logit of
+a row is the log-probability of the positive label minus that of the negative one: the softmax's
+normalizer falls out.
 """
 
 from collections.abc import Sequence
@@ -26,11 +28,13 @@ from cardiotune.training.weights import same_weights
 
 Array = NDArray[np.float64]
 TOP = 20
-"""Most likely tokens asked for: what vLLM gives by default (`--max-logprobs`). A tuned model's labels are among them."""
+"""Most likely tokens asked for: what vLLM gives by default (`--max-logprobs`). A tuned model's
+labels are among them."""
 
 
 class VllmModel:
-    """Patients' texts -> logits, by a server that holds the tuned model (merged, or the base with its adapter)."""
+    """Patients' texts -> logits, by a server that holds the tuned model (merged, or the base with
+    its adapter)."""
 
     def __init__(
         self,
@@ -42,7 +46,8 @@ class VllmModel:
         batch_rows: int = 64,
         seconds: float = 60,
     ) -> None:
-        """`url` ends in `/v1`. `model`: the name it is served under; by default the only one. `seconds`: for one answer.
+        """`url` ends in `/v1`. `model`: the name it is served under; by default the only one.
+        `seconds`: for one answer.
 
         ConfigError when the server does not serve that model, RunError when it does not answer.
         """
@@ -89,7 +94,8 @@ class VllmModel:
         return [choice["logprobs"]["top_logprobs"][0] for choice in choices]
 
     def _told(self, prompt: list[int]) -> float:
-        """The logit of a row whose labels are not both among the likeliest: each is appended, and its own one is read."""
+        """The logit of a row whose labels are not both among the likeliest: each is appended, and
+        its own one is read."""
         ended = [[*prompt, label] for label in (self.labels.positive, self.labels.negative)]
         positive, negative = self._complete(ended, max_tokens=0, logprobs=1, echo=True)
         return float(positive["logprobs"]["token_logprobs"][-1] - negative["logprobs"]["token_logprobs"][-1])
@@ -117,10 +123,12 @@ class VllmModel:
 def load_vllm(
     folder: Path, url: str, name: str | None = None, key: str | None = None, site: str | None = None
 ) -> RowScorer:
-    """A run whose model is computed by a vLLM server; prompts, calibration and checks of rows stay here.
+    """A run whose model is computed by a vLLM server; prompts, calibration and checks of rows stay
+    here.
 
-    ConfigError for a run without a tuned label-token model, ModelError when the server does not score the run's synthetic
-    sample as the run recorded it: another model, or the base without its adapter.
+    ConfigError for a run without a tuned label-token model, ModelError when the server does not
+    score the run's synthetic sample as the run recorded it: another model, or the base without its
+    adapter.
     """
     run = RunFolder(folder)
     run.read_manifest()  # ConfigError when it is no run folder

@@ -1,13 +1,15 @@
-"""Metrics at a horizon when some participants were not followed so long: weights, and what a survival library adds.
+"""Metrics at a horizon when some participants were not followed so long: weights, and what a
+survival library adds.
 
-Arrays are (n,): `time_days` from baseline to the end of follow-up, above 0; `status` what ended it: 0 censored, 1 the
-event, 2 death from another cause; `y_prob` the risk of the event by `horizon_days`. Whoever died of another cause before
-the horizon can no longer have the event, so counts as without it: the risk that is judged is the absolute one, in the
-presence of other deaths. Code such deaths as 0 to judge the risk in a world without them.
+Arrays are (n,): `time_days` from baseline to the end of follow-up, above 0; `status` what ended it:
+0 censored, 1 the event, 2 death from another cause; `y_prob` the risk of the event by
+`horizon_days`. Whoever died of another cause before the horizon can no longer have the event, so
+counts as without it: the risk that is judged is the absolute one, in the presence of other deaths.
+Code such deaths as 0 to judge the risk in a world without them.
 
-Graf et al., Stat Med 1999;18:2529. Uno et al., J Am Stat Assoc 2007;102:527. Blanche et al., Stat Med 2013;32:5381 (with
-competing deaths). The weights hold if censoring has nothing to do with the event; `strata` lets it differ between groups,
-such as nations whose records end on different days.
+Graf et al., Stat Med 1999;18:2529. Uno et al., J Am Stat Assoc 2007;102:527. Blanche et al., Stat
+Med 2013;32:5381 (with competing deaths). The weights hold if censoring has nothing to do with the
+event; `strata` lets it differ between groups, such as nations whose records end on different days.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,14 +41,16 @@ METRICS = {
 
 
 class Followed(NamedTuple):
-    """One participant's days from baseline to the end of follow-up, above 0, and what ended it: 0, 1 or 2 as above."""
+    """One participant's days from baseline to the end of follow-up, above 0, and what ended it: 0,
+    1 or 2 as above."""
 
     time_days: float
     status: int
 
 
 class AtHorizon(NamedTuple):
-    """The outcome at the horizon: `y_true` (n,) of 0 and 1, and `weight` (n,) or (replicates, n), 0 where not known."""
+    """The outcome at the horizon: `y_true` (n,) of 0 and 1, and `weight` (n,) or (replicates, n), 0
+    where not known."""
 
     y_true: Array
     weight: Array
@@ -61,10 +65,13 @@ def at_horizon(
 ) -> AtHorizon:
     """Outcome by the horizon with inverse-probability-of-censoring weights, which sum to about n.
 
-    Events by the horizon weigh 1 / G(t-), so do other deaths; those followed to the horizon 1 / G(horizon-); the censored
-    0. G(t-) is the Kaplan-Meier estimate of not being censored before day t; a censoring on the day of an event counts
-    as later. `counts` (replicates, n): how often a bootstrap drew each row; weights are estimated anew in each, and
-    multiplied by it. DataError for a stratum where nobody was followed to the horizon: its future is not in the data.
+    Events by the horizon weigh 1 / G(t-), so do other deaths; those followed to the horizon 1 /
+    G(horizon-); the censored
+    0. G(t-) is the Kaplan-Meier estimate of not being censored before day t; a censoring on the day
+       of an event counts
+    as later. `counts` (replicates, n): how often a bootstrap drew each row; weights are estimated
+    anew in each, and multiplied by it. DataError for a stratum where nobody was followed to the
+    horizon: its future is not in the data.
     """
     time, status = _checked(time_days, status)
     reached = time >= horizon_days
@@ -88,13 +95,15 @@ def at_horizon(
 
 
 def censoring_survival(time_days: Array, status: Codes) -> Array:
-    """(n,) G(t-): the estimated probability of not being censored before each participant's own last day."""
+    """(n,) G(t-): the estimated probability of not being censored before each participant's own
+    last day."""
     time, status = _checked(time_days, status)
     return _uncensored_before(time, status, np.ones(len(time)))
 
 
 def _uncensored_before(time: Array, status: Codes, drawn: Array) -> Array:
-    """Kaplan-Meier of censoring just before each row's day; `drawn` (..., n) says how often each row counts."""
+    """Kaplan-Meier of censoring just before each row's day; `drawn` (..., n) says how often each
+    row counts."""
     order = np.argsort(time, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(time[order]) > 0])
     day = np.empty(len(time), int)
@@ -127,7 +136,8 @@ def _checked(time_days: Array, status: Codes) -> tuple[Array, Codes]:
 
 
 def describe_weights(weight: Array, n_rows: int | None) -> dict[str, float | None]:
-    """Rows whose outcome is known, the largest weight, and how many equally weighted rows these are worth (Kish).
+    """Rows whose outcome is known, the largest weight, and how many equally weighted rows these are
+    worth (Kish).
 
     weight (rows,), 0 where the outcome is not known; `n_rows` are all that were at risk; None where
     this is not known, or not told.
@@ -140,7 +150,7 @@ def describe_weights(weight: Array, n_rows: int | None) -> dict[str, float | Non
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # metrics
 
 
@@ -154,7 +164,8 @@ def judge_censored(
     replicates: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """METRICS and the net benefit at `thresholds`, each `{"value", "ci"}`; null with a reason where undefined.
+    """METRICS and the net benefit at `thresholds`, each `{"value", "ci"}`; null with a reason where
+    undefined.
 
     Intervals are the bootstrap's, with the weights estimated anew in each replicate.
     """
@@ -194,15 +205,16 @@ def _values(y_true: Array, y_prob: Array, weight: Array, thresholds: Sequence[fl
     return values | worth
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # with the survival library
 
 
 def c_index(time_days: Array, status: Codes, y_prob: Array, horizon_days: float) -> float:
-    """Harrell's C, 0 to 1: of pairs whose order is known by the horizon, the share where the higher risk comes first.
+    """Harrell's C, 0 to 1: of pairs whose order is known by the horizon, the share where the higher
+    risk comes first.
 
-    Harrell et al., JAMA 1982;247:2543, by lifelines. Other deaths count as censored on their day. It depends on how
-    follow-up ended, unlike the weighted AUROC. NaN when no pair can be ordered.
+    Harrell et al., JAMA 1982;247:2543, by lifelines. Other deaths count as censored on their day.
+    It depends on how follow-up ended, unlike the weighted AUROC. NaN when no pair can be ordered.
     """
     time, status = _checked(time_days, status)
     happened = (status == EVENT) & (time <= horizon_days)
@@ -216,7 +228,8 @@ def c_index(time_days: Array, status: Codes, y_prob: Array, horizon_days: float)
 def c_index_entry(
     time_days: Array, status: Codes, y_prob: Array, horizon_days: float, resamples: Iterable[Array]
 ) -> dict[str, Any]:
-    """The C-index as `{"value", "ci"}`; null with a reason where it is undefined or the survival library is missing.
+    """The C-index as `{"value", "ci"}`; null with a reason where it is undefined or the survival
+    library is missing.
 
     resamples: counts of the rows, (some replicates, n) at a time, for the percentile interval.
     """
@@ -232,7 +245,8 @@ def c_index_entry(
 
 
 def _c_of(time_days: Array, status: Codes, y_prob: Array, horizon_days: float, counts: Array) -> Array:
-    """(replicates,) `c_index` of rows that count `counts` (replicates, n) times, all replicates by one matrix product.
+    """(replicates,) `c_index` of rows that count `counts` (replicates, n) times, all replicates by
+    one matrix product.
 
     The library takes one sample at a time, which is minutes for a thousand of a large cohort.
     """
@@ -250,7 +264,8 @@ def _c_of(time_days: Array, status: Codes, y_prob: Array, horizon_days: float, c
 
 
 def observed_entry(time_days: Array, status: Codes, y_prob: Array, horizon_days: float) -> dict[str, Any]:
-    """`{"groups": observed_by_risk}`; null with a reason with too few events or without the survival library."""
+    """`{"groups": observed_by_risk}`; null with a reason with too few events or without the
+    survival library."""
     try:
         return {"groups": observed_by_risk(time_days, status, y_prob, horizon_days)}
     except (ConfigError, DataError) as error:
@@ -260,11 +275,13 @@ def observed_entry(time_days: Array, status: Codes, y_prob: Array, horizon_days:
 def observed_by_risk(
     time_days: Array, status: Codes, y_prob: Array, horizon_days: float, groups: int = 10
 ) -> list[dict[str, float | int | None]]:
-    """Mean risk and observed risk in groups of rising risk: `{"n", "n_events", "risk", "observed", "ci"}` each.
+    """Mean risk and observed risk in groups of rising risk: `{"n", "n_events", "risk", "observed",
+    "ci"}` each.
 
-    Observed is 1 - Kaplan-Meier at the horizon with its log-log interval (lifelines), or the Aalen-Johansen cumulative
-    incidence with a normal one (statsmodels) when there are deaths from other causes. There are fewer than `groups`
-    groups where one would have fewer than ten events, or others: no small count may be told.
+    Observed is 1 - Kaplan-Meier at the horizon with its log-log interval (lifelines), or the
+    Aalen-Johansen cumulative incidence with a normal one (statsmodels) when there are deaths from
+    other causes. There are fewer than `groups` groups where one would have fewer than ten events,
+    or others: no small count may be told.
     """
     time, status = _checked(time_days, status)
     status, time = np.where(time > horizon_days, CENSORED, status), np.minimum(time, horizon_days)
@@ -281,7 +298,8 @@ def observed_by_risk(
 
 
 def _risk_groups(y_prob: Array, happened: NDArray[np.bool_], most: int) -> Codes:
-    """Number of each row's group by quantiles of the risk, from 0; as many groups as have enough events and others."""
+    """Number of each row's group by quantiles of the risk, from 0; as many groups as have enough
+    events and others."""
     if min(happened.sum(), (~happened).sum()) < FEW:
         raise DataError(f"calibration by risk needs {FEW} events and {FEW} others, found {int(happened.sum())} events")
     for groups in range(most, 1, -1):
@@ -306,7 +324,8 @@ def _observed(time: Array, status: Codes, horizon_days: float) -> dict[str, Any]
 
 
 def _share_entry(share: float, low: float, high: float) -> dict[str, Any]:
-    """Null in the place of an interval without width, or of none, as where all have had the event."""
+    """Null in the place of an interval without width, or of none, as where all have had the
+    event."""
     ci = around(share, (low, high)) if np.isfinite([low, high]).all() else None
     return {"observed": share, "ci": ci and list(ci)}
 

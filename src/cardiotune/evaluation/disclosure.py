@@ -1,9 +1,11 @@
-"""Which counts of patients may be told: the one rule for Table 1, the subgroups and whatever else counts people.
+"""Which counts of patients may be told: the one rule for Table 1, the subgroups and whatever else
+counts people.
 
-A count of 1 to 9 is not told. Nor is it enough to leave it out: where totals, the rest of a line or another table of the
-same patients allow one value only, a further count is hidden, and so on until no small one follows. Primary and
-complementary suppression: Hundepool et al., Statistical Disclosure Control, Wiley 2012, chapters 4 and 5. What a reader can
-work out is found exactly: the lowest and the highest value that fit all that is told are two linear programs.
+A count of 1 to 9 is not told. Nor is it enough to leave it out: where totals, the rest of a line or
+another table of the same patients allow one value only, a further count is hidden, and so on until
+no small one follows. Primary and complementary suppression: Hundepool et al., Statistical
+Disclosure Control, Wiley 2012, chapters 4 and 5. What a reader can work out is found exactly: the
+lowest and the highest value that fit all that is told are two linear programs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,8 @@ Counts = NDArray[np.int64]
 Rows = NDArray[np.bool_]
 """(rows,) which patients are counted."""
 Sum = NDArray[np.float64]
-"""(pieces,) 1 for the pieces that a count holds, else 0. Patients who stand in the same counts are one piece."""
+"""(pieces,) 1 for the pieces that a count holds, else 0. Patients who stand in the same counts are
+one piece."""
 Cell = tuple[str, str]
 """Column and group."""
 
@@ -34,7 +37,8 @@ class Known(NamedTuple):
 
 
 def follows(aim: Sum, known: Sequence[Known]) -> bool:
-    """Whether a single whole number fits what is known of the sum `aim`. The pieces must be bounded by what is known."""
+    """Whether a single whole number fits what is known of the sum `aim`. The pieces must be bounded
+    by what is known."""
     sums = np.array([fact.sum for fact in known])
     low, high = np.array([fact.low for fact in known]), np.array([fact.high for fact in known])
     exact = low == high
@@ -48,15 +52,16 @@ def follows(aim: Sum, known: Sequence[Known]) -> bool:
     return bool(np.floor(highest + 1e-3) <= np.ceil(lowest - 1e-3))  # the solver is not exact to the last digit
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the categories of a column, by outcome
 
 
 def suppress(counts: Counts, sizes: Counts) -> list[list[str | None]]:
     """What stands in the place of each count: SMALL, HIDDEN, or None where it may be told.
 
-    counts: (lines, 3) patients overall, without and with the event; the last line is of those whose value is missing, so
-    that each column sums to `sizes` (3,), which all may know. Of the last line only the first count is ever told.
+    counts: (lines, 3) patients overall, without and with the event; the last line is of those whose
+    value is missing, so that each column sums to `sizes` (3,), which all may know. Of the last line
+    only the first count is ever told.
     """
     by_outcome = np.eye(2 * len(counts)).reshape(len(counts), 2, -1)  # the pieces
     sums = np.concatenate([by_outcome.sum(1, keepdims=True), by_outcome], axis=1)  # (lines, 3, pieces)
@@ -85,17 +90,19 @@ def suppress(counts: Counts, sizes: Counts) -> list[list[str | None]]:
 
 
 def _cheapest(shown: Counts, line: int, column: int, counts: Counts) -> tuple[int, int]:
-    """The cell to hide next for a small one: an outcome's rather than an overall one, how many are missing last of all."""
+    """The cell to hide next for a small one: an outcome's rather than an overall one, how many are
+    missing last of all."""
     cells = [(int(cell[0]), int(cell[1])) for cell in shown]
     return min(cells, key=lambda c: (c[0] == len(counts) - 1, c[1] == 0, c[0] != line and c[1] != column, counts[c]))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # groups of several columns, beside what another table tells
 
 
 class Told(NamedTuple):
-    """A count that another table tells of the same patients and others: from `low` to `high`, which may be equal."""
+    """A count that another table tells of the same patients and others: from `low` to `high`, which
+    may be equal."""
 
     column: str
     """Title of the column among the groups."""
@@ -111,11 +118,12 @@ def withhold(
 ) -> tuple[set[Cell], set[Cell]]:
     """The groups whose size, and those whose events (these hold the former), must not be told.
 
-    A size below FEW is hidden, and so are 1 to 9 events or non-events. But a single hidden number is the whole less the
-    shown ones, so the next smallest group is hidden with it, and further ones until those that are hidden together hold
-    at least FEW. Groups of other columns overlap (women, and women under 45), and another table may count the patients
-    with `ids` (rows,) among others, so further groups are hidden until no small number follows from all that is told: of
-    a group, of the other table, or of the other table less the group.
+    A size below FEW is hidden, and so are 1 to 9 events or non-events. But a single hidden number
+    is the whole less the shown ones, so the next smallest group is hidden with it, and further ones
+    until those that are hidden together hold at least FEW. Groups of other columns overlap (women,
+    and women under 45), and another table may count the patients with `ids` (rows,) among others,
+    so further groups are hidden until no small number follows from all that is told: of a group, of
+    the other table, or of the other table less the group.
     """
     happened = y_true == 1
     without_size = _hide_together(cells, [np.ones(len(y_true))], set())
@@ -137,7 +145,8 @@ def withhold(
 
 
 def _hide_together(cells: Mapping[Cell, Rows], counted: Sequence[NDArray[np.float64]], first: set[Cell]) -> set[Cell]:
-    """`first`, the groups in which one of the counts (rows,) is small, and what must be hidden with them in a column."""
+    """`first`, the groups in which one of the counts (rows,) is small, and what must be hidden with
+    them in a column."""
     sums = {cell: np.array([rows @ count for count in counted]) for cell, rows in cells.items()}
     found = first | {cell for cell, total in sums.items() if any(map(is_small, total))}
     for column in {cell[0]: None for cell in cells}:
@@ -159,7 +168,8 @@ class _Aim(NamedTuple):
 
 
 class _Pieces:
-    """The patients of all groups and counts, cut into pieces that no count divides, and how many each piece has."""
+    """The patients of all groups and counts, cut into pieces that no count divides, and how many
+    each piece has."""
 
     def __init__(self, cells: Mapping[Cell, Rows], happened: Rows, ids: Sequence[str], told: Sequence[Told]) -> None:
         others = sorted(frozenset().union(*(count.ids for count in told)) - set(ids))
@@ -177,8 +187,8 @@ class _Pieces:
         self.told = list(zip(told, sums[len(cells) :], strict=True))
 
     def aims(self) -> list[_Aim]:
-        """Every small count: of a group, of where two groups cross, of their outcomes, of the other table, and of that less
-        the group.
+        """Every small count: of a group, of where two groups cross, of their outcomes, of the other
+        table, and of that less the group.
         """
         groups = [(column, rows) for (column, _), rows in self.cells.items()]
         groups += [(a[0], x * y) for (a, x), (b, y) in combinations(self.cells.items(), 2) if a[0] != b[0]]
@@ -191,7 +201,8 @@ class _Pieces:
         return [aim for aim in found if is_small(float(aim.sum @ self.patients))]
 
     def known(self, without_size: set[Cell], without_events: set[Cell]) -> list[Known]:
-        """All that a reader has: the totals, the other table, and the groups' numbers that are not withheld."""
+        """All that a reader has: the totals, the other table, and the groups' numbers that are not
+        withheld."""
         exact = [self.judged, self.happened]
         exact += [rows for cell, rows in self.cells.items() if cell not in without_size]
         exact += [rows * self.happened for cell, rows in self.cells.items() if cell not in without_events]

@@ -1,4 +1,5 @@
-"""A number of `metrics.json`: `{"value", "ci"}`, or null with a reason. No interval is without width."""
+"""A number of `metrics.json`: `{"value", "ci"}`, or null with a reason. No interval is without
+width."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +29,8 @@ SAME_RISK = "the model gives every row the same risk, so no interval"
 NOBODY_FLAGGED = "no row is flagged at this threshold, which is a net benefit of 0, so no interval"
 ALIKE = "the two models are the same in every bootstrap replicate, so no interval"
 IN_WORDS = "answers in words carry no probability"
-"""The model whose answers are parsed: its 1 and 0 are no probabilities, and any other number stands for no answer."""
+"""The model whose answers are parsed: its 1 and 0 are no probabilities, and any other number stands
+for no answer."""
 OTHER_NAMES = {"sensitivity": "recall", "ppv": "precision"}
 EXCEPTIONS = (
     "Wilson for shares of independent rows; for ICI, E50, E90 and Emax, whose replicates are biased upwards, the estimate "
@@ -39,7 +41,8 @@ EXCEPTIONS = (
 
 @dataclass(frozen=True)
 class Judged:
-    """The rows that one model is judged on, (n,) each, and all that an interval needs beside the bootstrap."""
+    """The rows that one model is judged on, (n,) each, and all that an interval needs beside the
+    bootstrap."""
 
     y_true: Array
     risk: Array
@@ -62,7 +65,8 @@ class Judged:
 
     @property
     def independent(self) -> bool:
-        """Whether rows are alike and have nothing to do with each other, as Wilson's and DeLong's intervals take them."""
+        """Whether rows are alike and have nothing to do with each other, as Wilson's and DeLong's
+        intervals take them."""
         return self.clusters is None and self.weight is None
 
     @cached_property
@@ -93,10 +97,11 @@ class Judged:
 
 
 def estimate(metric: str, value: float, sample: Array, rows: Judged) -> dict[str, Any]:
-    """`{"value", "ci"}` of a metric of these rows, from its bootstrap replicates `sample` (replicates,).
+    """`{"value", "ci"}` of a metric of these rows, from its bootstrap replicates `sample`
+    (replicates,).
 
-    Percentiles; for what EXCEPTIONS says, another interval. Null with a reason where value or interval are undefined. An
-    interval holds its estimate and has a width.
+    Percentiles; for what EXCEPTIONS says, another interval. Null with a reason where value or
+    interval are undefined. An interval holds its estimate and has a width.
     """
     if not np.isfinite(value):
         return undefined(why_undefined(metric, rows))
@@ -150,7 +155,8 @@ def _by_formula(metric: str, value: float, rows: Judged) -> Interval | str:
 
 
 def difference(value: float, sample: Array) -> dict[str, Any]:
-    """A difference of two models on the same rows, with its paired percentile interval; sample (replicates,)."""
+    """A difference of two models on the same rows, with its paired percentile interval; sample
+    (replicates,)."""
     if not np.isfinite(value):
         return undefined("undefined for one of the two models")
     ci = percentile_interval(sample)
@@ -158,7 +164,8 @@ def difference(value: float, sample: Array) -> dict[str, Any]:
 
 
 def with_interval(value: float, ci: Interval | None, reason: str = SAME) -> dict[str, Any]:
-    """`{"value", "ci"}` of a defined value, the interval widened to hold it; without an interval or a width also the reason."""
+    """`{"value", "ci"}` of a defined value, the interval widened to hold it; without an interval or
+    a width also the reason."""
     held = None if ci is None else around(value, ci)
     if held is None:
         return {"value": value, "ci": None, "reason": reason}

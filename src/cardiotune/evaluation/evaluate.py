@@ -1,4 +1,5 @@
-"""predictions.jsonl -> metrics.json. Every model is judged by the same code, on the same rows and resamples."""
+"""predictions.jsonl -> metrics.json. Every model is judged by the same code, on the same rows and
+resamples."""
 
 import logging
 from collections import defaultdict
@@ -49,7 +50,8 @@ CLASSICAL = {
 """What a language model must beat: cheap to fit, run and explain."""
 DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
 NEGLIGIBLE = 0.0005
-"""A smaller difference in AUROC or log-loss would be written as 0.000, and is no reason for a verdict."""
+"""A smaller difference in AUROC or log-loss would be written as 0.000, and is no reason for a
+verdict."""
 FEW_ROWS = 100
 """Fewer events, or fewer non-events, judge a model poorly. Collins et al., Stat Med 2016;35:214."""
 SCHEMA_VERSION = 1
@@ -78,18 +80,20 @@ def evaluate_predictions(
 ) -> dict[str, Any]:
     """The content of `metrics.json`, whose keys are described in `metrics.schema.json`.
 
-    `rows` of `predictions.jsonl`; `replicates` bootstrap replicates drawn from `seed`, `stratified` by the outcome.
-    `thresholds`: model -> `{"name", "value"}` of each threshold to describe, by default the rows' own as "decision".
-    `subgroups`: title -> row_id -> group, None for a row whose group is not known. `clusters`: row_id -> what its rows
-    belong to (a patient), None for a row by itself: clusters are then resampled whole, and intervals that take rows as
-    independent (DeLong, Wilson) are left out or replaced by the bootstrap's; by default, the rows' own `cluster`. Very large
-    parts get fewer replicates (`affordable`), and say so. `told`: counts that Table 1 tells
+    `rows` of `predictions.jsonl`; `replicates` bootstrap replicates drawn from `seed`, `stratified`
+    by the outcome. `thresholds`: model -> `{"name", "value"}` of each threshold to describe, by
+    default the rows' own as "decision". `subgroups`: title -> row_id -> group, None for a row whose
+    group is not known. `clusters`: row_id -> what its rows belong to (a patient), None for a row by
+    itself: clusters are then resampled whole, and intervals that take rows as independent (DeLong,
+    Wilson) are left out or replaced by the bootstrap's; by default, the rows' own `cluster`. Very
+    large parts get fewer replicates (`affordable`), and say so. `told`: counts that Table 1 tells
     (`told_beside`); subgroups are withheld until no small count follows from both.
 
-    Rows with a `weight`, the inverse probability of censoring, count by it in every metric and interval, and the result
-    says so. The weights are taken as known, those of the whole cohort; that its censoring was estimated makes intervals
-    rather too wide (Robins et al., J Am Stat Assoc 1994;89:846). `followed`: row_id -> follow-up of these rows and of the
-    censored, whose outcome is unknown, for what judges times up to `horizon_days`.
+    Rows with a `weight`, the inverse probability of censoring, count by it in every metric and
+    interval, and the result says so. The weights are taken as known, those of the whole cohort;
+    that its censoring was estimated makes intervals rather too wide (Robins et al., J Am Stat Assoc
+    1994;89:846). `followed`: row_id -> follow-up of these rows and of the censored, whose outcome
+    is unknown, for what judges times up to `horizon_days`.
 
     Raises DataError for rows that do not fit together, unknown rows and thresholds beyond 0 and 1.
     """
@@ -151,7 +155,8 @@ class _Part:
     y_true: Array
     risks: dict[str, Array]
     raw: dict[str, Array]
-    """Probabilities before class imbalance was corrected and they were calibrated, where that changed them."""
+    """Probabilities before class imbalance was corrected and they were calibrated, where that
+    changed them."""
     decision: dict[str, float]
     """Each model's own threshold."""
     named: dict[str, list[tuple[str, float]]]
@@ -235,7 +240,8 @@ def _read_part(
 
 
 def _weights(part: str, models: dict[str, list[dict[str, Any]]]) -> Array | None:
-    """(rows,) weights; None where no row has one. DataError for one that is not above 0, or that not all models have."""
+    """(rows,) weights; None where no row has one. DataError for one that is not above 0, or that
+    not all models have."""
     found = [[row.get("weight") for row in rows] for rows in models.values()]
     if all(weight is None for weights in found for weight in weights):
         return None
@@ -248,7 +254,8 @@ def _weights(part: str, models: dict[str, list[dict[str, Any]]]) -> Array | None
 
 
 def _numbers(keys: list[Hashable]) -> NDArray[np.int_] | None:
-    """0, 1, 2... for the keys in their order; a number of its own for every None. None when no two rows share a key."""
+    """0, 1, 2... for the keys in their order; a number of its own for every None. None when no two
+    rows share a key."""
     numbers: dict[Hashable, int] = {}
     own = [("row", place) if key is None else ("cluster", key) for place, key in enumerate(keys)]
     numbered = [numbers.setdefault(key, len(numbers)) for key in own]
@@ -338,7 +345,8 @@ def _resample(part: _Part, bootstrap: _Bootstrap) -> dict[str, dict[str, Array]]
 
 
 def _band(points: Array, sample: Array) -> list[list[float] | None]:
-    """The interval at each point of a curve; points (m,), sample (replicates, m). None where it has no width."""
+    """The interval at each point of a curve; points (m,), sample (replicates, m). None where it has
+    no width."""
     found = (percentile_interval(values) for values in sample.T)
     held = (ci and around(value, ci) for value, ci in zip(points.tolist(), found, strict=True))
     return [ci and list(ci) for ci in held]
@@ -372,7 +380,8 @@ def _thresholds(part: _Part, model: str, point: dict[str, Array], sample: dict[s
 
 
 def _judge_raw(part: _Part, bootstrap: _Bootstrap) -> dict[str, Any]:
-    """How good the probabilities were before anything was done to them (they rank the rows as the final ones do)."""
+    """How good the probabilities were before anything was done to them (they rank the rows as the
+    final ones do)."""
     drawn: dict[tuple[str, str], list[Array]] = defaultdict(list)
     for counts in bootstrap.counts(part, RAW_REPLICATES):
         counted = part.counted(counts)
@@ -396,7 +405,8 @@ def _judge_times(
     bootstrap: _Bootstrap,
     clusters: Mapping[str, Hashable] | None,
 ) -> dict[str, Any]:
-    """What the weights are worth and, with `followed`, the C-index and the observed risk of all at risk, censored ones too."""
+    """What the weights are worth and, with `followed`, the C-index and the observed risk of all at
+    risk, censored ones too."""
     assert part.weight is not None
     known = followed or {}
     ids = part.ids + [row["row_id"] for row in next(iter(unknown.values()), []) if row["row_id"] in known]
@@ -436,7 +446,8 @@ def _judge_times(
 
 
 def _check_rows(part: str, models: dict[str, list[dict[str, Any]]]) -> tuple[Array, dict[str, Array], dict[str, float]]:
-    """Outcomes (rows,), each model's risks (rows,) and threshold; DataError unless all models have the same rows."""
+    """Outcomes (rows,), each model's risks (rows,) and threshold; DataError unless all models have
+    the same rows."""
     keys = [(row["row_id"], row["y_true"]) for row in next(iter(models.values()))]
     if len({row_id for row_id, _ in keys}) < len(keys):
         raise DataError(f"predictions: a row_id stands twice in part {part} for the same model; keep one")
@@ -464,11 +475,12 @@ def _difference(
 
 
 def verdict(part: dict[str, Any]) -> dict[str, Any]:
-    """Is the tuned language model worth it? Against the classical model that is hardest to beat on these rows.
+    """Is the tuned language model worth it? Against the classical model that is hardest to beat on
+    these rows.
 
-    `decision`: `better` (than every classical model), `worse` (than at least one), `no_difference_shown` or
-    `no_comparison`; `against`: the classical model that decides it, the one with the highest AUROC where several do;
-    `text`: the same in plain words.
+    `decision`: `better` (than every classical model), `worse` (than at least one),
+    `no_difference_shown` or `no_comparison`; `against`: the classical model that decides it, the
+    one with the highest AUROC where several do; `text`: the same in plain words.
     """
     rivals = [name for name in CLASSICAL if name in part["models"]]
     if not rivals:
@@ -518,8 +530,9 @@ def _key_differences(part: dict[str, Any], rival: str) -> dict[str, dict[str, An
 def _decide(auroc: dict[str, Any], log_loss: dict[str, Any]) -> str:
     """Better: clearly so in ranking, while the probabilities do not even point to worse.
 
-    Better probabilities alone do not make it: the language model is calibrated on the validation part, its rivals are
-    not. Worse: clearly so in one, and not clearly better in the other. Doubt counts against the costlier model.
+    Better probabilities alone do not make it: the language model is calibrated on the validation
+    part, its rivals are not. Worse: clearly so in one, and not clearly better in the other. Doubt
+    counts against the costlier model.
     """
     ranking, probabilities = _side(auroc), -_side(log_loss)
     points_to_worse = auroc["value"] <= -NEGLIGIBLE or log_loss["value"] >= NEGLIGIBLE
@@ -531,7 +544,8 @@ def _decide(auroc: dict[str, Any], log_loss: dict[str, Any]) -> str:
 
 
 def _side(difference: dict[str, Any]) -> int:
-    """1 when the difference is clearly above 0, by its interval, -1 when clearly below, 0 when it does not tell."""
+    """1 when the difference is clearly above 0, by its interval, -1 when clearly below, 0 when it
+    does not tell."""
     ci = difference["ci"]
     if ci is None or abs(difference["value"]) < NEGLIGIBLE:
         return 0

@@ -1,7 +1,8 @@
-"""What a model's risk depends on, column by column, in the same way for a language model and a table model.
+"""What a model's risk depends on, column by column, in the same way for a language model and a
+table model.
 
-Every function takes `risk_of`, typed columns -> risks, and asks it once, for all the changed rows together: a language
-model then shows one progress bar, and a table model is fitted once.
+Every function takes `risk_of`, typed columns -> risks, and asks it once, for all the changed rows
+together: a language model then shows one progress bar, and a table model is fitted once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,8 @@ RiskOf = Callable[[pl.DataFrame], Array]
 """Rows with the dictionary's columns, typed, n of them -> risks (n,), 0 to 1."""
 
 ROWS = 200
-"""Patients that an importance rests on by default: a language model on a processor scores about 15 a second."""
+"""Patients that an importance rests on by default: a language model on a processor scores about 15
+a second."""
 CURVE_ROWS = 50
 """Patients that a partial dependence is averaged over by default."""
 REPLICATES = 1000
@@ -36,7 +38,7 @@ FEW = 10
 """A category of fewer training patients, which no dictionary lists, is not named."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # two kinds of models behind one interface
 
 
@@ -55,10 +57,12 @@ def language_risk(score: Score, order: Sequence[str], data: DataConfig, serializ
 def table_risk(
     baseline: Baseline, frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataConfig, seed: int
 ) -> RiskOf:
-    """The risks of a comparator such as LightGBM, fitted on the training part of `frame` at every call.
+    """The risks of a comparator such as LightGBM, fitted on the training part of `frame` at every
+    call.
 
-    The rows to be scored are laid below the others as rows of the test part. Comparators learn nothing from that part, so
-    it is the model of the report, and the outcomes written for these rows are never read.
+    The rows to be scored are laid below the others as rows of the test part. Comparators learn
+    nothing from that part, so it is the model of the report, and the outcomes written for these
+    rows are never read.
     """
     names = [*data.inputs, *(name for name in (data.name_of("group"), WEIGHT) if name in frame.columns)]
     known = frame.select(names)
@@ -79,7 +83,7 @@ def _ask(risk_of: RiskOf, frames: Sequence[pl.DataFrame]) -> list[Array]:
     return np.split(risks, np.cumsum([frame.height for frame in frames])[:-1])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # explanations
 
 
@@ -95,11 +99,13 @@ def explain(
     grid_points: int = 6,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`{"importance": [{column, value, ci, model, ...}], "partial_dependence": [{column, unit, x, models}]}`.
+    """`{"importance": [{column, value, ci, model, ...}], "partial_dependence": [{column, unit, x,
+    models}]}`.
 
-    frame and events: the rows to explain on, mostly the test part; `training`: the training part, for the range of the
-    curves. Curves are drawn for the `curves` columns that matter most to the first model. A table of ready texts has no
-    columns that its language model reads; the result is then empty, with a `note`.
+    frame and events: the rows to explain on, mostly the test part; `training`: the training part,
+    for the range of the curves. Curves are drawn for the `curves` columns that matter most to the
+    first model. A table of ready texts has no columns that its language model reads; the result is
+    then empty, with a `note`.
     """
     if data.name_of("text"):
         note = "the patients' texts come ready made, so no column of theirs can be changed"
@@ -139,11 +145,12 @@ def permutation_importance(
 ) -> list[dict[str, Any]]:
     """How much worse the model ranks and predicts when one column is shuffled among the patients.
 
-    Breiman, Mach Learn 2001;45:5, section 10. For each feature column `{column, value, ci, log_loss, log_loss_ci}`: `value`
-    is the fall of the AUROC, `log_loss` the rise of the log-loss, means over `repeats` shuffles. Intervals are 95 %
-    bootstraps over patients (whole, where they have several rows) and shuffles, null where nothing varies. What is derived
-    from a column is derived anew; a column that others stand in for has a low importance. Texts scored: rows x (1 + columns
-    x repeats). Null where `events`, (n,) of 0 and 1, holds one outcome only.
+    Breiman, Mach Learn 2001;45:5, section 10. For each feature column `{column, value, ci,
+    log_loss, log_loss_ci}`: `value` is the fall of the AUROC, `log_loss` the rise of the log-loss,
+    means over `repeats` shuffles. Intervals are 95 % bootstraps over patients (whole, where they
+    have several rows) and shuffles, null where nothing varies. What is derived from a column is
+    derived anew; a column that others stand in for has a low importance. Texts scored: rows x (1 +
+    columns x repeats). Null where `events`, (n,) of 0 and 1, holds one outcome only.
     """
     chosen = stratified_rows(events, rows, seed)
     frame, y_true = frame[chosen], np.asarray(events)[chosen].astype(float)
@@ -167,7 +174,8 @@ def permutation_importance(
 def _worse(
     y_true: Array, base: Array, shuffled: list[Array], counts: Array, weight: Array | None = None
 ) -> dict[str, Any]:
-    """Each replicate of the bootstrap judges one of the shuffles, so the interval holds the spread of both."""
+    """Each replicate of the bootstrap judges one of the shuffles, so the interval holds the spread
+    of both."""
     counts = counts if weight is None else counts * weight
     entry: dict[str, Any] = {}
     for metric, sign, value, ci in (
@@ -190,10 +198,12 @@ def _worse(
 
 
 def leave_one_field_out(risk_of: RiskOf, row: pl.DataFrame, data: DataConfig) -> dict[str, Any]:
-    """For one patient, `{"risk", "fields": [{column, risk, change}], "not_recorded": [column]}`, the largest change first.
+    """For one patient, `{"risk", "fields": [{column, risk, change}], "not_recorded": [column]}`,
+    the largest change first.
 
-    row: one row with the dictionary's columns, typed; DataError for another number of rows. A field's `risk` is that without
-    it, its `change` this minus the patient's: above 0 where the field lowers the risk. No value of the patient is in it.
+    row: one row with the dictionary's columns, typed; DataError for another number of rows. A
+    field's `risk` is that without it, its `change` this minus the patient's: above 0 where the
+    field lowers the risk. No value of the patient is in it.
     """
     if row.height != 1:
         raise DataError(f"leave_one_field_out: {row.height} rows came; it explains one patient's risk, so give one row")
@@ -211,10 +221,12 @@ def leave_one_field_out(risk_of: RiskOf, row: pl.DataFrame, data: DataConfig) ->
 def partial_dependence(
     risk_of: RiskOf, frame: pl.DataFrame, data: DataConfig, grids: Mapping[str, Sequence[Any]]
 ) -> dict[str, list[float]]:
-    """Mean risk of the rows when all of them have the same value in a column, for each value of the column's grid.
+    """Mean risk of the rows when all of them have the same value in a column, for each value of the
+    column's grid.
 
-    Friedman, Ann Stat 2001;29:1189, section 8.2. It averages over patients who may not exist, such as a woman of 40 with
-    the cholesterol of another; the grids of `grid_of` keep each value at least inside what training saw.
+    Friedman, Ann Stat 2001;29:1189, section 8.2. It averages over patients who may not exist, such
+    as a woman of 40 with the cholesterol of another; the grids of `grid_of` keep each value at
+    least inside what training saw.
     """
     places = [(name, value) for name, grid in grids.items() for value in grid]
     if not places:
@@ -228,10 +240,12 @@ def partial_dependence(
 
 
 def grid_of(training: pl.Series, data: DataConfig, points: int = 6) -> list[Any]:
-    """Values to draw a curve over, of one column's training rows; empty when it has no scale or categories.
+    """Values to draw a curve over, of one column's training rows; empty when it has no scale or
+    categories.
 
-    Numbers: evenly spaced quantiles from 5 to 95 %, so that no extreme patient is shown. Coded columns: the codes that
-    training has, if the dictionary does not list them only those of ten patients.
+    Numbers: evenly spaced quantiles from 5 to 95 %, so that no extreme patient is shown. Coded
+    columns: the codes that training has, if the dictionary does not list them only those of ten
+    patients.
     """
     column, known = data.columns[training.name], training.drop_nulls()
     if known.is_empty():

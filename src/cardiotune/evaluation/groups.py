@@ -27,12 +27,13 @@ def judge_groups(
     ids: Sequence[str] = (),
     told: Sequence[Told] = (),
 ) -> list[dict[str, Any]]:
-    """One entry a column and group: its size, its events and every model's METRICS, at the model's own threshold.
+    """One entry a column and group: its size, its events and every model's METRICS, at the model's
+    own threshold.
 
-    y_true (n,); models: model -> what it is judged on; columns: title -> labels (n,); resamples: row counts, (some
-    replicates, n) at a time. In a replicate a group has the rows that were drawn of it, so its size varies as it would in
-    another sample.
-    `told`: what another table tells of the rows with `ids` (n,) and others, beside which nothing small may follow.
+    y_true (n,); models: model -> what it is judged on; columns: title -> labels (n,); resamples:
+    row counts, (some replicates, n) at a time. In a replicate a group has the rows that were drawn
+    of it, so its size varies as it would in another sample. `told`: what another table tells of the
+    rows with `ids` (n,) and others, beside which nothing small may follow.
     """
     cells = {(column, group): rows for column, labels in columns.items() for group, rows in _groups(labels).items()}
     without_size, without_events = withhold(cells, y_true, ids, told)

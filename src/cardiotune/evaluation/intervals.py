@@ -1,7 +1,9 @@
-"""95 % intervals: bootstrap (ordinary, stratified, of clusters), Wilson's for shares and DeLong's for the AUROC.
+"""95 % intervals: bootstrap (ordinary, stratified, of clusters), Wilson's for shares and DeLong's
+for the AUROC.
 
-An interval without width is no knowledge: where a bootstrap shows no variation, as at a sensitivity of 1, there is either a
-formula that gives an interval (of a share, a ratio of two shares, an AUROC) or none.
+An interval without width is no knowledge: where a bootstrap shows no variation, as at a sensitivity
+of 1, there is either a formula that gives an interval (of a share, a ratio of two shares, an AUROC)
+or none.
 """
 
 import math
@@ -24,25 +26,28 @@ MOST_CELLS = 50_000_000
 """Rows times replicates of one bootstrap, at most, as long as FEWEST_REPLICATES are left."""
 FEWEST_REPLICATES = 200
 ROUNDING = 1e-9
-"""An interval that is narrower than this share of its larger end has no width but that of rounding."""
+"""An interval that is narrower than this share of its larger end has no width but that of
+rounding."""
 SMALLEST = 1e-12
 """Nor has one that is narrower than this."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # bootstrap
 
 
 def bootstrap_counts(
     y_true: Array, replicates: int, seed: int, stratified: bool = False, clusters: NDArray[np.int_] | None = None
 ) -> Iterator[Array]:
-    """Bootstrap as row counts, (some replicates, n) at a time; `stratified` draws events and non-events apart.
+    """Bootstrap as row counts, (some replicates, n) at a time; `stratified` draws events and
+    non-events apart.
 
-    `clusters` (n,): number of each row's cluster (patient), from 0 without gaps; clusters are then drawn whole, as many
-    as there are, and stratified means those with an event apart from those without.
-    Efron & Tibshirani 1993, chapter 6; clusters: Davison & Hinkley 1997, section 3.8. The same seed gives the same
-    replicates, so models on the same rows are paired. Stratified replicates of rows all have the same prevalence, so
-    intervals of what depends on it are too narrow.
+    `clusters` (n,): number of each row's cluster (patient), from 0 without gaps; clusters are then
+    drawn whole, as many as there are, and stratified means those with an event apart from those
+    without. Efron & Tibshirani 1993, chapter 6; clusters: Davison & Hinkley 1997, section 3.8. The
+    same seed gives the same replicates, so models on the same rows are paired. Stratified
+    replicates of rows all have the same prevalence, so intervals of what depends on it are too
+    narrow.
     """
     draw = np.random.default_rng(seed)
     unit = np.arange(len(y_true)) if clusters is None else clusters
@@ -61,15 +66,16 @@ def bootstrap_counts(
 
 
 def affordable(replicates: int, rows: int) -> int:
-    """As many of the `replicates` as can be afforded: all 1,000 up to 50,000 rows, at least FEWEST_REPLICATES."""
+    """As many of the `replicates` as can be afforded: all 1,000 up to 50,000 rows, at least
+    FEWEST_REPLICATES."""
     return min(replicates, max(FEWEST_REPLICATES, MOST_CELLS // max(1, rows)))
 
 
 def percentile_interval(values: Array) -> Interval | None:
     """Percentile interval, 95 %, wide enough whatever the undefined replicates might have been.
 
-    values (replicates,). The undefined may lie beyond either end, so the percentiles of the others move outwards. None
-    when over 2.5 % are undefined.
+    values (replicates,). The undefined may lie beyond either end, so the percentiles of the others
+    move outwards. None when over 2.5 % are undefined.
     """
     known = values[np.isfinite(values)]
     undefined = (len(values) - len(known)) / len(values)
@@ -81,10 +87,12 @@ def percentile_interval(values: Array) -> Interval | None:
 
 
 def symmetric_interval(value: float, values: Array) -> Interval | None:
-    """Estimate plus and minus its larger distance to a percentile of the bootstrap, of what lies from 0 to 1.
+    """Estimate plus and minus its larger distance to a percentile of the bootstrap, of what lies
+    from 0 to 1.
 
-    For a distance, such as the ICI, that chance makes larger and never smaller: its replicates lie above the estimate as
-    that lies above the truth, so that their percentiles are too high, often all above the estimate itself, and never reach
+    For a distance, such as the ICI, that chance makes larger and never smaller: its replicates lie
+    above the estimate as that lies above the truth, so that their percentiles are too high, often
+    all above the estimate itself, and never reach
     0. `value` is the estimate, values (replicates,). None as `percentile_interval`.
     """
     found = percentile_interval(values)
@@ -95,7 +103,8 @@ def symmetric_interval(value: float, values: Array) -> Interval | None:
 
 
 def around(value: float, ci: Interval) -> Interval | None:
-    """The interval, widened to hold the estimate where the bootstrap's bias leaves it out; None without any width."""
+    """The interval, widened to hold the estimate where the bootstrap's bias leaves it out; None
+    without any width."""
     low, high = min(ci[0], value), max(ci[1], value)
     return (low, high) if high - low > max(SMALLEST, ROUNDING * max(abs(low), abs(high))) else None
 
@@ -103,10 +112,11 @@ def around(value: float, ci: Interval) -> Interval | None:
 def worth(
     weight: Array | None = None, clusters: NDArray[np.int_] | None = None, rows: NDArray[np.bool_] | None = None
 ) -> float:
-    """How many independent rows of equal weight these are worth: Kish 1965, Survey Sampling, section 11.7.
+    """How many independent rows of equal weight these are worth: Kish 1965, Survey Sampling,
+    section 11.7.
 
-    weight (n,), clusters (n,) numbers, rows (n,) those that are counted; at least one of them is given. What rows of one
-    cluster add to each other is not known, so they count as one.
+    weight (n,), clusters (n,) numbers, rows (n,) those that are counted; at least one of them is
+    given. What rows of one cluster add to each other is not known, so they count as one.
     """
     size = len(next(given for given in (weight, clusters, rows) if given is not None))
     total: Array = np.ones(size) if weight is None else weight
@@ -119,12 +129,13 @@ def worth(
     return float(total.sum() ** 2 / square) if square else 0.0
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # shares
 
 
 def wilson(count: float, size: float) -> Interval:
-    """Score interval of the share count / size, within 0 and 1; size at least 1. Wilson, J Am Stat Assoc 1927;22:209."""
+    """Score interval of the share count / size, within 0 and 1; size at least 1. Wilson, J Am Stat
+    Assoc 1927;22:209."""
     share, square = count / size, NORMAL_QUANTILE**2
     centre = share + square / (2 * size)
     half = NORMAL_QUANTILE * math.sqrt(share * (1 - share) / size + square / (4 * size**2))
@@ -134,7 +145,8 @@ def wilson(count: float, size: float) -> Interval:
 
 
 def ratio_interval(above: tuple[float, float], below: tuple[float, float]) -> Interval:
-    """Interval of the ratio of two independent shares, `(share, size)` each, that of the second above 0.
+    """Interval of the ratio of two independent shares, `(share, size)` each, that of the second
+    above 0.
 
     From Wilson's interval of each: Newcombe, Stat Methods Med Res 2016;25:1774 (MOVER-R).
     """
@@ -149,7 +161,7 @@ def ratio_interval(above: tuple[float, float], below: tuple[float, float]) -> In
     return max(0.0, bound(-1, p_low, q_high)), bound(1, p_high, q_low)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # AUROC
 
 
@@ -162,10 +174,11 @@ class DeLong(NamedTuple):
 
 
 def auroc_interval(value: float, events: float, others: float) -> Interval:
-    """Score interval of an AUROC of 0 to 1 from its value and the numbers of events and others; of use at 0 and 1.
+    """Score interval of an AUROC of 0 to 1 from its value and the numbers of events and others; of
+    use at 0 and 1.
 
-    Newcombe, Stat Med 2006;25:559, method 5: the values that lie within 1.96 of their own standard errors, which are
-    Hanley & McNeil's with the mean of the two numbers for each.
+    Newcombe, Stat Med 2006;25:559, method 5: the values that lie within 1.96 of their own standard
+    errors, which are Hanley & McNeil's with the mean of the two numbers for each.
     """
     mean = (events + others) / 2 - 1
 
@@ -188,8 +201,9 @@ def auroc_interval(value: float, events: float, others: float) -> Interval:
 def delong_interval(y_true: Array, y_prob: Array) -> Interval | None:
     """AUROC +- 1.96 standard errors, cut at 0 and 1. DeLong et al., Biometrics 1988;44:837.
 
-    None with fewer than two events or non-events, and when the estimated variance is 0 (outcomes parted completely, or
-    constant risks): that would be an interval without width, which is no knowledge.
+    None with fewer than two events or non-events, and when the estimated variance is 0 (outcomes
+    parted completely, or constant risks): that would be an interval without width, which is no
+    knowledge.
     """
     found = _components(y_true, y_prob)
     if found is None:
@@ -200,14 +214,16 @@ def delong_interval(y_true: Array, y_prob: Array) -> Interval | None:
 
 
 def delong_test(y_true: Array, first: Array, second: Array) -> DeLong | None:
-    """AUROC of `first` minus that of `second`, two models' risks of the same rows. DeLong et al. 1988, section 3.
+    """AUROC of `first` minus that of `second`, two models' risks of the same rows. DeLong et al.
+    1988, section 3.
 
     None as for the interval; so it is when both rank the rows alike.
     """
     ours, theirs = _components(y_true, first), _components(y_true, second)
     if ours is None or theirs is None:
         return None
-    # The variance of the difference is that of the differences, row by row: no covariance has to be taken off.
+    # The variance of the difference is that of the differences, row by row: no covariance has to be
+    # taken off.
     value, variance = _mean_and_variance(ours[0] - theirs[0], ours[1] - theirs[1])
     if variance <= 0:
         return None
@@ -217,7 +233,8 @@ def delong_test(y_true: Array, first: Array, second: Array) -> DeLong | None:
 
 
 def _components(y_true: Array, y_prob: Array) -> tuple[Array, Array] | None:
-    """Structural components: of every event the share of non-events below it, of every non-event that of events above.
+    """Structural components: of every event the share of non-events below it, of every non-event
+    that of events above.
 
     From midranks in n log n: Sun & Xu, IEEE Signal Process Lett 2014;21:1389.
     """

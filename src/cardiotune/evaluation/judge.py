@@ -28,8 +28,9 @@ def judge(
 ) -> dict[str, Any]:
     """Metrics of the predictions in a folder, written beside them.
 
-    `frame` tells the rows' subgroups, patients and follow-up; with its `parts`, subgroups are withheld with regard to Table 1
-    too. `censored`: further rows, of unknown outcome. DataError when weights are asked for and the predictions have none.
+    `frame` tells the rows' subgroups, patients and follow-up; with its `parts`, subgroups are
+    withheld with regard to Table 1 too. `censored`: further rows, of unknown outcome. DataError
+    when weights are asked for and the predictions have none.
     """
     settings = config.evaluation
     rows = read_predictions(folder)

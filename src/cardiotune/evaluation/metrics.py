@@ -1,8 +1,9 @@
 """Clinical metrics as pure functions of `y_true`, `y_prob` and optional row weights.
 
-Shapes: y_true (n,) of 0 and 1; y_prob (n,) in [0, 1]; weight (n,) or (replicates, n), at least 0, default all 1. The
-result is a float, or (replicates,) with one value for each row of weights: a bootstrap is a matrix of counts, and every
-metric is computed for all replicates at once. Undefined is NaN here, and null with a reason in `metrics.json`.
+Shapes: y_true (n,) of 0 and 1; y_prob (n,) in [0, 1]; weight (n,) or (replicates, n), at least 0,
+default all 1. The result is a float, or (replicates,) with one value for each row of weights: a
+bootstrap is a matrix of counts, and every metric is computed for all replicates at once. Undefined
+is NaN here, and null with a reason in `metrics.json`.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,8 @@ Array = NDArray[np.float64]
 Metric = Callable[..., Array]
 
 RIDGE = 1e-8
-"""Penalty of the calibration curve as a share of all rows: none to speak of, unless a curve would run to infinity."""
+"""Penalty of the calibration curve as a share of all rows: none to speak of, unless a curve would
+run to infinity."""
 
 
 def _weights(y_true: Array, weight: Array | None) -> Array:
@@ -32,12 +34,13 @@ def _ratio(above: Array, below: Array) -> Array:
     return np.asarray(quotient)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # discrimination
 
 
 def auroc(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Area under the ROC curve, 0 to 1: P(risk of an event > risk of a non-event), ties counted half.
+    """Area under the ROC curve, 0 to 1: P(risk of an event > risk of a non-event), ties counted
+    half.
 
     Hanley & McNeil, Radiology 1982;143:29. NaN with one outcome only.
     """
@@ -48,7 +51,8 @@ def auroc(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
 
 
 def auprc(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Average precision, 0 to 1: sum of precision times the step in recall, from high to low risk (no interpolation).
+    """Average precision, 0 to 1: sum of precision times the step in recall, from high to low risk
+    (no interpolation).
 
     A model without information has the prevalence. NaN without events.
     """
@@ -61,7 +65,8 @@ def auprc(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
 
 
 def _by_score(y_true: Array, y_prob: Array, weight: Array | None) -> tuple[Array, Array]:
-    """Weight of events and of non-events at each distinct risk, from low to high: (..., distinct risks)."""
+    """Weight of events and of non-events at each distinct risk, from low to high: (..., distinct
+    risks)."""
     weight = _weights(y_true, weight)
     if not (np.diff(y_prob) >= 0).all():
         order = np.argsort(y_prob, kind="stable")
@@ -73,7 +78,7 @@ def _by_score(y_true: Array, y_prob: Array, weight: Array | None) -> tuple[Array
     return events, others
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # overall
 
 
@@ -84,7 +89,8 @@ def brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
 
 
 def scaled_brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """1 - Brier score / Brier score of the prevalence: 1 best, 0 no better than the prevalence, below 0 worse.
+    """1 - Brier score / Brier score of the prevalence: 1 best, 0 no better than the prevalence,
+    below 0 worse.
 
     Steyerberg et al., Epidemiology 2010;21:128. NaN with one outcome.
     """
@@ -94,18 +100,20 @@ def scaled_brier(y_true: Array, y_prob: Array, weight: Array | None = None) -> A
 
 
 def log_loss(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Mean negative log-likelihood in nats, 0 (best) upwards; risks are kept off 0 and 1 by the machine epsilon."""
+    """Mean negative log-likelihood in nats, 0 (best) upwards; risks are kept off 0 and 1 by the
+    machine epsilon."""
     weight = _weights(y_true, weight)
     risk = logistic.off_0_and_1(y_prob)
     return _ratio(weight @ -(y_true * np.log(risk) + (1 - y_true) * np.log1p(-risk)), weight.sum(-1))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # calibration
 
 
 def observed_expected(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Events over the sum of the risks, 0 upwards. Best 1; below 1 the risks are too high on the whole.
+    """Events over the sum of the risks, 0 upwards. Best 1; below 1 the risks are too high on the
+    whole.
 
     Debray et al., BMJ 2017;356:i6460. NaN when all risks are 0.
     """
@@ -114,9 +122,11 @@ def observed_expected(y_true: Array, y_prob: Array, weight: Array | None = None)
 
 
 def calibration_intercept(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Calibration-in-the-large: intercept of a logistic regression on logit(y_prob) with the slope fixed at 1.
+    """Calibration-in-the-large: intercept of a logistic regression on logit(y_prob) with the slope
+    fixed at 1.
 
-    Best 0; below 0 the risks are too high on the whole. Van Calster et al., BMC Med 2019;17:230. NaN with one outcome.
+    Best 0; below 0 the risks are too high on the whole. Van Calster et al., BMC Med 2019;17:230.
+    NaN with one outcome.
     """
     weight = np.atleast_2d(_weights(y_true, weight))
     design = np.ones((len(y_true), 1))
@@ -124,10 +134,11 @@ def calibration_intercept(y_true: Array, y_prob: Array, weight: Array | None = N
 
 
 def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Slope of a logistic regression of the outcome on logit(y_prob). Best 1; below 1 the risks are too extreme.
+    """Slope of a logistic regression of the outcome on logit(y_prob). Best 1; below 1 the risks are
+    too extreme.
 
-    Cox, Biometrika 1958;45:562. NaN with one outcome, with constant risks, or when the risks part the outcomes
-    completely (the slope is then infinite).
+    Cox, Biometrika 1958;45:562. NaN with one outcome, with constant risks, or when the risks part
+    the outcomes completely (the slope is then infinite).
     """
     weight, log_odds = np.atleast_2d(_weights(y_true, weight)), logistic.logit(y_prob)
     scale = log_odds.std() or 1.0
@@ -139,12 +150,14 @@ def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None)
 def calibration_errors(
     y_true: Array, y_prob: Array, weight: Array | None = None, knots: Array | None = None
 ) -> dict[str, Array]:
-    """`ici`, `e50`, `e90`, `emax`: mean, median, 90th percentile and maximum of |y_prob - its calibration curve|.
+    """`ici`, `e50`, `e90`, `emax`: mean, median, 90th percentile and maximum of |y_prob - its
+    calibration curve|.
 
-    Austin & Steyerberg, Stat Med 2019;38:4051; 0 (best) to 1. The curve is their logistic regression on a restricted
-    cubic spline of logit(y_prob), with 5 knots; 4, 3 or a straight line with fewer than 100, 50 or 20 rows of the rarer
-    outcome. `knots` (on the logit scale) are placed by the unweighted rows, so that all bootstrap replicates have the
-    same. Percentiles are the smallest error that this share of the rows does not exceed. NaN with one outcome.
+    Austin & Steyerberg, Stat Med 2019;38:4051; 0 (best) to 1. The curve is their logistic
+    regression on a restricted cubic spline of logit(y_prob), with 5 knots; 4, 3 or a straight line
+    with fewer than 100, 50 or 20 rows of the rarer outcome. `knots` (on the logit scale) are placed
+    by the unweighted rows, so that all bootstrap replicates have the same. Percentiles are the
+    smallest error that this share of the rows does not exceed. NaN with one outcome.
     """
     weight, log_odds = np.atleast_2d(_weights(y_true, weight)), logistic.logit(y_prob)
     design = logistic.natural_spline(log_odds, logistic.knots(y_true, log_odds) if knots is None else knots)
@@ -165,7 +178,8 @@ def calibration_errors(
 
 
 def ici(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Integrated calibration index: mean distance of the risks from their calibration curve; `calibration_errors`."""
+    """Integrated calibration index: mean distance of the risks from their calibration curve;
+    `calibration_errors`."""
     return calibration_errors(y_true, y_prob, weight)["ici"]
 
 
@@ -175,7 +189,8 @@ def e50(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
 
 
 def e90(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """90th percentile of the distance of the risks from their calibration curve; `calibration_errors`."""
+    """90th percentile of the distance of the risks from their calibration curve;
+    `calibration_errors`."""
     return calibration_errors(y_true, y_prob, weight)["e90"]
 
 
@@ -188,19 +203,21 @@ def _both_outcomes(y_true: Array, weight: Array) -> NDArray[np.bool_]:
     return np.asarray((weight @ y_true > 0) & (weight @ (1 - y_true) > 0))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # at a threshold
 
 
 class Table(NamedTuple):
-    """Weight of the true positives, false positives, false negatives and true negatives; each () or (replicates,)."""
+    """Weight of the true positives, false positives, false negatives and true negatives; each () or
+    (replicates,)."""
 
     tp: Array
     fp: Array
     fn: Array
     tn: Array
     unread_events: Array | float = 0.0
-    """Of events whose answer could not be parsed: neither flagged nor not, and wrong. Only answers in words have some."""
+    """Of events whose answer could not be parsed: neither flagged nor not, and wrong. Only answers
+    in words have some."""
     unread_others: Array | float = 0.0
 
     @property
@@ -217,7 +234,8 @@ def table(
     threshold: float = 0.5,
     unread: NDArray[np.bool_] | None = None,
 ) -> Table:
-    """Rows by outcome and by whether they are flagged, which is a risk of at least `threshold`; `unread` (n,) are apart."""
+    """Rows by outcome and by whether they are flagged, which is a risk of at least `threshold`;
+    `unread` (n,) are apart."""
     event, flagged = y_true == 1, y_prob >= threshold
     cells = [event & flagged, ~event & flagged, event & ~flagged, ~event & ~flagged]
     if unread is not None:
@@ -226,7 +244,8 @@ def table(
 
 
 class AtThreshold:
-    """A metric of flagged and unflagged rows: of `y_true`, `y_prob`, `weight` and `threshold`, by way of its `Table`."""
+    """A metric of flagged and unflagged rows: of `y_true`, `y_prob`, `weight` and `threshold`, by
+    way of its `Table`."""
 
     def __init__(self, formula: Callable[[Table], Array]) -> None:
         self.of = formula
@@ -239,7 +258,8 @@ class AtThreshold:
 
 @AtThreshold
 def accuracy(cells: Table) -> Array:
-    """Share of rows that are flagged (risk >= threshold) and have the event, or neither; an unread answer is wrong."""
+    """Share of rows that are flagged (risk >= threshold) and have the event, or neither; an unread
+    answer is wrong."""
     return _ratio(cells.tp + cells.tn, cells.total)
 
 
@@ -269,15 +289,18 @@ def specificity(cells: Table) -> Array:
 
 @AtThreshold
 def fnr(cells: Table) -> Array:
-    """False-negative rate: unflagged or unread among the events, 1 - sensitivity. NaN without events."""
+    """False-negative rate: unflagged or unread among the events, 1 - sensitivity. NaN without
+    events."""
     return _ratio(cells.fn + cells.unread_events, cells.tp + cells.fn + cells.unread_events)
 
 
 @AtThreshold
 def lr_positive(cells: Table) -> Array:
-    """Positive likelihood ratio, sensitivity / (1 - specificity): how much a flag raises the odds; 1 is no information.
+    """Positive likelihood ratio, sensitivity / (1 - specificity): how much a flag raises the odds;
+    1 is no information.
 
-    Deeks & Altman, BMJ 2004;329:168. NaN with one outcome, and when no non-event is flagged (it has no bound then).
+    Deeks & Altman, BMJ 2004;329:168. NaN with one outcome, and when no non-event is flagged (it has
+    no bound then).
     """
     wrong = cells.fp + cells.unread_others
     return _ratio(recall.of(cells), _ratio(wrong, wrong + cells.tn))
@@ -285,7 +308,8 @@ def lr_positive(cells: Table) -> Array:
 
 @AtThreshold
 def lr_negative(cells: Table) -> Array:
-    """Negative likelihood ratio, (1 - sensitivity) / specificity: how much no flag lowers the odds; 1: no information.
+    """Negative likelihood ratio, (1 - sensitivity) / specificity: how much no flag lowers the odds;
+    1: no information.
 
     Deeks & Altman, BMJ 2004;329:168. NaN with one outcome, and when every non-event is flagged.
     """
@@ -300,13 +324,15 @@ def flagged(cells: Table) -> Array:
 
 @AtThreshold
 def f1(cells: Table) -> Array:
-    """Harmonic mean of precision and recall of the event. NaN when there is neither an event nor a flag."""
+    """Harmonic mean of precision and recall of the event. NaN when there is neither an event nor a
+    flag."""
     return _ratio(2 * cells.tp, 2 * cells.tp + cells.fp + cells.fn + cells.unread_events)
 
 
 @AtThreshold
 def f1_weighted(cells: Table) -> Array:
-    """F1 of the event and of the non-event, averaged by how many rows have each; an undefined F1 counts as 0."""
+    """F1 of the event and of the non-event, averaged by how many rows have each; an undefined F1
+    counts as 0."""
     tp, fp, fn, tn, unread_events, unread_others = cells
     events, others = tp + fn + unread_events, tn + fp + unread_others
     event = np.nan_to_num(_ratio(2 * tp, tp + fp + events))
@@ -315,15 +341,18 @@ def f1_weighted(cells: Table) -> Array:
 
 
 def net_benefit(y_true: Array, y_prob: Array, weight: Array | None = None, *, threshold: float = 0.5) -> Array:
-    """True positives less false positives at the threshold's odds, per row; at most the prevalence, 0 flags nobody.
+    """True positives less false positives at the threshold's odds, per row; at most the prevalence,
+    0 flags nobody.
 
-    Vickers & Elkin, Med Decis Making 2006;26:565. NaN at a threshold of 1, where a false positive costs without bound.
+    Vickers & Elkin, Med Decis Making 2006;26:565. NaN at a threshold of 1, where a false positive
+    costs without bound.
     """
     return decision_curve(y_true, y_prob, weight, thresholds=np.array([threshold]))[..., 0]
 
 
 def decision_curve(y_true: Array, y_prob: Array, weight: Array | None = None, *, thresholds: Array) -> Array:
-    """Net benefit at each of `thresholds` (m,): shape (m,) or (replicates, m). Risks of 1 flag everybody."""
+    """Net benefit at each of `thresholds` (m,): shape (m,) or (replicates, m). Risks of 1 flag
+    everybody."""
     weight, below_1 = _weights(y_true, weight), np.asarray(thresholds) < 1
     odds = np.divide(thresholds, 1 - thresholds, out=np.full(len(thresholds), np.nan), where=below_1)
     places, column = np.unique(thresholds, return_inverse=True)
@@ -370,8 +399,8 @@ def all_metrics(
 ) -> dict[str, Array]:
     """Every metric by name; shape () or (replicates,).
 
-    `unread` (n,) is given for answers in words, and says which could not be parsed. They are wrong; answers carry no
-    probability, so all but the metrics at a threshold are NaN.
+    `unread` (n,) is given for answers in words, and says which could not be parsed. They are wrong;
+    answers carry no probability, so all but the metrics at a threshold are NaN.
     """
     shape = () if weight is None or np.ndim(weight) == 1 else (len(weight),)
     plain = RANKED | PROBABILITY | OVERALL

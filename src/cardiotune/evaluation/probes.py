@@ -1,9 +1,9 @@
 """Does the risk change when the patient does not? And does it rise where a finding gets worse?
 
-Each probe writes the same patients otherwise (order, style, rounding, units, names), or leaves one field out, and
-measures how far the risks move. Ribeiro et al., ACL 2020 (CheckList): invariance and directional expectation tests; the
-order and wording of a prompt are known to move a language model (Sclar et al., ICLR 2024). Of single patients only the row
-ids of those who moved most are kept.
+Each probe writes the same patients otherwise (order, style, rounding, units, names), or leaves one
+field out, and measures how far the risks move. Ribeiro et al., ACL 2020 (CheckList): invariance and
+directional expectation tests; the order and wording of a prompt are known to move a language model
+(Sclar et al., ICLR 2024). Of single patients only the row ids of those who moved most are kept.
 """
 
 import re
@@ -41,14 +41,16 @@ def probe(
     tolerance: float = 0.01,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`{"probes": [{name, text, n, mean_change, p95_change, max_change, worst}], "monotonicity": [{column, text, n,
-    share_wrong, worst}]}`, where worst has `{row_id, change}` of the few patients whose risk moved, or fell, most.
+    """`{"probes": [{name, text, n, mean_change, p95_change, max_change, worst}], "monotonicity":
+    [{column, text, n, share_wrong, worst}]}`, where worst has `{row_id, change}` of the few
+    patients whose risk moved, or fell, most.
 
-    frame: patients to probe with, of which `rows` are drawn; `order`: feature columns as in the run's text; `orders`: how
-    many random column orders to try. Changes are absolute differences of the risk, n the number of patients behind them.
-    `share_wrong` is the share of patients whose risk falls by more than `tolerance` where a finding gets worse. Texts
-    scored: at most about rows x (orders + 10 + twice the columns), equal ones once. A table of ready texts, or a template
-    of the user's, has fewer probes or none, and a `note`.
+    frame: patients to probe with, of which `rows` are drawn; `order`: feature columns as in the
+    run's text; `orders`: how many random column orders to try. Changes are absolute differences of
+    the risk, n the number of patients behind them. `share_wrong` is the share of patients whose
+    risk falls by more than `tolerance` where a finding gets worse. Texts scored: at most about rows
+    x (orders + 10 + twice the columns), equal ones once. A table of ready texts, or a template of
+    the user's, has fewer probes or none, and a `note`.
     """
     if data.name_of("text"):
         return {"probes": [], "monotonicity": [], "note": READY_TEXT}
@@ -92,7 +94,7 @@ def with_values(frame: pl.DataFrame, values: pl.Series, data: DataConfig) -> pl.
     return schema.derive(frame, data.model_copy(update={"columns": following})) if following else frame
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the same patient, written otherwise
 
 
@@ -144,7 +146,8 @@ def _without(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Ite
 
 
 def _summaries(variants: list[_Variant], changes: list[Array], ids: NDArray[Any]) -> list[dict[str, Any]]:
-    """One entry a name. A patient's change over several variants of a name counts once for each in mean and quantile."""
+    """One entry a name. A patient's change over several variants of a name counts once for each in
+    mean and quantile."""
     gathered: dict[str, tuple[_Variant, list[Array]]] = {}
     most: dict[str, Array] = {}
     for variant, change in zip(variants, changes, strict=True):
@@ -172,7 +175,7 @@ def _worst(changes: Array, ids: NDArray[Any]) -> list[dict[str, Any]]:
     return [{"row_id": str(ids[row]), "change": float(changes[row])} for row in order if changes[row] > 0]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # units
 
 
@@ -184,11 +187,13 @@ class _Conversion(NamedTuple):
     factor: float
     decimals: int
     substance: str = ""
-    """Regular expression that the column's name must hold: between mass and amount, the factor depends on it."""
+    """Regular expression that the column's name must hold: between mass and amount, the factor
+    depends on it."""
 
 
 CONVERSIONS = (
-    # 1 mmHg = 0.133322 kPa, 1 kg = 2.20462 lb (NIST SP 811, appendix B); molar masses 386.65, 180.16 and 113.12 g/mol.
+    # 1 mmHg = 0.133322 kPa, 1 kg = 2.20462 lb (NIST SP 811, appendix B); molar masses 386.65,
+    # 180.16 and 113.12 g/mol.
     _Conversion("mmHg", "kPa", 0.133322, 1),
     _Conversion("kPa", "mmHg", 7.50062, 0),
     _Conversion("cm", "m", 0.01, 2),
@@ -218,7 +223,8 @@ def _other_units(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) ->
 
 
 def _conversion(name: str, column: Column) -> _Conversion | None:
-    """The conversion of a column's unit, unless its name in the text holds the unit too and would contradict."""
+    """The conversion of a column's unit, unless its name in the text holds the unit too and would
+    contradict."""
     unit, label = _plain(column.unit or ""), schema.label(name, column)
     in_name = unit in _plain(label) if len(unit) > 2 else unit in label.lower().split()
     if column.type not in NUMBERS or in_name:
@@ -238,7 +244,7 @@ def _called(name: str, column: Column) -> str:
     return re.sub(r"[_\W]+", " ", f"{name} {column.phrase or ''}".lower())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # findings that get worse
 
 
@@ -247,17 +253,20 @@ class _Finding(NamedTuple):
 
     name: str
     pattern: str
-    """Regular expression for what a column is called, of any type and however often it stands in the table; `never` for what
-    it must not be called. Empty for what `cardiotune.data.roles` finds."""
+    """Regular expression for what a column is called, of any type and however often it stands in
+    the table; `never` for what it must not be called. Empty for what `cardiotune.data.roles`
+    finds."""
     steps: dict[str, float]
-    """Unit -> a step that a clinician would call a change. The first unit is that of a column without one."""
+    """Unit -> a step that a clinician would call a change. The first unit is that of a column
+    without one."""
     never: str = r"\bhdl\b|over|after|before|change|diff|categor|group|class|hist"
     meaning: Meaning | None = None
 
 
 FINDINGS = (
-    # Age, systolic pressure and cholesterol raise the risk in SCORE2 (Eur Heart J 2021;42:2439), body-mass index and
-    # diabetes, for which glucose stands here, in QRISK3 (BMJ 2017;357:j2099). The steps are our own choice.
+    # Age, systolic pressure and cholesterol raise the risk in SCORE2 (Eur Heart J 2021;42:2439),
+    # body-mass index and diabetes, for which glucose stands here, in QRISK3 (BMJ 2017;357:j2099).
+    # The steps are our own choice.
     _Finding("systolic blood pressure", "", {"mmhg": 10, "kpa": 1.3}, meaning="systolic_pressure"),
     _Finding("age", "", {"years": 5}, meaning="age"),
     _Finding("cholesterol", r"cholesterol|chol\b", {"mgdl": 40, "mmoll": 1}),
@@ -308,7 +317,8 @@ def _raised(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Iter
 
 
 def _finding(name: str, column: Column, meaning: Meaning | None) -> _Finding | None:
-    """What a column measures, by its meaning or what it is called, if its unit is one of the finding's."""
+    """What a column measures, by its meaning or what it is called, if its unit is one of the
+    finding's."""
     words = _called(name, column)
     for finding in FINDINGS:
         called = bool(finding.pattern) and re.search(finding.pattern, words) and not re.search(finding.never, words)
@@ -327,7 +337,8 @@ def _step(finding: _Finding, name: str, column: Column) -> float:
 
 
 def _monotone(rise: _Rise, path: Array, tolerance: float, ids: NDArray[Any]) -> dict[str, Any]:
-    """path: (1 + steps, rows) risks from the patient's own value upwards. A patient counts once, wrong at any step."""
+    """path: (1 + steps, rows) risks from the patient's own value upwards. A patient counts once,
+    wrong at any step."""
     applies = np.array(rise.applies)
     wrong = (np.diff(path, axis=0) < -tolerance) & applies
     n = int(applies.any(axis=0).sum())

@@ -1,7 +1,7 @@
 """Who a risk is judged on: sex, age bands, site, any named column, and pairs of columns.
 
-Group labels come from the data dictionary's words and from bands of numbers; they live in memory only, and of each group
-only counts and metrics are written.
+Group labels come from the data dictionary's words and from bands of numbers; they live in memory
+only, and of each group only counts and metrics are written.
 """
 
 import re
@@ -25,9 +25,9 @@ def subgroups(
 ) -> dict[str, Labels]:
     """Title -> labels of the rows in `frame`.
 
-    `named`: columns, or pairs such as `sex x age`; None takes sex, age and site where the dictionary has them, as
-    `cardiotune.data.roles` finds them. Numbers are cut into bands: age at `age_bands` (years), others at their quartiles.
-    Raises ConfigError for unknown names.
+    `named`: columns, or pairs such as `sex x age`; None takes sex, age and site where the
+    dictionary has them, as `cardiotune.data.roles` finds them. Numbers are cut into bands: age at
+    `age_bands` (years), others at their quartiles. Raises ConfigError for unknown names.
     """
     ids = frame[ROW_ID].to_list()
     meant = _meant(frame, data)

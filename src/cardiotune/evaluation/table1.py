@@ -1,8 +1,9 @@
-"""Table 1 of a study: who the patients are, overall and by outcome, without a count that could point at one of them.
+"""Table 1 of a study: who the patients are, overall and by outcome, without a count that could
+point at one of them.
 
-Counts of 1 to 9 are written "<10", and a second cell is "hidden" wherever sums of what is shown would give the first
-away, by the rule in `cardiotune.evaluation.disclosure`. `told_beside` hands what the table tells to the subgroups, which
-count some of the same patients.
+Counts of 1 to 9 are written "<10", and a second cell is "hidden" wherever sums of what is shown
+would give the first away, by the rule in `cardiotune.evaluation.disclosure`. `told_beside` hands
+what the table tells to the subgroups, which count some of the same patients.
 """
 
 import math
@@ -23,17 +24,20 @@ from cardiotune.settings import CODED, Column, DataConfig
 
 NONE = "-"
 MOST_CATEGORIES = 20
-"""Categories that the dictionary does not list are shown up to this many, the most frequent ones."""
+"""Categories that the dictionary does not list are shown up to this many, the most frequent
+ones."""
 GROUPS = ("overall", "no_event", "event")
 
 
 def table1(frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataConfig) -> dict[str, Any]:
-    """`{"n": {overall, no_event, event}, "columns": [{name, unit, kind, overall, no_event, event, missing}]}`.
+    """`{"n": {overall, no_event, event}, "columns": [{name, unit, kind, overall, no_event, event,
+    missing}]}`.
 
-    frame: a cohort's rows; events (rows,) of 0 and 1; parts (rows,): rows of no part are left out. Every cell is a
-    string. A number has two rows, `mean (SD)` and `median [IQR]`; a coded column one row, `n (%)`, for each category
-    (name `sex: woman`); free text one for how many have it. Percentages are of all patients of the group, missing ones
-    included. `missing` stands in a column's first row.
+    frame: a cohort's rows; events (rows,) of 0 and 1; parts (rows,): rows of no part are left out.
+    Every cell is a string. A number has two rows, `mean (SD)` and `median [IQR]`; a coded column
+    one row, `n (%)`, for each category (name `sex: woman`); free text one for how many have it.
+    Percentages are of all patients of the group, missing ones included. `missing` stands in a
+    column's first row.
     """
     frame, groups, sizes = _used(frame, events, parts)
     rows = [row for name in data.features for row in _rows(frame[name], name, data.columns[name], groups, sizes)]
@@ -43,7 +47,8 @@ def table1(frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataCo
 def told_beside(
     frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataConfig, subgroups: Sequence[str] | None
 ) -> list[Told]:
-    """What the table tells of the columns that are also judged as subgroups, and its sizes; arguments as in `table1`.
+    """What the table tells of the columns that are also judged as subgroups, and its sizes;
+    arguments as in `table1`.
 
     subgroups: columns and pairs as in `cardiotune.evaluation.subgroups.subgroups`.
     """
@@ -100,7 +105,7 @@ def _row(name: str, unit: str, kind: str, cells: Sequence[str], missing: str) ->
     return {"name": name, "unit": unit, "kind": kind, **dict(zip(GROUPS, cells, strict=True)), "missing": missing}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # numbers
 
 
@@ -122,7 +127,8 @@ def _number_rows(
 
 
 def _over_groups(values: pl.Series, groups: list[NDArray[np.bool_]], write: Any, decimals: int) -> list[str]:
-    """A summary of fewer than ten patients is nearly their values. Two of the three give the third, so both go."""
+    """A summary of fewer than ten patients is nearly their values. Two of the three give the third,
+    so both go."""
     recorded = [values.filter(pl.Series(group)).drop_nulls() for group in groups]
     small = [is_small(len(known)) for known in recorded]
     cells = [
@@ -145,12 +151,13 @@ def _median(known: pl.Series, decimals: int) -> str:
     return f"{middle:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # categories
 
 
 class _Lines:
-    """The categories of a column, and last those whose value is missing: who they are, how many, and what hides them."""
+    """The categories of a column, and last those whose value is missing: who they are, how many,
+    and what hides them."""
 
     def __init__(self, values: pl.Series, column: Column, groups: list[NDArray[np.bool_]], sizes: Counts) -> None:
         categories = _categories(values, column)
@@ -177,7 +184,8 @@ def _category_rows(
 
 
 def _categories(values: pl.Series, column: Column) -> dict[str, list[str]]:
-    """Words -> the values that they stand for. A value that no dictionary lists is named only if ten patients have it."""
+    """Words -> the values that they stand for. A value that no dictionary lists is named only if
+    ten patients have it."""
     if column.type == "text":
         return {"recorded": values.drop_nulls().unique().to_list()}
     if codes := schema.codes_of(column):

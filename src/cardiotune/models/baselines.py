@@ -1,8 +1,10 @@
-"""What a language model must beat on the same columns and rows: from the prevalence to splines and LightGBM.
+"""What a language model must beat on the same columns and rows: from the prevalence to splines and
+LightGBM.
 
-All are fitted on the training part alone; imputation, scaling, encoding and the vocabulary of free text are part of the
-fit, so nothing of another part reaches them. LightGBM also looks at the validation part, to know when to stop. All but
-that of age and sex read every feature column: a date as its day, month and weekday, free text as TF-IDF. Rows of a cohort with
+All are fitted on the training part alone; imputation, scaling, encoding and the vocabulary of free
+text are part of the fit, so nothing of another part reaches them. LightGBM also looks at the
+validation part, to know when to stop. All but that of age and sex read every feature column: a date
+as its day, month and weekday, free text as TF-IDF. Rows of a cohort with
 inverse-probability-of-censoring weights count by them.
 """
 
@@ -30,14 +32,15 @@ MAX_TREES = 1000
 PATIENCE = 50
 NOTHING_TO_READ = "{}: there is no feature column, or only free text without a term that stands in two training rows"
 TERM_SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""What TF-IDF values may be multiplied by beside standardized numbers, which is another ridge for words than for numbers: a
-single word that decides wants little of it, notes that say nothing much."""
+"""What TF-IDF values may be multiplied by beside standardized numbers, which is another ridge for
+words than for numbers: a single word that decides wants little of it, notes that say nothing
+much."""
 SCALE_ROWS = 5000
 """Training rows, at most, on which the scale is chosen."""
 FOLDS = 5
 TREE_TERMS, TREE_ROWS = 2000, 20
-"""Terms that LightGBM gets: none of fewer training rows than its smallest leaf has, and at most so many, those that go
-most with the outcome of the training part."""
+"""Terms that LightGBM gets: none of fewer training rows than its smallest leaf has, and at most so
+many, those that go most with the outcome of the training part."""
 AGE_AND_SEX: tuple[Meaning, ...] = ("age", "sex")
 Array = NDArray[np.float64]
 Baseline = Callable[[pl.DataFrame, NDArray[np.int_], Parts, DataConfig, int], Array]
@@ -69,7 +72,8 @@ def _prevalence(events: NDArray[np.int_], parts: Parts, weights: Array | None) -
 def logistic_regression(
     frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int
 ) -> Array:
-    """L2 logistic regression (C = 1): medians and an indicator for missing numbers, scaling, one-hot categories, TF-IDF."""
+    """L2 logistic regression (C = 1): medians and an indicator for missing numbers, scaling,
+    one-hot categories, TF-IDF."""
     rows = parts == "train"
     columns = _columns(frame, data, rows, data.features)
     if columns.empty:
@@ -82,7 +86,8 @@ def logistic_regression(
 def age_sex_logistic_regression(
     frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int
 ) -> Array:
-    """`logistic_regression` on age and sex alone: what everybody knows about a patient before any measurement."""
+    """`logistic_regression` on age and sex alone: what everybody knows about a patient before any
+    measurement."""
     rows, name = parts == "train", "age and sex logistic regression"
     found = age_and_sex(data)
     if not found:
@@ -98,11 +103,13 @@ def age_sex_logistic_regression(
 def spline_regression(
     frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int
 ) -> Array:
-    """`logistic_regression` with a cubic spline for every number of three values or more: curves, no interactions.
+    """`logistic_regression` with a cubic spline for every number of three values or more: curves,
+    no interactions.
 
-    B-splines on the knots of `knots_of`, straight lines beyond the outer two, so that an outlier neither bends a curve
-    nor runs off along a cubic. The ridge (C = 1) is on the coefficients of the B-splines, unscaled; on the truncated
-    powers of the textbook it holds so little that Statlog heart, with 161 training rows, lost 0.05 of log-loss.
+    B-splines on the knots of `knots_of`, straight lines beyond the outer two, so that an outlier
+    neither bends a curve nor runs off along a cubic. The ridge (C = 1) is on the coefficients of
+    the B-splines, unscaled; on the truncated powers of the textbook it holds so little that Statlog
+    heart, with 161 training rows, lost 0.05 of log-loss.
     """
     rows = parts == "train"
     columns = _columns(frame, data, rows, data.features)
@@ -116,10 +123,12 @@ def spline_regression(
 
 
 def knots_of(values: Array) -> Array:
-    """Distinct knots, ascending, of values (rows,), NaN left out: quantiles after Harrell 2015, table 2.3.
+    """Distinct knots, ascending, of values (rows,), NaN left out: quantiles after Harrell 2015,
+    table 2.3.
 
-    Four knots below 100 values, else five. Where ties leave fewer than three (most patients have 0), the quantiles are
-    those of the distinct values. Harrell, Regression Modeling Strategies, 2nd edition.
+    Four knots below 100 values, else five. Where ties leave fewer than three (most patients have
+    0), the quantiles are those of the distinct values. Harrell, Regression Modeling Strategies, 2nd
+    edition.
     """
     known = values[~np.isnan(values)]
     if not len(known):
@@ -138,8 +147,8 @@ def _regression(
     groups: NDArray[np.int_] | None = None,
     seed: int = 0,
 ) -> Array:
-    """(rows,) risks, fitted on `rows`; columns that have knots get a curve. `groups`, of the fitted rows, and `seed` part those
-    on which the scale of words is chosen, where there are words.
+    """(rows,) risks, fitted on `rows`; columns that have knots get a curve. `groups`, of the fitted
+    rows, and `seed` part those on which the scale of words is chosen, where there are words.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import MissingIndicator, SimpleImputer
@@ -194,7 +203,8 @@ def _term_scale(
     groups: NDArray[np.int_] | None,
     seed: int,
 ) -> float:
-    """The one of `TERM_SCALES` with the least log-loss in cross-validation of the training rows; 1 with too few of them."""
+    """The one of `TERM_SCALES` with the least log-loss in cross-validation of the training rows; 1
+    with too few of them."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
@@ -219,7 +229,8 @@ def _term_scale(
 def folds(
     events: NDArray[np.int_], groups: NDArray[np.int_] | None, seed: int
 ) -> list[tuple[NDArray[np.int_], NDArray[np.int_]]]:
-    """(rows to fit on, rows held out) of each fold; each row is held out once, and a group in one fold."""
+    """(rows to fit on, rows held out) of each fold; each row is held out once, and a group in one
+    fold."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     everything = np.arange(len(events))
@@ -231,7 +242,8 @@ def folds(
 
 
 def groups_of(frame: pl.DataFrame, data: DataConfig, rows: NDArray[np.int_]) -> NDArray[np.int_] | None:
-    """(rows,) numbers that rows of one group, else of one patient, share; None where every row stands alone."""
+    """(rows,) numbers that rows of one group, else of one patient, share; None where every row
+    stands alone."""
     name = data.name_of("group") or data.name_of("id")
     if name is None or name not in frame.columns:
         return None
@@ -242,17 +254,19 @@ def groups_of(frame: pl.DataFrame, data: DataConfig, rows: NDArray[np.int_]) -> 
 
 
 def age_and_sex(data: DataConfig) -> list[str]:
-    """The feature columns that are the patient's age and sex, in this order: none, one or two names."""
+    """The feature columns that are the patient's age and sex, in this order: none, one or two
+    names."""
     found = roles.learn(data.columns).columns
     return [found[meaning] for meaning in AGE_AND_SEX if meaning in found]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # boosted trees
 
 
 def lightgbm(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int) -> Array:
-    """Gradient-boosted trees, rate 0.03, stopped on the validation part's log-loss; its own categories and missing, and words."""
+    """Gradient-boosted trees, rate 0.03, stopped on the validation part's log-loss; its own
+    categories and missing, and words."""
     from lightgbm import Dataset, early_stopping
     from lightgbm import train as boost
 
@@ -269,7 +283,8 @@ def lightgbm(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: 
         "deterministic": True,
         "force_row_wise": True,
         "verbosity": -1,
-        # The default, 100 rows, shuts a column with five categories or more out of every small table.
+        # The default, 100 rows, shuts a column with five categories or more out of every small
+        # table.
         "min_data_per_group": int(np.clip(train.sum() // 20, 1, 100)),
     }
     categories = list(range(first, columns.matrix.shape[1]))
@@ -293,7 +308,7 @@ BASELINES: dict[str, Baseline] = {
 """The comparators that read the table alone."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # columns -> numbers
 
 
@@ -303,9 +318,11 @@ class _Columns(NamedTuple):
     matrix: Array
     """(rows, numbers and then categories), NaN where missing."""
     numbers: int
-    """How many of its columns, the first ones, are numbers: days for dates, ranks of the code for ordinal and binary columns."""
+    """How many of its columns, the first ones, are numbers: days for dates, ranks of the code for
+    ordinal and binary columns."""
     terms: Any
-    """(rows, terms) sparse TF-IDF of all free text, `tfidf_terms` of each column; None without any."""
+    """(rows, terms) sparse TF-IDF of all free text, `tfidf_terms` of each column; None without
+    any."""
 
     @property
     def empty(self) -> bool:
@@ -313,7 +330,8 @@ class _Columns(NamedTuple):
         return not self.matrix.shape[1] and self.terms is None
 
     def for_trees(self, events: NDArray[np.int_], train: NDArray[np.bool_]) -> Any:
-        """(rows, columns) with the terms that trees can use behind the others; sparse when there are some."""
+        """(rows, columns) with the terms that trees can use behind the others; sparse when there
+        are some."""
         from scipy import sparse
 
         if self.terms is None:
@@ -330,8 +348,8 @@ class _Columns(NamedTuple):
 def _columns(frame: pl.DataFrame, data: DataConfig, train: NDArray[np.bool_], features: Sequence[str]) -> _Columns:
     """The features of all rows; what there is to learn is learned on `train` (rows,).
 
-    A date is a number of days, and two categories, its month and its weekday. A missing text reads as the language model
-    has it, "not recorded".
+    A date is a number of days, and two categories, its month and its weekday. A missing text reads
+    as the language model has it, "not recorded".
     """
     from scipy import sparse
 
@@ -368,7 +386,8 @@ def _category(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> Ar
 
 
 def _codes(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> list[str]:
-    """Codes in the order of the dictionary or, without one, those of the training part: numbers by size, else words."""
+    """Codes in the order of the dictionary or, without one, those of the training part: numbers by
+    size, else words."""
     if codes_of(column):
         return list(codes_of(column))
     seen = values.filter(pl.Series(train)).drop_nulls().unique().sort()

@@ -1,8 +1,8 @@
 """From a model's logits to probabilities that mean what they say.
 
-A calibrator is fitted on rows that the model was not trained on and that are not the test part, and is kept as JSON:
-numbers only, so that it can be read, checked and applied anywhere. It never changes how rows are ranked (isotonic may tie
-some).
+A calibrator is fitted on rows that the model was not trained on and that are not the test part, and
+is kept as JSON: numbers only, so that it can be read, checked and applied anywhere. It never
+changes how rows are ranked (isotonic may tie some).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ Calibrator = dict[str, Any]
 """`{"method": ..., ...}` and the method's own numbers."""
 
 SLOPE_SD = 0.2
-"""Standard deviation of the normal prior on a slope, whose mean is 1: forty rows hardly move it, thousands decide it."""
+"""Standard deviation of the normal prior on a slope, whose mean is 1: forty rows hardly move it,
+thousands decide it."""
 MIN_OUTCOMES = 5
 """Fewer events, or non-events, cannot calibrate anything."""
 LARGEST = 1e15
@@ -38,13 +39,14 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 
 
 def fit(logits: Array, y_true: Array, method: Method, weight: Array | None = None) -> Calibrator:
-    """Fit on held-out rows. logits: (rows,), not yet calibrated; y_true: (rows,) of 0 and 1; weight (rows,): how much each
-    row counts, by default 1.
+    """Fit on held-out rows. logits: (rows,), not yet calibrated; y_true: (rows,) of 0 and 1; weight
+    (rows,): how much each row counts, by default 1.
 
-    temperature: one slope (Guo et al., ICML 2017). platt: intercept and slope on the logit (Platt 1999). beta: intercept
-    and a slope each for log p and log(1 - p) (Kull et al., AISTATS 2017). isotonic: a monotone step function, joined by
-    straight lines (Zadrozny & Elkan, KDD 2002); it wants many rows. Slopes have a prior around 1 (`SLOPE_SD`) and are at
-    least 0. Raises DataError with fewer than five events or non-events.
+    temperature: one slope (Guo et al., ICML 2017). platt: intercept and slope on the logit (Platt
+    1999). beta: intercept and a slope each for log p and log(1 - p) (Kull et al., AISTATS 2017).
+    isotonic: a monotone step function, joined by straight lines (Zadrozny & Elkan, KDD 2002); it
+    wants many rows. Slopes have a prior around 1 (`SLOPE_SD`) and are at least 0. Raises DataError
+    with fewer than five events or non-events.
     """
     events = int(y_true.sum())
     if method != "none" and min(events, len(y_true) - events) < MIN_OUTCOMES:
@@ -67,8 +69,8 @@ def fit(logits: Array, y_true: Array, method: Method, weight: Array | None = Non
 
 
 def apply(calibrator: Calibrator, logits: Array) -> Array:
-    """(rows,) calibrated probabilities of logits (rows,). Raises ModelError for a calibrator that is not ours, and for what
-    is no probability, as of logits that are not finite."""
+    """(rows,) calibrated probabilities of logits (rows,). Raises ModelError for a calibrator that
+    is not ours, and for what is no probability, as of logits that are not finite."""
     return in_range(_applied(check(calibrator), logits))
 
 
@@ -89,7 +91,8 @@ def _applied(calibrator: Calibrator, logits: Array) -> Array:
 def check(calibrator: Any, file: object = "calibration") -> Calibrator:
     """The calibrator read from `file`, if `fit` or `update` can have made it; else ModelError.
 
-    Its numbers are finite, and no higher logit gets a lower risk: slopes are not negative, isotonic risks rise, from 0 to 1.
+    Its numbers are finite, and no higher logit gets a lower risk: slopes are not negative, isotonic
+    risks rise, from 0 to 1.
     """
     fault = _fault(calibrator)
     if fault:
@@ -129,7 +132,8 @@ def _are_numbers(values: Any) -> bool:
 
 
 def in_range(risks: Array, whose: str = "risks") -> Array:
-    """The risks (rows,), if each is a number from 0 to 1; else ModelError. No risk leaves the program another way."""
+    """The risks (rows,), if each is a number from 0 to 1; else ModelError. No risk leaves the
+    program another way."""
     wrong = len(risks) - int(np.count_nonzero((risks >= 0) & (risks <= 1)))  # NaN is neither
     if wrong:
         raise ModelError(
@@ -140,11 +144,12 @@ def in_range(risks: Array, whose: str = "risks") -> Array:
 
 
 def update(logits: Array, y_true: Array, method: Update, weight: Array | None = None) -> Calibrator:
-    """Adapt calibrated risks to a new site. logits: (rows,) of the calibrated risks; y_true: (rows,) of that site; weight
-    (rows,): how much each row counts, by default 1.
+    """Adapt calibrated risks to a new site. logits: (rows,) of the calibrated risks; y_true:
+    (rows,) of that site; weight (rows,): how much each row counts, by default 1.
 
-    intercept: shift only. logistic: intercept and slope. Maximum likelihood, no prior: a recalibration study says what
-    its rows say. Steyerberg 2019, Clinical Prediction Models, chapter 20. DataError with too few rows of an outcome.
+    intercept: shift only. logistic: intercept and slope. Maximum likelihood, no prior: a
+    recalibration study says what its rows say. Steyerberg 2019, Clinical Prediction Models, chapter
+    20. DataError with too few rows of an outcome.
     """
     events = int(y_true.sum())
     if min(events, len(y_true) - events) < MIN_OUTCOMES:

@@ -1,7 +1,9 @@
-"""What a model costs, measured where it is spent: seconds to start, to score, and the rest, which is fitting.
+"""What a model costs, measured where it is spent: seconds to start, to score, and the rest, which
+is fitting.
 
-While one model's risks are made a `Clock` runs; loading weights happens inside `starting`, making risks of rows inside
-`scoring`. Of blocks within blocks the outer one counts, so loading that scores a few rows to check itself is loading.
+While one model's risks are made a `Clock` runs; loading weights happens inside `starting`, making
+risks of rows inside `scoring`. Of blocks within blocks the outer one counts, so loading that scores
+a few rows to check itself is loading.
 """
 
 import time
@@ -19,13 +21,15 @@ class Clock:
     """Loading weights and what else comes before the first row."""
     score: float = 0.0
     rows: int = 0
-    """Rows that `score` stands for. A model of several steps takes each of them over all its rows."""
+    """Rows that `score` stands for. A model of several steps takes each of them over all its
+    rows."""
     begun: float = field(default_factory=time.perf_counter)
     busy: bool = False
     """Whether a block is being measured."""
 
     def entry(self) -> dict[str, float | int]:
-        """For the manifest: `seconds` is what scoring `rows` rows took; with the two others it is all that was spent."""
+        """For the manifest: `seconds` is what scoring `rows` rows took; with the two others it is
+        all that was spent."""
         whole = time.perf_counter() - self.begun
         return {
             "rows": self.rows,

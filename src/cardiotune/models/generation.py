@@ -1,7 +1,9 @@
-"""Free generation: the model writes its answer in words, and the answer is parsed. A comparison only.
+"""Free generation: the model writes its answer in words, and the answer is parsed. A comparison
+only.
 
-Published zero-shot figures are often made so, and an answer that cannot be parsed counts as wrong in them; the share of
-such answers is therefore part of the result here. What a model writes may quote the patient: it is parsed and dropped.
+Published zero-shot figures are often made so, and an answer that cannot be parsed counts as wrong
+in them; the share of such answers is therefore part of the result here. What a model writes may
+quote the patient: it is parsed and dropped.
 """
 
 import re
@@ -22,12 +24,13 @@ Parse = Callable[[str], int]
 Parsed = NDArray[np.int_]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # parsing
 
 
 def word_parser(negative: str, positive: str) -> Parse:
-    """Reads a word such as Yes or No in the first line that is not empty, in any case; with both or none it fails.
+    """Reads a word such as Yes or No in the first line that is not empty, in any case; with both or
+    none it fails.
 
     Later lines are not read: a base model goes on and answers for patients of its own invention.
     """
@@ -42,10 +45,12 @@ def word_parser(negative: str, positive: str) -> Parse:
 
 
 def option_parser(negative: str, positive: str) -> Parse:
-    """The rule of the published MedGemma experiment, for options that the prompt lists, such as `0: No risk`.
+    """The rule of the published MedGemma experiment, for options that the prompt lists, such as `0:
+    No risk`.
 
-    An option must occur as it is listed, upper and lower case told apart, or with its number in brackets, `(0) No
-    risk`. It may stand anywhere, and where both do, the one without the event counts.
+    An option must occur as it is listed, upper and lower case told apart, or with its number in
+    brackets, `(0) No risk`. It may stand anywhere, and where both do, the one without the event
+    counts.
     """
     options = [(option, f"({option.replace(': ', ') ', 1)}") for option in (negative, positive)]
 
@@ -56,16 +61,18 @@ def option_parser(negative: str, positive: str) -> Parse:
 
 
 def choose_parser(options: tuple[str, str] | None, labels: tuple[str, str]) -> Parse:
-    """For options that the prompt lists, else for the task's labels; each pair without the event first."""
+    """For options that the prompt lists, else for the task's labels; each pair without the event
+    first."""
     return option_parser(*options) if options else word_parser(*labels)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # generating
 
 
 class Generator:
-    """Greedy answers of a causal language model; each row's is the same alone and in a batch, up to rounding."""
+    """Greedy answers of a causal language model; each row's is the same alone and in a batch, up to
+    rounding."""
 
     def __init__(self, model: Any, tokenizer: Any, pad_id: int, max_new_tokens: int = 40, batch_rows: int = 16) -> None:
         self.model = model
@@ -77,7 +84,8 @@ class Generator:
     def parsed(
         self, prompts: Sequence[list[int]], parse: Parse, on_rows: Callable[[int], None] | None = None
     ) -> Parsed:
-        """(rows,) 1, 0 or UNPARSABLE for prompts given as token ids. In many processes each takes a share of them."""
+        """(rows,) 1, 0 or UNPARSABLE for prompts given as token ids. In many processes each takes a
+        share of them."""
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # little padding
         found = np.full(len(prompts), np.nan)
         for rows in share([order[i : i + self.batch_rows] for i in range(0, len(order), self.batch_rows)]):
@@ -106,14 +114,16 @@ class Generator:
         return texts
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # judging
 
 
 def risks(parsed: Parsed, prevalence: float) -> NDArray[np.float64]:
-    """(rows,) 1 and 0 as answered, for a word carries no probability; `prevalence` where there is no answer.
+    """(rows,) 1 and 0 as answered, for a word carries no probability; `prevalence` where there is
+    no answer.
 
-    Where rows are judged, a risk that is neither 1 nor 0 is such a row's, and the row wrong: `estimates.WORDS`.
+    Where rows are judged, a risk that is neither 1 nor 0 is such a row's, and the row wrong:
+    `estimates.WORDS`.
     """
     return np.where(parsed == UNPARSABLE, prevalence, parsed).astype(float)
 
@@ -121,10 +131,11 @@ def risks(parsed: Parsed, prevalence: float) -> NDArray[np.float64]:
 def judge(parsed: Parsed, y_true: NDArray[Any], weight: NDArray[Any] | None = None) -> dict[str, int | float | None]:
     """How often parsing failed, and what that does to the figures.
 
-    `accuracy`, `precision_weighted` and `f1_weighted` are as published: an answer that cannot be parsed is wrong, and
-    figures of the two outcomes are weighted by their rows (Pedregosa et al., JMLR 2011;12:2825). `accuracy_parsed` is
-    that of the parsed answers, None where there is none. The figures, not the counts, are of rows that count by `weight`
-    (rows,), by default all the same.
+    `accuracy`, `precision_weighted` and `f1_weighted` are as published: an answer that cannot be
+    parsed is wrong, and figures of the two outcomes are weighted by their rows (Pedregosa et al.,
+    JMLR 2011;12:2825). `accuracy_parsed` is that of the parsed answers, None where there is none.
+    The figures, not the counts, are of rows that count by `weight` (rows,), by default all the
+    same.
     """
     answered = parsed != UNPARSABLE
     right = parsed == y_true

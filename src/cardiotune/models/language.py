@@ -1,4 +1,5 @@
-"""A model's risks for rows, by one scorer for all: tuned, zero-shot and few-shot differ in adapter and prefix only."""
+"""A model's risks for rows, by one scorer for all: tuned, zero-shot and few-shot differ in adapter
+and prefix only."""
 
 import logging
 import sys
@@ -36,7 +37,8 @@ class LanguageScorer:
     """A language model ready to score texts: the base model, or what a run has made of it."""
 
     def __init__(self, config: Config, weights: Path, tuned: Path | None, foreign: bool = False) -> None:
-        """`tuned`: a saved adapter or model. None is the base model, read at the label tokens by the same code.
+        """`tuned`: a saved adapter or model. None is the base model, read at the label tokens by
+        the same code.
 
         What we saved has a record of hashes and must fit it; a `foreign` adapter has none.
         """
@@ -64,7 +66,8 @@ class LanguageScorer:
     def logits(
         self, texts: Sequence[str] | TokenRows, encoder: PromptEncoder | None = None, what: str = "scoring"
     ) -> NDArray[np.float64]:
-        """(rows,) logits of texts, or of rows encoded before; with another encoder, of prompts with solved examples first."""
+        """(rows,) logits of texts, or of rows encoded before; with another encoder, of prompts with
+        solved examples first."""
         return self._score(self.network, (encoder or self.encoder).prompts(texts), what)
 
     def states(self, texts: Sequence[str] | TokenRows, what: str = "reading") -> NDArray[np.float64]:
@@ -78,7 +81,8 @@ class LanguageScorer:
             return score(network, prompts, self.pad_id, budget, self.device, layout, torch.float32, advance, whose=name)
 
     def check(self, saved: Path, probe_texts: Sequence[str]) -> None:
-        """ModelError unless the loaded model scores the recorded synthetic sample as it did when it was saved."""
+        """ModelError unless the loaded model scores the recorded synthetic sample as it did when it
+        was saved."""
         check_probe(saved, self.logits(probe_texts, what="checking"), self.dtype)
 
 
@@ -102,7 +106,8 @@ def progress(what: str, rows: int) -> Any:
 def choose_examples(
     texts: Sequence[str], events: NDArray[np.int_], count: int, answers: tuple[str, str], seed: int
 ) -> list[tuple[str, str]]:
-    """Solved patients for few-shot: drawn from the given (training) rows, half of them events, in random order.
+    """Solved patients for few-shot: drawn from the given (training) rows, half of them events, in
+    random order.
 
     `answers` are the words for no event and for an event.
     """

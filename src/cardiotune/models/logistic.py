@@ -1,4 +1,5 @@
-"""Logistic regression of the outcome on one predictor, for many rows of weights at once: a line or a smooth curve."""
+"""Logistic regression of the outcome on one predictor, for many rows of weights at once: a line or
+a smooth curve."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,17 +20,20 @@ NEAR_END = 64
 KNOT_QUANTILES = {5: (0.05, 0.275, 0.5, 0.725, 0.95), 4: (0.05, 0.35, 0.65, 0.95), 3: (0.1, 0.5, 0.9)}
 """Harrell, Regression Modeling Strategies 2015, table 2.3."""
 KNOT_EVENTS = {5: 100, 4: 50, 3: 20}
-"""Rows of the rarer outcome that a curve of so many knots asks for; with fewer it is a straight line."""
+"""Rows of the rarer outcome that a curve of so many knots asks for; with fewer it is a straight
+line."""
 
 
 def fit(
     design: Array, offset: Array, y_true: Array, weight: Array, defined: NDArray[np.bool_], ridge: float = 0.0
 ) -> Array:
-    """(replicates, columns of the design) coefficients of a logistic regression; NaN where not `defined`.
+    """(replicates, columns of the design) coefficients of a logistic regression; NaN where not
+    `defined`.
 
-    design (n, columns), offset (n,), y_true (n,) of 0 and 1, weight (replicates, n), defined (replicates,). `ridge` is
-    the weight, as a share of all rows, of a quadratic penalty that keeps the coefficients finite. Every replicate
-    starts from the fit to the unweighted rows, which is near.
+    design (n, columns), offset (n,), y_true (n,) of 0 and 1, weight (replicates, n), defined
+    (replicates,). `ridge` is the weight, as a share of all rows, of a quadratic penalty that keeps
+    the coefficients finite. Every replicate starts from the fit to the unweighted rows, which is
+    near.
     """
     fitted = np.full((len(weight), design.shape[1]), np.nan)
     if defined.any():
@@ -41,7 +45,8 @@ def fit(
 
 
 def _newton(design: Array, offset: Array, y_true: Array, weight: Array, start: Array, penalty: float) -> Array:
-    """Maximum likelihood by Newton's method. A step that raises the loss is halved, without which it can cycle."""
+    """Maximum likelihood by Newton's method. A step that raises the loss is halved, without which
+    it can cycle."""
     columns = design.shape[1]
     products = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
     total = weight.sum(-1)
@@ -53,7 +58,8 @@ def _newton(design: Array, offset: Array, y_true: Array, weight: Array, start: A
     for _ in range(NEWTON_STEPS):
         gradient = (weight * (y_true - risk)) @ design - penalties * coefficients
         curve = ((weight * (risk * (1 - risk))) @ products).reshape(-1, columns, columns)
-        # Only against singularity: where all risks have rounded to 0 or 1 the curve is exactly flat.
+        # Only against singularity: where all risks have rounded to 0 or 1 the curve is exactly
+        # flat.
         ridge = penalties[:, 0] + np.maximum(1e-12 * np.trace(curve, axis1=1, axis2=2), 1e-30)
         curve += ridge[:, None, None] * np.eye(columns)
         step = np.linalg.solve(curve, gradient[:, :, None])[:, :, 0]
@@ -86,7 +92,8 @@ def _newton(design: Array, offset: Array, y_true: Array, weight: Array, start: A
 def _risk_and_loss(
     coefficients: Array, design: Array, offset: Array, y_true: Array, weight: Array, penalties: Array
 ) -> tuple[Array, Array]:
-    """Risks (replicates, n), or (1, n) where all coefficients are the same, and penalised log-loss (replicates,)."""
+    """Risks (replicates, n), or (1, n) where all coefficients are the same, and penalised log-loss
+    (replicates,)."""
     log_odds = coefficients @ design.T + offset
     small = np.exp(-np.abs(log_odds))
     risk = np.where(log_odds >= 0, 1, small) / (1 + small)
@@ -123,9 +130,9 @@ def most_probable(
 ) -> Array:
     """(columns,) coefficients of the greatest posterior density, within bounds.
 
-    design (n, columns), offset (n,), y_true (n,) of 0 and 1; the prior of each coefficient is normal with this mean and
-    precision (columns,), flat where the precision is 0. The search starts from the mean. `weight` (n,): how often each row
-    counts, by default once.
+    design (n, columns), offset (n,), y_true (n,) of 0 and 1; the prior of each coefficient is
+    normal with this mean and precision (columns,), flat where the precision is 0. The search starts
+    from the mean. `weight` (n,): how often each row counts, by default once.
     """
     counted = np.ones(len(y_true)) if weight is None else weight
 
@@ -140,13 +147,16 @@ def most_probable(
 
 
 def overlap(y_true: Array, predictor: Array, weight: Array) -> NDArray[np.bool_]:
-    """(replicates,) False where no event has a lower predictor than some non-event, or the reverse (or one is lacking).
+    """(replicates,) False where no event has a lower predictor than some non-event, or the reverse
+    (or one is lacking).
 
-    The maximum-likelihood slope is finite only with overlap. Albert & Anderson, Biometrika 1984;71:1.
+    The maximum-likelihood slope is finite only with overlap. Albert & Anderson, Biometrika
+    1984;71:1.
     """
 
     def first(rows: NDArray[np.int_], none: float) -> Array:
-        """(replicates,) the predictor of the first of these rows that is present, `none` without any."""
+        """(replicates,) the predictor of the first of these rows that is present, `none` without
+        any."""
         found = np.full(len(weight), none)
         left = np.arange(len(weight))
         for some in np.split(rows, [NEAR_END]):  # nearly always one of the first, so that few columns are looked at
@@ -168,7 +178,8 @@ def overlap(y_true: Array, predictor: Array, weight: Array) -> NDArray[np.bool_]
 
 
 def knots(y_true: Array, predictor: Array) -> Array:
-    """Places of 5, 4 or 3 knots among the predictor's values, fewer with few events; 2 make a line, 1 a constant."""
+    """Places of 5, 4 or 3 knots among the predictor's values, fewer with few events; 2 make a line,
+    1 a constant."""
     rarer = min((y_true == 1).sum(), (y_true == 0).sum())
     for count, quantiles in KNOT_QUANTILES.items():
         if rarer >= KNOT_EVENTS[count]:
@@ -181,8 +192,9 @@ def knots(y_true: Array, predictor: Array) -> Array:
 def natural_spline(predictor: Array, places: Array) -> Array:
     """(n, knots) design of a natural cubic spline, a straight line beyond the outer knots.
 
-    The coefficients are the curve's values at the knots, which keeps the design well-conditioned; the curves that it can
-    draw are those of Harrell's restricted cubic spline (2015, section 2.4.5).
+    The coefficients are the curve's values at the knots, which keeps the design well-conditioned;
+    the curves that it can draw are those of Harrell's restricted cubic spline (2015, section
+    2.4.5).
     """
     if len(places) == 1:
         return np.ones((len(predictor), 1))

@@ -29,12 +29,14 @@ def prediction_rows(
     weights: Iterable[float | None] | None = None,
     clusters: Iterable[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Objects of `predictions.jsonl`: ids, part, model and numbers; never a patient's text or values.
+    """Objects of `predictions.jsonl`: ids, part, model and numbers; never a patient's text or
+    values.
 
-    raw_risks are the model's own, before anything that was added to its odds in training is taken out. `weights`, where the
-    rows of a cohort have some, say how much each counts when it is judged; 0 for the censored, None for who is no part of
-    a cohort. `clusters`: a number that rows of one patient share, and that tells nothing else. An answer in words that could
-    not be parsed is no prediction: null.
+    raw_risks are the model's own, before anything that was added to its odds in training is taken
+    out. `weights`, where the rows of a cohort have some, say how much each counts when it is
+    judged; 0 for the censored, None for who is no part of a cohort. `clusters`: a number that rows
+    of one patient share, and that tells nothing else. An answer in words that could not be parsed
+    is no prediction: null.
     """
     in_range(risks, model), in_range(raw_risks, model)
     rows = [
@@ -65,7 +67,8 @@ def write_predictions(file: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_predictions(run: RunFolder) -> list[dict[str, Any]]:
-    """The rows of `predictions.jsonl`; DataError when there is none, ModelError when they are not what was written."""
+    """The rows of `predictions.jsonl`; DataError when there is none, ModelError when they are not
+    what was written."""
     if not run.predictions.is_file():
         raise DataError(f"{run.predictions}: no predictions yet; make them with `cardiotune predict {run.path}`")
     try:
@@ -82,7 +85,8 @@ def read_predictions(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def rows_to_tell(prepared: Prepared, wanted: Sequence[str]) -> tuple[NDArray[np.int_], pl.DataFrame, Parts]:
-    """Rows in these parts: their numbers, those of the censored behind all others; frame and parts of these rows."""
+    """Rows in these parts: their numbers, those of the censored behind all others; frame and parts
+    of these rows."""
     frame, parts = prepared.cohort.frame, prepared.parts
     order = [prepared.rows(part) for part in PARTS if part in wanted]
     if others := prepared.censored:

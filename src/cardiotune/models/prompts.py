@@ -1,4 +1,5 @@
-"""Every prompt of a run, made before anything is trained, so that one too long is refused at once."""
+"""Every prompt of a run, made before anything is trained, so that one too long is refused at
+once."""
 
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from cardiotune.training.model import build_encoder, score_dtype
 
 
 def encode_prompts(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str, int], TokenRows]:
-    """How long the prompts are, and they; raises when one is over the limit or the labels do not fit the tokenizer."""
+    """How long the prompts are, and they; raises when one is over the limit or the labels do not
+    fit the tokenizer."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     score_dtype(config.model, device)  # refuses what this machine cannot score in
     encoder = build_encoder(config, weights)
@@ -45,7 +47,8 @@ def encode_prompts(config: Config, prepared: Prepared, weights: Path) -> tuple[d
 
 
 def _check_probe_fits(config: Config, order: list[str], encoder: PromptEncoder) -> None:
-    """PromptsTooLongError when the synthetic sample, by which a saved model is known again, is too long for the model."""
+    """PromptsTooLongError when the synthetic sample, by which a saved model is known again, is too
+    long for the model."""
     try:
         encoder.prompts(probe_texts(config, order))
     except PromptsTooLongError as error:

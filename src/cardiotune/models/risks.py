@@ -1,4 +1,5 @@
-"""Every comparator's risks for a run's cohort, each made once, in the order in which they need each other."""
+"""Every comparator's risks for a run's cohort, each made once, in the order in which they need each
+other."""
 
 import logging
 from dataclasses import dataclass
@@ -33,18 +34,20 @@ log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 EMBEDDING_ROWS = 4000
-"""Training rows that the model on frozen hidden states is fitted on at most; each costs as much as scoring it."""
+"""Training rows that the model on frozen hidden states is fitted on at most; each costs as much as
+scoring it."""
 CALIBRATED_ON = "validation"
 WARM_UP_ROWS = 4
-"""Rows that the base model reads before its time is taken: a device's first batch may take seconds. (The tuned model has
-scored its own check by then.)"""
+"""Rows that the base model reads before its time is taken: a device's first batch may take seconds.
+(The tuned model has scored its own check by then.)"""
 CENSORED = "censored"
 """Part of those whose outcome is not known, whatever part they are judged in."""
 
 
 @dataclass(frozen=True)
 class Risks:
-    """Probabilities of one model, (rows of the cohort and, behind them, the censored,); NaN where a row was not scored."""
+    """Probabilities of one model, (rows of the cohort and, behind them, the censored,); NaN where a
+    row was not scored."""
 
     final: Array
     raw: Array
@@ -88,13 +91,15 @@ class CohortRisks:
         return self.found
 
     def _about(self, name: str) -> dict[str, Any]:
-        """Beside a model's seconds: where a language model computed, in how many processes, and whose risks it stands on."""
+        """Beside a model's seconds: where a language model computed, in how many processes, and
+        whose risks it stands on."""
         if name == "stacked":
             return {"needs": ["tuned"]}
         return {"device": self.device, "processes": world()[1]} if name in LANGUAGE else {}
 
     def calibration(self) -> dict[str, Any]:
-        """The content of `calibration.json`: calibrators and thresholds, fixed on the validation part."""
+        """The content of `calibration.json`: calibrators and thresholds, fixed on the validation
+        part."""
         held = np.flatnonzero(self.parts == CALIBRATED_ON)
         y_true = self.events[held].astype(float)
         rules = self.config.evaluation.thresholds
@@ -165,7 +170,8 @@ class CohortRisks:
         return None if self.weights is None else self.weights[rows]
 
     def _embedding(self) -> Risks:
-        """Logistic regression on the base model's hidden states, of a sample of the training rows where they are many."""
+        """Logistic regression on the base model's hidden states, of a sample of the training rows
+        where they are many."""
         training = np.flatnonzero(self.parts == "train")
         if len(training) > EMBEDDING_ROWS:
             log.info("embedding: fitted on %d of %d training rows", EMBEDDING_ROWS, len(training))
@@ -179,7 +185,8 @@ class CohortRisks:
         return _same(out)
 
     def _written(self) -> Array:
-        """Answers in words, parsed; how often that failed in the test part goes into the manifest."""
+        """Answers in words, parsed; how often that failed in the test part goes into the
+        manifest."""
         from cardiotune.models import generation
 
         task, base = self.config.task, self.base
@@ -202,7 +209,8 @@ class CohortRisks:
         return self._spread(generation.risks(parsed, float(share)))
 
     def _published(self, name: PublishedScore) -> Risks:
-        """A published score, raw, and recalibrated on the validation part: it was made for other people and outcomes."""
+        """A published score, raw, and recalibrated on the validation part: it was made for other
+        people and outcomes."""
         held, region = self.parts == CALIBRATED_ON, self.config.evaluation.score2_region
         columns, training = self.config.data.columns, self.parts == "train"
         with scoring(self.frame.height):

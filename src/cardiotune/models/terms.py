@@ -1,4 +1,5 @@
-"""Free text as numbers: TF-IDF of its words and pairs of words, the vocabulary learned on the training part alone."""
+"""Free text as numbers: TF-IDF of its words and pairs of words, the vocabulary learned on the
+training part alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +16,12 @@ MAX_TERMS = 100_000
 
 
 def tfidf_terms(texts: Sequence[str], train: NDArray[np.bool_]) -> Any:
-    """(rows, terms) sparse, rows of length 1; None when no term stands in two training texts. `train` (rows,) bool.
+    """(rows, terms) sparse, rows of length 1; None when no term stands in two training texts.
+    `train` (rows,) bool.
 
-    Terms of two training texts or more, the most frequent `MAX_TERMS` of them; term counts on a log scale. A word that
-    training has not is passed over. Manning et al., Introduction to Information Retrieval 2008, sections 6.2 and 6.4.1.
+    Terms of two training texts or more, the most frequent `MAX_TERMS` of them; term counts on a log
+    scale. A word that training has not is passed over. Manning et al., Introduction to Information
+    Retrieval 2008, sections 6.2 and 6.4.1.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 

@@ -1,7 +1,7 @@
 """What a tuned model must beat on the text that it reads itself, and what it adds to the columns.
 
-`tfidf` counts the words, `embedding` reads the untuned model's hidden states, `stacked` puts the tuned model's logit
-beside the columns.
+`tfidf` counts the words, `embedding` reads the untuned model's hidden states, `stacked` puts the
+tuned model's logit beside the columns.
 """
 
 from collections.abc import Sequence
@@ -42,15 +42,18 @@ NEEDS: dict[str, Literal["table", "texts", "states", "logits"]] = {
 
 TEXT_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 STATE_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Values of C (1 / penalty). States have hundreds of columns, often more than there are rows, so theirs are smaller."""
+"""Values of C (1 / penalty). States have hundreds of columns, often more than there are rows, so
+theirs are smaller."""
 WEIGHT_SD = 0.25
-"""Standard deviation of the prior on a weight of the stack: forty rows move it a little, thousands decide it."""
+"""Standard deviation of the prior on a weight of the stack: forty rows move it a little, thousands
+decide it."""
 
 
 def tfidf(texts: Sequence[str], events: Events, parts: Parts, seed: int, counts: Array | None = None) -> Array:
     """(rows,) risks: logistic regression on `tfidf_terms`. Deterministic whatever the seed.
 
-    C is that of the least log-loss in the validation part. `counts` (rows,): how much each row counts, by default 1.
+    C is that of the least log-loss in the validation part. `counts` (rows,): how much each row
+    counts, by default 1.
     """
     terms = tfidf_terms(texts, parts == "train")
     if terms is None:
@@ -61,11 +64,12 @@ def tfidf(texts: Sequence[str], events: Events, parts: Parts, seed: int, counts:
 def embedding(
     states: NDArray[np.floating[Any]], events: Events, parts: Parts, seed: int, counts: Array | None = None
 ) -> Array:
-    """(rows,) risks: logistic regression on frozen hidden states, a linear probe. Deterministic whatever the seed.
+    """(rows,) risks: logistic regression on frozen hidden states, a linear probe. Deterministic
+    whatever the seed.
 
-    states: (rows, width), of any scale: standardized on the training part. C is that of the least log-loss in the
-    validation part. Alain & Bengio, arXiv 1610.01644. `counts` (rows,): how much each row counts, by default 1. Raises
-    ModelError for states that are not finite.
+    states: (rows, width), of any scale: standardized on the training part. C is that of the least
+    log-loss in the validation part. Alain & Bengio, arXiv 1610.01644. `counts` (rows,): how much
+    each row counts, by default 1. Raises ModelError for states that are not finite.
     """
     from sklearn.preprocessing import StandardScaler
 
@@ -80,7 +84,8 @@ def embedding(
 def _least_validation_loss(
     matrix: Any, events: Events, parts: Parts, penalties: Sequence[float], counts: Array | None
 ) -> Array:
-    """(rows,) risks of the L2 logistic regression, fitted on training, whose C is the best; at a tie the smallest C."""
+    """(rows,) risks of the L2 logistic regression, fitted on training, whose C is the best; at a
+    tie the smallest C."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
@@ -100,23 +105,26 @@ def _least_validation_loss(
 
 
 def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig, logits: Array, seed: int) -> Array:
-    """(rows,) risks of the tuned model and the columns together: whether the one knows what the other does not.
+    """(rows,) risks of the tuned model and the columns together: whether the one knows what the
+    other does not.
 
     logits: (rows,) of the tuned model, not calibrated; training rows may be NaN.
 
-    The log-odds are `a + b * logit of the tuned model + c * logit of logistic_regression + d * logit of lightgbm`. All
-    models have seen the training rows, where their logits are too good; so a to d are fitted on the validation part,
-    which is also why the columns come as two logits: forty rows cannot bear a coefficient for each column. Weights are
-    not negative (Breiman, Stacked regressions, Machine Learning 1996) and have a normal prior around 1/3: the average
-    of the logits, which is hard to beat with few rows (Clemen, International Journal of Forecasting 1989), while many
-    rows decide alone. Without a readable column the prior is around the tuned logit itself. Rows of one outcome alone
-    leave the average as it is.
+    The log-odds are `a + b * logit of the tuned model + c * logit of logistic_regression + d *
+    logit of lightgbm`. All models have seen the training rows, where their logits are too good; so
+    a to d are fitted on the validation part, which is also why the columns come as two logits:
+    forty rows cannot bear a coefficient for each column. Weights are not negative (Breiman, Stacked
+    regressions, Machine Learning 1996) and have a normal prior around 1/3: the average of the
+    logits, which is hard to beat with few rows (Clemen, International Journal of Forecasting 1989),
+    while many rows decide alone. Without a readable column the prior is around the tuned logit
+    itself. Rows of one outcome alone leave the average as it is.
 
-    Validation rows get their risk from the other folds of five (the rows of a patient or group in one fold), test rows
-    from all validation rows. The checkpoint and the number of trees were chosen on the validation part, so their logits
-    are a little too good there; one choice among a few costs less than taking rows away. Training rows get the model's
-    value, optimistic as that of every model on the rows it learned from, and NaN where their logit is. Rows
-    of a cohort with inverse-probability-of-censoring weights count by them.
+    Validation rows get their risk from the other folds of five (the rows of a patient or group in
+    one fold), test rows from all validation rows. The checkpoint and the number of trees were
+    chosen on the validation part, so their logits are a little too good there; one choice among a
+    few costs less than taking rows away. Training rows get the model's value, optimistic as that of
+    every model on the rows it learned from, and NaN where their logit is. Rows of a cohort with
+    inverse-probability-of-censoring weights count by them.
 
     Raises ModelError for logits of validation or test rows that are not finite.
     """
@@ -144,7 +152,8 @@ def _combine(sources: Array, weights: Array) -> Array:
 
 
 def _weights(sources: Array, events: Events, counts: Array | None = None) -> Array:
-    """(1 + sources,): intercept, with a flat prior, and weights, at least 0, of the greatest posterior density."""
+    """(1 + sources,): intercept, with a flat prior, and weights, at least 0, of the greatest
+    posterior density."""
     count = sources.shape[1]
     start: Array = np.r_[0.0, np.full(count, 1 / count)]
     if len(np.unique(events)) < 2:

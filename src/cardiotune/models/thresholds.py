@@ -1,4 +1,5 @@
-"""Decision thresholds by stated rule, fixed on the validation part before the test part is looked at."""
+"""Decision thresholds by stated rule, fixed on the validation part before the test part is looked
+at."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +13,14 @@ Array = NDArray[np.float64]
 
 
 def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array | None = None) -> list[dict[str, Any]]:
-    """`{"name", "value"}` for each rule. y_true, y_prob: (rows,) of the validation part; all of one model. weight (rows,):
-    how much each row counts, by default 1.
+    """`{"name", "value"}` for each rule. y_true, y_prob: (rows,) of the validation part; all of one
+    model. weight (rows,): how much each row counts, by default 1.
 
-    A named value is taken as it is. `sensitivity`: the highest threshold at which at least `at` of the events are
-    flagged. `youden`: the highest sensitivity + specificity - 1 (Youden, Cancer 1950;3:32). `net_benefit`: the highest
-    net benefit when a false positive weighs at / (1 - at) of a true one (Vickers & Elkin, Med Decis Making 2006;26:565).
-    Of thresholds that are equally good, the highest. Takes n log n.
+    A named value is taken as it is. `sensitivity`: the highest threshold at which at least `at` of
+    the events are flagged. `youden`: the highest sensitivity + specificity - 1 (Youden, Cancer
+    1950;3:32). `net_benefit`: the highest net benefit when a false positive weighs at / (1 - at) of
+    a true one (Vickers & Elkin, Med Decis Making 2006;26:565). Of thresholds that are equally good,
+    the highest. Takes n log n.
     """
     counted = np.ones(len(y_true)) if weight is None else weight
     return [{"name": rule.label, "value": _value(rule, y_true, y_prob, counted)} for rule in rules]
@@ -35,7 +37,8 @@ def _value(rule: Threshold, y_true: Array, y_prob: Array, weight: Array) -> floa
     events, others = happened.sum(), not_happened.sum()
 
     def best(values: Array) -> float:
-        """The highest threshold of those that are best, but for rounding, which must not decide between them."""
+        """The highest threshold of those that are best, but for rounding, which must not decide
+        between them."""
         return float(candidates[np.argmax(values >= values.max() - 1e-12 * max(1.0, events, others))])
 
     if rule.rule == "sensitivity":

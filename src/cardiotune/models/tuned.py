@@ -30,10 +30,12 @@ PROBE_SEED = 7
 
 
 class TunedModel:
-    """The run's model, or the weights that one of its checkpoints holds; loaded once, checked against its record."""
+    """The run's model, or the weights that one of its checkpoints holds; loaded once, checked
+    against its record."""
 
     def __init__(self, run: RunFolder, config: Config, order: list[str], saved: Path | None = None) -> None:
-        """`order`: feature columns in the order of the run's text. ModelError when the model is not the one recorded."""
+        """`order`: feature columns in the order of the run's text. ModelError when the model is not
+        the one recorded."""
         self.run = run
         saved = saved or recorded_model(run, config)
         self.scorer = LanguageScorer(config, same_weights(run, config.model), saved)
@@ -56,7 +58,8 @@ class TunedModel:
 def fit_calibrator(
     config: Config, logits: Array, events: NDArray[np.int_], weight: Array | None = None
 ) -> calibrate.Calibrator:
-    """The experiment's calibrator on held-out rows; none, said aloud, where they hold too few of an outcome."""
+    """The experiment's calibrator on held-out rows; none, said aloud, where they hold too few of an
+    outcome."""
     try:
         return calibrate.fit(logits, events.astype(float), config.evaluation.calibration, weight)
     except DataError as error:
@@ -73,13 +76,15 @@ def read_calibrator(run: RunFolder) -> calibrate.Calibrator:
 
 
 def tuned_calibrator(calibration: dict[str, Any], file: object) -> calibrate.Calibrator:
-    """The tuned model's, of the content of a `calibration.json`; ModelError when it is not sound."""
+    """The tuned model's, of the content of a `calibration.json`; ModelError when it is not
+    sound."""
     models = calibration.get("models")
     return calibrate.check(models.get("tuned") if isinstance(models, dict) else None, file)
 
 
 def recorded_model(run: RunFolder, config: Config) -> Path:
-    """The folder of the run's own model, if it is the one that the run recorded; its files are for `verify` to check."""
+    """The folder of the run's own model, if it is the one that the run recorded; its files are for
+    `verify` to check."""
     saved = run.tuned_folder(config.method.kind)
     for name in (HASHES, PROBE):
         run.checked(saved / name)
@@ -87,7 +92,8 @@ def recorded_model(run: RunFolder, config: Config) -> Path:
 
 
 def odds_multiplier(run: RunFolder) -> float:
-    """What class weights and oversampling multiplied the odds by in training; ModelError when it cannot be."""
+    """What class weights and oversampling multiplied the odds by in training; ModelError when it
+    cannot be."""
     found = run.read_manifest().get("training", {}).get("odds_multiplier", 1.0)
     if type(found) not in (int, float) or not 0 < found < np.inf:
         raise ModelError(f"{run.manifest}: training.odds_multiplier is no positive number; restore it")

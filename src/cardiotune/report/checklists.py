@@ -1,7 +1,9 @@
-"""Reporting checklists, filled with what the run knows: TRIPOD+AI, TRIPOD-LLM and a PROBAST+AI sheet.
+"""Reporting checklists, filled with what the run knows: TRIPOD+AI, TRIPOD-LLM and a PROBAST+AI
+sheet.
 
-Items stand in `checklists.json` with their published numbers, in short words of our own, each with the names of the facts
-that answer it and with what only the authors can add. What the run does not know is "not provided": nothing is guessed.
+Items stand in `checklists.json` with their published numbers, in short words of our own, each with
+the names of the facts that answer it and with what only the authors can add. What the run does not
+know is "not provided": nothing is guessed.
 """
 
 import json
@@ -22,7 +24,8 @@ from cardiotune.runs import RunFolder, write_text
 FILE = Path(__file__).with_suffix(".json")
 NOT_PROVIDED = "not provided"
 FEW_EVENTS = 100
-"""Fewer events, or non-events, in the test part judge a model poorly. Collins et al., Stat Med 2016;35:214."""
+"""Fewer events, or non-events, in the test part judge a model poorly. Collins et al., Stat Med
+2016;35:214."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Checklist:
 
 
 def write_checklists(run: RunFolder) -> Path:
-    """Write `checklists.md` into the run folder. Raises DataError when the run has no predictions or no metrics."""
+    """Write `checklists.md` into the run folder. Raises DataError when the run has no predictions
+    or no metrics."""
     file = run.path / "checklists.md"
     write_text(file, as_markdown(fill(read_record(run))))
     return file
@@ -112,12 +116,13 @@ def as_markdown(checklists: list[Checklist]) -> str:
     return "\n".join(lines)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what the run knows
 
 
 def facts(record: Record) -> dict[str, str]:
-    """Name -> a sentence without its full stop. A fact that the run does not know is empty or not there."""
+    """Name -> a sentence without its full stop. A fact that the run does not know is empty or not
+    there."""
     return {
         **_about_data(record),
         **_about_models(record),
@@ -149,7 +154,8 @@ def _about_data(record: Record) -> dict[str, str]:
 
 
 def _missing(record: Record, models: list[str]) -> str:
-    """Without the sum where Table 1 withholds a column's count: the sum less the others would tell it."""
+    """Without the sum where Table 1 withholds a column's count: the sum less the others would tell
+    it."""
     text, counts = done.missing(record, models), record.cohort.get("notes", {}).get("missing")
     if counts is None:
         return text

@@ -36,7 +36,8 @@ COMPARED: dict[str, metrics.Metric] = {
     "calibration_intercept": metrics.calibration_intercept,
 }
 DIFFERENCES = ("auroc", "auprc", "brier", "log_loss")
-"""Compared by difference: of calibration slope and intercept the distance to the best value counts, not the sign."""
+"""Compared by difference: of calibration slope and intercept the distance to the best value counts,
+not the sign."""
 
 
 def compare(
@@ -46,18 +47,21 @@ def compare(
     replicates: int | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """Each run's main model (or all of its models) on the test rows that the runs share, joined by row id.
+    """Each run's main model (or all of its models) on the test rows that the runs share, joined by
+    row id.
 
-    Returns `{"schema_version", "n", "n_events", "common", "interval", "first", "entries": [{"run", "model", "metrics": {m:
-    {"value", "ci"}}, "differences": {m: {"value", "ci"}}}]}`. Differences are an entry's minus the first's, on the same
-    bootstrap replicates; the first entry has none. The main model is that of a run's report (`wording.MAIN`). Row ids agree
-    between runs on the same file. Rows of one patient, as any of the runs has them, are resampled together. Replicates, seed
-    and kind of bootstrap are by default those of the first run's `metrics.json`; what a run's own says of all of its test
-    rows is taken over, so that one quantity has one interval.
+    Returns `{"schema_version", "n", "n_events", "common", "interval", "first", "entries": [{"run",
+    "model", "metrics": {m: {"value", "ci"}}, "differences": {m: {"value", "ci"}}}]}`. Differences
+    are an entry's minus the first's, on the same bootstrap replicates; the first entry has none.
+    The main model is that of a run's report (`wording.MAIN`). Row ids agree between runs on the
+    same file. Rows of one patient, as any of the runs has them, are resampled together. Replicates,
+    seed and kind of bootstrap are by default those of the first run's `metrics.json`; what a run's
+    own says of all of its test rows is taken over, so that one quantity has one interval.
 
-    Raises ConfigError for fewer than two different runs, ModelError for predictions that are damaged, DataError when the test
-    rows differ (unless `common`, which takes those that all share), when they share none, or when a row's outcome or weight
-    differs. Rows of a cohort with weights of censoring count by them; the result then says `"weights": "ipcw"`.
+    Raises ConfigError for fewer than two different runs, ModelError for predictions that are
+    damaged, DataError when the test rows differ (unless `common`, which takes those that all
+    share), when they share none, or when a row's outcome or weight differs. Rows of a cohort with
+    weights of censoring count by them; the result then says `"weights": "ipcw"`.
     """
     if len(runs) < 2:
         raise ConfigError(f"compare: got {len(runs)} run, expected two or more; name their folders")
@@ -176,7 +180,8 @@ def _read(run: RunFolder) -> _Read:
 
 
 def _shared_weights(ids: list[str], weights: list[Weights]) -> Array:
-    """(rows,) weights of the shared rows; DataError when runs differ in them, as with another horizon or rule."""
+    """(rows,) weights of the shared rows; DataError when runs differ in them, as with another
+    horizon or rule."""
     first, *others = (np.array([own[row_id] for row_id in ids]) for own in weights)
     if not all(np.allclose(first, other) for other in others):
         raise DataError(
@@ -242,7 +247,8 @@ def _value(metric: str, rows: Judged, weight: Array) -> Array:
 
 
 def _entry(candidate: _Candidate, metric: str, value: float, sample: Array) -> dict[str, Any]:
-    """`{"value", "ci"}`, with the interval of the run's own report where that judges the same rows."""
+    """`{"value", "ci"}`, with the interval of the run's own report where that judges the same
+    rows."""
     found, told = estimate(metric, value, sample, candidate.rows), candidate.told.get(metric) or {}
     same = told.get("value") is not None and np.isclose(told["value"], value, rtol=1e-9, atol=1e-12)
     return {name: told[name] for name in ("value", "ci", "reason") if name in told} if same else found

@@ -1,4 +1,5 @@
-"""Curves and bins behind the figures: pure functions of outcomes and risks. They are drawn, never reported as metrics."""
+"""Curves and bins behind the figures: pure functions of outcomes and risks. They are drawn, never
+reported as metrics."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -24,14 +25,15 @@ MOST_POINTS = 400
 RISK_BINS = np.linspace(0, 1, 21)
 CURVE_POINTS = 51
 AXIS_ENDS = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Where an axis of risks may end: fifths of it make round ticks, and usual thresholds lie between two bins."""
+"""Where an axis of risks may end: fifths of it make round ticks, and usual thresholds lie between
+two bins."""
 OUTLIERS = 0.01
 """Share of the risks that may lie beyond either end of what is drawn."""
 
 
 def roc(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array, Array]:
-    """1 - specificity and sensitivity, (points,) each, from (0, 0) to (1, 1). Needs both outcomes. `weight` (n,): how much
-    each row counts.
+    """1 - specificity and sensitivity, (points,) each, from (0, 0) to (1, 1). Needs both outcomes.
+    `weight` (n,): how much each row counts.
     """
     from sklearn.metrics import roc_curve
 
@@ -40,7 +42,8 @@ def roc(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array,
 
 
 def precision_recall(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array, Array]:
-    """Recall and precision, (points,) each, recall falling from 1 to 0. Needs an event. `weight` (n,) as in `roc`."""
+    """Recall and precision, (points,) each, recall falling from 1 to 0. Needs an event. `weight`
+    (n,) as in `roc`."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(y_true, risk, drop_intermediate=True, sample_weight=weight)
@@ -53,7 +56,8 @@ def _thin(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 class Resampling(NamedTuple):
-    """How a band's rows are resampled: as those of the tables are, whose first replicates a band has."""
+    """How a band's rows are resampled: as those of the tables are, whose first replicates a band
+    has."""
 
     seed: int = 0
     stratified: bool = False
@@ -76,7 +80,8 @@ ALIKE = Resampling()
 
 
 def _limits(curves: Sequence[Array], estimate: Array) -> tuple[Array, Array]:
-    """Pointwise 95 % limits (points,) of curves (points,) each; they hold the estimate. NaN where they have no width."""
+    """Pointwise 95 % limits (points,) of curves (points,) each; they hold the estimate. NaN where
+    they have no width."""
     if not len(curves):
         return np.full(len(estimate), np.nan), np.full(len(estimate), np.nan)
     low, high = np.nanquantile(curves, [TAIL, 1 - TAIL], axis=0)
@@ -88,8 +93,9 @@ def _limits(curves: Sequence[Array], estimate: Array) -> tuple[Array, Array]:
 def roc_band(y_true: Array, risk: Array, drawn_as: Resampling = ALIKE) -> tuple[Array, Array]:
     """Lower and upper 95 % limit of the sensitivity at each value of `BAND_GRID`, (101,) each.
 
-    Pointwise percentiles over bootstrap replicates (vertical averaging: Fawcett, Pattern Recognit Lett 2006;27:861).
-    Replicates with one outcome only are left out. NaN where the limits are the same, as at the upper right corner.
+    Pointwise percentiles over bootstrap replicates (vertical averaging: Fawcett, Pattern Recognit
+    Lett 2006;27:861). Replicates with one outcome only are left out. NaN where the limits are the
+    same, as at the upper right corner.
     """
     drawn = np.ones(len(risk)) if drawn_as.weight is None else drawn_as.weight
     order = np.argsort(-risk, kind="stable")
@@ -109,12 +115,13 @@ def roc_band(y_true: Array, risk: Array, drawn_as: Resampling = ALIKE) -> tuple[
 def calibration_points(
     y_true: Array, risk: Array, weight: Array | None = None, clusters: NDArray[np.int_] | None = None
 ) -> tuple[Array, Array, Array, Array]:
-    """(groups,) each: mean risk, share of events, and the share's 95 % Wilson interval. Equal risks share a group.
+    """(groups,) each: mean risk, share of events, and the share's 95 % Wilson interval. Equal risks
+    share a group.
 
-    Neighbouring groups are taken together until each has ten events and ten others, or none; where all rows together have
-    fewer there is no group. With `weight` (n,) mean and share are weighted, and the interval is that of so many equally
-    weighted rows as these are worth (Kish 1965, Survey Sampling, section 11.7); with `clusters` (n,), rows of one patient
-    count as one.
+    Neighbouring groups are taken together until each has ten events and ten others, or none; where
+    all rows together have fewer there is no group. With `weight` (n,) mean and share are weighted,
+    and the interval is that of so many equally weighted rows as these are worth (Kish 1965, Survey
+    Sampling, section 11.7); with `clusters` (n,), rows of one patient count as one.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -135,11 +142,11 @@ def calibration_points(
 
 
 def calibration_curve(y_true: Array, risk: Array, at: Array, weight: Array | None = None) -> Array:
-    """Smoothed share of events at each risk of `at`: (points,), or (replicates, points) with weights (replicates, n); of
-    (n,) weights too it is (points,).
+    """Smoothed share of events at each risk of `at`: (points,), or (replicates, points) with
+    weights (replicates, n); of (n,) weights too it is (points,).
 
-    The curve that `metrics.calibration_errors` measures from, with the same knots and the same fit: its mean distance
-    from the risks of all rows is the ICI. NaN with one outcome.
+    The curve that `metrics.calibration_errors` measures from, with the same knots and the same fit:
+    its mean distance from the risks of all rows is the ICI. NaN with one outcome.
     """
     weights = np.atleast_2d(np.ones(len(y_true)) if weight is None else weight)
     log_odds = logistic.logit(risk)
@@ -152,10 +159,11 @@ def calibration_curve(y_true: Array, risk: Array, at: Array, weight: Array | Non
 
 
 def calibration_band(y_true: Array, risk: Array, at: Array, drawn_as: Resampling = ALIKE) -> tuple[Array, Array]:
-    """Lower and upper 95 % limit of the calibration curve at each risk of `at`, (points,) each. Needs both outcomes.
+    """Lower and upper 95 % limit of the calibration curve at each risk of `at`, (points,) each.
+    Needs both outcomes.
 
-    Pointwise percentiles over bootstrap replicates; the knots stay where all rows put them. Replicates with one outcome
-    are left out. NaN where the limits are the same.
+    Pointwise percentiles over bootstrap replicates; the knots stay where all rows put them.
+    Replicates with one outcome are left out. NaN where the limits are the same.
     """
     counted = np.ones(len(risk)) if drawn_as.weight is None else drawn_as.weight
     resamples = drawn_as.counts(y_true)
@@ -164,19 +172,22 @@ def calibration_band(y_true: Array, risk: Array, at: Array, drawn_as: Resampling
 
 
 def curve_risks(risk: Array) -> Array:
-    """Where a calibration curve is drawn, (51,): evenly between the ends of the bulk of the risks, which are no row's own."""
+    """Where a calibration curve is drawn, (51,): evenly between the ends of the bulk of the risks,
+    which are no row's own."""
     low, high = np.quantile(risk, [OUTLIERS, 1 - OUTLIERS])
     return np.linspace(low, high, CURVE_POINTS)
 
 
 def axis_end(risks: Iterable[Array]) -> float:
-    """Where an axis that shows all these can end: 1, or less when an event is so rare that nearly all risks are low."""
+    """Where an axis that shows all these can end: 1, or less when an event is so rare that nearly
+    all risks are low."""
     highest = max(float(np.quantile(risk, 1 - OUTLIERS)) for risk in risks)
     return next(end for end in AXIS_ENDS if highest <= end)
 
 
 def merged(rows: Array) -> NDArray[np.int_]:
-    """(bins,) the number of the wider bin that each of neighbouring bins falls in, so that no bin has a small count.
+    """(bins,) the number of the wider bin that each of neighbouring bins falls in, so that no bin
+    has a small count.
 
     rows (outcomes, bins). As many bins as can be; a small count of all rows stays small.
     """
@@ -194,7 +205,8 @@ def merged(rows: Array) -> NDArray[np.int_]:
 
 
 class Histogram(NamedTuple):
-    """Rows with and without the event in bins that may be of unequal width, none with a small count."""
+    """Rows with and without the event in bins that may be of unequal width, none with a small
+    count."""
 
     edges: Array
     """(bins + 1,)"""
@@ -205,7 +217,8 @@ class Histogram(NamedTuple):
 
 
 def histogram(y_true: Array, risk: Array, end: float = 1.0, weight: Array | None = None) -> Histogram:
-    """The bins of `risk_counts`, neighbours taken together until each has ten rows of an outcome or none."""
+    """The bins of `risk_counts`, neighbours taken together until each has ten rows of an outcome or
+    none."""
     exact = np.array(risk_counts(y_true, risk, end))
     number = merged(exact)
     bins = RISK_BINS * end
@@ -221,7 +234,8 @@ def histogram(y_true: Array, risk: Array, end: float = 1.0, weight: Array | None
 
 
 def risk_counts(y_true: Array, risk: Array, end: float = 1.0, weight: Array | None = None) -> tuple[Array, Array]:
-    """Rows with and without the event in each of the bins of `RISK_BINS`, drawn together to end at `end`; (20,) each.
+    """Rows with and without the event in each of the bins of `RISK_BINS`, drawn together to end at
+    `end`; (20,) each.
 
     With `weight` (n,) the sums of the weights.
     """
@@ -236,7 +250,8 @@ def risk_counts(y_true: Array, risk: Array, end: float = 1.0, weight: Array | No
 def by_training_rows(points: list[dict[str, Any]], metric: str) -> dict[str, dict[float, list[float]]]:
     """Model -> training rows -> the defined values of the seeds; rows ascending.
 
-    points: those of `learning_curve.json`. Seeds of one size may differ by a few rows: the size stands at their median.
+    points: those of `learning_curve.json`. Seeds of one size may differ by a few rows: the size
+    stands at their median.
     """
     rows: dict[Any, list[int]] = {}
     for point in points:

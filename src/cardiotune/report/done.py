@@ -1,7 +1,8 @@
-"""What a run did, in words: each sentence stands under the condition that it was done. Report, checklists and card say these.
+"""What a run did, in words: each sentence stands under the condition that it was done. Report,
+checklists and card say these.
 
-Words for the values of a setting stand in a table each, without a default: a value without words is an error here, and
-`tests/test_settings_in_words.py` sends every value through.
+Words for the values of a setting stand in a table each, without a default: a value without words is
+an error here, and `tests/test_settings_in_words.py` sends every value through.
 """
 
 from collections.abc import Iterable, Sequence
@@ -85,7 +86,8 @@ REGIONS = {"low": "low", "moderate": "moderate", "high": "high", "very_high": "v
 
 REGRESSIONS = ("age_sex_logistic_regression", "logistic_regression", "spline_regression", "stacked")
 READS_COLUMNS = ("logistic_regression", "spline_regression", "lightgbm", "stacked")
-"""Models that read every feature column. The columns' models of the stack are logistic regression and LightGBM."""
+"""Models that read every feature column. The columns' models of the stack are logistic regression
+and LightGBM."""
 FITTED = (*REGRESSIONS, "lightgbm", "tfidf", "embedding", "tuned")
 
 
@@ -103,7 +105,7 @@ def columns(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + more
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # data
 
 
@@ -277,7 +279,8 @@ def _kinds(data: DataConfig) -> dict[str, list[str]]:
 
 
 def columns_read(record: Record) -> str:
-    """Which columns each classical model reads, and how; and what only one side reads. Empty without a classical model."""
+    """Which columns each classical model reads, and how; and what only one side reads. Empty
+    without a classical model."""
     config, said = record.config, []
     data = config.data
     if readers := _has(record, READS_COLUMNS):
@@ -313,7 +316,7 @@ def _left_out(record: Record) -> list[str]:
     return [name for name in data.features if data.columns[name].section in sections]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # models
 
 DESCRIPTIONS = {
@@ -399,7 +402,8 @@ def imbalanced(record: Record) -> list[str]:
 
 
 def calibration(record: Record, models: Iterable[str] | None = None) -> str:
-    """How probabilities were calibrated, of `models`, by default of all; empty when the run does not say."""
+    """How probabilities were calibrated, of `models`, by default of all; empty when the run does
+    not say."""
     own = list(record.models if models is None else models)
     found = record.extras["calibration"]
     if not found.get("method"):
@@ -427,8 +431,8 @@ def _method_of(record: Record, model: str) -> str:
 
 
 def between(record: Record, models: Iterable[str] | None = None) -> str:
-    """What lies between the probabilities as models give them and the judged ones; of `models`, by default of all. Empty
-    when nothing does.
+    """What lies between the probabilities as models give them and the judged ones; of `models`, by
+    default of all. Empty when nothing does.
     """
     own = list(record.models if models is None else models)
     used, times = imbalanced(record), (record.manifest.get("training") or {}).get("odds_multiplier", 1)
@@ -479,7 +483,8 @@ def text(record: Record) -> str:
 
 
 def scoring(record: Record, models: Iterable[str] | None = None) -> str:
-    """How a risk is read from the language model, by `models` (default: all); empty when none is."""
+    """How a risk is read from the language model, by `models` (default: all); empty when none
+    is."""
     said, own = [], list(record.models if models is None else models)
     tuned = bool({"tuned", "stacked"} & set(own))
     answers = "the logits of the two answers at the last position"
@@ -497,7 +502,7 @@ def scoring(record: Record, models: Iterable[str] | None = None) -> str:
     return "; ".join(said) + (", without sampling" if said else "")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # results
 
 

@@ -1,4 +1,5 @@
-"""How figures are drawn: inline SVG that reads without colour, and the numbers behind it as CSV inside the page."""
+"""How figures are drawn: inline SVG that reads without colour, and the numbers behind it as CSV
+inside the page."""
 
 import csv
 import io
@@ -86,9 +87,11 @@ def _cell(value: Any) -> Any:
 def svg(
     name: str, size: tuple[float, float], paint: Callable[[Figure], None], margins: dict[str, float] | None = None
 ) -> Markup:
-    """What `paint` draws, as inline SVG: the same bytes every time, and ids that no other figure has. Size in inches.
+    """What `paint` draws, as inline SVG: the same bytes every time, and ids that no other figure
+    has. Size in inches.
 
-    `margins` (see `Figure.subplots_adjust`) spares the search for a layout, which takes longer than the drawing.
+    `margins` (see `Figure.subplots_adjust`) spares the search for a layout, which takes longer than
+    the drawing.
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the report

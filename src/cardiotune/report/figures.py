@@ -1,4 +1,5 @@
-"""What is drawn. Nothing here judges: every metric comes from `metrics.json`, every curve and bin from `curves`."""
+"""What is drawn. Nothing here judges: every metric comes from `metrics.json`, every curve and bin
+from `curves`."""
 
 import textwrap
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def performance(record: Record) -> list[Drawing]:
     return drawings
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # discrimination
 
 
@@ -68,7 +69,8 @@ def _values(part: dict[str, Any], model: str, *metrics: str) -> list[Any]:
 
 
 def _curve(axes: Axes, model: str, line: tuple[Array, Array], point: list[Any], area: float) -> None:
-    """One model's curve, with a marker at `point`, where the threshold puts it (not drawn when undefined)."""
+    """One model's curve, with a marker at `point`, where the threshold puts it (not drawn when
+    undefined)."""
     style = look(model)
     axes.plot([], [], label=f"{model_words(model)} ({area:.2f})", **style)
     axes.plot(*line, **{**style, "marker": ""})
@@ -139,7 +141,7 @@ def _precision_recall(part: dict[str, Any], scored: dict[str, Scores]) -> Drawin
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # risks
 
 
@@ -198,14 +200,16 @@ def _calibration(record: Record, scored: dict[str, Scores]) -> Drawing:
 
 
 class Calibration(NamedTuple):
-    """What one panel shows of some risks; each (4, points): risk, share of events, and its interval's ends or NaN."""
+    """What one panel shows of some risks; each (4, points): risk, share of events, and its
+    interval's ends or NaN."""
 
     group: Array
     curve: Array
 
 
 def _calibration_lines(found: Scores, drawn_as: curves.Resampling) -> dict[str, Calibration]:
-    """The final probabilities and, where they differ, those before correction and calibration, which have no band."""
+    """The final probabilities and, where they differ, those before correction and calibration,
+    which have no band."""
     lines = {}
     for when, risk in (("final", found.y_prob), ("before", found.y_prob_raw)):
         if when == "before" and np.array_equal(found.y_prob, found.y_prob_raw):
@@ -327,7 +331,7 @@ def _decision(found: dict[str, Any], models: list[str], main: str) -> Drawing:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # subgroups
 
 
@@ -417,7 +421,7 @@ def _ratio_scale(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # training
 
 
@@ -455,7 +459,8 @@ def _series(entries: list[dict[str, float]], name: str) -> tuple[list[float], li
 
 
 def learning_curve(points: list[dict[str, Any]]) -> Drawing:
-    """AUROC and log-loss by the number of training rows; points as `learning_curve.json` holds them, one at least."""
+    """AUROC and log-loss by the number of training rows; points as `learning_curve.json` holds
+    them, one at least."""
     models = in_order({point["model"] for point in points})
 
     def paint(figure: Figure) -> None:
@@ -490,12 +495,13 @@ def learning_curve(points: list[dict[str, Any]]) -> Drawing:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # explanations and costs
 
 
 def explanations(found: dict[str, Any]) -> list[Drawing]:
-    """Importance of the columns, and how the mean risk changes with each; what the run has of them."""
+    """Importance of the columns, and how the mean risk changes with each; what the run has of
+    them."""
     drawings = []
     if found.get("importance"):
         drawings.append(_importance(found["importance"]))

@@ -1,7 +1,9 @@
-"""How much the models gain from more training patients: the same run on growing parts of the training rows.
+"""How much the models gain from more training patients: the same run on growing parts of the
+training rows.
 
-Every size and seed is a run folder of its own, so a curve that was interrupted goes on where it stopped. For one seed,
-validation and test rows are the same at all sizes, and the rows of a smaller size are among those of a larger one.
+Every size and seed is a run folder of its own, so a curve that was interrupted goes on where it
+stopped. For one seed, validation and test rows are the same at all sizes, and the rows of a smaller
+size are among those of a larger one.
 """
 
 import json
@@ -32,7 +34,8 @@ MIN_ROWS = 4
 """Two events and two non-events."""
 METRICS = {"auroc": "AUROC", "log_loss": "Log-loss"}
 COMPARED: tuple[Comparator, ...] = ("logistic_regression", "lightgbm", "zero_shot", "few_shot", "tuned")
-"""The models of a curve whose experiment does not choose its models: all others would be made at every size too."""
+"""The models of a curve whose experiment does not choose its models: all others would be made at
+every size too."""
 VARIED = ("name", "runs_dir", "seed", "split.train_rows", "models")
 """Settings in which the runs of a curve may differ from the run whose report shows it."""
 FILE = "learning_curve.json"
@@ -52,12 +55,14 @@ def parse_sizes(text: str) -> list[Size]:
 def learning_curve(
     config: Config, sizes: Sequence[Size], seeds: Sequence[int], run_one: Callable[[Config], RunFolder], out: Path
 ) -> dict[str, Any]:
-    """`{"points": [{model, size, train_rows, seed, auroc, log_loss}]}` on the test part; also `out/learning_curve.json`.
+    """`{"points": [{model, size, train_rows, seed, auroc, log_loss}]}` on the test part; also
+    `out/learning_curve.json`.
 
-    `run_one` makes a whole run and replaces an unfinished one; finished runs below `out` are read and not repeated. The
-    seed is that of split, model and order, unless `split.seed` fixes the split. Sizes go from small to large, and the file
-    is written after every run. Undefined metrics are null. Raises ConfigError, before any run, for sizes or seeds that
-    make no sense and when a run below `out` had other settings; DataError when the table changed between runs.
+    `run_one` makes a whole run and replaces an unfinished one; finished runs below `out` are read
+    and not repeated. The seed is that of split, model and order, unless `split.seed` fixes the
+    split. Sizes go from small to large, and the file is written after every run. Undefined metrics
+    are null. Raises ConfigError, before any run, for sizes or seeds that make no sense and when a
+    run below `out` had other settings; DataError when the table changed between runs.
     """
     check(sizes, seeds)
     wanted = [(size, seed) for size in sorted(sizes, key=_place) for seed in seeds]
@@ -128,7 +133,8 @@ def _check_settings(config: Config) -> None:
 
 
 def differences(run: RunFolder, one: RunFolder) -> list[str]:
-    """What keeps a curve, of which `one` is a run, out of the report of `run`: other settings, another table."""
+    """What keeps a curve, of which `one` is a run, out of the report of `run`: other settings,
+    another table."""
     settings = [key for key in _changed(read_yaml(run.config), read_yaml(one.config)) if key not in VARIED]
     same_table = run.read_manifest().get("data") == one.read_manifest().get("data")
     return settings + ([] if same_table else ["table"])
@@ -177,7 +183,7 @@ def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what is shown
 
 
@@ -189,7 +195,8 @@ def write(curve: dict[str, Any], folder: Path) -> None:
 
 
 def to_markdown(curve: dict[str, Any]) -> str:
-    """A table a metric: a line a model, a column a size; the median over seeds, and the lowest to the highest."""
+    """A table a metric: a line a model, a column a size; the median over seeds, and the lowest to
+    the highest."""
     tables = []
     for metric, name in METRICS.items():
         lines = by_training_rows(curve["points"], metric)
@@ -212,9 +219,11 @@ def _cell(values: list[float]) -> str:
 
 
 def draw(curve: dict[str, Any], file: Path) -> Path:
-    """AUROC and log-loss over training rows (logarithmic), as PNG or SVG by the ending of `file`, which is returned.
+    """AUROC and log-loss over training rows (logarithmic), as PNG or SVG by the ending of `file`,
+    which is returned.
 
-    Lines are medians over seeds, bars reach from the lowest to the highest; models differ in colour, dashes and marker.
+    Lines are medians over seeds, bars reach from the lowest to the highest; models differ in
+    colour, dashes and marker.
     """
     kind = file.suffix.removeprefix(".").lower()
     if kind not in ("png", "svg"):

@@ -1,6 +1,8 @@
-"""The model card: `model_card.md` in the format of the Hugging Face hub, ready to lie beside the weights.
+"""The model card: `model_card.md` in the format of the Hugging Face hub, ready to lie beside the
+weights.
 
-Facts of the run only: counts and metrics, never a value of a patient. It says what the model is not for.
+Facts of the run only: counts and metrics, never a value of a patient. It says what the model is not
+for.
 """
 
 import re
@@ -32,14 +34,16 @@ TERMS = {
 
 
 def write_model_card(run: RunFolder) -> Path:
-    """Write `model_card.md` into the run folder. Raises DataError when the run has no predictions or no metrics."""
+    """Write `model_card.md` into the run folder. Raises DataError when the run has no predictions
+    or no metrics."""
     file = run.path / "model_card.md"
     write_text(file, render(read_record(run)))
     return file
 
 
 def render(record: Record, exported_to: str | None = None) -> str:
-    """YAML front matter that the hub accepts, and the card in Markdown; of the run, or of an export of it to this library."""
+    """YAML front matter that the hub accepts, and the card in Markdown; of the run, or of an export
+    of it to this library."""
     from huggingface_hub import ModelCard
 
     environment = jinja2.Environment(
@@ -57,7 +61,8 @@ def render(record: Record, exported_to: str | None = None) -> str:
 
 
 def terms_notice(model: ModelConfig) -> str | None:
-    """What the terms of a base model ask to be said with what was made from it; None when we know of nothing."""
+    """What the terms of a base model ask to be said with what was made from it; None when we know
+    of nothing."""
     named = f"{model.name} {model.hub_id or ''}".lower()
     return next((notice for part, notice in TERMS.items() if part in named), None)
 

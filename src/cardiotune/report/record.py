@@ -1,4 +1,5 @@
-"""Everything that the files of a run folder say, read once for the report, the checklists and the model card."""
+"""Everything that the files of a run folder say, read once for the report, the checklists and the
+model card."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -51,7 +52,8 @@ class Record:
 
     @property
     def censoring(self) -> dict[str, Any]:
-        """What the test part says of censoring and of its weights; empty when every row counts the same."""
+        """What the test part says of censoring and of its weights; empty when every row counts the
+        same."""
         found: dict[str, Any] = self.part.get("censoring", {})
         return found
 
@@ -62,12 +64,14 @@ class Record:
 
     @property
     def main(self) -> str:
-        """The model that the report is about, by an order that knows nothing of the results: `wording.MAIN`."""
+        """The model that the report is about, by an order that knows nothing of the results:
+        `wording.MAIN`."""
         return main_model(self.models)
 
 
 def read_record(run: RunFolder) -> Record:
-    """Read a run folder. Raises DataError when it has no predictions or no metrics of its test part."""
+    """Read a run folder. Raises DataError when it has no predictions or no metrics of its test
+    part."""
     if not run.metrics.is_file():
         raise DataError(f"{run.metrics}: no metrics yet; make them with `cardiotune evaluate {run.path}`")
     rows = read_predictions(run)

@@ -1,7 +1,7 @@
 """The report: one HTML file and its text twin, made from the files of a run folder.
 
-It says and draws, and computes no metric. Nothing of a single row is written: curves, bins and counts only. What the run
-folder does not hold is left out.
+It says and draws, and computes no metric. Nothing of a single row is written: curves, bins and
+counts only. What the run folder does not hold is left out.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,8 @@ WATTS = {"cpu": 65, "cuda": 300}
 
 
 def write_report(run: RunFolder) -> Path:
-    """Write `report.html`, its text twin `report.md`, `checklists.md` and `model_card.md`; returns the HTML's path.
+    """Write `report.html`, its text twin `report.md`, `checklists.md` and `model_card.md`; returns
+    the HTML's path.
 
     Raises DataError when the run has no predictions or no metrics.
     """
@@ -98,7 +99,8 @@ def _render(name: str, content: dict[str, Any]) -> str:
 
 
 def _stages(record: Record) -> dict[str, Any]:
-    """Cost of each stage. The report's own time is known only afterwards: what the manifest has is an earlier one's."""
+    """Cost of each stage. The report's own time is known only afterwards: what the manifest has is
+    an earlier one's."""
     resumed = (record.manifest.get("training") or {}).get("resumed_after_step")
     names = {"train": f"train, after step {resumed} where it was resumed"} if resumed else {}
     found = record.manifest.get("stages", {})
@@ -160,7 +162,8 @@ def _words(record: Record) -> dict[str, Any]:
 
 
 class Notes:
-    """Reasons for what is undefined: each is written once, and cells point to its number, from 1."""
+    """Reasons for what is undefined: each is written once, and cells point to its number, from
+    1."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -184,7 +187,7 @@ def _cell(entry: dict[str, Any], notes: Notes, sign: str = "") -> dict[str, Any]
     }
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what was found
 
 
@@ -229,7 +232,8 @@ def _audit(audit: dict[str, Any]) -> dict[str, Any]:
 def _comparison(
     record: Record, models: list[str], wanted: Sequence[str], notes: Notes, delong: bool = False
 ) -> dict[str, Any]:
-    """A table with a row a model and a column a metric that the run has; `delong` adds the AUROC with that interval."""
+    """A table with a row a model and a column a metric that the run has; `delong` adds the AUROC
+    with that interval."""
     judged = record.part["models"]
     columns = [(metric_words(m), m, "ci") for m in wanted if any(m in entries for entries in judged.values())]
     if delong and any(judged[model]["auroc"].get("delong_ci") for model in models):
@@ -289,7 +293,8 @@ def _raw(record: Record, notes: Notes) -> dict[str, Any]:
 
 
 def _calibrators(found: dict[str, Any]) -> list[str]:
-    """How each model's probabilities were calibrated, a line each; steps of a curve are not listed."""
+    """How each model's probabilities were calibrated, a line each; steps of a curve are not
+    listed."""
     lines = []
     for model, calibrator in (found.get("models") or {}).items():
         numbers = {k: v for k, v in calibrator.items() if isinstance(v, int | float) and not isinstance(v, bool)}
@@ -344,7 +349,8 @@ def _subgroups(record: Record, notes: Notes) -> dict[str, Any]:
 
 
 def _censoring(record: Record, notes: Notes) -> dict[str, Any] | None:
-    """How many the weights stand for, C-index and observed risk by groups; None when every row counts the same."""
+    """How many the weights stand for, C-index and observed risk by groups; None when every row
+    counts the same."""
     found = record.censoring
     if not found:
         return None
@@ -420,7 +426,8 @@ def _learning(record: Record) -> dict[str, Any] | None:
 
 
 def _of_seeds(values: list[float]) -> dict[str, Any]:
-    """The median as a cell, with the lowest and the highest of several in the place of the interval."""
+    """The median as a cell, with the lowest and the highest of several in the place of the
+    interval."""
     spread = (min(values), max(values)) if len(values) > 1 else None
     middle = float(np.median(values)) if values else None
     return {"value": number(middle), "ci": span(spread), "note": None, "reason": None}
@@ -445,7 +452,7 @@ def _probes(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what was done
 
 
@@ -487,8 +494,9 @@ def _language_model(record: Record) -> dict[str, str]:
 def _cohort(record: Record) -> dict[str, Any]:
     """What `cohort.json` says, ready for the templates; empty where it says nothing.
 
-    Small counts are not in the file; where it holds plain numbers, as those of earlier versions do, they are written by
-    the rule of Table 1: where it hides one that would give a small count away, none of the larger ones is written here.
+    Small counts are not in the file; where it holds plain numbers, as those of earlier versions do,
+    they are written by the rule of Table 1: where it hides one that would give a small count away,
+    none of the larger ones is written here.
     """
     found, table1, files = record.cohort, record.extras["table1"], len(record.config.data.files)
     notes = found.get("notes", {})
@@ -531,16 +539,19 @@ def _cohort(record: Record) -> dict[str, Any]:
 
 
 def _table1(found: dict[str, Any]) -> dict[str, Any]:
-    """The rows as they were summarised, as many as can be read; sizes of the groups for the header."""
+    """The rows as they were summarised, as many as can be read; sizes of the groups for the
+    header."""
     rows = found.get("columns", [])
     return {"n": found.get("n", {}), "rows": rows[:MOST_TABLE1_ROWS], "more": max(0, len(rows) - MOST_TABLE1_ROWS)}
 
 
 def _scoring(record: Record) -> dict[str, Any]:
-    """What each model's risks cost: seconds to start, to fit and to score, and of scoring 1,000 patients at that rate.
+    """What each model's risks cost: seconds to start, to fit and to score, and of scoring 1,000
+    patients at that rate.
 
-    The base model's start counts for each that reads it, and the tuned model's costs for what stands on it: each line is what
-    the model takes alone. Watt-hours at an assumed draw of the device that it ran on.
+    The base model's start counts for each that reads it, and the tuned model's costs for what
+    stands on it: each line is what the model takes alone. Watt-hours at an assumed draw of the
+    device that it ran on.
     """
     manifest = record.manifest
     found = {
@@ -587,7 +598,8 @@ def _seconds(value: float) -> str:
 
 
 def _watts(cost: dict[str, Any]) -> float:
-    """Of the device that one model ran on; each process has a GPU of its own, and all share one processor."""
+    """Of the device that one model ran on; each process has a GPU of its own, and all share one
+    processor."""
     kind = _kind(cost)
     return WATTS.get(kind, WATTS["cpu"]) * (cost.get("processes", 1) if kind == "cuda" else 1)
 

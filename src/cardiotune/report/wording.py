@@ -44,7 +44,8 @@ MAIN = (
     "free_generation",
     "prevalence",
 )
-"""Which model a report is about: the first of these that was run. Never one chosen for its results on the test part."""
+"""Which model a report is about: the first of these that was run. Never one chosen for its results
+on the test part."""
 
 HIGHER, LOWER, ONE, ZERO, NEITHER = (
     "higher is better",
@@ -137,8 +138,8 @@ def percent(share: float) -> str:
 
 
 def events(n: int | None, n_events: int | None, weighted: float | None = None) -> str:
-    """`36 events (54 %)`. `weighted`: their share by weights of censoring; the share as counted would be of nobody. None is
-    a count that is not told.
+    """`36 events (54 %)`. `weighted`: their share by weights of censoring; the share as counted
+    would be of nobody. None is a count that is not told.
     """
     if n_events is None:
         return "events not told (a small count)"
@@ -153,7 +154,8 @@ def number(value: float | None, sign: str = "") -> str:
 
 
 def span(ci: Sequence[float] | None, sign: str = "") -> str | None:
-    """`0.801 to 0.931`; as many further decimals as it takes for the two to differ. None for an interval without width."""
+    """`0.801 to 0.931`; as many further decimals as it takes for the two to differ. None for an
+    interval without width."""
     if ci is None or ci[0] == ci[1]:
         return None
     for decimals in range(3, 17):
@@ -190,7 +192,8 @@ def capitalized(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value that cannot end a table cell or open a tag in Markdown. `Markup` is a finished piece and stays."""
+    """A value that cannot end a table cell or open a tag in Markdown. `Markup` is a finished piece
+    and stays."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return re.sub(r"\s*\n\s*", " ", value).replace("|", r"\|").replace("<", "&lt;")

@@ -36,11 +36,13 @@ MEANINGS: dict[Meaning, tuple[str, ...]] = {
 }
 """What the program looks for in a table, and the types that a column of this meaning may have."""
 LEARNED = ("decimal", "day_first", "meaning")
-"""Settings of a column that a run learns from its table, and writes into its own config, where none are given."""
+"""Settings of a column that a run learns from its table, and writes into its own config, where none
+are given."""
 
 
 def spelling(code: str) -> str:
-    """A code without what programs and people write differently: case, blanks, invisible signs, a `.0` behind a number.
+    """A code without what programs and people write differently: case, blanks, invisible signs, a
+    `.0` behind a number.
 
     `Yes`, ` YES` and `yes` are one, so are `1` and `1.0`; `01` is another code than `1`.
     """
@@ -56,48 +58,61 @@ class Derive(Settings):
     inputs: list[str]
     """Names of the input columns, in the order that the function documents."""
     bp_rule: Literal["acc_aha_2017", "stage_1_first"] = "acc_aha_2017"
-    """Only for bp_category. `stage_1_first` is the order of the published Kaggle table; it is not the guideline."""
+    """Only for bp_category. `stage_1_first` is the order of the published Kaggle table; it is not
+    the guideline."""
 
 
 class Column(Settings):
     """One column of the data dictionary."""
 
     role: Literal["id", "feature", "text", "target", "group", "site", "time", "split", "ignore"] = "feature"
-    """`text` is the patient's text, ready made: nothing is serialized, and features serve the classical models only."""
+    """`text` is the patient's text, ready made: nothing is serialized, and features serve the
+    classical models only."""
     type: Literal["numeric", "integer", "binary", "categorical", "ordinal", "date", "text"] = "numeric"
-    """Default: numeric for a feature, binary for the target, date for a time, text for id, group, site, split and text."""
+    """Default: numeric for a feature, binary for the target, date for a time, text for id, group,
+    site, split and text."""
     unit: str | None = None
     """Written after the value in the text, e.g. `mmHg`."""
     range: tuple[float, float] | None = None
-    """Numbers only. Plausible lowest and highest value, both included; others go the way of `data.out_of_range`."""
+    """Numbers only. Plausible lowest and highest value, both included; others go the way of
+    `data.out_of_range`."""
     codes: dict[str, str] | None = None
-    """What each stored code means, in words: `{1: woman, 2: man}`. A value that is not listed is out of range.
+    """What each stored code means, in words: `{1: woman, 2: man}`. A value that is not listed is
+    out of range.
 
-    Case, blanks and a trailing `.0` make no other code, unless two of the codes differ in nothing else. A binary column of 0
-    and 1, or of yes and no, may be written in either way, or as true and false.
+    Case, blanks and a trailing `.0` make no other code, unless two of the codes differ in nothing
+    else. A binary column of 0 and 1, or of yes and no, may be written in either way, or as true and
+    false.
     """
     missing: list[str] = []
-    """Codes that mean "missing", beside the empty cell, `NA`, `N/A`, `NaN`, `null`, `?` and `.` (unless `codes` lists it)."""
+    """Codes that mean "missing", beside the empty cell, `NA`, `N/A`, `NaN`, `null`, `?` and `.`
+    (unless `codes` lists it)."""
     decimal: Literal[".", ","] | None = None
-    """Numbers only. The mark before decimals; the other one parts thousands. Default: learned from all cells of the table."""
+    """Numbers only. The mark before decimals; the other one parts thousands. Default: learned from
+    all cells of the table."""
     day_first: bool | None = None
-    """Dates only. Whether 05/12/2019 is in December or, with `false`, in May. Default: learned from all cells of the table."""
+    """Dates only. Whether 05/12/2019 is in December or, with `false`, in May. Default: learned from
+    all cells of the table."""
     phrase: str | None = None
-    """Name in the text (default: the column's name in words); with `{value}` in it, the whole sentence."""
+    """Name in the text (default: the column's name in words); with `{value}` in it, the whole
+    sentence."""
     decimals: int | None = Field(None, ge=0, le=6)
     """Decimals in the text. Default: six significant digits, trailing zeros cut."""
     positive: list[str] | None = None
-    """Target only: the codes that count as an event. Default: `1`. With more than one other code in the table, `codes` must
-    name all of them: what nobody has named is never taken for "no event"."""
+    """Target only: the codes that count as an event. Default: `1`. With more than one other code in
+    the table, `codes` must name all of them: what nobody has named is never taken for "no
+    event"."""
     derive: Derive | None = None
     meaning: Meaning | None = None
-    """What the column is, where something looks for it: subgroups, the comparator on age and sex, published scores. Default:
-    by its name, unit, range and codes (`cardiotune.data.roles`), once a run, and said; `none` is nothing of these."""
+    """What the column is, where something looks for it: subgroups, the comparator on age and sex,
+    published scores. Default: by its name, unit, range and codes (`cardiotune.data.roles`), once a
+    run, and said; `none` is nothing of these."""
     section: str | None = None
-    """Part of the text that it belongs to, e.g. `bloods`; `serialize.leave_out` can leave such a part out."""
+    """Part of the text that it belongs to, e.g. `bloods`; `serialize.leave_out` can leave such a
+    part out."""
     field: int | None = Field(None, ge=1)
-    """Only for `data.format: ukb`: the UK Biobank field, as it was at baseline. Columns without one have a name that the
-    program knows how to make, such as `sbp` or `egfr`: see `docs/ukb.md`."""
+    """Only for `data.format: ukb`: the UK Biobank field, as it was at baseline. Columns without one
+    have a name that the program knows how to make, such as `sbp` or `egfr`: see `docs/ukb.md`."""
 
     @model_validator(mode="before")
     @classmethod

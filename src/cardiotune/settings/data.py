@@ -30,17 +30,20 @@ class UkbConfig(Settings):
     censoring_dates: CensoringDates | None = None
     """Instead of `freeze`: the dates of your release (Showcase, Data providers and dates)."""
     censored: Literal["exclude", "ipcw"] = "exclude"
-    """`exclude`: who was not followed to the horizon is left out, and so is everybody, cases too, whose nation's records
-    end before it. `ipcw`: those who were followed stand for them, by inverse-probability-of-censoring weights."""
+    """`exclude`: who was not followed to the horizon is left out, and so is everybody, cases too,
+    whose nation's records end before it. `ipcw`: those who were followed stand for them, by
+    inverse-probability-of-censoring weights."""
     other_deaths: Literal["no_event", "censored"] = "no_event"
-    """Who dies of something else can no longer have the event: `no_event`, for the risk in the presence of other deaths.
-    `censored`: the risk if nobody died of anything else."""
+    """Who dies of something else can no longer have the event: `no_event`, for the risk in the
+    presence of other deaths. `censored`: the risk if nobody died of anything else."""
     withdrawals: str | None = None
-    """List of eids that withdrew, one a line. Default: `w*.csv` or `*withdraw*` in the export's folder, if there is one."""
+    """List of eids that withdrew, one a line. Default: `w*.csv` or `*withdraw*` in the export's
+    folder, if there is one."""
     kinship: str | None = None
     """`ukb_rel.dat`. Default: `*rel*.dat` in the export's folder, if there is one."""
     showcase: str | None = None
-    """`Data_Dictionary_Showcase.tsv`, to check field ids. Default: that of the export's folder, if there is one."""
+    """`Data_Dictionary_Showcase.tsv`, to check field ids. Default: that of the export's folder, if
+    there is one."""
 
     @model_validator(mode="after")
     def _deaths_weighted(self) -> "UkbConfig":
@@ -55,16 +58,19 @@ class DataConfig(Settings):
     """The table and its data dictionary."""
 
     path: str
-    """CSV, TSV, JSON or JSONL, also gzipped, or Parquet; `builtin:NAME` for a table shipped with the package. With
-    `format: ukb` an export: a CSV, TSV, R `.tab` or Parquet file, or a folder of such files."""
+    """CSV, TSV, JSON or JSONL, also gzipped, or Parquet; `builtin:NAME` for a table shipped with
+    the package. With `format: ukb` an export: a CSV, TSV, R `.tab` or Parquet file, or a folder of
+    such files."""
     format: Literal["table", "ukb"] = "table"
-    """`ukb`: the columns of the dictionary are made from UK Biobank's fields, and the target from records."""
+    """`ukb`: the columns of the dictionary are made from UK Biobank's fields, and the target from
+    records."""
     ukb: UkbConfig = UkbConfig()
     """Only for `format: ukb`."""
     test_path: str | None = None
     """A file of its own for the test part; `path` then holds the training rows."""
     validation_path: str | None = None
-    """With `test_path`: the validation part. Default: the share `split.validation` of the rows of `path`."""
+    """With `test_path`: the validation part. Default: the share `split.validation` of the rows of
+    `path`."""
     separator: str | None = Field(None, min_length=1, max_length=1)
     """Default: detected among comma, semicolon, tab and bar, and said."""
     encoding: str | None = None
@@ -74,11 +80,13 @@ class DataConfig(Settings):
     max_rows: int | None = Field(None, ge=1)
     """A random sample of this many rows, stratified by the target. Default: all."""
     out_of_range: Literal["missing", "exclude", "error"] = "missing"
-    """What to do with an implausible value or unknown code: blank it, as a table to be scored does; exclude its row, so that
-    the figures are of other patients than those that the model will see; or stop."""
+    """What to do with an implausible value or unknown code: blank it, as a table to be scored does;
+    exclude its row, so that the figures are of other patients than those that the model will see;
+    or stop."""
     duplicate_rows: Literal["by_id", "exclude", "keep", "error"] = "by_id"
-    """Rows equal in every column of the dictionary. `by_id`: left out where the id is equal too; without an id column they are
-    patients who are alike, and stay (copies beyond chance are said). `exclude`, `keep` and `error` do not ask for an id."""
+    """Rows equal in every column of the dictionary. `by_id`: left out where the id is equal too;
+    without an id column they are patients who are alike, and stay (copies beyond chance are said).
+    `exclude`, `keep` and `error` do not ask for an id."""
     columns: dict[str, Column]
 
     @model_validator(mode="after")
@@ -138,7 +146,8 @@ class DataConfig(Settings):
 
     @property
     def files(self) -> dict[str, str]:
-        """Path of each file; its key is the part that its rows are, and `train` where they are still to be parted."""
+        """Path of each file; its key is the part that its rows are, and `train` where they are
+        still to be parted."""
         named = {"train": self.path, "validation": self.validation_path, "test": self.test_path}
         return {part: path for part, path in named.items() if path}
 
@@ -147,20 +156,23 @@ class SplitConfig(Settings):
     """How rows are parted. Shares are shares of all rows."""
 
     by: Literal["random", "site", "time", "column", "files"] = "random"
-    """`random` is stratified by the target and keeps a group (or id) whole; `site` holds out whole sites; `time` holds
-    out the latest rows; `column` takes the parts from the column with role split; `files` from `data.test_path` (it is the
-    default when that is given), and shares are then shares of the rows of `data.path`."""
+    """`random` is stratified by the target and keeps a group (or id) whole; `site` holds out whole
+    sites; `time` holds out the latest rows; `column` takes the parts from the column with role
+    split; `files` from `data.test_path` (it is the default when that is given), and shares are then
+    shares of the rows of `data.path`."""
     validation: Share = 0.15
     test: Share = 0.25
     seed: int | None = None
     """Default: the experiment's seed."""
     train_rows: int | None = Field(None, ge=4)
-    """Cut the training part to so many rows, stratified; the other parts stay as they are. Default: all."""
+    """Cut the training part to so many rows, stratified; the other parts stay as they are. Default:
+    all."""
     test_sites: list[str] | None = None
     """Only for `by: site`. Default: sites drawn at random until the share is reached."""
     shared_groups: Literal["error", "unused"] = "error"
-    """For `by: site`, `time` and `column`: what to do when a group (relatives, say) falls in several parts. `unused` takes
-    its rows out of training and validation, where it also has some in a later part."""
+    """For `by: site`, `time` and `column`: what to do when a group (relatives, say) falls in
+    several parts. `unused` takes its rows out of training and validation, where it also has some in
+    a later part."""
 
     @model_validator(mode="after")
     def _room_to_train(self) -> "SplitConfig":
@@ -178,16 +190,17 @@ class SerializeConfig(Settings):
 
     style: Literal["sentence", "list", "compact", "template"] = "compact"
     order: Literal["dictionary", "by_cardinality", "by_sharing"] = "dictionary"
-    """`by_cardinality` puts columns with few values first, so that more leading tokens are shared between rows. `by_sharing`
-    puts those first whose text is long for what it tells (entropy a character), which shares more still."""
+    """`by_cardinality` puts columns with few values first, so that more leading tokens are shared
+    between rows. `by_sharing` puts those first whose text is long for what it tells (entropy a
+    character), which shares more still."""
     missing: Literal["say", "omit"] = "say"
     """Write "not recorded" for a missing value, or leave the column out."""
     template: str | None = None
     """Jinja2 text with `{{ column }}` for a value in words; only for `style: template`."""
     template_file: str | None = None
     leave_out: list[str] = []
-    """Sections of `data.columns` that the text is to do without; classical models still read them. In a template their
-    columns are empty."""
+    """Sections of `data.columns` that the text is to do without; classical models still read them.
+    In a template their columns are empty."""
     max_tokens: int = Field(1024, ge=8)
     """A longer prompt is an error; nothing is ever cut."""
 

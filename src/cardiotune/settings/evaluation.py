@@ -13,8 +13,9 @@ class Threshold(Settings):
     name: str | None = None
     value: float | None = Field(None, gt=0, lt=1)
     rule: Literal["sensitivity", "youden", "net_benefit"] | None = None
-    """`sensitivity`: flags at least the share `at` of the events. `youden`: highest sensitivity + specificity.
-    `net_benefit`: highest net benefit when a false positive weighs at / (1 - at) of a true positive."""
+    """`sensitivity`: flags at least the share `at` of the events. `youden`: highest sensitivity +
+    specificity. `net_benefit`: highest net benefit when a false positive weighs at / (1 - at) of a
+    true positive."""
     at: Share | None = None
 
     @model_validator(mode="after")
@@ -47,14 +48,17 @@ class EvaluationConfig(Settings):
     ]
     """Beside `task.threshold`. 10 %: NICE NG238; 7.5 %: ACC/AHA 2019."""
     subgroups: list[str] | None = None
-    """Columns, or pairs such as `sex x age`. Default: sex, age and site, where the dictionary has them."""
+    """Columns, or pairs such as `sex x age`. Default: sex, age and site, where the dictionary has
+    them."""
     age_bands: list[float] = [45, 55, 65, 75]
     """Years at which age is cut into bands."""
     known_ceiling: float | None = Field(None, gt=0.5, le=1)
-    """The highest AUROC that is believable on this table; a result that is surely above it is reported as a leak. A data
-    set's file gives it with its source. Default: that of the public table with these columns, else 0.99."""
+    """The highest AUROC that is believable on this table; a result that is surely above it is
+    reported as a leak. A data set's file gives it with its source. Default: that of the public
+    table with these columns, else 0.99."""
     bootstrap_method: Literal["ordinary", "stratified"] = "ordinary"
-    """`stratified` keeps the number of events fixed; intervals of calibration and precision are then too narrow."""
+    """`stratified` keeps the number of events fixed; intervals of calibration and precision are
+    then too narrow."""
     bootstrap: int = Field(1000, ge=100)
     """Bootstrap replicates behind every interval."""
     parts: list[Literal["train", "validation", "test"]] = ["validation", "test"]
@@ -64,4 +68,5 @@ class EvaluationConfig(Settings):
     keep_row_ids: bool = False
     """Write the table's own ids into predictions instead of keyed hashes."""
     score_batch_tokens: int = Field(2048, ge=64)
-    """Tokens in one scoring batch, after sharing or with padding. More is faster on a GPU, not on a CPU."""
+    """Tokens in one scoring batch, after sharing or with padding. More is faster on a GPU, not on a
+    CPU."""

@@ -36,7 +36,8 @@ class Config(Settings):
     trackers: list[Literal["mlflow", "wandb"]] = []
     """Beside TensorBoard, which always is."""
     models: list[Comparator | PublishedScore] | None = None
-    """The comparators to run. Default: all that fit the model (an encoder has no zero-shot), and no published score."""
+    """The comparators to run. Default: all that fit the model (an encoder has no zero-shot), and no
+    published score."""
     evaluation: EvaluationConfig = EvaluationConfig()
     launch: LaunchConfig = LaunchConfig()
 

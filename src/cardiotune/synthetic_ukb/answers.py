@@ -1,6 +1,8 @@
-"""What was written down about made-up participants at their visits: fields, codes, gaps and repeats.
+"""What was written down about made-up participants at their visits: fields, codes, gaps and
+repeats.
 
-Shares of missing cells and of `-1`, `-3`, `-7`, `-10` answers are (unverified), of the size of the real ones.
+Shares of missing cells and of `-1`, `-3`, `-7`, `-10` answers are (unverified), of the size of the
+real ones.
 """
 
 import numpy as np
@@ -25,7 +27,8 @@ BLOODS = {
 """Field: value, decimals, share missing. Most of it goes together: no blood was drawn."""
 NO_BLOOD = 0.05
 REPORTABLE = {"30790": ("lpa", 3.8, 189.0), "30710": ("crp", 0.08, 79.5), "30640": ("apob", 0.4, 2.0)}
-"""Outside of these limits a cell is empty, and field + 6 says why (data-coding 4917); limits (unverified)."""
+"""Outside of these limits a cell is empty, and field + 6 says why (data-coding 4917); limits
+(unverified)."""
 
 DRUGS = {
     "statin": (1140861958, 1141146234),  # simvastatin, atorvastatin
@@ -148,7 +151,8 @@ def _ask_habits(who: Values, sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def _ask_education(who: Values, sheet: Sheet, rng: np.random.Generator) -> None:
-    """Highest: 35.3, 11.6, 21.0, 5.4, 6.6, 5.1, none 14.3 % (J Transl Med 2022, table 1); lower ones are ticked too."""
+    """Highest: 35.3, 11.6, 21.0, 5.4, 6.6, 5.1, none 14.3 % (J Transl Med 2022, table 1); lower
+    ones are ticked too."""
     shares = np.array([0.353, 0.116, 0.210, 0.054, 0.066, 0.051, 0.143, 0.007])
     highest = rng.choice(8, sheet.rows, p=shares / shares.sum()) + 1
     choices = {code: highest == code for code in range(1, 7)}
@@ -183,7 +187,8 @@ def _ask_health(who: Values, sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def _ask_family(field: str, heart: Flags, sheet: Sheet, rng: np.random.Generator) -> None:
-    """Data-coding 1010: two groups of illnesses, each with its own don't know, refusal and none of the above."""
+    """Data-coding 1010: two groups of illnesses, each with its own don't know, refusal and none of
+    the above."""
     known = ~_chance(sheet, 0.015, rng)
     silent = {group: _chance(sheet, 0.05, rng) for group in (1, 2)}
     others = {2: 0.12, 8: 0.22, 9: 0.1, 3: 0.07, 4: 0.05}
@@ -200,7 +205,8 @@ def _ask_family(field: str, heart: Flags, sheet: Sheet, rng: np.random.Generator
 
 
 def _repeat(who: Values, sheet: Sheet, rng: np.random.Generator) -> None:
-    """Later visits of some. A few values exist at instance 1 only, and must not slip into the baseline."""
+    """Later visits of some. A few values exist at instance 1 only, and must not slip into the
+    baseline."""
     for instance, (share, first_day, lasted, centres) in VISITS.items():
         day = np.datetime64(first_day) + (rng.random(sheet.rows) * lasted).astype("timedelta64[D]")
         came = _chance(sheet, share, rng) & (day < np.minimum(who["death"], who["died"]))

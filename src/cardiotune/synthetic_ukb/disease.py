@@ -1,6 +1,8 @@
-"""The made-up course of coronary artery disease: who had it before baseline, who gets it when, who dies or is lost.
+"""The made-up course of coronary artery disease: who had it before baseline, who gets it when, who
+dies or is lost.
 
-Proportional hazards with a constant baseline, so the true risk within any time is known in closed form.
+Proportional hazards with a constant baseline, so the true risk within any time is known in closed
+form.
 """
 
 import numpy as np
@@ -37,14 +39,16 @@ LOG_HAZARD_RATIOS = {
         "lpa": np.log(1.11),
     },
 }
-"""Per 5 years, current smoker, 20 mmHg, diabetes, 1 mmol/L, 0.5 mmol/L (SCORE2 working group 2021, Eur Heart J 42:2439,
-supplementary methods table 2, without its interactions with age, which would not be proportional); family history and
-Townsend score (QRISK, Hippisley-Cox et al. 2007, BMJ 335:136, table 3); polygenic score per SD (Howe et al. 2020, Hum Mol
-Genet 29:1388); lipoprotein(a) per 50 nmol/L (Patel et al. 2021, Arterioscler Thromb Vasc Biol 41:465)."""
+"""Per 5 years, current smoker, 20 mmHg, diabetes, 1 mmol/L, 0.5 mmol/L (SCORE2 working group 2021,
+Eur Heart J 42:2439, supplementary methods table 2, without its interactions with age, which would
+not be proportional); family history and Townsend score (QRISK, Hippisley-Cox et al. 2007, BMJ
+335:136, table 3); polygenic score per SD (Howe et al. 2020, Hum Mol Genet 29:1388); lipoprotein(a)
+per 50 nmol/L (Patel et al. 2021, Arterioscler Thromb Vasc Biol 41:465)."""
 
 TEN_YEAR_HAZARD = {"women": 0.0112, "men": 0.0310}
-"""Cumulative, at 60 years and the reference values. Set so that 3 % get the disease within ten years.
-Men against women 2.8 (unverified; 1.8 in SCORE2, whose outcome is all cardiovascular disease)."""
+"""Cumulative, at 60 years and the reference values. Set so that 3 % get the disease within ten
+years. Men against women 2.8 (unverified; 1.8 in SCORE2, whose outcome is all cardiovascular
+disease)."""
 PREVALENT_HAZARD = {"women": 0.0125, "men": 0.047}
 """Likewise for disease before baseline: 5 % have had it."""
 
@@ -53,7 +57,8 @@ HOSPITAL_UNTIL = {
     "Scotland": np.datetime64("2021-05-07"),
     "Wales": np.datetime64("2018-03-06"),
 }
-"""Last day with hospital records, December 2021 freeze (docs/ukb.md). Deaths are known a few months longer."""
+"""Last day with hospital records, December 2021 freeze (docs/ukb.md). Deaths are known a few months
+longer."""
 DEATHS_UNTIL = np.datetime64("2021-09-30")
 HOSPITAL_FROM = {
     "England": np.datetime64("1993-01-01"),
@@ -65,7 +70,8 @@ DAYS_A_YEAR = 365.25
 
 
 def covariates(who: Values) -> dict[str, Floats]:
-    """The predictors of `LOG_HAZARD_RATIOS`, in its units, zero at its reference values; each (rows,)."""
+    """The predictors of `LOG_HAZARD_RATIOS`, in its units, zero at its reference values; each
+    (rows,)."""
     return {
         "age": (np.floor(who["age"]) - 60) / 5,
         "smoker": (who["smoking"] == 2).astype(float),
@@ -81,10 +87,12 @@ def covariates(who: Values) -> dict[str, Floats]:
 
 
 def live_on(who: Values, rng: np.random.Generator) -> Values:
-    """Disease before baseline and its treatment, and what happens later; days are NEVER where it does not happen.
+    """Disease before baseline and its treatment, and what happens later; days are NEVER where it
+    does not happen.
 
-    Changes `ldl` and adds `cholesterol` (both as measured, under treatment), `prevalent`, `earlier` (day of the first
-    disease), `statin`, `bp_drug`, `insulin`, `hazard` (a year), `event` (day), `death` (of another cause), `lost`.
+    Changes `ldl` and adds `cholesterol` (both as measured, under treatment), `prevalent`, `earlier`
+    (day of the first disease), `statin`, `bp_drug`, `insulin`, `hazard` (a year), `event` (day),
+    `death` (of another cause), `lost`.
     """
     rows = len(who["age"])
     _add_cholesterol(who)
@@ -102,7 +110,8 @@ def live_on(who: Values, rng: np.random.Generator) -> Values:
 
 
 def true_risk(who: Values, years: float = 10) -> Floats:
-    """Chance of the disease within `years`, in a world without other deaths; (rows,), from 0 to 1."""
+    """Chance of the disease within `years`, in a world without other deaths; (rows,), from 0 to
+    1."""
     return np.asarray(1 - np.exp(-years * who["hazard"]))
 
 
@@ -130,7 +139,8 @@ def _add_cholesterol(who: Values) -> None:
 
 
 def _treat(who: Values, rng: np.random.Generator) -> None:
-    """Drugs; statins lower LDL. About 17 % take them (Sci Rep 2024, table 1: 16 %), blood pressure drugs 21 % (unverified)."""
+    """Drugs; statins lower LDL. About 17 % take them (Sci Rep 2024, table 1: 16 %), blood pressure
+    drugs 21 % (unverified)."""
     male, years = who["male"], who["age"] - 56.5
     sick, diabetes = who["prevalent"], who["diabetes"]
     rows = len(male)
@@ -143,7 +153,8 @@ def _treat(who: Values, rng: np.random.Generator) -> None:
 
 
 def _mortality(who: Values) -> Floats:
-    """Hazard a year of death from other causes: doubles in seven years of age; 5 % in ten years (unverified)."""
+    """Hazard a year of death from other causes: doubles in seven years of age; 5 % in ten years
+    (unverified)."""
     years = who["age"] - 60
     log_ratio = 0.1 * years + 0.4 * who["male"] + 0.75 * (who["smoking"] == 2) + 0.5 * who["diabetes"]
     return np.asarray(0.0042 * np.exp(log_ratio + 0.4 * who["prevalent"]))

@@ -1,7 +1,8 @@
-"""A made-up UK Biobank export to try things on: the folder, the names and the codes are real, no participant is.
+"""A made-up UK Biobank export to try things on: the folder, the names and the codes are real, no
+participant is.
 
-Every table's name begins with `synthetic_`, its column `990000` says it again, and every eid begins with 9: real ones
-have seven digits too, but begin with 1 to 6 (unverified).
+Every table's name begins with `synthetic_`, its column `990000` says it again, and every eid begins
+with 9: real ones have seven digits too, but begin with 1 to 6 (unverified).
 """
 
 import shutil
@@ -50,7 +51,8 @@ class Made:
 
 
 def chunks(rows: int, seed: int) -> Iterator[tuple[Values, Sheet]]:
-    """Participants, a chunk at a time: what is true of them, and what is written down. Same seed, same participants."""
+    """Participants, a chunk at a time: what is true of them, and what is written down. Same seed,
+    same participants."""
     for number, start in enumerate(range(0, rows, CHUNK)):
         rng = np.random.default_rng([seed, number])
         count = min(CHUNK, rows - start)
@@ -74,8 +76,8 @@ def eids(numbers: Array, seed: int) -> Array:
 def write_export(folder: Path, rows: int, seed: int = 0, style: Style = "csv", columns: int | None = None) -> Made:
     """Write an export into a new folder: two tables, withdrawals, kinship and a README.
 
-    `columns` pads the first table with made-up fields until both have so many together. ConfigError for a folder that
-    is not empty or numbers that cannot be; RunError when it cannot be written.
+    `columns` pads the first table with made-up fields until both have so many together. ConfigError
+    for a folder that is not empty or numbers that cannot be; RunError when it cannot be written.
     """
     _check(folder, rows, columns)
     target = folder.absolute()
@@ -136,7 +138,8 @@ def tables_of(sheet: Sheet) -> dict[str, pl.DataFrame]:
 
 
 def _pad(tables: dict[str, pl.DataFrame], columns: int, style: Style, rng: np.random.Generator) -> None:
-    """Widen the first table with whole numbers from 0 to 999, until all tables have `columns` together."""
+    """Widen the first table with whole numbers from 0 to 999, until all tables have `columns`
+    together."""
     here = sum(table.width for table in tables.values())
     if columns < here:
         raise ConfigError(f"--columns {columns}: expected at least {here}, which an export in this style has anyway")

@@ -1,17 +1,22 @@
 """Made-up participants at baseline: what is true of them, before anybody wrote it down in codes.
 
-Nothing here was fitted to UK Biobank data. Margins are those that publications give for the whole cohort, joined by a
-Gaussian copula. Sources of the numbers, by the letters in the comments:
+Nothing here was fitted to UK Biobank data. Margins are those that publications give for the whole
+cohort, joined by a Gaussian copula. Sources of the numbers, by the letters in the comments:
 
-- [F] Fry et al. 2017, Am J Epidemiol 186:1026, and ukbiobank.ac.uk "Our participants": ages, sex, period.
-- [J] J Transl Med 2022, 10.1186/s12967-022-03439-y, table 1: Townsend, ethnicity, education, cholesterol, CRP.
-- [B] BMC Med 2024, 10.1186/s12916-024-03302-5, table 1: BMI, waist, lipids, glucose, HbA1c, never smokers.
+- [F] Fry et al. 2017, Am J Epidemiol 186:1026, and ukbiobank.ac.uk "Our participants": ages, sex,
+  period.
+- [J] J Transl Med 2022, 10.1186/s12967-022-03439-y, table 1: Townsend, ethnicity, education,
+  cholesterol, CRP.
+- [B] BMC Med 2024, 10.1186/s12916-024-03302-5, table 1: BMI, waist, lipids, glucose, HbA1c, never
+  smokers.
 - [S] Sci Rep 2024, 10.1038/s41598-024-52023-5, table 1: blood pressure, lipid lowering.
-- [O] BMJ Open (449,943 participants; table 1 read, its citation unverified): current smokers, alcohol.
+- [O] BMJ Open (449,943 participants; table 1 read, its citation unverified): current smokers,
+  alcohol.
 - [L] Patel et al. 2021, Arterioscler Thromb Vasc Biol 41:465: lipoprotein(a).
 - [K] Bycroft et al. 2018, Nature 562:203: relatives.
 
-Everything else, above all correlations and differences between sexes, is (unverified): of the size that one expects.
+Everything else, above all correlations and differences between sexes, is (unverified): of the size
+that one expects.
 """
 
 from typing import Any
@@ -53,14 +58,17 @@ townsend hdl -.05
 """Within one sex and age, of normal scores; all (unverified)."""
 
 LINKED = 0.165
-"""Chance of being related to the next participant: (1 - LINKED)^2 leaves 30 % with a relative [K]."""
+"""Chance of being related to the next participant: (1 - LINKED)^2 leaves 30 % with a relative
+[K]."""
 KINSHIP = np.array([0.25, 0.125, 0.0625])
 KINSHIP_SHARES = np.array([0.27, 0.11, 0.62])
-"""First, second and third degree; 107,162 pairs, 22,666 of siblings [K], the rest of the shares (unverified)."""
+"""First, second and third degree; 107,162 pairs, 22,666 of siblings [K], the rest of the shares
+(unverified)."""
 
 
 def draw(rows: int, rng: np.random.Generator) -> Values:
-    """`rows` participants. Every value is an array (rows,), in the unit of its field; ages 40 to 69."""
+    """`rows` participants. Every value is an array (rows,), in the unit of its field; ages 40 to
+    69."""
     who: Values = {"age": _ages(rows, rng), "male": rng.random(rows) < 0.456}  # [F]
     shares = np.array(list(CENTRES.values()))
     centre = rng.choice(len(CENTRES), rows, p=shares / shares.sum())
@@ -77,13 +85,15 @@ def draw(rows: int, rng: np.random.Generator) -> Values:
 
 
 def _ages(rows: int, rng: np.random.Generator) -> Floats:
-    """Years with their fraction: 24 % in their forties, 34 % fifties, 42 % sixties [F], even within."""
+    """Years with their fraction: 24 % in their forties, 34 % fifties, 42 % sixties [F], even
+    within."""
     decade = rng.choice(3, rows, p=[0.24, 0.34, 0.42])
     return np.asarray(40 + 10 * (decade + rng.random(rows)))
 
 
 def _visits(pilot: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.datetime64]:
-    """Day of the baseline visit: the pilot in spring 2006, all others from April 2007 to July 2010."""
+    """Day of the baseline visit: the pilot in spring 2006, all others from April 2007 to July
+    2010."""
     start = np.where(pilot, np.datetime64("2006-03-13"), np.datetime64("2007-04-16"))
     days = np.where(pilot, 90, 1200)
     return np.asarray(start + (rng.random(len(pilot)) * days).astype("timedelta64[D]"))
@@ -100,7 +110,8 @@ def _cholesky() -> Floats:
 
 
 def _relate(who: Values, latent: dict[str, Floats], centre: npt.NDArray[np.int64], rng: np.random.Generator) -> None:
-    """Chain some participants as relatives: `relative` is the row of one, or -1; most live near, some do not."""
+    """Chain some participants as relatives: `relative` is the row of one, or -1; most live near,
+    some do not."""
     rows = len(centre)
     order = rng.permutation(rows)
     linked = rng.random(rows - 1) < LINKED
@@ -123,7 +134,8 @@ ETHNICITIES = {
     **{4001: 0.0090, 4002: 0.0066, 4003: 0.0003},
     **{5: 0.0031, 6: 0.0088, -1: 0.0004, -3: 0.0032},
 }
-"""Field 21000. White 94, mixed 0.6, Asian 1.9, black 1.6, Chinese 0.3, other 0.9 % [J]; finer groups (unverified)."""
+"""Field 21000. White 94, mixed 0.6, Asian 1.9, black 1.6, Chinese 0.3, other 0.9 % [J]; finer
+groups (unverified)."""
 
 
 def _ethnicities(rows: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -132,7 +144,8 @@ def _ethnicities(rows: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
 
 
 def _measure(who: Values, z: dict[str, Floats]) -> None:
-    """Measurements and bloods, before treatment; comments give published mean (SD) of both sexes together."""
+    """Measurements and bloods, before treatment; comments give published mean (SD) of both sexes
+    together."""
     male, years = who["male"], who["age"] - 56.5
     who["height"] = np.where(male, 175.6 + 6.8 * z["height"], 162.5 + 6.3 * z["height"])
     who["bmi"] = np.where(male, 27.5 * np.exp(0.15 * z["bmi"]), 26.6 * np.exp(0.19 * z["bmi"]))  # 27.4 (4.8) [B]
@@ -152,7 +165,8 @@ def _measure(who: Values, z: dict[str, Floats]) -> None:
 
 
 def _lipoprotein_a(score: Floats) -> Floats:
-    """Quartiles 7.6, 19.6 and 74.8 nmol/L [L]; 20.8 % above 100, 9.2 % above 175 (Welsh 2020, PubMed 33624048)."""
+    """Quartiles 7.6, 19.6 and 74.8 nmol/L [L]; 20.8 % above 100, 9.2 % above 175 (Welsh 2020,
+    PubMed 33624048)."""
     below = ndtri([1e-4, 0.25, 0.5, 0.75, 0.792, 0.908, 0.9999])
     return np.asarray(np.exp(np.interp(score, below, np.log([1.0, 7.6, 19.6, 74.8, 100, 175, 500]))))
 

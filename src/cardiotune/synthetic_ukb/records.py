@@ -1,7 +1,8 @@
-"""How disease and death of made-up participants reached the records: hospital, death register, interview, algorithms.
+"""How disease and death of made-up participants reached the records: hospital, death register,
+interview, algorithms.
 
-The codes of an event are those that the default endpoint looks for (docs/ukb.md); how often each is used is (unverified).
-Traps are set on purpose: see `TRAPS`.
+The codes of an event are those that the default endpoint looks for (docs/ukb.md); how often each is
+used is (unverified). Traps are set on purpose: see `TRAPS`.
 """
 
 import numpy as np
@@ -41,7 +42,8 @@ OPERATIONS = ("K751", "K492", "K401", "K451", "K753")
 
 
 def record(who: Values, sheet: Sheet, rng: np.random.Generator) -> None:
-    """Write records into `sheet`; adds to `who` the days `died` and `seen` (first disease after baseline, or NEVER)."""
+    """Write records into `sheet`; adds to `who` the days `died` and `seen` (first disease after
+    baseline, or NEVER)."""
     rows = sheet.rows
     who["kind"] = rng.choice(3, rows, p=[0.60, 0.28, 0.12])  # heart attack, operation, death from it out of hospital
     same_day = ~who["prevalent"] & (rng.random(rows) < 0.001)
@@ -59,7 +61,8 @@ def record(who: Values, sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def _interview(who: Values, sheet: Sheet, rng: np.random.Generator) -> Values:
-    """Self-report at baseline; returns flags: `attack`, `operated`, `dated`, `hospital` (has a record)."""
+    """Self-report at baseline; returns flags: `attack`, `operated`, `dated`, `hospital` (has a
+    record)."""
     rows, sick = sheet.rows, who["prevalent"]
     operated = sick & (rng.random(rows) < 0.4)
     by_nation = np.array([HOSPITAL_FROM[nation] for nation in who["nation"]])
@@ -135,7 +138,8 @@ def _hospital(who: Values, sheet: Sheet, fatal: Flags, told: Values, rng: np.ran
 
 
 def _hospital_until(who: Values, rng: np.random.Generator) -> Array:
-    """Last day with records (rows,): of the nation or of life; some moved out of Wales, some records outlast a loss."""
+    """Last day with records (rows,): of the nation or of life; some moved out of Wales, some
+    records outlast a loss."""
     rows = len(who["age"])
     until = np.array([HOSPITAL_UNTIL[nation] for nation in who["nation"]])
     moved = (who["nation"] == "Wales") & (rng.random(rows) < 0.04)
@@ -147,7 +151,8 @@ def _hospital_until(who: Values, rng: np.random.Generator) -> Array:
 def _noise(
     codes: tuple[str, ...], share: float, who: Values, until: Array, rng: np.random.Generator
 ) -> list[pl.DataFrame]:
-    """Other codes, each for a share of participants, at any time from 1997 to the end of their records."""
+    """Other codes, each for a share of participants, at any time from 1997 to the end of their
+    records."""
     start = np.datetime64("1997-01-01")
     found = []
     for code in codes:
@@ -164,7 +169,8 @@ def _records(flags: Flags, code: Array | str, day: Array) -> pl.DataFrame:
 
 
 def _deaths(who: Values, sheet: Sheet, fatal: Flags, rng: np.random.Generator) -> pl.DataFrame:
-    """Death register; returns the causes as records. Hospital records may have ended before: Wales."""
+    """Death register; returns the causes as records. Hospital records may have ended before:
+    Wales."""
     known = who["died"] <= DEATHS_UNTIL
     other = rng.choice(("C349", "C509", "C189", "J440", "I639", "G309", "I500", "K709", "X599"), sheet.rows)
     cause = np.where(fatal, rng.choice(("I219", "I219", "I249", "I213"), sheet.rows), other)
@@ -192,7 +198,8 @@ FIRST_OCCURRENCES = {"I20": 131296, "I21": 131298, "I22": 131300, "I23": 131302,
 def _algorithms(
     who: Values, sheet: Sheet, hospital: pl.DataFrame, causes: pl.DataFrame, told: Values, rng: np.random.Generator
 ) -> None:
-    """Algorithmic heart attack (42000 to 42005) and first occurrences, with placeholder dates for what has no date."""
+    """Algorithmic heart attack (42000 to 42005) and first occurrences, with placeholder dates for
+    what has no date."""
     reported = _records(told["attack"], "I219", np.where(told["dated"], who["earlier"], UNKNOWN))
     sources = (hospital.with_columns(source=pl.lit(11)), causes.with_columns(source=pl.lit(12)))
     records = pl.concat([*sources, reported.with_columns(source=pl.lit(0))])

@@ -1,4 +1,5 @@
-"""Columns of a made-up export while they are filled, under the names of the classic CSV: `21003-0.0`."""
+"""Columns of a made-up export while they are filled, under the names of the classic CSV:
+`21003-0.0`."""
 
 from typing import Any
 
@@ -36,8 +37,9 @@ class Sheet:
     ) -> npt.NDArray[np.int64]:
         """Answers to a question with several: array 0 is filled first, in the order of `choices`.
 
-        `field` has its instance (`6150-0`). Who gave none has `otherwise` (rows,), 0 for an empty cell, in array 0.
-        Returns (rows, arrays) with 0 for an empty cell; the dictionary says how many arrays there are at most.
+        `field` has its instance (`6150-0`). Who gave none has `otherwise` (rows,), 0 for an empty
+        cell, in array 0. Returns (rows, arrays) with 0 for an empty cell; the dictionary says how
+        many arrays there are at most.
         """
         most = fields()[place(f"{field}.0")[0]].arrays
         given = np.column_stack(list(choices.values()))
@@ -50,7 +52,8 @@ class Sheet:
         return filled
 
     def put_long(self, code_field: str, date_field: str, records: pl.DataFrame, slots: int) -> None:
-        """Records `row`, `code`, `date`: the first date of every code, codes in order, in `slots` arrays each."""
+        """Records `row`, `code`, `date`: the first date of every code, codes in order, in `slots`
+        arrays each."""
         first = records.group_by("row", "code").agg(pl.col("date").min()).sort("row", "code")
         first = first.with_columns(slot=pl.int_range(pl.len()).over("row"))
         for slot in range(slots):
@@ -66,7 +69,8 @@ class Sheet:
 
 
 def fill_slots(given: Flags, values: Array) -> Array:
-    """Push the `values` that are `given` to the left, each row apart; 0 in the rest. All (rows, arrays)."""
+    """Push the `values` that are `given` to the left, each row apart; 0 in the rest. All (rows,
+    arrays)."""
     filled = np.zeros_like(values)
     rows, columns = np.nonzero(given)
     filled[rows, (np.cumsum(given, axis=1) - 1)[rows, columns]] = values[rows, columns]

@@ -1,10 +1,12 @@
 """How each kind of export names columns, writes dates, gaps and lists.
 
-- `csv`: `21003-0.0`, dates day/month/year (uk-biobank.gitbook.io, structure of a main dataset), empty cells.
+- `csv`: `21003-0.0`, dates day/month/year (uk-biobank.gitbook.io, structure of a main dataset),
+  empty cells.
 - `tab`: `f.21003.0.0`, tabs, ISO dates, NA.
-- `rap`, `titles`: the platform's table exporter, `p21003_i0` or "Title | Instance 0 | Array 1", ISO dates, several answers
-  in one cell joined by `|`.
-- `rap_prefixed`: `dx extract_dataset`, `participant.p21003_i0`, several answers in one cell as a JSON list.
+- `rap`, `titles`: the platform's table exporter, `p21003_i0` or "Title | Instance 0 | Array 1", ISO
+  dates, several answers in one cell joined by `|`.
+- `rap_prefixed`: `dx extract_dataset`, `participant.p21003_i0`, several answers in one cell as a
+  JSON list.
 """
 
 from pathlib import Path
@@ -25,7 +27,8 @@ LISTS = {6138, 6150, 6153, 6177, 20107, 20110, 20111, 41270, 41271, 41272}
 
 
 def styled(table: pl.DataFrame, style: Style) -> pl.DataFrame:
-    """The table under the names of `style`, with several answers in one cell where it has them so."""
+    """The table under the names of `style`, with several answers in one cell where it has them
+    so."""
     if style in ("csv", "tab"):
         return table.rename({name: named(name, style) for name in table.columns})
     columns: list[pl.Expr] = []
@@ -84,7 +87,8 @@ def _title(name: str) -> str:
 
 
 def title_of(field: int) -> str:
-    """Showcase title; of the source of a first occurrence, which is not read, by that of its date."""
+    """Showcase title; of the source of a first occurrence, which is not read, by that of its
+    date."""
     if field in fields():
         return fields()[field].title
     if field - 1 in fields():

@@ -1,8 +1,9 @@
-"""Checkpoints: whole or absent, checked before they are trusted, and enough to go on exactly where training stopped.
+"""Checkpoints: whole or absent, checked before they are trusted, and enough to go on exactly where
+training stopped.
 
-A folder is written beside its place, flushed to disk, given the sha256 of each of its files, and then renamed. It holds
-the adapter or model (`weights/`), the optimizer, the random number generators and the progress; nothing is pickled
-except what DeepSpeed writes of its own state.
+A folder is written beside its place, flushed to disk, given the sha256 of each of its files, and
+then renamed. It holds the adapter or model (`weights/`), the optimizer, the random number
+generators and the progress; nothing is pickled except what DeepSpeed writes of its own state.
 """
 
 import hashlib
@@ -35,8 +36,9 @@ def version_of(folder: Path) -> str:
 
 
 def verify(folder: Path, inside: str = "") -> None:
-    """ModelError when a file of a saved folder (or one `inside` a folder of it) is missing, differs from its recorded hash, or
-    is one that a library would read and that nobody has recorded; and when loading the folder is not safe.
+    """ModelError when a file of a saved folder (or one `inside` a folder of it) is missing, differs
+    from its recorded hash, or is one that a library would read and that nobody has recorded; and
+    when loading the folder is not safe.
 
     A checkpoint's `weights/` is vouched for by the checkpoint's own record.
     """
@@ -55,14 +57,16 @@ def verify(folder: Path, inside: str = "") -> None:
         raise ModelError(f"{folder}: {', '.join(wrong)} changed since it was saved; restore it or train the run again")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # weights
 
 
 def trained_state(network: RiskNetwork) -> State:
-    """Name -> value of every weight that trains, on the CPU; gathered when ZeRO-3 has cut it up, else not copied there.
+    """Name -> value of every weight that trains, on the CPU; gathered when ZeRO-3 has cut it up,
+    else not copied there.
 
-    Without adapters, of every weight: a whole model is saved, and ZeRO-3 cuts up the frozen ones too.
+    Without adapters, of every weight: a whole model is saved, and ZeRO-3 cuts up the frozen ones
+    too.
     """
     whole = not hasattr(network.model, "peft_config")
     weights = {name: weight for name, weight in network.named_parameters() if whole or weight.requires_grad}
@@ -75,7 +79,8 @@ def trained_state(network: RiskNetwork) -> State:
 
 
 def save_weights(network: RiskNetwork, state: State, folder: Path) -> None:
-    """Write adapter or model, and the classifier's head, into an existing folder, in the field's formats."""
+    """Write adapter or model, and the classifier's head, into an existing folder, in the field's
+    formats."""
     inside = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     model: Any = network.model
     if hasattr(model, "peft_config"):
@@ -99,7 +104,8 @@ def load_weights(network: RiskNetwork, folder: Path) -> None:
         if found.unexpected_keys:
             raise ModelError(f"{folder}: holds weights that this model does not have")
     else:
-        # Through transformers, which writes some families' weights under other names than it holds them.
+        # Through transformers, which writes some families' weights under other names than it holds
+        # them.
         model.load_state_dict(_read_back(model, folder).state_dict())
     if isinstance(network, ClassifierNetwork):
         network.head.load_state_dict(load_file(folder / HEAD_FILE))
@@ -124,7 +130,8 @@ def check_same_weights(network: RiskNetwork, state: State, folder: Path) -> None
     held = {name: value for name, value in held.items() if _digest(value) not in saved}
     if not held:
         return
-    # Some families' weights are cut and joined on their way to the file: those are read back as they will be.
+    # Some families' weights are cut and joined on their way to the file: those are read back as
+    # they will be.
     whole = not hasattr(model, "peft_config") and _read_back(model, folder).state_dict()
     if not whole or not all(name in whole and torch.equal(value, whole[name]) for name, value in held.items()):
         raise ModelError(f"{folder}: the saved weights are not those in memory")
@@ -141,12 +148,13 @@ def _digest(value: torch.Tensor) -> bytes:
     return hashlib.sha256(repr((value.dtype, value.shape)).encode() + content.tobytes()).digest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # training state
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> State:
-    """The optimizer's state as named tensors: `<weight number>.<name>`, or `<weight number>.<group>/<name>`."""
+    """The optimizer's state as named tensors: `<weight number>.<name>`, or `<weight
+    number>.<group>/<name>`."""
     found: State = {}
     for number, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
@@ -171,7 +179,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: State) -> None:
 
 
 def good_checkpoints(run: RunFolder) -> list[Path]:
-    """Checkpoints that pass their hashes, newest first. A damaged one is said aloud and passed over."""
+    """Checkpoints that pass their hashes, newest first. A damaged one is said aloud and passed
+    over."""
     good = []
     for folder in sorted(run.checkpoints.glob("step-*"), reverse=True):
         try:
@@ -183,9 +192,11 @@ def good_checkpoints(run: RunFolder) -> list[Path]:
 
 
 def drop_old(run: RunFolder, keep: set[int], newest: int, current: int) -> None:
-    """Remove checkpoints but for those of the steps in `keep` and the `newest` last ones; and left-over fragments.
+    """Remove checkpoints but for those of the steps in `keep` and the `newest` last ones; and
+    left-over fragments.
 
-    What stands after the `current` step was passed over as damaged, or is of an earlier training, and goes first.
+    What stands after the `current` step was passed over as damaged, or is of an earlier training,
+    and goes first.
     """
     folders = {int(folder.name.removeprefix("step-")): folder for folder in run.checkpoints.glob("step-*")}
     behind = sorted(step for step in folders if step <= current)
@@ -197,19 +208,22 @@ def drop_old(run: RunFolder, keep: set[int], newest: int, current: int) -> None:
         shutil.rmtree(fragment, ignore_errors=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the same model in a later process
 
 
 def record_probe(folder: Path, logits: np.ndarray, dtype: torch.dtype) -> None:
-    """Keep the logits of a fixed synthetic sample beside the weights, for `check_probe` in later processes."""
+    """Keep the logits of a fixed synthetic sample beside the weights, for `check_probe` in later
+    processes."""
     write_json(folder / PROBE, {"dtype": str(dtype), "logits": [round(float(z), 6) for z in logits]})
 
 
 def check_probe(folder: Path, logits: np.ndarray, dtype: torch.dtype) -> None:
-    """ModelError when the loaded model does not give the recorded logits: wrong base, wrong adapter, wrong prompt.
+    """ModelError when the loaded model does not give the recorded logits: wrong base, wrong
+    adapter, wrong prompt.
 
-    Tolerance: 0.01 in float32, 0.25 in 16-bit types (logits, not probabilities), enough for another machine's kernels.
+    Tolerance: 0.01 in float32, 0.25 in 16-bit types (logits, not probabilities), enough for another
+    machine's kernels.
     """
     if not (folder / PROBE).is_file():
         return

@@ -1,7 +1,8 @@
 """Pickled weights (`pytorch_model.bin`) of a model folder -> safetensors, once and on request.
 
-A pickle can hold code. It is read by PyTorch's restricted reader, which makes tensors and nothing else, and refuses a file that
-asks for more; what training and scoring open is the safetensors file that is written here.
+A pickle can hold code. It is read by PyTorch's restricted reader, which makes tensors and nothing
+else, and refuses a file that asks for more; what training and scoring open is the safetensors file
+that is written here.
 """
 
 import json
@@ -30,11 +31,13 @@ UNREAD = ("pooler", "position_ids")
 
 @private()
 def convert(folder: Path, out: Path, model_type: str | None = None) -> dict[str, Any]:
-    """Write the model in `folder` to `out`: config.json, model.safetensors, tokenizer, and a record of the pickles' sha256.
+    """Write the model in `folder` to `out`: config.json, model.safetensors, tokenizer, and a record
+    of the pickles' sha256.
 
-    model_type: what config.json is to say, where it says none, as old ones do. Returns the record. Raises ConfigError when `out`
-    is there or `model_type` is not what config.json says, ModelError for a folder without pickled weights, for a pickle that
-    holds more than tensors, and for weights that are not all of the model's, RunError when the disk refuses.
+    model_type: what config.json is to say, where it says none, as old ones do. Returns the record.
+    Raises ConfigError when `out` is there or `model_type` is not what config.json says, ModelError
+    for a folder without pickled weights, for a pickle that holds more than tensors, and for weights
+    that are not all of the model's, RunError when the disk refuses.
     """
     files = sorted({file for pattern in PICKLES for file in folder.glob(pattern)})
     if not files or not (folder / "config.json").is_file():
@@ -82,7 +85,8 @@ def _config(folder: Path, model_type: str | None) -> Any:
 
 
 def _tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Name -> tensor. The file is read as tensors only: what else a pickle could hold is refused, not run."""
+    """Name -> tensor. The file is read as tensors only: what else a pickle could hold is refused,
+    not run."""
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
@@ -94,7 +98,8 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _model(folder: Path, config: Any, weights: dict[str, torch.Tensor]) -> tuple[Any, list[str]]:
-    """The model with these weights, and the names of those that are not in it. Old names are known to transformers."""
+    """The model with these weights, and the names of those that are not in it. Old names are known
+    to transformers."""
     import transformers
     from transformers import AutoModel, AutoModelForCausalLM
 

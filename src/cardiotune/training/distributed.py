@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 FAILURE = "failure.json"
 """In the folder of those that `launch` started: why the first of them failed."""
 SHUTDOWN_SECONDS = 120
-"""How long processes may take to finish a step and save it after SIGTERM, before they are killed."""
+"""How long processes may take to finish a step and save it after SIGTERM, before they are
+killed."""
 
 
 def world() -> tuple[int, int]:
@@ -41,7 +42,8 @@ def world() -> tuple[int, int]:
 
 
 def join(config: Config) -> None:
-    """Join the other processes, if this is one of many. Gloo comes first: DeepSpeed would ask for its own on a CPU."""
+    """Join the other processes, if this is one of many. Gloo comes first: DeepSpeed would ask for
+    its own on a CPU."""
     process = current()
     if process.is_worker and not torch.distributed.is_initialized():
         cpu = not torch.cuda.is_available()
@@ -55,7 +57,8 @@ def join(config: Config) -> None:
 
 
 def meet() -> bool:
-    """Whether this process is the first; that one waits here until all have come, however long their work takes.
+    """Whether this process is the first; that one waits here until all have come, however long
+    their work takes.
 
     If one dies, its launcher ends the others.
     """
@@ -71,9 +74,10 @@ def meet() -> bool:
 def _store(process: Process, timeout: timedelta = timedelta(minutes=30)) -> Store:
     """Where processes leave word for one another. Whoever can write there can run code in them.
 
-    Processes of `launch` use a file in their private folder. Those of another launcher ask for the first one's address: torchrun
-    listens there itself, on all of the machine's; else the first process does, and on this one alone. ConfigError for one that
-    other machines can reach, unless that was asked for.
+    Processes of `launch` use a file in their private folder. Those of another launcher ask for the
+    first one's address: torchrun listens there itself, on all of the machine's; else the first
+    process does, and on this one alone. ConfigError for one that other machines can reach, unless
+    that was asked for.
     """
     if process.meeting:
         return FileStore(str(process.meeting / "store"), process.size)
@@ -106,7 +110,8 @@ def _store(process: Process, timeout: timedelta = timedelta(minutes=30)) -> Stor
 
 
 def check_meeting_place(process: Process) -> None:
-    """ConfigError when the first process would open a port to other machines, and that was not asked for."""
+    """ConfigError when the first process would open a port to other machines, and that was not
+    asked for."""
     if process.is_open and not process.store_is_there and os.environ.get(TRUSTED) != "1":
         raise ConfigError(
             f"MASTER_ADDR={process.address}: can be reached from other machines, and whoever reaches port {process.port} there "
@@ -116,24 +121,27 @@ def check_meeting_place(process: Process) -> None:
 
 
 def _stay_inside(environment: MutableMapping[str, str]) -> None:
-    """Let processes of one machine connect through its loopback interface, whatever its name and other addresses are."""
+    """Let processes of one machine connect through its loopback interface, whatever its name and
+    other addresses are."""
     names = [name for name, found in psutil.net_if_addrs().items() if any(a.address.startswith("127.") for a in found)]
     loopback = names[0] if names else "lo"
     environment.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=f"={loopback}", NCCL_RAS_ENABLE="0")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # starting processes
 
 
 def launch(config: Config, arguments: list[str]) -> None:
     """Run `cardiotune ARGUMENTS` in `launch.processes` processes of this machine and wait for them.
 
-    They meet in a private folder; none listens where another machine could connect. When one fails the others are stopped. Raises
-    the error of the first that failed, InterruptedRunError after a signal.
+    They meet in a private folder; none listens where another machine could connect. When one fails
+    the others are stopped. Raises the error of the first that failed, InterruptedRunError after a
+    signal.
     """
     count = config.launch.processes
-    # Its port is ours as long as the socket is open, though nobody listens: DeepSpeed tells runs apart by it.
+    # Its port is ours as long as the socket is open, though nobody listens: DeepSpeed tells runs
+    # apart by it.
     with tempfile.TemporaryDirectory(prefix="cardiotune-") as folder, socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -149,7 +157,8 @@ def launch(config: Config, arguments: list[str]) -> None:
             raise InterruptedRunError(
                 "stopped; go on from the newest checkpoint with `cardiotune train --resume RUN`", workers.stopped_by
             )
-        # Those that fail because another one is gone, or are stopped because of it, are not the cause.
+        # Those that fail because another one is gone, or are stopped because of it, are not the
+        # cause.
         if killed := [-code for code in workers.codes if code < 0 and -code != signal.SIGTERM]:
             raise RunError(
                 f"one of {count} processes was killed by {signal.Signals(killed[0]).name}; is the machine out of memory?"
@@ -168,12 +177,14 @@ class _Workers:
         self.stopped_by = 0
         """The last SIGTERM or SIGINT that came, or 0."""
         self.codes: list[int] = []
-        """Exit codes as they ended; of those that were killed for not stopping in time, SIGTERM's."""
+        """Exit codes as they ended; of those that were killed for not stopping in time,
+        SIGTERM's."""
         self._all: list[subprocess.Popen[bytes]] = []
         self._until: float | None = None
 
     def start(self, command: list[str], environment: dict[str, str]) -> None:
-        """Start one, unless a signal has come. It gets a session of its own: a terminal's Ctrl-C is passed on by us."""
+        """Start one, unless a signal has come. It gets a session of its own: a terminal's Ctrl-C is
+        passed on by us."""
         if not self.stopped_by:
             self._all.append(subprocess.Popen(command, env=environment, start_new_session=True))
         if self.stopped_by:  # it may have come while this one was started
@@ -202,7 +213,8 @@ class _Workers:
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """Meanwhile SIGTERM and SIGINT are passed on as SIGTERM. However it ends, none of the processes is left behind."""
+        """Meanwhile SIGTERM and SIGINT are passed on as SIGTERM. However it ends, none of the
+        processes is left behind."""
 
         def pass_on(number: int, _: Any) -> None:
             self.stopped_by = number
@@ -223,7 +235,8 @@ class _Workers:
 
 
 def tell_failure(message: str, exit_code: int) -> bool:
-    """In a process that `launch` started: leave word for it, unless another was first. False in any other process."""
+    """In a process that `launch` started: leave word for it, unless another was first. False in any
+    other process."""
     meeting = current().meeting
     if meeting is None:
         return False
@@ -252,7 +265,8 @@ def make_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
     from accelerate.utils import DeepSpeedPlugin
 
     plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(config, config.deepspeed, dtype))
-    # Told `cpu=True`, Accelerate would leave DeepSpeed out without a word; DS_ACCELERATOR says it to DeepSpeed.
+    # Told `cpu=True`, Accelerate would leave DeepSpeed out without a word; DS_ACCELERATOR says it
+    # to DeepSpeed.
     accelerator = Accelerator(mixed_precision="no", deepspeed_plugin=plugin)
     if accelerator.distributed_type != "DEEPSPEED":
         raise RunError(f"DeepSpeed was asked for, but the processes are {accelerator.distributed_type}")
@@ -260,7 +274,8 @@ def make_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
 
 
 def deepspeed_config(config: Config, settings: DeepSpeed, dtype: torch.dtype) -> dict[str, Any]:
-    """DeepSpeed's own configuration. Weights that train are float32, computed on in `dtype` under autocast."""
+    """DeepSpeed's own configuration. Weights that train are float32, computed on in `dtype` under
+    autocast."""
     zero: dict[str, Any] = {"stage": settings.stage, "overlap_comm": False, "contiguous_gradients": True}
     if settings.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -281,7 +296,8 @@ def deepspeed_config(config: Config, settings: DeepSpeed, dtype: torch.dtype) ->
 
 
 def share(batches: list[Any]) -> list[Any]:
-    """This process's share of batches: every `processes`-th. All get the same number, the last ones one of others'.
+    """This process's share of batches: every `processes`-th. All get the same number, the last ones
+    one of others'.
 
     Under ZeRO-3 a forward pass is a joint act of all processes, so none may make fewer of them.
     """

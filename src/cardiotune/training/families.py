@@ -1,7 +1,9 @@
-"""What must be known of a model type before a number may be read from it: one record each, tested against stock transformers.
+"""What must be known of a model type before a number may be read from it: one record each, tested
+against stock transformers.
 
-A wrong position, a scale that is left out, or an encoder that is read as a decoder gives plausible numbers and no error.
-So nothing is guessed from names or attributes: what has no record here is refused.
+A wrong position, a scale that is left out, or an encoder that is read as a decoder gives plausible
+numbers and no error. So nothing is guessed from names or attributes: what has no record here is
+refused.
 """
 
 from dataclasses import dataclass, replace
@@ -22,17 +24,20 @@ class Family:
 
     kind: Literal["decoder", "encoder"]
     positions: Positions = "rotary"
-    """How a token's place is told. `rotary`: by rotation, 0, 1, 2... `learned`: a table, from 0. `after_padding`: a table
-    whose first rows, up to the padding token's id, are no places; the model counts for itself. `computed`: a table or a
-    rotation, which the model counts for itself from 0. `unlimited`: by distance or by state; there is no longest prompt."""
+    """How a token's place is told. `rotary`: by rotation, 0, 1, 2... `learned`: a table, from 0.
+    `after_padding`: a table whose first rows, up to the padding token's id, are no places; the
+    model counts for itself. `computed`: a table or a rotation, which the model counts for itself
+    from 0. `unlimited`: by distance or by state; there is no longest prompt."""
     tree: bool = False
-    """A decoder that takes a ready mask and rotary positions, so that prompts may share their first tokens (exact, tested)."""
+    """A decoder that takes a ready mask and rotary positions, so that prompts may share their first
+    tokens (exact, tested)."""
     norm: str = ""
     """Class of its root-mean-square norms, where `lean` knows them."""
     norm_adds_one: bool = False
     """These scale by one plus their weight."""
     gated: str = ""
-    """Class of its feed-forward network, where that is `down(activation(gate(x)) * up(x))` and nothing more."""
+    """Class of its feed-forward network, where that is `down(activation(gate(x)) * up(x))` and
+    nothing more."""
     multiplied_by: str = ""
     """Setting that the answers' logits are multiplied by."""
     divided_by: str = ""
@@ -42,11 +47,13 @@ class Family:
     width: str = "hidden_size"
     """Setting with the size of the hidden states that are read."""
     sdpa: bool = True
-    """Whether transformers computes its attention by PyTorch's `scaled_dot_product_attention`; else its own code does."""
+    """Whether transformers computes its attention by PyTorch's `scaled_dot_product_attention`; else
+    its own code does."""
     float16: bool = True
     """Whether its activations stay within float16."""
     table_if: str = ""
-    """Setting that, where it is on, adds a table of places to positions that are `unlimited` without it."""
+    """Setting that, where it is on, adds a table of places to positions that are `unlimited`
+    without it."""
     without: tuple[str, ...] = ()
     """Settings that make another model of it, of which nothing is known here; they must be off."""
 
@@ -61,7 +68,8 @@ class Family:
         return logits
 
     def longest(self, config: Any) -> int | None:
-        """Tokens of the longest prompt that the model has positions for; None when there is no limit.
+        """Tokens of the longest prompt that the model has positions for; None when there is no
+        limit.
 
         A sliding window is none: what a token no longer sees has passed its content on.
         """
@@ -76,8 +84,9 @@ class Family:
 def _rotary_limit(config: Any, positions: int) -> int:
     """How far rotary positions reach, by how they are stretched.
 
-    `linear` and `yarn` stretch what the model was first trained for by a factor. `dynamic` and `longrope` change the rotation
-    of a whole batch with its longest row, so that a row's risk would depend on the others: their limit is the first length.
+    `linear` and `yarn` stretch what the model was first trained for by a factor. `dynamic` and
+    `longrope` change the rotation of a whole batch with its longest row, so that a row's risk would
+    depend on the others: their limit is the first length.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     by_layer = [kind for kind in rope.values() if isinstance(kind, dict)]  # each kind of layer may have its own
@@ -116,7 +125,8 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family("decoder", tree=True, norm="MistralRMSNorm", gated="MistralMLP"),
     "qwen2": Family("decoder", tree=True, norm="Qwen2RMSNorm", gated="Qwen2MLP"),
     "qwen3": Family("decoder", tree=True, norm="Qwen3RMSNorm", gated="Qwen3MLP"),
-    # text beside a vision tower: what is said of the whole model; of the text path says that path's own record
+    # text beside a vision tower: what is said of the whole model; of the text path says that path's
+    # own record
     "gemma3": Family("decoder", float16=False),
     # other decoders
     **dict.fromkeys(
@@ -163,7 +173,8 @@ def family_named(model_type: str) -> Family:
 
 
 def family_of(config: Any) -> Family:
-    """The record of a model, by its config. ModelError when there is none, or when a setting makes another model of it."""
+    """The record of a model, by its config. ModelError when there is none, or when a setting makes
+    another model of it."""
     found = family_named(config.model_type)
     for setting in found.without:
         if getattr(config, setting, False):
@@ -194,10 +205,12 @@ def read_config(folder: Path) -> Any:
 
 
 def known_family(config: Any, model: ModelConfig) -> Family:
-    """The record of the text path of the model in whose folder `config` is, as an experiment takes it by `model`.
+    """The record of the text path of the model in whose folder `config` is, as an experiment takes
+    it by `model`.
 
-    ModelError when there is none, when its activations do not fit the number type, or when the experiment takes a decoder for
-    an encoder or the other way: it would read the wrong token, and say nothing.
+    ModelError when there is none, when its activations do not fit the number type, or when the
+    experiment takes a decoder for an encoder or the other way: it would read the wrong token, and
+    say nothing.
     """
     family_of(config)
     text = config.get_text_config()

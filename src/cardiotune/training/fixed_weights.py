@@ -1,9 +1,10 @@
 """Weights that no longer change, laid out for the processor once and not in every product.
 
-PyTorch multiplies float32 on a CPU by MKL, which keeps to half the width of some processors' vectors, and lays the weights
-out anew in every call. oneDNN, which PyTorch brings too and uses in bfloat16, does neither when it may keep the weights in its
-own layout, and it applies the activation and the gate's multiplication before the product leaves the cache. Only scoring can
-have it: there is no gradient, and the plain weights are gone afterwards.
+PyTorch multiplies float32 on a CPU by MKL, which keeps to half the width of some processors'
+vectors, and lays the weights out anew in every call. oneDNN, which PyTorch brings too and uses in
+bfloat16, does neither when it may keep the weights in its own layout, and it applies the activation
+and the gate's multiplication before the product leaves the cache. Only scoring can have it: there
+is no gradient, and the plain weights are gone afterwards.
 """
 
 import platform
@@ -20,11 +21,13 @@ ACTIVATIONS = {"GELUTanh": ("gelu", "tanh"), "SiLUActivation": ("swish", ""), "S
 
 
 def fix_weights(trunk: nn.Module, gated: str = "") -> None:
-    """Give a network's linear layers and gated feed-forward networks oneDNN's products, where it has them.
+    """Give a network's linear layers and gated feed-forward networks oneDNN's products, where it
+    has them.
 
-    gated: class of its feed-forward networks that are gated and nothing more, as its record in `families` says.
-    float32 and, where the processor computes in it, bfloat16, on an x86 CPU; quantized layers and those with an adapter that is
-    not summed into them stay as they are. Results differ from the plain layers' as two orders of summation do.
+    gated: class of its feed-forward networks that are gated and nothing more, as its record in
+    `families` says. float32 and, where the processor computes in it, bfloat16, on an x86 CPU;
+    quantized layers and those with an adapter that is not summed into them stay as they are.
+    Results differ from the plain layers' as two orders of summation do.
     """
     adapted = [module for module in trunk.modules() if hasattr(module, "lora_A")]
     kept = {part for module in adapted for part in module.modules()}

@@ -55,7 +55,8 @@ class RiskNetwork(nn.Module):
         return "" if self.family.tree else f"not tested with {config.model_type}"
 
     def hidden(self, batch: Batch) -> torch.Tensor:
-        """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's first."""
+        """(rows, width) hidden states where rows are read: a decoder's last token, an encoder's
+        first."""
         trunk = self.trunk
         inputs = {"input_ids": batch.input_ids} if batch.states is None else {"inputs_embeds": batch.states}
         tree: dict[str, Any] = {"attention_mask": batch.attention}
@@ -81,8 +82,9 @@ class RiskNetwork(nn.Module):
 class LabelTokenNetwork(RiskNetwork):
     """A causal language model read at the two label tokens.
 
-    The logit is that of the positive label minus that of the negative one at the row's last position: a softmax over
-    the two answers. Only these rows of the output matrix are used; it often holds most of a small model.
+    The logit is that of the positive label minus that of the negative one at the row's last
+    position: a softmax over the two answers. Only these rows of the output matrix are used; it
+    often holds most of a small model.
     """
 
     def __init__(self, model: nn.Module, labels: LabelTokens) -> None:
@@ -111,8 +113,9 @@ class LabelTokenNetwork(RiskNetwork):
 class ClassifierNetwork(RiskNetwork):
     """A thin linear layer on a decoder's last position, or on an encoder's first token.
 
-    Our own, so that families without a ready class (Gemma 3) have one too, and so that it is saved and loaded under our
-    eyes: a head that is silently left untrained is the best-known trap of this kind of fine-tuning.
+    Our own, so that families without a ready class (Gemma 3) have one too, and so that it is saved
+    and loaded under our eyes: a head that is silently left untrained is the best-known trap of this
+    kind of fine-tuning.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -138,17 +141,19 @@ def _say_why_padded(reason: str) -> None:
 
 
 def _read_layer(output: Any) -> Any:
-    """The layer that the output matrix is in: a copy that PEFT trains whole, what an adapter is summed into, or itself."""
+    """The layer that the output matrix is in: a copy that PEFT trains whole, what an adapter is
+    summed into, or itself."""
     if hasattr(output, "modules_to_save") and output.active_adapters:
         output = output.modules_to_save[output.active_adapters[0]]
     return output.get_base_layer() if getattr(output, "merged", False) else output
 
 
 def own_output(base: Any) -> None:
-    """Where an adapter stands on the output matrix, or on the embeddings that it is tied to, give it weights of its own.
+    """Where an adapter stands on the output matrix, or on the embeddings that it is tied to, give
+    it weights of its own.
 
-    Tied, an adapter of the one would be summed into both. Under an adapter they are float32, as the adapter's are: the
-    difference of two near-equal logits is read there.
+    Tied, an adapter of the one would be summed into both. Under an adapter they are float32, as the
+    adapter's are: the difference of two near-equal logits is read there.
     """
     output, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
     if output is None or not any(hasattr(layer, "base_layer") for layer in (output, embeddings)):

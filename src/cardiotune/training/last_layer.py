@@ -1,7 +1,8 @@
 """A decoder's last layer, computed where rows are read and nowhere else.
 
-Keys and values of the last layer are needed of all tokens of a tree. What comes behind its attention is done for each token
-by itself, and of a row only the last token is read: output matrix, feed-forward network and norms see one token a row.
+Keys and values of the last layer are needed of all tokens of a tree. What comes behind its
+attention is done for each token by itself, and of a row only the last token is read: output matrix,
+feed-forward network and norms see one token a row.
 """
 
 from typing import Any
@@ -13,10 +14,12 @@ MARK = "_computes_what_is_read"
 
 
 def compute_what_is_read(layer: nn.Module) -> None:
-    """Make the last layer, called with `read_tokens` (rows,), give (1, rows, width) instead of (1, tokens, width).
+    """Make the last layer, called with `read_tokens` (rows,), give (1, rows, width) instead of (1,
+    tokens, width).
 
-    It gets the read tokens as its input, so that its residual sums are right; its first norm, and so its attention, gets all
-    tokens; what leaves the attention is cut to the read ones. Without `read_tokens` it is what it was.
+    It gets the read tokens as its input, so that its residual sums are right; its first norm, and
+    so its attention, gets all tokens; what leaves the attention is cut to the read ones. Without
+    `read_tokens` it is what it was.
     """
     if hasattr(layer, MARK):
         return
@@ -28,7 +31,8 @@ def compute_what_is_read(layer: nn.Module) -> None:
 
 
 class _Reading:
-    """What the hooks of one layer tell each other. Kept after a call: the backward pass may compute the inside again."""
+    """What the hooks of one layer tell each other. Kept after a call: the backward pass may compute
+    the inside again."""
 
     def __init__(self) -> None:
         self.places: torch.Tensor | None = None

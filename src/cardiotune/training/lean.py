@@ -1,9 +1,10 @@
 """A leaner step: layers of a loaded network compute the same numbers with fewer passes over memory.
 
-Matrix products aside, a training step on a CPU spends its time in reading and writing activations. Two kinds of layer do
-that most: PEFT's adapters (four passes over the output beside the two products) and root-mean-square norms (automatic
-differentiation keeps and reads several copies of the input). Both get a forward and a backward pass of their own here; what
-they compute is what the layers compute (tests: 1e-6 in float32).
+Matrix products aside, a training step on a CPU spends its time in reading and writing activations.
+Two kinds of layer do that most: PEFT's adapters (four passes over the output beside the two
+products) and root-mean-square norms (automatic differentiation keeps and reads several copies of
+the input). Both get a forward and a backward pass of their own here; what they compute is what the
+layers compute (tests: 1e-6 in float32).
 """
 
 from types import MethodType
@@ -19,7 +20,8 @@ Tensor = torch.Tensor
 
 
 def slim(network: RiskNetwork) -> None:
-    """Give the layers of a network their leaner passes, where these are exact: float32 norms, adapters without extras."""
+    """Give the layers of a network their leaner passes, where these are exact: float32 norms,
+    adapters without extras."""
     family = network.family
     for module in network.modules():
         if type(module).__name__ == family.norm:
@@ -28,13 +30,14 @@ def slim(network: RiskNetwork) -> None:
             module.forward = MethodType(_adapter_forward(type(module).forward), module)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # norms
 
 
 def _norm_forward(plain: Any, added: float) -> Any:
     def forward(self: Any, states: Tensor) -> Any:
-        # In half precision the plain ones round before they scale; those that scale by one plus their weight, afterwards.
+        # In half precision the plain ones round before they scale; those that scale by one plus
+        # their weight, afterwards.
         if states.dtype != torch.float32 and not added:
             return plain(self, states)
         epsilon = self.eps if hasattr(self, "eps") else self.variance_epsilon
@@ -44,7 +47,8 @@ def _norm_forward(plain: Any, added: float) -> Any:
 
 
 class _Norm(torch.autograd.Function):
-    """x / root mean square of x * scale (Zhang & Sennrich 2019, eq. 4), over the last dimension; computed in float32."""
+    """x / root mean square of x * scale (Zhang & Sennrich 2019, eq. 4), over the last dimension;
+    computed in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
@@ -65,7 +69,7 @@ class _Norm(torch.autograd.Function):
         return grad_x.mul_(inverse).addcmul_(x, along, value=-1).to(given.dtype), grad_scale, None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # adapters
 
 
@@ -89,8 +93,8 @@ def _adapter_forward(plain: Any) -> Any:
 
 
 class _Adapted(torch.autograd.Function):
-    """x W' + bias + scaling (x A') B' (Hu et al. 2021, eq. 3) of rows x (tokens, in); W is frozen, so only x, A and B have
-    gradients."""
+    """x W' + bias + scaling (x A') B' (Hu et al. 2021, eq. 3) of rows x (tokens, in); W is frozen,
+    so only x, A and B have gradients."""
 
     @staticmethod
     def forward(

@@ -1,8 +1,9 @@
 """The training loss and class imbalance, in one place.
 
-Weights and oversampling act on the training part only. Together they multiply the odds that the model learns by a known
-number m; `odds_multiplier` gives it and `corrected` takes it out of a logit again, so that a probability stays one.
-Saerens et al., Neural Computation 2002;14:21; Elkan, IJCAI 2001, theorem 2.
+Weights and oversampling act on the training part only. Together they multiply the odds that the
+model learns by a known number m; `odds_multiplier` gives it and `corrected` takes it out of a logit
+again, so that a probability stays one. Saerens et al., Neural Computation 2002;14:21; Elkan, IJCAI
+2001, theorem 2.
 """
 
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from cardiotune.settings import Imbalance
 def mean_log_loss(logits: torch.Tensor, events: torch.Tensor, weights: torch.Tensor, rows: int) -> torch.Tensor:
     """Weighted sum of the rows' log-losses divided by `rows`, the rows of the whole optimizer step.
 
-    logits, events, weights: (rows of this forward pass,). Dividing by the step's rows, not the pass's, makes the
-    gradient the same however the step is cut into passes and processes.
+    logits, events, weights: (rows of this forward pass,). Dividing by the step's rows, not the
+    pass's, makes the gradient the same however the step is cut into passes and processes.
     """
     losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, events, weights, reduction="sum")
     return losses / rows

@@ -1,7 +1,8 @@
 """How much memory a fine-tuning needs, before it is tried.
 
-The model is built from its config.json alone, on tensors that have a shape and no content, and makes one forward pass
-over the longest rows that the data dictionary allows for; what autograd keeps for the backward pass is counted.
+The model is built from its config.json alone, on tensors that have a shape and no content, and
+makes one forward pass over the longest rows that the data dictionary allows for; what autograd
+keeps for the backward pass is counted.
 """
 
 import ctypes
@@ -25,12 +26,14 @@ from cardiotune.training.packing import Batch, lay_out
 
 MIB = 1 << 20
 NF4_BYTES = 0.516
-"""Bytes a weight in NF4 with double quantization: 4 bits, and 0.127 for the scales (Dettmers et al. 2023, section 3)."""
+"""Bytes a weight in NF4 with double quantization: 4 bits, and 0.127 for the scales (Dettmers et al.
+2023, section 3)."""
 MOMENTS = {"adamw": 2.0, "paged_adamw_32bit": 2.0, "adafactor": 0.02, "sgd": 1.0}
-"""Float32 numbers that an optimizer keeps for each weight that trains; Adafactor keeps rows and columns of a matrix."""
+"""Float32 numbers that an optimizer keeps for each weight that trains; Adafactor keeps rows and
+columns of a matrix."""
 CPU_SLACK = 1.5
-"""On a CPU: memory held over what autograd keeps, by temporary results and by an allocator that gives little back.
-Measured on small models (docs/results.md)."""
+"""On a CPU: memory held over what autograd keeps, by temporary results and by an allocator that
+gives little back. Measured on small models (docs/results.md)."""
 
 
 def release() -> None:
@@ -46,7 +49,8 @@ def release() -> None:
 
 @dataclass(frozen=True)
 class Memory:
-    """MiB of one process at its peak, in a training step or while the weights are loaded or saved."""
+    """MiB of one process at its peak, in a training step or while the weights are loaded or
+    saved."""
 
     process: float
     """Python and its libraries (on a CPU)."""
@@ -86,9 +90,10 @@ def estimate(config: Config, folder: Path, device: torch.device) -> Memory:
         activations * (CPU_SLACK if on_cpu else 1),
     )
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if on_cpu else 0
-    # Beyond what a step holds: the file behind weights that are read in; when all weights are saved, they are on their
-    # way to the file, and read back; then the base is loaded afresh, to be scored, in the type for scoring: mapped where that
-    # is the file's, but for the linear layers, which are laid out anew (`fixed_weights`).
+    # Beyond what a step holds: the file behind weights that are read in; when all weights are
+    # saved, they are on their way to the file, and read back; then the base is loaded afresh, to be
+    # scored, in the type for scoring: mapped where that is the file's, but for the linear layers,
+    # which are laid out anew (`fixed_weights`).
     scored = sum(weight.numel() for weight in network.parameters()) * score_dtype(config.model, device).itemsize
     laid_out = sum(layer.weight.numel() for layer in _linear(network)) * score_dtype(config.model, device).itemsize
     loading = stored + (base if not full else 4 * trained)
@@ -109,7 +114,8 @@ def _process_bytes() -> float:
 
 
 def _forward_pass(config: Config, folder: Path, device: torch.device) -> tuple[RiskNetwork, int]:
-    """The network, and the bytes that autograd keeps after a forward pass of one batch; nothing is computed."""
+    """The network, and the bytes that autograd keeps after a forward pass of one batch; nothing is
+    computed."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
@@ -152,7 +158,8 @@ def _forward_pass(config: Config, folder: Path, device: torch.device) -> tuple[R
 
 
 def _called(network: RiskNetwork, fakes: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
-    """ModelError for a model that cannot be followed on tensors without content, as some mixtures of experts."""
+    """ModelError for a model that cannot be followed on tensors without content, as some mixtures
+    of experts."""
     try:
         return torch.func.functional_call(network, fakes, (batch,))  # type: ignore[no-any-return]
     except (RuntimeError, ValueError, NotImplementedError) as error:
@@ -161,7 +168,8 @@ def _called(network: RiskNetwork, fakes: dict[str, torch.Tensor], batch: Batch) 
 
 
 def _quantized_weights(network: RiskNetwork, config: Config) -> int:
-    """How many weights bitsandbytes would keep in few bits: the frozen linear layers', not the output matrix."""
+    """How many weights bitsandbytes would keep in few bits: the frozen linear layers', not the
+    output matrix."""
     return sum(layer.weight.numel() for layer in _linear(network) if not layer.weight.requires_grad)
 
 

@@ -1,4 +1,5 @@
-"""Builds the model that the recipe trains, and loads it again. Methods differ here and nowhere else."""
+"""Builds the model that the recipe trains, and loads it again. Methods differ here and nowhere
+else."""
 
 import json
 import logging
@@ -37,13 +38,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 FOREIGN_HEADS = ("score", "classifier", "pre_classifier")
-"""Layers that PEFT saves of a model for sequence classification: a decoder's, and those of encoders."""
+"""Layers that PEFT saves of a model for sequence classification: a decoder's, and those of
+encoders."""
 ADAPTERS = ("ADALORA", "BOFT", "HRA", "IA3", "LOHA", "LOKR", "LORA", "OFT", "RANDLORA", "VERA")
-"""PEFT's kinds that are summed into the weights; others bring prompts, or adapters of other folders."""
+"""PEFT's kinds that are summed into the weights; others bring prompts, or adapters of other
+folders."""
 
 
 def set_up(threads: int | None) -> torch.device:
-    """Quiet libraries, thread count, deterministic kernels; returns the device: this process's GPU, or the CPU."""
+    """Quiet libraries, thread count, deterministic kernels; returns the device: this process's GPU,
+    or the CPU."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -54,7 +58,8 @@ def set_up(threads: int | None) -> torch.device:
     torch.set_num_threads(threads or max(1, _physical_cores() // process.local_size))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Deterministic mode also fills every new tensor with NaN, to show reads of what was never written; it costs a pass over each.
+    # Deterministic mode also fills every new tensor with NaN, to show reads of what was never
+    # written; it costs a pass over each.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if torch.cuda.is_available():
         device = torch.device("cuda", process.local_rank)
@@ -70,7 +75,8 @@ def _physical_cores() -> int:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware (elsewhere it is slower than float32)."""
+    """Whether the device multiplies bfloat16 matrices in hardware (elsewhere it is slower than
+    float32)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -93,7 +99,8 @@ def score_dtype(model: ModelConfig, device: torch.device) -> torch.dtype:
 
 
 def load_tokenizer(folder: Path, config: Any = None) -> Any:
-    """The tokenizer of a model folder; `config` where the one in the folder does not say what model it is."""
+    """The tokenizer of a model folder; `config` where the one in the folder does not say what model
+    it is."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
 
@@ -107,7 +114,8 @@ def load_tokenizer(folder: Path, config: Any = None) -> Any:
 
 
 def _casing(folder: Path) -> dict[str, bool]:
-    """Whether a tokenizer that is a list of words alone puts all in lower case: what nothing says, the words do.
+    """Whether a tokenizer that is a list of words alone puts all in lower case: what nothing says,
+    the words do.
 
     The library would, and so would not know a word with a capital in it.
     """
@@ -121,10 +129,11 @@ def _casing(folder: Path) -> dict[str, bool]:
 
 
 def build_encoder(config: Config, folder: Path) -> PromptEncoder:
-    """An experiment's prompt encoder for the model in a folder; with a label-token head, the labels are checked too.
+    """An experiment's prompt encoder for the model in a folder; with a label-token head, the labels
+    are checked too.
 
-    Everything that reads a prompt asks for it here first: ModelError for a model that is not known (`families`), or not as
-    the experiment takes it.
+    Everything that reads a prompt asks for it here first: ModelError for a model that is not known
+    (`families`), or not as the experiment takes it.
     """
     tokenizer = load_tokenizer(folder)  # checks the folder, before a library opens a file of it
     settings = read_config(folder)
@@ -144,7 +153,7 @@ def build_encoder(config: Config, folder: Path) -> PromptEncoder:
     return encoder
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # base models
 
 
@@ -169,8 +178,9 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded ({_first_line(error)})") from None
-    # bitsandbytes repacks 4-bit weights for inference the first time a CPU model is evaluated, and never back: training
-    # would go on after the first look at the validation part with a kernel that has no gradient.
+    # bitsandbytes repacks 4-bit weights for inference the first time a CPU model is evaluated, and
+    # never back: training would go on after the first look at the validation part with a kernel
+    # that has no gradient.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -178,7 +188,8 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
 
 
 def attention_of(model: ModelConfig, folder: Path, device: torch.device) -> str:
-    """The asked attention, sdpa where flash attention cannot run, and the model's own code where it has no sdpa."""
+    """The asked attention, sdpa where flash attention cannot run, and the model's own code where it
+    has no sdpa."""
     plain = "sdpa" if family_of(read_config(folder)).sdpa else "eager"
     if model.attention != "flash_attention_2":
         return plain if model.attention == "sdpa" else model.attention
@@ -191,7 +202,8 @@ def attention_of(model: ModelConfig, folder: Path, device: torch.device) -> str:
 
 
 def _quantization(config: Config, dtype: torch.dtype) -> Any:
-    """bitsandbytes settings, or None: NF4 with double quantization (Dettmers et al. 2023), or LLM.int8."""
+    """bitsandbytes settings, or None: NF4 with double quantization (Dettmers et al. 2023), or
+    LLM.int8."""
     if config.method.quantization == "none":
         return None
     try:
@@ -220,15 +232,15 @@ def read(model: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
     return LabelTokenNetwork(model, encoder.label_tokens(config.task.positive_label, config.task.negative_label))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # to train
 
 
 def build(base: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
     """The model to train.
 
-    lora: the base is frozen and carries fresh adapters (Hu et al. 2021) whose weights are float32. full: every weight
-    of the way from text to risk trains.
+    lora: the base is frozen and carries fresh adapters (Hu et al. 2021) whose weights are float32.
+    full: every weight of the way from text to risk trains.
     """
     trained = _adapt(base, config) if config.method.kind == "lora" else _unfreeze(base, config.task.head)
     network = read(trained, config, encoder)
@@ -245,7 +257,8 @@ def build(base: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
 
 
 def _unfreeze(base: Any, head: str) -> Any:
-    """Only what text runs through trains: a vision tower stays as it is, and is no dead weight in the optimizer.
+    """Only what text runs through trains: a vision tower stays as it is, and is no dead weight in
+    the optimizer.
 
     The output matrix is on that way when labels are read from it, tied to the embeddings or not.
     """
@@ -253,7 +266,8 @@ def _unfreeze(base: Any, head: str) -> Any:
     trunk_of(base).requires_grad_(True)
     if head == "label_tokens":
         base.get_output_embeddings().requires_grad_(True)
-    # An encoder's pooler comes after the hidden states that are read, so no gradient would reach it.
+    # An encoder's pooler comes after the hidden states that are read, so no gradient would reach
+    # it.
     if getattr(base, "pooler", None) is not None:
         base.pooler.requires_grad_(False)
     return base
@@ -280,7 +294,8 @@ def _adapt(base: Any, config: Config) -> Any:
             f"method.target_modules: match no layer of {config.model.name} ({_first_line(error)[:80]}); "
             f"its linear layers are {', '.join(_linear_layers(base))}"
         ) from None
-    # Adapters are float32 and compute under autocast; PEFT would first cast every activation up to float32.
+    # Adapters are float32 and compute under autocast; PEFT would first cast every activation up to
+    # float32.
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
@@ -298,8 +313,9 @@ def _linear_layers(base: Any) -> list[str]:
 
 
 def _targets(base: Any, config: Config) -> str | list[str]:
-    """What PEFT is told: `all-linear` means the text path, and names mean its layers, not those of a vision tower beside it
-    or of a pooler behind it. ModelError for a name that no adapter could train at.
+    """What PEFT is told: `all-linear` means the text path, and names mean its layers, not those of
+    a vision tower beside it or of a pooler behind it. ModelError for a name that no adapter could
+    train at.
     """
     trunk, wanted, top_layers = trunk_of(base), config.method.target_modules, config.method.top_layers
     if top_layers:
@@ -347,17 +363,18 @@ def _check_targets(base: Any, wanted: list[str], pattern: str, config: Config) -
             )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # to score
 
 
 def load_tuned(
     weights: Path, saved: Path, config: Config, encoder: PromptEncoder, dtype: torch.dtype, device: torch.device
 ) -> RiskNetwork:
-    """The model that a run saved: an adapter on the base weights, or a whole model; with its trained head.
+    """The model that a run saved: an adapter on the base weights, or a whole model; with its
+    trained head.
 
-    Raises ModelError when what is saved does not fit exactly; a head is never made afresh. An adapter of PEFT's for
-    sequence classification brings its own head, two scores or one.
+    Raises ModelError when what is saved does not fit exactly; a head is never made afresh. An
+    adapter of PEFT's for sequence classification brings its own head, two scores or one.
     """
     if (saved / "adapter_config.json").is_file():
         model = _with_adapter(load_base(weights, config, dtype, device), saved)
@@ -372,9 +389,11 @@ def load_tuned(
 
 
 def load_plain(weights: Path, saved: Path, config: Config) -> Any:
-    """What a run saved as a plain model of transformers: float32, on the CPU, adapters summed into the weights.
+    """What a run saved as a plain model of transformers: float32, on the CPU, adapters summed into
+    the weights.
 
-    Weights that were quantized are those that the adapters were trained on, written out. Errors as `load_tuned`.
+    Weights that were quantized are those that the adapters were trained on, written out. Errors as
+    `load_tuned`.
     """
     cpu = torch.device("cpu")
     if (saved / "adapter_config.json").is_file():
@@ -418,7 +437,8 @@ def _with_adapter(base: Any, folder: Path) -> Any:
 
 
 def _check_readable(config: Any, folder: Path) -> None:
-    """ModelError for an adapter that is more than changed layers: the risk is read from the layers alone."""
+    """ModelError for an adapter that is more than changed layers: the risk is read from the layers
+    alone."""
     from peft import TaskType
 
     kinds = (None, TaskType.CAUSAL_LM, TaskType.SEQ_CLS, TaskType.FEATURE_EXTRACTION)
@@ -451,14 +471,17 @@ def load_head(network: ClassifierNetwork, folder: Path) -> None:
 
 
 def has_head(folder: Path) -> bool:
-    """Whether a saved adapter or model has a classifier: ours, or that of a PEFT adapter from elsewhere."""
+    """Whether a saved adapter or model has a classifier: ours, or that of a PEFT adapter from
+    elsewhere."""
     return (folder / HEAD_FILE).is_file() or _foreign_head(folder) is not None
 
 
 def _foreign_head(folder: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Weights (1, width) and bias (1,) of the head in a PEFT adapter for sequence classification: event minus no event.
+    """Weights (1, width) and bias (1,) of the head in a PEFT adapter for sequence classification:
+    event minus no event.
 
-    ModelError for a head that is more than a linear layer on the last token, as those of encoders are.
+    ModelError for a head that is more than a linear layer on the last token, as those of encoders
+    are.
     """
     from safetensors import safe_open
 

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 def build_optimizer(network: RiskNetwork, settings: TrainConfig, method: MethodConfig) -> torch.optim.Optimizer:
     """The optimizer over the weights that train.
 
-    With `method.lora_plus`, the adapters' B matrices learn that many times faster than A (LoRA+, Hayou et al. 2024).
+    With `method.lora_plus`, the adapters' B matrices learn that many times faster than A (LoRA+,
+    Hayou et al. 2024).
     """
     named = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
     fast = [weight for name, weight in named if method.lora_plus and "lora_B" in name]

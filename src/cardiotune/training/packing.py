@@ -2,15 +2,17 @@
 
 Training and scoring both go through `lay_out`. Two layouts give the same logits and gradients:
 
-- `padded`: a row a sequence, padded on the right, so that a row's positions and what it may attend to do not depend on
-  the other rows of its batch.
-- `tree`: the prompts of a table share their first tokens (instruction, then equal column values). Their tokens form a
-  tree, and every distinct prefix is computed once: the tree's tokens are laid in one sequence, each attends to its
-  ancestors only, its position is its depth, and a row is read at its leaf.
+- `padded`: a row a sequence, padded on the right, so that a row's positions and what it may attend
+  to do not depend on the other rows of its batch.
+- `tree`: the prompts of a table share their first tokens (instruction, then equal column values).
+  Their tokens form a tree, and every distinct prefix is computed once: the tree's tokens are laid
+  in one sequence, each attends to its ancestors only, its position is its depth, and a row is read
+  at its leaf.
 
-The tree's tokens stand in depth-first order and are cut into blocks. Ancestors of a block's tokens that come before the
-block are ancestors of its first token too (a token's descendants follow it without a gap), so a block needs no other
-keys than the path to its first token and its own tokens: attention costs tokens x (depth + block), not tokens squared.
+The tree's tokens stand in depth-first order and are cut into blocks. Ancestors of a block's tokens
+that come before the block are ancestors of its first token too (a token's descendants follow it
+without a gap), so a block needs no other keys than the path to its first token and its own tokens:
+attention costs tokens x (depth + block), not tokens squared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,21 +29,25 @@ Layout = Literal["padded", "tree"]
 Prompts = Sequence[list[int]]
 
 BLOCK = 64
-"""Tokens of a tree that share their keys. Smaller blocks copy the path more often, larger ones mask more."""
+"""Tokens of a tree that share their keys. Smaller blocks copy the path more often, larger ones mask
+more."""
 ROUND = 16
-"""A tree has a multiple of so many tokens, a part of `BLOCK`: a library prepares its products for each number that it meets."""
+"""A tree has a multiple of so many tokens, a part of `BLOCK`: a library prepares its products for
+each number that it meets."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Tensors of one forward pass; sequences is the number of rows when padded, 1 for a tree.
 
-    input_ids, position_ids: (sequences, tokens) int64, of a tree with spare ones up to a multiple of ROUND. attention: when
-    padded (sequences, tokens) int64, 1 for a real token; for a tree (blocks, 1, BLOCK, keys) bool, True where a token may
-    attend; the last block is filled up. read_sequences, read_tokens: (rows,) int64, the place of every row's last token.
-    owners: (sequences, tokens) int64, a row that the token belongs to, at the depth that position_ids say. keys, for a tree:
-    (blocks, keys) int64, the places of the tokens that a block's tokens may attend to. states: (sequences, tokens, width),
-    what frozen lower layers made of the tokens, where that is known.
+    input_ids, position_ids: (sequences, tokens) int64, of a tree with spare ones up to a multiple
+    of ROUND. attention: when padded (sequences, tokens) int64, 1 for a real token; for a tree
+    (blocks, 1, BLOCK, keys) bool, True where a token may attend; the last block is filled up.
+    read_sequences, read_tokens: (rows,) int64, the place of every row's last token. owners:
+    (sequences, tokens) int64, a row that the token belongs to, at the depth that position_ids say.
+    keys, for a tree: (blocks, keys) int64, the places of the tokens that a block's tokens may
+    attend to. states: (sequences, tokens, width), what frozen lower layers made of the tokens,
+    where that is known.
     """
 
     input_ids: torch.Tensor
@@ -70,8 +76,8 @@ class KnownStates(Protocol):
 class Rows:
     """Encoded rows of one part: prompts as token ids, and events (rows,) of 0 and 1.
 
-    states: what stands for the lower layers, where these are not computed again. weights: (rows,) how much each counts, 1 on
-    average, if rows count differently.
+    states: what stands for the lower layers, where these are not computed again. weights: (rows,)
+    how much each counts, 1 on average, if rows count differently.
     """
 
     prompts: Prompts
@@ -111,7 +117,8 @@ def _padded(prompts: Prompts, pad_id: int) -> Batch:
 
 
 def _tree(prompts: Prompts) -> Batch:
-    """In sorted order a prompt's tokens that are new follow those that it shares with the prompt before it."""
+    """In sorted order a prompt's tokens that are new follow those that it shares with the prompt
+    before it."""
     tokens: list[int] = []
     depths: list[int] = []
     owners: list[int] = []
@@ -174,7 +181,8 @@ def in_order(prompts: Prompts) -> list[int]:
 
 
 def by_token_budget(prompts: Prompts, budget: int, layout: Layout) -> Iterator[list[int]]:
-    """Row numbers in batches whose layout holds at most `budget` tokens (a single longer row is a batch of its own).
+    """Row numbers in batches whose layout holds at most `budget` tokens (a single longer row is a
+    batch of its own).
 
     Padded: rows of like length come together. Tree: rows that share most come together.
     """

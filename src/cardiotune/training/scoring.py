@@ -24,10 +24,12 @@ def score(
     states: KnownStates | None = None,
     whose: str = "the model",
 ) -> np.ndarray:
-    """(rows,) float64 logits, in the order of `prompts`. Used in training, prediction and serving alike.
+    """(rows,) float64 logits, in the order of `prompts`. Used in training, prediction and serving
+    alike.
 
-    In many processes each scores its share of the batches; all get every row's logit. `network` may also give (rows,
-    width) of something else, such as hidden states. ModelError where one is not finite.
+    In many processes each scores its share of the batches; all get every row's logit. `network` may
+    also give (rows, width) of something else, such as hidden states. ModelError where one is not
+    finite.
     """
     found: np.ndarray | None = None
     for rows in share(list(by_token_budget(prompts, batch_tokens, layout))):

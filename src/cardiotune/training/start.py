@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: bool) -> None:
-    """Fine-tune in this process, one of several or the only one; the run folder then has the tuned model."""
+    """Fine-tune in this process, one of several or the only one; the run folder then has the tuned
+    model."""
     weights = same_weights(folder, config.model)
     device = building.set_up(config.train.threads)
     join(config)
@@ -38,7 +39,8 @@ def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: boo
         tell = log.warning if both else log.info
         tell("class weights and oversampling multiply the odds by %.3g; predictions undo it", balanced.odds_multiplier)
     torch.manual_seed(config.seed)
-    # Weights that train are float32 and compute in `dtype` under autocast; frozen ones are kept in `dtype`.
+    # Weights that train are float32 and compute in `dtype` under autocast; frozen ones are kept in
+    # `dtype`.
     kept = torch.float32 if config.method.kind == "full" else dtype
     network = building.build(building.load_base(weights, config, kept, device), config, encoder)
     log.info("training on %s in %s", device, str(dtype).removeprefix("torch."))

@@ -1,4 +1,5 @@
-"""Where training metrics go: TensorBoard always, MLflow and Weights & Biases when asked. Numbers and settings, no row."""
+"""Where training metrics go: TensorBoard always, MLflow and Weights & Biases when asked. Numbers
+and settings, no row."""
 
 import os
 from typing import Any

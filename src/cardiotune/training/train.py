@@ -44,22 +44,24 @@ def train(
     dtype: torch.dtype,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Fine-tune `network`; the best step's weights, by the validation metric, end in `run.tuned_folder(config)`.
+    """Fine-tune `network`; the best step's weights, by the validation metric, end in
+    `run.tuned_folder(config)`.
 
-    Returns a summary; the whole history is in `run.training` and, for TensorBoard, in `run.logs`. Raises RunError when
-    the loss is no longer finite, InterruptedRunError after SIGTERM or Ctrl-C, when the step is finished and saved.
+    Returns a summary; the whole history is in `run.training` and, for TensorBoard, in `run.logs`.
+    Raises RunError when the loss is no longer finite, InterruptedRunError after SIGTERM or Ctrl-C,
+    when the step is finished and saved.
     """
     settings = config.train
     rank, processes = world()
 
-    # --- steps -------------------------------------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------------------
     pass_rows = settings.batch_size
     step_rows = pass_rows * settings.gradient_accumulation * processes
     steps_per_epoch = len(balance.rows) / step_rows
     steps = settings.max_steps or max(1, round(settings.epochs * steps_per_epoch))
     look_every = settings.evaluate_every or max(1, round(steps_per_epoch))
 
-    # --- model and optimizer, spread over the processes --------------------------------------------------------------
+    # --- model and optimizer, spread over the processes -------------------------------------------
     accelerator = make_accelerator(config, dtype)  # before anything that would settle the kind of processes for it
     progress = _Progress() if not resume else _resume(network, config, run)
     device, layout = accelerator.device, network.layout
@@ -67,14 +69,15 @@ def train(
     spread, optimizer = accelerator.prepare(network, optimizer)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     weights = [weight for weight in network.parameters() if weight.requires_grad]
-    # Averaging over processes and, in DeepSpeed, over passes is undone: the loss already divides by the step's rows.
+    # Averaging over processes and, in DeepSpeed, over passes is undone: the loss already divides by
+    # the step's rows.
     scale = processes * (settings.gradient_accumulation if config.deepspeed else 1)
     torch.manual_seed(config.seed * 1000 + rank)
     if progress.folder:
         _restore(progress.folder, spread, optimizer, config, rank)
         _keep_best(progress, run, settings, device)  # now, and not when all other steps are done
 
-    # --- loop --------------------------------------------------------------------------------------------------------
+    # --- loop -------------------------------------------------------------------------------------
     trackers = Trackers(run, config, progress.step) if rank == 0 else None
     batches = _batches(balance.rows, step_rows, config.seed, progress.step)
     start, first_step = time.perf_counter(), progress.step
@@ -122,7 +125,7 @@ def train(
                 trackers.add(step, {f"train/{name}": value for name, value in entry.items() if name != "step"})
             shown.update(bar, advance=1, loss=loss_value, speed=speed)
 
-            # --- a look at the validation part, and a checkpoint -----------------------------------------------------
+            # --- a look at the validation part, and a checkpoint ----------------------------------
             looked = step % look_every == 0 or step == steps
             if looked:
                 _keep_best(progress, run, settings, device)
@@ -163,7 +166,7 @@ def train(
     if progress.stopped_early:
         log.info("no better validation %s in %d looks: stopped", settings.select_on, progress.looks_without_better)
 
-    # --- the best step becomes the run's model -----------------------------------------------------------------------
+    # --- the best step becomes the run's model ----------------------------------------------------
     _keep_best(progress, run, settings, device)
     if not progress.best:
         raise ModelError(
@@ -190,7 +193,8 @@ def train(
 
 
 def learning_rate_factor(step: int, steps: int, settings: TrainConfig) -> float:
-    """What the learning rate is multiplied by at a step counted from 0: linear warm-up, then the chosen schedule."""
+    """What the learning rate is multiplied by at a step counted from 0: linear warm-up, then the
+    chosen schedule."""
     warm_up = math.ceil(settings.warmup_share * steps)
     if step < warm_up:
         return (step + 1) / (warm_up + 1)
@@ -223,7 +227,7 @@ def publish_weights(run: RunFolder, step_folder: Path, config: Config) -> None:
     write_folder(run.tuned_folder(config.method.kind), fill)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # progress
 
 
@@ -260,10 +264,11 @@ def _key(look: dict[str, float], metric: str) -> float:
 
 
 def _batches(rows: np.ndarray, step_rows: int, seed: int, skip: int) -> Iterator[np.ndarray]:
-    """Row numbers of each optimizer step after `skip` steps: shuffled epochs end to end, order from seed and epoch.
+    """Row numbers of each optimizer step after `skip` steps: shuffled epochs end to end, order from
+    seed and epoch.
 
-    A step may cross the border of two epochs, so that all have the same number of rows: a short last step would give
-    its few rows the weight of many.
+    A step may cross the border of two epochs, so that all have the same number of rows: a short
+    last step would give its few rows the weight of many.
     """
     waiting, epoch = np.empty(0, dtype=np.int64), 0
     while True:
@@ -277,7 +282,7 @@ def _batches(rows: np.ndarray, step_rows: int, seed: int, skip: int) -> Iterator
         waiting = waiting[step_rows:]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # one process or many
 
 
@@ -322,7 +327,8 @@ def _greatest(own: int, device: torch.device) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list whose one element becomes the number of the first SIGTERM or SIGINT; a second one acts at once."""
+    """A list whose one element becomes the number of the first SIGTERM or SIGINT; a second one acts
+    at once."""
     got = [0]
     before: dict[int, Any] = {}
 
@@ -343,7 +349,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # checkpoints
 
 
@@ -360,7 +366,8 @@ def _save(
     config: Config,
     run: RunFolder,
 ) -> None:
-    """Write a checkpoint, read its weights back, drop those that are no longer needed. A joint act of all processes."""
+    """Write a checkpoint, read its weights back, drop those that are no longer needed. A joint act
+    of all processes."""
     state = checkpoint.trained_state(network)
     generators = _all_generators()
     engine_folder = run.checkpoints / ".engine"
@@ -392,7 +399,8 @@ def _save(
 
 
 def _keep_best(progress: _Progress, run: RunFolder, settings: TrainConfig, device: torch.device) -> None:
-    """Read the best step's weights again. Where they are damaged or gone, the best of the steps that are whole takes its place.
+    """Read the best step's weights again. Where they are damaged or gone, the best of the steps
+    that are whole takes its place.
 
     The first process reads and decides for all.
     """

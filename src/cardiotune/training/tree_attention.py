@@ -1,4 +1,5 @@
-"""Attention over a tree of prompts, as a plug-in of transformers: the one place that knows how a tree is attended."""
+"""Attention over a tree of prompts, as a plug-in of transformers: the one place that knows how a
+tree is attended."""
 
 import sys
 from typing import Any
@@ -25,7 +26,8 @@ def use_tree_attention(config: Any) -> None:
 
 
 def tree_masks(batch: Batch, config: Any) -> torch.Tensor | dict[str, torch.Tensor]:
-    """What a model of transformers takes as `attention_mask` for a tree: bool, one for each kind of attention layer.
+    """What a model of transformers takes as `attention_mask` for a tree: bool, one for each kind of
+    attention layer.
 
     A sliding window counts depth, as it would in the row alone.
     """
@@ -52,7 +54,8 @@ def _attend(
     read_tokens: torch.Tensor | None = None,  # for the last layer, not for its attention
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    """(1, tokens, heads, width). query (1, heads, tokens, width); key and value with as many or fewer heads.
+    """(1, tokens, heads, width). query (1, heads, tokens, width); key and value with as many or
+    fewer heads.
 
     Query heads that share a key head stand below each other, so that no key is copied for them.
     """

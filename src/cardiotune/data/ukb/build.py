@@ -1,4 +1,5 @@
-"""An export -> the table that the data dictionary describes, with the outcome, follow-up, and who leaves and why."""
+"""An export -> the table that the data dictionary describes, with the outcome, follow-up, and who
+leaves and why."""
 
 import hashlib
 import logging
@@ -33,20 +34,22 @@ class Built:
     cells: pl.DataFrame
     """The dictionary's columns, derived ones not yet made."""
     follow: pl.DataFrame
-    """`label`, `time`, `status`, `weight`, `left`, as `followup.follow`; all null when the outcome was not asked for."""
+    """`label`, `time`, `status`, `weight`, `left`, as `followup.follow`; all null when the outcome
+    was not asked for."""
     steps: tuple[str, ...]
     """Reasons to leave, in order."""
     notes: dict[str, Any] = field(default_factory=dict)
 
     key: bytes = b""
-    """A digest of all participants: the same for the same people in any style of export, and secret as their list is."""
+    """A digest of all participants: the same for the same people in any style of export, and secret
+    as their list is."""
 
 
 def build(path: Path, data: DataConfig, target_needed: bool = True) -> Built:
     """Read what the dictionary and the endpoint need.
 
-    With `target_needed: False` (a table to be scored) an export without records is fine. DataError when fields are
-    missing, and for what `open_export`, `make_columns` and `first_records` refuse.
+    With `target_needed: False` (a table to be scored) an export without records is fine. DataError
+    when fields are missing, and for what `open_export`, `make_columns` and `first_records` refuse.
     """
     settings = data.ukb
     export = open_export(path)

@@ -1,7 +1,9 @@
-"""Column names of an export -> field, instance, array. Five ways to write them; a file has one of them.
+"""Column names of an export -> field, instance, array. Five ways to write them; a file has one of
+them.
 
-`21003-0.0` (ukbconv csv), `f.21003.0.0` (ukbconv r), `p21003_i0` and `p4080_i0_a1` (Research Analysis Platform),
-`participant.p21003_i0` (dx extract_dataset), and titles: `Age when attended assessment centre | Instance 0 | Array 1`.
+`21003-0.0` (ukbconv csv), `f.21003.0.0` (ukbconv r), `p21003_i0` and `p4080_i0_a1` (Research
+Analysis Platform), `participant.p21003_i0` (dx extract_dataset), and titles: `Age when attended
+assessment centre | Instance 0 | Array 1`.
 """
 
 import re
@@ -43,7 +45,8 @@ _EXAMPLES = "21003-0.0, f.21003.0.0, p21003_i0, participant.p21003_i0, or titles
 
 
 def parse_name(name: str, style: Style) -> Place | None:
-    """The place that a column name of this style means; None for other names, and for titles of unknown fields."""
+    """The place that a column name of this style means; None for other names, and for titles of
+    unknown fields."""
     match = _TITLED.fullmatch(name) if style == "titles" else _NUMBERED[style].fullmatch(name)
     if not match:
         return None
@@ -54,7 +57,8 @@ def parse_name(name: str, style: Style) -> Place | None:
 
 
 def detect_style(names: Sequence[str], file: Path) -> Style | None:
-    """How a file names its columns; None when no column is a field's. DataError when two styles are mixed."""
+    """How a file names its columns; None when no column is a field's. DataError when two styles are
+    mixed."""
     counts = {style: sum(parse_name(name, style) is not None for name in names) for style in STYLES}
     ids = {style for name in names if (style := ID_NAMES.get(name))}
     found = [style for style in STYLES if counts[style] or style in ids]
@@ -77,8 +81,8 @@ def id_column(names: Sequence[str], file: Path) -> str:
 def locate_columns(names: Sequence[str], style: Style, file: Path) -> dict[Place, str]:
     """Every field's columns, with the instance filled in where a field has one only.
 
-    DataError when a name does not say the visit of a field that has several, or two names mean one place: which of
-    them is the baseline cannot be guessed.
+    DataError when a name does not say the visit of a field that has several, or two names mean one
+    place: which of them is the baseline cannot be guessed.
     """
     places: dict[Place, str] = {}
     unclear: list[str] = []

@@ -1,4 +1,5 @@
-"""When did the disease first show? From codes with dates, dates alone, death causes, and what was told at baseline."""
+"""When did the disease first show? From codes with dates, dates alone, death causes, and what was
+told at baseline."""
 
 import logging
 import re
@@ -18,8 +19,8 @@ from cardiotune.settings import Settings
 log = logging.getLogger(__name__)
 
 PLACEHOLDERS = ("1900-01-01", "1901-01-01", "1902-02-02", "1903-03-03", "1909-09-09", "2037-07-07")
-"""Dates that say why there is no date: unknown, before birth, day of birth, year of birth, (1909-09-09 unverified), in
-the future (data-coding 819 and 272)."""
+"""Dates that say why there is no date: unknown, before birth, day of birth, year of birth,
+(1909-09-09 unverified), in the future (data-coding 819 and 272)."""
 CODED_SOURCES = {"icd10": (41270, 41280), "icd9": (41271, 41281), "opcs4": (41272, 41282), "opcs3": (41273, 41283)}
 """Source: the field with its codes, the field with the first date of each."""
 MUST_HAVE = ("icd10",)
@@ -48,7 +49,8 @@ class Endpoint(Settings):
 
 
 def read_endpoint(name: str) -> Endpoint:
-    """A file of `configs/endpoints`, or any by its path. ConfigError when it names no dated source."""
+    """A file of `configs/endpoints`, or any by its path. ConfigError when it names no dated
+    source."""
     file = find_file(name, "endpoints")
     try:
         endpoint = Endpoint.model_validate(read_yaml(file))
@@ -65,9 +67,11 @@ def read_endpoint(name: str) -> Endpoint:
 
 
 def absent_sources(export: Export, endpoint: Endpoint) -> list[str]:
-    """Sources of the endpoint that the export lacks. DataError for those without which no event can be found.
+    """Sources of the endpoint that the export lacks. DataError for those without which no event can
+    be found.
 
-    Old codings may be missing where nobody asked for them: they only find prevalent cases that nothing else shows.
+    Old codings may be missing where nobody asked for them: they only find prevalent cases that
+    nothing else shows.
     """
     needed: dict[str, tuple[int, ...]] = {
         source: pair for source, pair in CODED_SOURCES.items() if getattr(endpoint, source)
@@ -90,7 +94,8 @@ def absent_sources(export: Export, endpoint: Endpoint) -> list[str]:
 
 @dataclass(frozen=True)
 class _Source:
-    """Records of the disease from some columns: when, as expressions over `Export.scan` of these places."""
+    """Records of the disease from some columns: when, as expressions over `Export.scan` of these
+    places."""
 
     where: str
     """Begins an error about its cells."""
@@ -104,8 +109,9 @@ class _Source:
 
 
 def first_records(export: Export, endpoint: Endpoint) -> pl.DataFrame:
-    """A row a participant of the export: `eid`, `disease` (Date of the first dated record, whenever it was), `undated` (a
-    record without a date, or with a placeholder), `told` (self-reported at baseline), `death` (Date).
+    """A row a participant of the export: `eid`, `disease` (Date of the first dated record, whenever
+    it was), `undated` (a record without a date, or with a placeholder), `told` (self-reported at
+    baseline), `death` (Date).
     """
     *sources, deaths = [*_sources(export, endpoint), _deaths(export)]
     frame = pl.DataFrame({EID: export.eids})
@@ -161,10 +167,11 @@ def _matches(code: pl.Expr, pattern: str) -> pl.Expr:
 
 
 def _collect(export: Export, sources: list[_Source]) -> Iterator[pl.DataFrame]:
-    """`eid`, and `date0` (the earliest record of the first source), `undated0` (one without a date), `date1`...
+    """`eid`, and `date0` (the earliest record of the first source), `undated0` (one without a
+    date), `date1`...
 
-    Sources in the same files are read together while these stream by: to find hundreds of columns among thousands, every
-    line has to be parsed. DataError for cells that are no dates.
+    Sources in the same files are read together while these stream by: to find hundreds of columns
+    among thousands, every line has to be parsed. DataError for cells that are no dates.
     """
     together: dict[tuple[int, ...], list[int]] = {}
     for number, source in enumerate(sources):
@@ -209,7 +216,7 @@ def parse_date(cell: pl.Expr) -> pl.Expr:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # death, and what was told
 
 
@@ -235,7 +242,8 @@ def _death_causes(export: Export, pattern: str) -> _Source:
 
 
 def _told(export: Export, endpoint: Endpoint) -> pl.Series:
-    """(participants,) whether the disease was told at the baseline visit, with a year or without."""
+    """(participants,) whether the disease was told at the baseline visit, with a year or
+    without."""
     frame = export.baseline(endpoint.self_report)
     known = {str(number): codes for number, codes in endpoint.self_report.items() if str(number) in frame.columns}
     if not known:

@@ -1,4 +1,5 @@
-"""The dictionary of UK Biobank fields: ids, titles, units, codings, and the assessment centres. See `fields.yaml`."""
+"""The dictionary of UK Biobank fields: ids, titles, units, codings, and the assessment centres. See
+`fields.yaml`."""
 
 import csv
 from functools import cache
@@ -15,7 +16,8 @@ Nation = Literal["England", "Scotland", "Wales"]
 
 
 class Centre(Settings):
-    """A baseline assessment centre of field 54, data-coding 10. The region is where the town lies."""
+    """A baseline assessment centre of field 54, data-coding 10. The region is where the town
+    lies."""
 
     code: str
     name: str
@@ -74,9 +76,11 @@ def titles() -> dict[str, int]:
 
 
 def check_showcase(file: Path) -> int:
-    """Compare ids with titles in a user's `Data_Dictionary_Showcase.tsv`; how many fields were found in it.
+    """Compare ids with titles in a user's `Data_Dictionary_Showcase.tsv`; how many fields were
+    found in it.
 
-    DataError naming every id whose title there is another: our dictionary, or the file, is then of another thing.
+    DataError naming every id whose title there is another: our dictionary, or the file, is then of
+    another thing.
     """
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -1,8 +1,9 @@
-"""Follow-up of every participant: when it ended and why, what the label is, and who leaves the cohort for which reason.
+"""Follow-up of every participant: when it ended and why, what the label is, and who leaves the
+cohort for which reason.
 
-Day 0 is the baseline visit. Follow-up ends on the first of: the disease, death, loss to follow-up, the last day of the
-nation's hospital records, the horizon. What comes after is not known, so it does not count: no hospital code after a loss,
-no death after the records of Wales have ended.
+Day 0 is the baseline visit. Follow-up ends on the first of: the disease, death, loss to follow-up,
+the last day of the nation's hospital records, the horizon. What comes after is not known, so it
+does not count: no hospital code after a loss, no death after the records of Wales have ended.
 """
 
 from pathlib import Path
@@ -54,13 +55,16 @@ def censoring_dates(settings: UkbConfig) -> dict[str, Any]:
 
 
 def follow(people: pl.DataFrame, settings: UkbConfig) -> pl.DataFrame:
-    """(rows, 5): `label` (1, 0, null: not known), `time` (days), `status`, `weight`, `left` (one of STEPS, or null).
+    """(rows, 5): `label` (1, 0, null: not known), `time` (days), `status`, `weight`, `left` (one of
+    STEPS, or null).
 
-    people: `visit`, `nation`, `disease`, `undated`, `told`, `death`, `lost`, `gone`; dates, but for the nation, the flags,
-    and the reason of those who are no part of the cohort, which comes before all others.
+    people: `visit`, `nation`, `disease`, `undated`, `told`, `death`, `lost`, `gone`; dates, but for
+    the nation, the flags, and the reason of those who are no part of the cohort, which comes before
+    all others.
 
-    A record on the day of the visit makes a prevalent case: what happened in the morning may be why the afternoon's
-    measurements are what they are. What was told at the visit is prevalent whatever year it bears, for it was told then.
+    A record on the day of the visit makes a prevalent case: what happened in the morning may be why
+    the afternoon's measurements are what they are. What was told at the visit is prevalent whatever
+    year it bears, for it was told then.
     """
     days = horizon_days(settings)
     until = pl.col("nation").replace_strict(censoring_dates(settings), default=None, return_dtype=pl.Date)
@@ -99,10 +103,11 @@ def _why_left() -> pl.Expr:
 def _handle_censored(frame: pl.DataFrame, settings: UkbConfig, days: int) -> pl.DataFrame:
     """Adds weights, and the reasons of those whose outcome is not known.
 
-    The end of a nation's records is known for everybody in advance, so cases leave with the rest: without them, a nation
-    whose records end early would have cases alone. Weights are the inverse chance of not being censored before one's
-    own end, within the nation; all who are at risk at baseline tell it, whatever part they fall in, for it is read from
-    dates of loss and of releases and from no predictor.
+    The end of a nation's records is known for everybody in advance, so cases leave with the rest:
+    without them, a nation whose records end early would have cases alone. Weights are the inverse
+    chance of not being censored before one's own end, within the nation; all who are at risk at
+    baseline tell it, whatever part they fall in, for it is read from dates of loss and of releases
+    and from no predictor.
     """
     nation = pl.col("nation")
     if settings.censored == "exclude":
@@ -127,7 +132,8 @@ def _leave(frame: pl.DataFrame, reason: str, holds: pl.Expr) -> pl.DataFrame:
 
 
 def uncensored_before(time_days: Array, censored: NDArray[np.bool_]) -> Array:
-    """(n,) Kaplan-Meier chance of not being censored before each participant's own last day, 0 to 1.
+    """(n,) Kaplan-Meier chance of not being censored before each participant's own last day, 0 to
+    1.
 
     A censoring on the day of an event counts as later. Graf et al. 1999, Stat Med 18:2529.
     """

@@ -13,8 +13,8 @@ from cardiotune.errors import DataError
 log = logging.getLogger(__name__)
 
 LEAST_KINSHIP = 0.0442
-"""Kinship coefficient from which two people are relatives of the third degree. Manichaikul et al. 2010, Bioinformatics
-26:2867 (KING); UK Biobank's file holds no others."""
+"""Kinship coefficient from which two people are relatives of the third degree. Manichaikul et al.
+2010, Bioinformatics 26:2867 (KING); UK Biobank's file holds no others."""
 
 
 def read_withdrawals(file: Path) -> pl.Series:
@@ -28,7 +28,8 @@ def read_withdrawals(file: Path) -> pl.Series:
 
 
 def read_kinship(file: Path) -> pl.DataFrame:
-    """Pairs `ID1`, `ID2` of relatives of the third degree or nearer. Columns as in ukb_rel.dat, apart by blanks or commas."""
+    """Pairs `ID1`, `ID2` of relatives of the third degree or nearer. Columns as in ukb_rel.dat,
+    apart by blanks or commas."""
     rows = [line.replace(",", " ").split() for line in _text(file).splitlines() if line.strip()]
     header = [name.strip('"') for name in rows[0]] if rows else []
     if not {"ID1", "ID2", "Kinship"} <= set(header):
@@ -43,9 +44,11 @@ def read_kinship(file: Path) -> pl.DataFrame:
 
 
 def families(eids: pl.Series, pairs: pl.DataFrame) -> pl.Series:
-    """(participants,) the family of each: the smallest eid of all who are joined by relatives, their own if by none.
+    """(participants,) the family of each: the smallest eid of all who are joined by relatives,
+    their own if by none.
 
-    Relatives that are not in the table join families too: two cousins of somebody who withdrew are still related.
+    Relatives that are not in the table join families too: two cousins of somebody who withdrew are
+    still related.
     """
     people = pl.concat([eids, pairs["ID1"], pairs["ID2"]]).unique().sort()
     number = pl.DataFrame({"eid": people, "number": np.arange(len(people))})

@@ -1,7 +1,8 @@
 """Predictors at the baseline visit, as text cells that the data dictionary reads.
 
-A column of the dictionary is either one field (`field: 21001`), or has a name of `NAMED`, which is made from several.
-Codes keep their numbers; the dictionary has the words. What a participant did not answer is empty, never a number.
+A column of the dictionary is either one field (`field: 21001`), or has a name of `NAMED`, which is
+made from several. Codes keep their numbers; the dictionary has the words. What a participant did
+not answer is empty, never a number.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,8 +20,8 @@ UMOL_PER_MG_DL = 88.4
 TOO_LOW, TOO_HIGH = ("2", "4"), ("3", "5")
 """Codes of the reportability fields, each a field's number + 6."""
 QUALIFICATIONS = ("1", "5", "6", "2", "3", "4", "-7")
-"""Field 6138 from the longest education to none, in years of schooling after Okbay et al. 2016, Nature 533:539 (order
-unverified)."""
+"""Field 6138 from the longest education to none, in years of schooling after Okbay et al. 2016,
+Nature 533:539 (order unverified)."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Predictor:
     optional: tuple[int, ...] = ()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # one field
 
 
 def number(field: int) -> pl.Expr:
-    """A field as Float64: codes for "no answer" are null, codes that stand for a number are it, arrays are averaged.
+    """A field as Float64: codes for "no answer" are null, codes that stand for a number are it,
+    arrays are averaged.
 
     A cell that is empty because it lies beyond the assay's range is that end of the range.
     """
@@ -73,9 +75,11 @@ def code(field: int) -> pl.Expr:
 
 
 def told(field: int, answer: str, unknown: Iterable[str] | None = None) -> pl.Expr:
-    """ "1" where a question of several answers has `answer`, "0" where it was answered without it, null where it was not.
+    """ "1" where a question of several answers has `answer`, "0" where it was answered without it,
+    null where it was not.
 
-    `unknown`: the answers that leave this one open; by default all codes for "no answer" of the field.
+    `unknown`: the answers that leave this one open; by default all codes for "no answer" of the
+    field.
     """
     given = pl.col(str(field))
     open_ = list(fields()[field].missing if unknown is None else unknown)
@@ -83,7 +87,7 @@ def told(field: int, answer: str, unknown: Iterable[str] | None = None) -> pl.Ex
     return pl.when(given.list.contains(answer)).then(pl.lit("1")).when(~silent).then(pl.lit("0"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # several fields
 
 
@@ -98,10 +102,12 @@ def _by_sex(answer: str) -> pl.Expr:
 
 
 def egfr(creatinine_umol_l: pl.Expr, age_years: pl.Expr, male: pl.Expr) -> pl.Expr:
-    """Estimated glomerular filtration rate, mL/min/1.73 m², by CKD-EPI 2021 from creatinine, without race.
+    """Estimated glomerular filtration rate, mL/min/1.73 m², by CKD-EPI 2021 from creatinine,
+    without race.
 
-    142 · min(S/k, 1)^a · max(S/k, 1)^-1.200 · 0.9938^age · 1.012 for women, S in mg/dL; k 0.7, a -0.241 for women, 0.9 and
-    -0.302 for men. Inker et al. 2021, N Engl J Med 385:1737, table S10 (number of the table unverified).
+    142 · min(S/k, 1)^a · max(S/k, 1)^-1.200 · 0.9938^age · 1.012 for women, S in mg/dL; k 0.7, a
+    -0.241 for women, 0.9 and -0.302 for men. Inker et al. 2021, N Engl J Med 385:1737, table S10
+    (number of the table unverified).
     """
     ratio = creatinine_umol_l / UMOL_PER_MG_DL / pl.when(male).then(0.9).otherwise(0.7)
     power = pl.when(male).then(-0.302).otherwise(-0.241)
@@ -123,14 +129,16 @@ def _qualification() -> pl.Expr:
 
 
 def _illnesses() -> pl.Expr:
-    """All illnesses told to the nurse, in words where the dictionary has some; "none" where none was told."""
+    """All illnesses told to the nurse, in words where the dictionary has some; "none" where none
+    was told."""
     known = fields()[20002].coding
     word = pl.element().replace_strict(known, default="illness code " + pl.element(), return_dtype=pl.String)
     return pl.col("20002").list.eval(word).list.unique(maintain_order=True).list.join("; ").fill_null("none")
 
 
 def of_centre(kind: str) -> pl.Expr:
-    """`name`, `nation` or `region` of the baseline centre; null for codes that are no baseline centre."""
+    """`name`, `nation` or `region` of the baseline centre; null for codes that are no baseline
+    centre."""
     return code(54).replace_strict({c.code: getattr(c, kind) for c in centres().values()}, default=None)
 
 
@@ -140,7 +148,8 @@ def _top_level(field: int) -> pl.Expr:
 
 
 GROUP_1 = ("-11", "-13")
-"""Family history, data-coding 1010: "do not know" and "prefer not to answer" of the group that has heart disease."""
+"""Family history, data-coding 1010: "do not know" and "prefer not to answer" of the group that has
+heart disease."""
 NAMED: dict[str, Predictor] = {
     "centre": Predictor((54,), lambda: of_centre("name")),
     "nation": Predictor((54,), lambda: of_centre("nation")),
@@ -162,12 +171,13 @@ NAMED: dict[str, Predictor] = {
 """Columns that are made from several fields, or from a coding that is no plain one, by name."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the dictionary's columns
 
 
 def needed_fields(data: DataConfig, names: Iterable[str]) -> dict[int, list[str]]:
-    """Field -> the columns of `names` that need it; ConfigError for columns that nobody knows how to make."""
+    """Field -> the columns of `names` that need it; ConfigError for columns that nobody knows how
+    to make."""
     needed: dict[int, list[str]] = {}
     unknown = []
     for name in names:
@@ -192,9 +202,11 @@ def extra_fields(data: DataConfig, names: Iterable[str]) -> list[int]:
 
 
 def make_columns(raw: pl.DataFrame, data: DataConfig, names: Iterable[str]) -> pl.DataFrame:
-    """The dictionary's columns from baseline fields (a column a field, as `Export.baseline` gives them).
+    """The dictionary's columns from baseline fields (a column a field, as `Export.baseline` gives
+    them).
 
-    DataError for a negative number that no coding explains: it is a code, and nobody has said what it means.
+    DataError for a negative number that no coding explains: it is a code, and nobody has said what
+    it means.
     """
     names = list(names)
     used = {*needed_fields(data, names), *extra_fields(data, names)}

@@ -1,7 +1,8 @@
-"""An export, one file or a folder of them -> the few fields that are needed, participants in the first file's order.
+"""An export, one file or a folder of them -> the few fields that are needed, participants in the
+first file's order.
 
-Files are scanned, never read whole: of 3,000 columns only those needed are ever parsed, and records (hundreds of columns)
-are reduced to one date while they stream by.
+Files are scanned, never read whole: of 3,000 columns only those needed are ever parsed, and records
+(hundreds of columns) are reduced to one date while they stream by.
 """
 
 import csv
@@ -75,7 +76,8 @@ class Export:
     ignored: list[str] = field(default_factory=list)
 
     def places(self, number: int, instances: Iterable[int] = (BASELINE,)) -> list[Place]:
-        """Columns of a field at these visits, arrays in order. DataError when it is there, but at other visits only."""
+        """Columns of a field at these visits, arrays in order. DataError when it is there, but at
+        other visits only."""
         every = sorted({place for table in self.tables for place in table.columns if place.field == number})
         found = [place for place in every if place.instance in set(instances)]
         if every and not found:
@@ -101,10 +103,12 @@ class Export:
         return joined
 
     def baseline(self, numbers: Iterable[int]) -> pl.DataFrame:
-        """A row a participant, a column a field named by its number: text, or a list of text where it has arrays.
+        """A row a participant, a column a field named by its number: text, or a list of text where
+        it has arrays.
 
-        Lists of readings keep empty arrays as null; those of answers do not, and none is null: classic exports have them
-        in an array each, the platform in one cell. A field that is not in the export is not in the frame.
+        Lists of readings keep empty arrays as null; those of answers do not, and none is null:
+        classic exports have them in an array each, the platform in one cell. A field that is not in
+        the export is not in the frame.
         """
         frame = pl.DataFrame({EID: self.eids})
         asked = {number: places for number in numbers if (places := self.places(number))}
@@ -142,8 +146,9 @@ def answers(cell: pl.Expr) -> pl.Expr:
 def open_export(path: Path) -> Export:
     """Find the tables of an export and what is in them.
 
-    DataError when there is none, a file is cut short, ids repeat, files share few participants (they are of different
-    applications, whose ids mean other people), or a needed column stands in two files.
+    DataError when there is none, a file is cut short, ids repeat, files share few participants
+    (they are of different applications, whose ids mean other people), or a needed column stands in
+    two files.
     """
     tables, ignored = [], []
     for file in table_files(path):
@@ -176,7 +181,8 @@ def open_export(path: Path) -> Export:
 
 
 def table_files(path: Path) -> list[Path]:
-    """The file, or those of a folder that may be tables: not the lists of withdrawals, relatives, and fields."""
+    """The file, or those of a folder that may be tables: not the lists of withdrawals, relatives,
+    and fields."""
     if not path.is_dir():
         return [path]
     return [
@@ -220,7 +226,8 @@ def _separator(file: Path) -> str:
 
 
 def _check_end(file: Path, separator: str, width: int) -> None:
-    """A copy that was cut short ends within a line, whose missing cells would pass as empty ones."""
+    """A copy that was cut short ends within a line, whose missing cells would pass as empty
+    ones."""
     with file.open("rb") as stream:
         stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
         lines = stream.read().decode("utf-8", "replace").splitlines()

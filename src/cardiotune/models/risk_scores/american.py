@@ -1,4 +1,5 @@
-"""Ten-year risks by the pooled cohort equations and the Framingham general cardiovascular disease model."""
+"""Ten-year risks by the pooled cohort equations and the Framingham general cardiovascular disease
+model."""
 
 from typing import Any
 
@@ -21,7 +22,8 @@ POOLED = {
     "age x smoker": (-1.665, -1.795, 0.0, 0.0),
     "diabetes": (0.661, 0.658, 0.874, 0.645),
 }
-"""White women, white men, Black women, Black men; of logarithms. Goff et al. 2014, appendix 7, table A."""
+"""White women, white men, Black women, Black men; of logarithms. Goff et al. 2014, appendix 7,
+table A."""
 POOLED_MEAN, POOLED_SURVIVAL = (-29.18, 61.18, 86.61, 19.54), (0.9665, 0.9144, 0.9533, 0.8954)
 
 
@@ -40,8 +42,8 @@ def pooled_cohort(
 ) -> Scored:
     """Pooled cohort equations: first hard atherosclerotic cardiovascular disease, ages 40 to 79.
 
-    Goff et al., Circulation 2014;129(suppl 2):S49, appendix 7, table A. `black` chooses the equations for African
-    Americans; for all others the guideline offers those for white people.
+    Goff et al., Circulation 2014;129(suppl 2):S49, appendix 7, table A. `black` chooses the
+    equations for African Americans; for all others the guideline offers those for white people.
     """
     rows = Rows(
         (40, 79),
@@ -64,7 +66,8 @@ def pooled_cohort(
 
 
 def _log_terms(rows: Rows) -> dict[str, Array]:
-    """What the pooled cohort equations and Framingham's share: logarithms, the pressure by its treatment, and flags."""
+    """What the pooled cohort equations and Framingham's share: logarithms, the pressure by its
+    treatment, and flags."""
     pressure, treated = rows.log("sbp_mmhg"), rows["bp_medication"]
     terms = {"age": rows.log("age_years"), "treated": treated * pressure, "untreated": (1 - treated) * pressure}
     if "hdl_mg_dl" in rows.values:
@@ -72,7 +75,7 @@ def _log_terms(rows: Rows) -> dict[str, Array]:
     return terms | {"smoker": rows["smoker"], "diabetes": rows["diabetes"]}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Framingham general cardiovascular disease
 
 FRAMINGHAM = {
@@ -94,7 +97,8 @@ FRAMINGHAM_BMI = {
     "smoker": (0.61868, 0.70953),
     "diabetes": (0.77763, 0.53160),
 }
-"""Women, men; of logarithms. D'Agostino et al. 2008, the simple model with office measurements alone."""
+"""Women, men; of logarithms. D'Agostino et al. 2008, the simple model with office measurements
+alone."""
 FRAMINGHAM_BMI_MEAN, FRAMINGHAM_BMI_SURVIVAL = (26.0145, 23.9388), (0.94833, 0.88431)
 
 
@@ -107,7 +111,8 @@ def framingham(
 ) -> Scored:
     """Framingham general cardiovascular disease with lipids, ages 30 to 74.
 
-    `shared`: age_years, male, smoker, diabetes, sbp_mmhg and bp_medication. D'Agostino et al., Circulation 2008;117:743.
+    `shared`: age_years, male, smoker, diabetes, sbp_mmhg and bp_medication. D'Agostino et al.,
+    Circulation 2008;117:743.
     """
     rows = _framingham_rows(beyond, **shared, total_cholesterol_mg_dl=total_cholesterol_mg_dl, hdl_mg_dl=hdl_mg_dl)
     men = group_of(rows, "male")
@@ -115,7 +120,8 @@ def framingham(
 
 
 def framingham_bmi(*, bmi_kg_m2: ArrayLike, beyond: Beyond = "missing", **shared: Any) -> Scored:
-    """Framingham general cardiovascular disease without blood tests, ages 30 to 74; `shared` as in `framingham`.
+    """Framingham general cardiovascular disease without blood tests, ages 30 to 74; `shared` as in
+    `framingham`.
 
     D'Agostino et al., Circulation 2008;117:743.
     """

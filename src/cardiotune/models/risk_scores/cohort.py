@@ -97,7 +97,8 @@ def score_cohort(
     region: Region = "low",
     beyond: Beyond = "missing",
 ) -> Scored:
-    """A score of every row of a cohort. `columns` is the data dictionary; DataError when an input is not in it."""
+    """A score of every row of a cohort. `columns` is the data dictionary; DataError when an input
+    is not in it."""
     return _apply(score, read_inputs(frame, columns, score), region, beyond)
 
 
@@ -108,10 +109,12 @@ def completed_risks(
     training: NDArray[np.bool_],
     region: Region = "low",
 ) -> Array:
-    """(rows,) a risk for every row, as a comparator needs: nobody may be left out of a comparison for missing a value.
+    """(rows,) a risk for every row, as a comparator needs: nobody may be left out of a comparison
+    for missing a value.
 
-    An unknown input is the median of the `training` rows (rows,), ages beyond the score's range count as its nearest
-    end, and SCORE2 uses its term for diabetes. How many rows each concerns is logged.
+    An unknown input is the median of the `training` rows (rows,), ages beyond the score's range
+    count as its nearest end, and SCORE2 uses its term for diabetes. How many rows each concerns is
+    logged.
     """
     inputs = read_inputs(frame, columns, score)
     exact = _apply(score, inputs, region, "missing")

@@ -1,9 +1,10 @@
-"""What the published scores share: inputs with units, ranges, reasons for having no risk, and linear predictors.
+"""What the published scores share: inputs with units, ranges, reasons for having no risk, and
+linear predictors.
 
-Every argument is (n,) or a scalar for all rows. Flags (`male`, `black`, `smoker`, `diabetes`, `bp_medication`) are 0 and
-1; NaN is "not known". `smoker` means a current smoker, `bp_medication` that the pressure is a treated one. Ages are whole
-or decimal: a range of 40 to 69 years holds all who are not yet 70. A row that a score is not made for has no risk, and is
-counted under the reason.
+Every argument is (n,) or a scalar for all rows. Flags (`male`, `black`, `smoker`, `diabetes`,
+`bp_medication`) are 0 and 1; NaN is "not known". `smoker` means a current smoker, `bp_medication`
+that the pressure is a treated one. Ages are whole or decimal: a range of 40 to 69 years holds all
+who are not yet 70. A row that a score is not made for has no risk, and is counted under the reason.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Region = Literal["low", "moderate", "high", "very_high"]
 Beyond = Literal["missing", "nearest"]
-"""What becomes of a row beyond a score's range: no risk, or the risk at the nearest end of the range."""
+"""What becomes of a row beyond a score's range: no risk, or the risk at the nearest end of the
+range."""
 
 MG_DL_PER_MMOL_L = 38.67
 """Of cholesterol, whose molar mass is 386.65 g/mol."""
@@ -23,7 +25,8 @@ FLAGS = ("male", "black", "smoker", "diabetes", "bp_medication")
 
 
 class Scored(NamedTuple):
-    """Risks (n,) from 0 to 1, NaN where there is none, and how many rows have each reason for that (or several)."""
+    """Risks (n,) from 0 to 1, NaN where there is none, and how many rows have each reason for that
+    (or several)."""
 
     risk: Array
     left_out: dict[str, int]
@@ -79,7 +82,8 @@ class Rows:
 
 
 def linear(terms: Mapping[str, Array], coefficients: Mapping[str, tuple[float, ...]], group: NDArray[np.int_]) -> Array:
-    """(n,) sum of term x coefficient, where `group` (n,) says which of each term's coefficients is the row's."""
+    """(n,) sum of term x coefficient, where `group` (n,) says which of each term's coefficients is
+    the row's."""
     parts = [np.asarray(coefficients[name])[group] * terms[name] for name in coefficients]
     return np.asarray(np.sum(parts, axis=0))
 

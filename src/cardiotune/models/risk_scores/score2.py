@@ -26,7 +26,8 @@ SCORE2_SCALES: dict[Region, tuple[tuple[float, float], tuple[float, float]]] = {
     "high": ((0.5710, 0.9369), (0.3207, 0.9360)),
     "very_high": ((0.9412, 0.8329), (0.5836, 0.8294)),
 }
-"""Region -> scale 1 and scale 2 of women and of men; supplementary methods, table 3. The United Kingdom is `low`."""
+"""Region -> scale 1 and scale 2 of women and of men; supplementary methods, table 3. The United
+Kingdom is `low`."""
 
 
 def score2(
@@ -41,11 +42,13 @@ def score2(
     region: Region = "low",
     beyond: Beyond = "missing",
 ) -> Scored:
-    """SCORE2: fatal and non-fatal cardiovascular disease, ages 40 to 69, without diabetes, recalibrated to a region.
+    """SCORE2: fatal and non-fatal cardiovascular disease, ages 40 to 69, without diabetes,
+    recalibrated to a region.
 
-    SCORE2 working group, Eur Heart J 2021;42:2439, supplementary methods, tables 2 to 4. From 70 on SCORE2-OP is the
-    score to use, which is not here. It was derived with a term for diabetes but is not meant for diabetics: they have
-    no risk, or with `beyond="nearest"` the one that this term gives.
+    SCORE2 working group, Eur Heart J 2021;42:2439, supplementary methods, tables 2 to 4. From 70 on
+    SCORE2-OP is the score to use, which is not here. It was derived with a term for diabetes but is
+    not meant for diabetics: they have no risk, or with `beyond="nearest"` the one that this term
+    gives.
     """
     rows = Rows(
         (40, 69),
