@@ -20,13 +20,14 @@ import numpy as np
 from benchmarks.prepare import Steps
 from benchmarks.tables import cardio_table
 from benchmarks.worker import peak_memory_mib
-from cardiotune import runs, stages
+from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.data.cohort import EVENT, ROW_ID
 from cardiotune.data.prepare import Prepared
+from cardiotune.files import write_json
 from cardiotune.models import thresholds
 from cardiotune.models.predictions import prediction_rows, write_predictions
-from cardiotune.runs import RunFolder, write_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
 LIMITS = {"seconds": 600, "peak_mib": 8192}
@@ -95,7 +96,7 @@ def measure(rows: int, folder: Path, *overrides: str) -> dict[str, Any]:
     with clock.step("thresholds"):
         y_true = prepared.cohort.events[held].astype(float)
         fixed = {m: thresholds.fix(config.evaluation.thresholds, y_true, risk[held]) for m, risk in risks.items()}
-        runs.write_json(run.calibration, {"thresholds": fixed})
+        write_json(run.calibration, {"thresholds": fixed})
         run.record(run.predictions, run.calibration)
     with clock.step("evaluate"):
         metrics = stages.evaluate(run, prepared)

@@ -34,7 +34,8 @@ from cardiotune.data.cohort import needed_columns, read_rows
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import RunError
-from cardiotune.runs import environment, write_json
+from cardiotune.files import write_json
+from cardiotune.runs import environment
 
 CLIENTS = (1, 8, 64, 500)
 PATIENTS = 512

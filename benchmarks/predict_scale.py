@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.tables import cardio_table
 from cardiotune import stages
 from cardiotune.config import configs_folder, load_config, load_model
-from cardiotune.runs import write_json
+from cardiotune.files import write_json
 from cardiotune.training.model import load_tokenizer
 from cardiotune.training.weights import find_weights
 

@@ -26,7 +26,8 @@ from cardiotune.data.cache import keep_tokens, run_tokens
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.data.split import overlap, split_cohort
-from cardiotune.runs import RunFolder, write_json
+from cardiotune.files import write_json
+from cardiotune.runs import RunFolder
 from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import find_weights
 

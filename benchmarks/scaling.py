@@ -30,7 +30,7 @@ from benchmarks.tables import GUIDELINE, cardio_table, long_instruction
 from cardiotune import stages
 from cardiotune.config import load_config, to_yaml
 from cardiotune.errors import CardioTuneError
-from cardiotune.runs import write_json
+from cardiotune.files import write_json
 from cardiotune.settings import Config
 from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import find_weights

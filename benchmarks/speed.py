@@ -32,7 +32,8 @@ from benchmarks.tables import cardio_table, long_instruction
 from cardiotune.config import load_config
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import CardioTuneError, ConfigError, RunError
-from cardiotune.runs import environment, write_json
+from cardiotune.files import write_json
+from cardiotune.runs import environment
 from cardiotune.settings import Config
 from cardiotune.training.packing import shared_length
 from cardiotune.training.weights import find_weights

@@ -19,7 +19,7 @@ from cardiotune.config import load_config
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.data.split import split_cohort
-from cardiotune.runs import write_json
+from cardiotune.files import write_json
 
 LIMITS = {"seconds": 600, "peak_mib": 6144}
 """What 500,000 rows may take on two cores, all steps together."""

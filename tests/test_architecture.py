@@ -9,7 +9,7 @@ import cardiotune
 
 SOURCE = Path(cardiotune.__file__).parent
 ROOMS = ("data", "synthetic_ukb", "training", "models", "evaluation", "audit", "report", "deployment")
-HALL = ("config", "settings", "comparators", "compatibility", "runs", "processes", "errors")
+HALL = ("config", "settings", "comparators", "compatibility", "runs", "files", "processes", "errors")
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

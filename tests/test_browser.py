@@ -14,9 +14,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.files import write_json
 from cardiotune.models.predictions import write_predictions
 from cardiotune.report.report import write_report
-from cardiotune.runs import write_json
 from test_report import add_everything, make_run
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")

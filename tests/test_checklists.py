@@ -7,11 +7,12 @@ from huggingface_hub import ModelCard
 
 from cardiotune.config import dump
 from cardiotune.data.small_counts import HIDDEN
+from cardiotune.files import write_json, write_text
 from cardiotune.report.checklists import FILE, NOT_PROVIDED, facts, fill, write_checklists
 from cardiotune.report.model_card import TERMS, write_model_card
 from cardiotune.report.record import read_record
 from cardiotune.report.report import write_report
-from cardiotune.runs import RunFolder, write_json, write_text
+from cardiotune.runs import RunFolder
 from test_report import add_everything, make_run, settings
 
 

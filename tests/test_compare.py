@@ -12,9 +12,10 @@ from cardiotune.evaluation.estimates import ALIKE, IN_WORDS
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
 from cardiotune.evaluation.metrics import auroc
+from cardiotune.files import write_json
 from cardiotune.models.predictions import prediction_rows, write_predictions
 from cardiotune.report.compare import _joined, as_text, compare
-from cardiotune.runs import RunFolder, write_json
+from cardiotune.runs import RunFolder
 
 N = 200
 IDS = [f"row{number:04d}" for number in range(N)]

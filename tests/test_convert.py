@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from cardiotune.cli import app
 from cardiotune.errors import ConfigError, ModelError
+from cardiotune.files import HASHES, sha256
 from cardiotune.models.language import LanguageScorer
-from cardiotune.runs import HASHES, sha256
 from cardiotune.settings import ModelConfig
 from cardiotune.training.convert import convert
 from cardiotune.training.model import load_tokenizer

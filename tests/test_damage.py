@@ -16,7 +16,8 @@ import yaml
 from cardiotune import RiskModel, reopen, stages
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ModelError
-from cardiotune.runs import RunFolder, sha256
+from cardiotune.files import sha256
+from cardiotune.runs import RunFolder
 from conftest import write_toy_experiment
 from serving import KEY, ROW, ROWS, serving
 from test_cli import call, check_refusal

@@ -18,12 +18,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cardiotune import RiskModel, runs
+from cardiotune import RiskModel
 from cardiotune.config import configs_folder, load_model
 from cardiotune.deployment.gguf import make_readable
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ModelError
-from cardiotune.runs import HASHES
+from cardiotune.files import HASHES, read_json, sha256
 from cardiotune.training.weights import describe, find_weights
 from conftest import build_toy_encoder, build_toy_table, write_toy_experiment
 from test_cli import call, check_refusal
@@ -125,7 +125,7 @@ def harm(export: Path) -> None:
 def record_anew(export: Path, but: str = "") -> None:
     """Hashes as if the files had been written so."""
     names = [name for name in json.loads((export / HASHES).read_text()) if name != but]
-    (export / HASHES).write_text(json.dumps({name: runs.sha256(export / name) for name in names}))
+    (export / HASHES).write_text(json.dumps({name: sha256(export / name) for name in names}))
 
 
 def test_a_damaged_export_is_refused(run: Path, merged: Path, tmp_path: Path) -> None:
@@ -356,5 +356,5 @@ def test_what_goes_up_is_what_the_export_recorded_and_never_into_a_public_place_
     assert done.stdout.startswith("uploaded: http://127.0.0.1:")
     entries = [json.loads(line) for commit in commits for line in commit.splitlines()]
     sent = {entry["value"]["path"]: b64decode(entry["value"]["content"]) for entry in entries if entry["key"] == "file"}
-    assert sent == {name: (merged / name).read_bytes() for name in [*runs.read_json(merged / HASHES), HASHES]}
+    assert sent == {name: (merged / name).read_bytes() for name in [*read_json(merged / HASHES), HASHES]}
     assert "README.md" in sent and "laid here by mistake" not in "".join(body for _, _, body in seen)

@@ -20,8 +20,9 @@ from cardiotune.cli import app
 from cardiotune.config import load_resolved
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ModelError
+from cardiotune.files import HASHES, hash_files, sha256
 from cardiotune.models.language import LanguageScorer
-from cardiotune.runs import HASHES, RunFolder, hash_files, sha256
+from cardiotune.runs import RunFolder
 from cardiotune.training.checkpoint import load_weights
 from cardiotune.training.model import build_encoder, load_base, read
 from cardiotune.training.weights import check_safe

@@ -11,6 +11,7 @@ from cardiotune.data.split import counts, split_cohort
 from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.files import sha256, write_json
 from cardiotune.models.baselines import BASELINES
 from cardiotune.models.predictions import prediction_rows
 from cardiotune.report.learning_curve import (
@@ -48,7 +49,7 @@ class Runs:
         if config.split.train_rows:
             parts = cut_training(parts, cohort.events, config.split.train_rows, config.split_seed)
         folder = runs.create(config.run_path, dump(config), overwrite=True)
-        runs.write_json(folder.cohort, {"parts": counts(parts, cohort.events)})
+        write_json(folder.cohort, {"parts": counts(parts, cohort.events)})
         test = parts == "test"
         ids = cohort.frame[ROW_ID].to_numpy()[test].tolist()
         self.test_rows.add(tuple(ids))
@@ -56,9 +57,9 @@ class Runs:
         for name in config.comparators:
             risks = BASELINES[name](cohort.frame, cohort.events, parts, config.data, config.seed)[test]
             lines += prediction_rows(name, ids, ["test"] * len(ids), cohort.events[test], risks, risks, 0.5)
-        runs.write_json(folder.metrics, evaluate_predictions(lines, 100, config.seed))
+        write_json(folder.metrics, evaluate_predictions(lines, 100, config.seed))
         folder.record(folder.cohort, folder.metrics)
-        folder.update_manifest(data=runs.sha256(Path(config.data.path)), status="finished")
+        folder.update_manifest(data=sha256(Path(config.data.path)), status="finished")
         return folder
 
 
@@ -140,7 +141,7 @@ def test_a_damaged_result_is_named_and_may_be_deleted(tmp_path: Path, file: str,
     damaged.write_text(content)
     with pytest.raises(ModelError, match=f"toy-rows-20-seed-0/{file}: differs from what the run recorded"):
         learning_curve(config, [20], [0], run_one, out)
-    RunFolder(damaged.parent).update_manifest(files={file: runs.sha256(damaged)})
+    RunFolder(damaged.parent).update_manifest(files={file: sha256(damaged)})
     with pytest.raises(DataError, match=r"toy-rows-20-seed-0: .* damaged; delete this folder"):
         learning_curve(config, [20], [0], run_one, out)
     damaged.unlink()

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from cardiotune import RiskModel
 from cardiotune.errors import ModelError
+from cardiotune.files import HASHES, hash_files
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.predictions import prediction_rows
-from cardiotune.runs import HASHES, RunFolder, hash_files
+from cardiotune.runs import RunFolder
 from cardiotune.training.heads import LabelTokenNetwork
 from cardiotune.training.model import load_base
 from cardiotune.training.packing import Rows

@@ -15,6 +15,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts
 from cardiotune.evaluation.metrics import emax, ici
+from cardiotune.files import write_json, write_text
 from cardiotune.models.predictions import prediction_rows, write_predictions
 from cardiotune.report.curves import (
     BAND_GRID,
@@ -33,7 +34,7 @@ from cardiotune.report.learning_curve import learning_curve
 from cardiotune.report.record import read_record
 from cardiotune.report.report import write_report
 from cardiotune.report.wording import MAIN, MODELS, main_model
-from cardiotune.runs import RunFolder, write_json, write_text
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from test_learning_curve import Runs, experiment
 

@@ -13,8 +13,9 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
+from cardiotune.files import read_json
 from cardiotune.report.record import read_record
-from cardiotune.runs import RunFolder, read_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from conftest import TOY_COLUMNS, build_toy_encoder, build_toy_table, toy_config
 

@@ -18,7 +18,8 @@ import yaml
 from cardiotune import reopen, stages
 from cardiotune.config import load_config
 from cardiotune.errors import DataError, ModelError
-from cardiotune.runs import RunFolder, sha256
+from cardiotune.files import sha256
+from cardiotune.runs import RunFolder
 from cardiotune.training import checkpoint
 from conftest import TOY_COLUMNS, build_toy_table
 

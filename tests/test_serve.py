@@ -32,7 +32,8 @@ from cardiotune.deployment.rows import rows_model
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.deployment.serve import ServeSettings, bind
 from cardiotune.errors import ConfigError, ModelError
-from cardiotune.runs import RunFolder, sha256
+from cardiotune.files import sha256
+from cardiotune.runs import RunFolder
 from serving import KEY, ROW, ROWS, serving, train_toy_run, wait_until
 from test_cli import call
 

@@ -21,13 +21,14 @@ from cardiotune import stages
 from cardiotune.comparators import COMPARATORS, PUBLISHED_SCORES
 from cardiotune.config import dump, load_config
 from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.files import write_json, write_text
 from cardiotune.models import calibrate, thresholds
 from cardiotune.models.logistic import logit
 from cardiotune.models.predictions import read_predictions, write_predictions
 from cardiotune.report import checklists, model_card
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.report import as_text, write_report
-from cardiotune.runs import RunFolder, write_json, write_text
+from cardiotune.runs import RunFolder
 from cardiotune.settings import MEANINGS, Config, Settings, Threshold
 from conftest import write_toy_experiment
 

@@ -12,7 +12,8 @@ from cardiotune import stages, studies
 from cardiotune.config import load_resolved
 from cardiotune.data.prepare import read_prepared
 from cardiotune.data.serialize import NOT_RECORDED
-from cardiotune.runs import RunFolder, read_json
+from cardiotune.files import read_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
 

@@ -11,7 +11,7 @@ import torch
 
 from cardiotune.config import load_model, shipped
 from cardiotune.errors import ModelError
-from cardiotune.runs import sha256
+from cardiotune.files import sha256
 from cardiotune.settings import Gguf, ModelConfig, PackedFolder
 from cardiotune.training import weights
 from cardiotune.training.model import build_encoder, load_base

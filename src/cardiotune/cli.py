@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from cardiotune import processes
 from cardiotune.config import compose, dump, load_config, shipped
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
-from cardiotune.runs import private
+from cardiotune.files import private
 from cardiotune.settings import Config
 
 # Before any library that reads them: nothing leaves the machine unless it is asked for.

@@ -5,13 +5,13 @@ from typing import Any
 
 import polars as pl
 
-from cardiotune import runs
 from cardiotune.config import load_resolved
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.table import locate
 from cardiotune.deployment.scorer import is_export
 from cardiotune.errors import ConfigError, DataError, ModelError
+from cardiotune.files import sha256
 from cardiotune.models.tuned import TunedModel, read_calibrator
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, DataConfig
@@ -85,5 +85,5 @@ def describe_files(data: DataConfig) -> dict[str, Any]:
     """For the manifest: name and sha256 of the table, and below `test` and `validation` those of
     files of their own."""
     files = {part: locate(path, folder=data.format == "ukb") for part, path in data.files.items()}
-    named: dict[str, Any] = {part: {"file": f.name, "sha256": runs.sha256(f)} for part, f in files.items()}
+    named: dict[str, Any] = {part: {"file": f.name, "sha256": sha256(f)} for part, f in files.items()}
     return {**named.pop("train"), **named}

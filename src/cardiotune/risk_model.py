@@ -18,7 +18,7 @@ from cardiotune.data.schema import DEFAULT_CODES, code_reader
 from cardiotune.data.table import cells_of
 from cardiotune.deployment.scorer import Array, Problem, RowScorer
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.runs import private
+from cardiotune.files import private
 from cardiotune.settings import Column, Config
 
 SMALLEST_TEST = 0.01

@@ -26,6 +26,7 @@ from cardiotune.data.split import cluster_numbers, counts, overlap
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError
 from cardiotune.evaluation.judge import judge
 from cardiotune.evaluation.table1 import table1
+from cardiotune.files import atomic, private, read_json, write_json
 from cardiotune.models import predictions
 from cardiotune.models.predictions import read_predictions, rows_to_tell, weights_of
 from cardiotune.models.prompts import encode_prompts
@@ -70,7 +71,7 @@ def _failing(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-@runs.private()
+@private()
 def prepare(config: Config, overwrite: bool = False, place: Path | None = None) -> tuple[RunFolder, Prepared]:
     """Table -> cohort, parts and texts. Nothing is written before table, weights and prompts have
     been found good.
@@ -91,25 +92,25 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
         if encoded is not None and weights:
             keep_tokens(folder, prepared.all_texts, encoded, weights)
         frame = prepared.cohort.frame
-        with runs.atomic(folder.split) as temporary:
+        with atomic(folder.split) as temporary:
             pl.DataFrame({"row_id": frame[ROW_ID], "part": prepared.parts}).write_parquet(temporary)
         frame, events, parts = prepared.cohort.frame, prepared.cohort.events, prepared.parts
         described = table1(frame, events, parts, config.data)
-        runs.write_json(folder.table1, described)
+        write_json(folder.table1, described)
         exact = {
             "flow": prepared.cohort.flow,
             "notes": prepared.cohort.notes,
             "parts": counts(parts, events),
             "overlap": overlap(prepared.cohort, parts, prepared.texts, config.data),
         }
-        runs.write_json(folder.exact_counts, exact)
+        write_json(folder.exact_counts, exact)
         told = {
             **shareable(exact, described),
             "column_order": prepared.order,
             "meanings": found.meanings,
             "tokens": tokens,
         }
-        runs.write_json(folder.cohort, told)
+        write_json(folder.cohort, told)
         folder.update_manifest(data=describe_files(config.data))
         folder.record(folder.split, folder.cohort, folder.table1)
         if weights:
@@ -130,7 +131,7 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
     return folder, prepared
 
 
-@runs.private()
+@private()
 def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = False) -> None:
     """Fine-tune, in as many processes as asked; leaves `adapter/` or `model/`, `checkpoints/`,
     `logs/`."""
@@ -152,7 +153,7 @@ def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = Fa
         record_saved_probe(folder, config)
 
 
-@runs.private()
+@private()
 def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl` and
     `calibration.json`."""
@@ -189,7 +190,7 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     ]
     if world()[0] == 0:
         predictions.write_predictions(folder.predictions, lines)
-        runs.write_json(folder.calibration, cohort.calibration())
+        write_json(folder.calibration, cohort.calibration())
         folder.record(folder.predictions, folder.calibration)
 
 
@@ -204,7 +205,7 @@ def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, A
             frame, parts, censored = prepared.cohort.frame, prepared.parts, prepared.cohort.censored
         except DataError as error:
             log.warning("no subgroups, and nothing that judges times: %s", error)
-        fixed = runs.read_json(folder.checked(folder.calibration)).get("thresholds")
+        fixed = read_json(folder.checked(folder.calibration)).get("thresholds")
         result = judge(config, folder, frame, fixed, parts, censored)
     folder.record(folder.metrics)
     return result
@@ -216,7 +217,7 @@ def audit(folder: RunFolder, prepared: Prepared | None = None) -> list[dict[str,
     config, prepared = reopen(folder, prepared)
     with folder.stage("audit"):
         findings = audit_prepared(config, prepared)
-        runs.write_json(folder.audit, {"findings": findings})
+        write_json(folder.audit, {"findings": findings})
         folder.record(folder.audit)
     _tell_leaks(findings)
     return findings
@@ -227,17 +228,17 @@ def audit_results(folder: RunFolder) -> list[dict[str, Any]]:
     config = config_of(folder)
     found = audit_predictions(
         read_predictions(folder),
-        runs.read_json(folder.checked(folder.metrics)),
+        read_json(folder.checked(folder.metrics)),
         config.data.columns,
         config.evaluation.known_ceiling,
-        calibration=runs.read_json(folder.checked(folder.calibration)),
-        tokens=runs.read_json(folder.checked(folder.cohort)).get("tokens"),
+        calibration=read_json(folder.checked(folder.calibration)),
+        tokens=read_json(folder.checked(folder.cohort)).get("tokens"),
     )
     new = as_json(found)
-    before = runs.read_json(folder.checked(folder.audit)).get("findings", [])
+    before = read_json(folder.checked(folder.audit)).get("findings", [])
     known = [finding for finding in before if finding not in new]
     findings = sorted([*known, *new], key=lambda finding: SEVERITIES.index(finding["severity"]))
-    runs.write_json(folder.audit, {"findings": findings})
+    write_json(folder.audit, {"findings": findings})
     folder.record(folder.audit)
     _tell_leaks(new)
     return findings

@@ -28,6 +28,7 @@ from cardiotune.evaluation import explain as explaining
 from cardiotune.evaluation import metrics, probes
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
 from cardiotune.evaluation.judge import judge
+from cardiotune.files import named_after, plain_name, read_json, sha256, write_json
 from cardiotune.models import calibrate, predictions
 from cardiotune.models import language as scoring
 from cardiotune.models.baselines import lightgbm
@@ -66,11 +67,11 @@ def evaluate_checkpoint(
     if not (checkpoint / "weights").is_dir():
         kept = ", ".join(sorted(f"checkpoints/{path.name}" for path in folder.checkpoints.glob("step-*")))
         raise ConfigError(f"{checkpoint}: not a checkpoint of this run; it keeps {kept or 'none'}")
-    made_with = runs.read_json(checkpoint / "state.json").get("config", {})
+    made_with = read_json(checkpoint / "state.json").get("config", {})
     if made_with != config.model_dump(mode="json"):
         raise ConfigError(f"{checkpoint}: a checkpoint of another run ({made_with.get('name')})")
     verify(checkpoint, inside="weights/")
-    name = checkpoint.name + (f"-{runs.named_after(table)}" if table else "")
+    name = checkpoint.name + (f"-{named_after(table)}" if table else "")
     target = RunFolder(folder.path / "evaluations" / name)
     made_from = {"checkpoint": version_of(checkpoint), "table_sha256": _sha256_of(table, config.data)}
     otherwise = "give the table's file another name"
@@ -114,11 +115,11 @@ def _begin_evaluation(target: RunFolder, made_from: dict[str, Any]) -> None:
     """Say what results in this folder are made from, once there are no others in it."""
     for file in (target.metrics, target.predictions):
         file.unlink(missing_ok=True)
-    runs.write_json(target.path / EVALUATION, made_from)
+    write_json(target.path / EVALUATION, made_from)
 
 
 def _sha256_of(table: str | None, data: DataConfig) -> str | None:
-    return None if table is None else runs.sha256(locate(table, folder=data.format == "ukb"))
+    return None if table is None else sha256(locate(table, folder=data.format == "ukb"))
 
 
 def evaluate_adapter(
@@ -136,7 +137,7 @@ def evaluate_adapter(
         raise ConfigError(f"--out {out}: is a run folder, which has results of its own; choose another")
     settings = hashlib.sha256(dump(config).encode()).hexdigest()
     made_from = {
-        "adapter": runs.sha256(adapter),
+        "adapter": sha256(adapter),
         "table_sha256": _sha256_of(config.data.path, config.data),
         "settings": settings,
     }
@@ -177,7 +178,7 @@ def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
         model = tuned_model(folder, config, prepared.order)
         frame = prepared.cohort.frame[prepared.rows("test")]
         found = probes.probe(model.risks, frame, prepared.order, config.data, config.serialize, rows, seed=config.seed)
-        runs.write_json(folder.probes, found)
+        write_json(folder.probes, found)
         folder.record(folder.probes)
     return found
 
@@ -196,7 +197,7 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
         }
         training = frame[prepared.rows("train")]
         found = explaining.explain(models, frame[test], events[test], training, config.data, rows, seed=config.seed)
-        runs.write_json(folder.explanations, found)
+        write_json(folder.explanations, found)
         folder.record(folder.explanations)
     return found
 
@@ -338,11 +339,11 @@ def recalibrate(
     """
     check_tuned(folder)
     config = config_of(folder)
-    if site_name and (plain := runs.plain_name(site_name)) != site_name:
+    if site_name and (plain := plain_name(site_name)) != site_name:
         raise ConfigError(
             f"--site {site_name}: expected letters, digits, dots, dashes and underscores, such as {plain}"
         )
-    file = folder.path / "sites" / f"{site_name or runs.named_after(table)}.json"
+    file = folder.path / "sites" / f"{site_name or named_after(table)}.json"
     made_from = {"method": method, "table_sha256": _sha256_of(table, config.data)}
     runs.check_free(file, file, made_from, overwrite, "choose another name with --site")
     frame = read_rows(table, config.data, allow_unknown=allow_unknown).frame.filter(pl.col(EVENT).is_not_null())
@@ -373,6 +374,6 @@ def recalibrate(
     }
     size = {"n": len(y_true), "n_events": told_events(len(y_true), int(y_true.sum()))}
     finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
-    runs.write_json(file, {**site, **made_from, **size, **finite})
+    write_json(file, {**site, **made_from, **size, **finite})
     folder.record(file)
     return file, finite

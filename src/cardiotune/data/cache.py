@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import RunError
-from cardiotune.runs import RunFolder, atomic, make_folder, sha256, write_json
+from cardiotune.files import atomic, make_folder, sha256, write_json
+from cardiotune.runs import RunFolder
 
 log = logging.getLogger(__name__)
 

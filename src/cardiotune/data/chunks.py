@@ -20,6 +20,7 @@ from cardiotune.data.cohort import (
     tell_writings,
     typed_rows,
 )
+from cardiotune.data.row_ids import row_key
 from cardiotune.data.table import (
     Layout,
     as_text,
@@ -40,7 +41,6 @@ from cardiotune.data.table import (
 )
 from cardiotune.data.writing import Signs, Writings
 from cardiotune.errors import DataError
-from cardiotune.runs import row_key
 from cardiotune.settings import DataConfig
 
 CHUNK_ROWS = 16_384

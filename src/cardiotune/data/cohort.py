@@ -13,13 +13,13 @@ import polars as pl
 from sklearn.model_selection import train_test_split
 
 from cardiotune.data import copies, identifiers, schema
+from cardiotune.data.row_ids import hashed_id, row_key
 from cardiotune.data.small_counts import HIDDEN, tell_flow, told
 from cardiotune.data.table import column_names, is_json, keys_of_all, locate, read_cells
 from cardiotune.data.ukb import build as ukb
 from cardiotune.data.ukb.followup import LOST
 from cardiotune.data.writing import Writings
 from cardiotune.errors import DataError
-from cardiotune.runs import hashed_id, row_key
 from cardiotune.settings import Column, DataConfig
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.runs import atomic, sha256
+from cardiotune.files import atomic, sha256
 from cardiotune.settings import suggest
 
 log = logging.getLogger(__name__)

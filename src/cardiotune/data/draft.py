@@ -22,7 +22,7 @@ from cardiotune.data.small_counts import told
 from cardiotune.data.table import is_value, locate, read_cells
 from cardiotune.data.writing import Writings
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.runs import write_text
+from cardiotune.files import write_text
 from cardiotune.settings import Column, spelling
 
 INDEX_NAMES = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|index)?", re.I)

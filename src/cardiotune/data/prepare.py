@@ -12,7 +12,8 @@ from cardiotune.data.serialize import column_order, prompt_text, serialize_rows,
 from cardiotune.data.split import Parts, split_cohort
 from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ModelError
-from cardiotune.runs import RunFolder, read_json
+from cardiotune.files import read_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
 

@@ -25,9 +25,10 @@ from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.table import locate
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, InterruptedRunError
+from cardiotune.files import HASHES, atomic, read_json, sha256, write_json
 from cardiotune.models.language import progress
 from cardiotune.processes import current
-from cardiotune.runs import HASHES, RunFolder, atomic, read_json, sha256, write_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, LaunchConfig
 from cardiotune.training.distributed import check_meeting_place, launch, meet
 

@@ -12,9 +12,10 @@ from cardiotune.data.cohort import needed_columns
 from cardiotune.data.schema import MISSING, codes_of, expected
 from cardiotune.deployment.rows import plain_label
 from cardiotune.deployment.scorer import RowScorer
+from cardiotune.files import read_json
 from cardiotune.report.curves import calibration_points
 from cardiotune.report.wording import KEY_METRICS, metric_words
-from cardiotune.runs import RunFolder, read_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
 CARDS = ("model_card.md", "README.md")

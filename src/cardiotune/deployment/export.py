@@ -24,10 +24,11 @@ from cardiotune.data.subsample import stratified_rows
 from cardiotune.deployment import gguf, onnx, parity
 from cardiotune.deployment.scorer import EXPORT, RowScorer, is_export
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.files import private, read_json, write_folder, write_json, write_text
 from cardiotune.models.tuned import probe_texts, recorded_model
 from cardiotune.report.model_card import render
 from cardiotune.report.record import read_record
-from cardiotune.runs import RunFolder, private, read_json, write_folder, write_json, write_text
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.training.checkpoint import record_probe, verify
 from cardiotune.training.heads import ClassifierNetwork

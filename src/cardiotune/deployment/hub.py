@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cardiotune.deployment.scorer import is_export
 from cardiotune.errors import ConfigError, RunError
-from cardiotune.runs import HASHES, read_json
+from cardiotune.files import HASHES, read_json
 from cardiotune.training.checkpoint import verify
 
 

@@ -25,6 +25,7 @@ from cardiotune.deployment.gguf import GgufModel
 from cardiotune.deployment.onnx import OnnxModel
 from cardiotune.errors import ConfigError, DataError, RunError
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
+from cardiotune.files import read_json, recover
 from cardiotune.models import calibrate
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.logistic import logit
@@ -36,7 +37,7 @@ from cardiotune.models.tuned import (
     recorded_model,
     tuned_calibrator,
 )
-from cardiotune.runs import RunFolder, read_json, recover
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Column, Config, suggest
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.loss import corrected

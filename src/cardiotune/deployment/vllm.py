@@ -20,8 +20,9 @@ from cardiotune.data.prepare import read_order
 from cardiotune.data.tokens import LabelTokens, PromptEncoder
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, RunError
+from cardiotune.files import read_json
 from cardiotune.models.tuned import odds_multiplier, probe_texts, read_calibrator, read_site, recorded_model
-from cardiotune.runs import RunFolder, read_json
+from cardiotune.runs import RunFolder
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import same_weights

@@ -4,7 +4,6 @@ from typing import Any
 
 import polars as pl
 
-from cardiotune import runs
 from cardiotune.data.cohort import EVENT, ROW_ID, STATUS, TIME
 from cardiotune.data.split import Parts
 from cardiotune.data.ukb.followup import horizon_days
@@ -13,6 +12,7 @@ from cardiotune.evaluation.censoring import Followed
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.subgroups import subgroups
 from cardiotune.evaluation.table1 import told_beside
+from cardiotune.files import write_json
 from cardiotune.models.predictions import read_predictions
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
@@ -63,5 +63,5 @@ def judge(
         followed=followed,
         horizon_days=horizon_days(config.data.ukb),
     )
-    runs.write_json(folder.metrics, result)
+    write_json(folder.metrics, result)
     return result

@@ -14,8 +14,9 @@ from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.split import PARTS, Parts
 from cardiotune.errors import DataError, ModelError
+from cardiotune.files import atomic
 from cardiotune.models.calibrate import in_range
-from cardiotune.runs import RunFolder, atomic
+from cardiotune.runs import RunFolder
 
 
 def prediction_rows(

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune import runs
 from cardiotune.data.prepare import read_order
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import ConfigError, DataError, ModelError
+from cardiotune.files import HASHES, read_json
 from cardiotune.models import calibrate
 from cardiotune.models.language import LanguageScorer
-from cardiotune.runs import HASHES, RunFolder, read_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.training.checkpoint import PROBE, record_probe
 from cardiotune.training.distributed import world
@@ -123,4 +123,4 @@ def record_saved_probe(folder: RunFolder, config: Config) -> None:
     logits = scorer.logits(probe_texts(config, read_order(folder)), what="checking")
     if world()[0] == 0:
         record_probe(saved, logits, scorer.dtype)
-        folder.record(saved / runs.HASHES, saved / PROBE, folder.training)
+        folder.record(saved / HASHES, saved / PROBE, folder.training)

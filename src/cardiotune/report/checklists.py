@@ -15,11 +15,12 @@ from cardiotune.comparators import LANGUAGE
 from cardiotune.data.schema import label
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
+from cardiotune.files import write_text
 from cardiotune.report import done
 from cardiotune.report.done import FITTED, MISSING
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.wording import capitalized, estimate, metric_words, model_words, percent, plain
-from cardiotune.runs import RunFolder, write_text
+from cardiotune.runs import RunFolder
 
 FILE = Path(__file__).with_suffix(".json")
 NOT_PROVIDED = "not provided"

@@ -15,9 +15,10 @@ from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.estimates import Judged, difference, estimate
 from cardiotune.evaluation.intervals import affordable, bootstrap_counts
+from cardiotune.files import read_json
 from cardiotune.models.predictions import read_predictions
 from cardiotune.report.wording import events, in_order, main_model, metric_words, model_words, number, reads, span
-from cardiotune.runs import RunFolder, read_json
+from cardiotune.runs import RunFolder
 
 log = logging.getLogger(__name__)
 

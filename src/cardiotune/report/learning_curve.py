@@ -20,10 +20,11 @@ from matplotlib.ticker import NullLocator
 from cardiotune.comparators import ON_REQUEST, Comparator
 from cardiotune.config import read_yaml
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.files import atomic, write_json, write_text
 from cardiotune.report.curves import by_training_rows
 from cardiotune.report.drawing import LOOKS, STYLE, UNKNOWN_LOOK
 from cardiotune.report.wording import MODELS
-from cardiotune.runs import RunFolder, atomic, write_json, write_text
+from cardiotune.runs import RunFolder
 from cardiotune.settings import LEARNED, Config
 
 log = logging.getLogger(__name__)

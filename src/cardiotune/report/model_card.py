@@ -12,10 +12,11 @@ from typing import Any
 import jinja2
 
 from cardiotune.comparators import LANGUAGE
+from cardiotune.files import write_text
 from cardiotune.report import checklists
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.wording import KEY_METRICS, capitalized, estimate, metric_words, model_words, plain
-from cardiotune.runs import RunFolder, write_text
+from cardiotune.runs import RunFolder
 from cardiotune.settings import ModelConfig
 
 HUB_LICENSES = {"Gemma Terms of Use": "gemma", "Apache-2.0": "apache-2.0", "MIT": "mit"}

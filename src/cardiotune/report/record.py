@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from cardiotune.comparators import WORDS
 from cardiotune.config import load_resolved
 from cardiotune.errors import DataError
+from cardiotune.files import read_json
 from cardiotune.models.predictions import read_predictions
 from cardiotune.report.wording import events, in_order, main_model
-from cardiotune.runs import RunFolder, read_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
 Array = NDArray[np.float64]

@@ -16,6 +16,7 @@ from cardiotune.data import roles
 from cardiotune.data.small_counts import is_small
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.table1 import HIDDEN, SMALL
+from cardiotune.files import read_json, write_text
 from cardiotune.report import checklists, curves, done, figures, learning_curve, model_card
 from cardiotune.report.done import CALIBRATIONS, HEADS, MOST_NAMES
 from cardiotune.report.record import Record, read_record
@@ -34,7 +35,7 @@ from cardiotune.report.wording import (
     reads,
     span,
 )
-from cardiotune.runs import RunFolder, read_json, write_text
+from cardiotune.runs import RunFolder
 
 DECISIONS = {
     "better": "Better than the best classical model",

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from cardiotune.errors import ConfigError, RunError
-from cardiotune.runs import make_folder, private
+from cardiotune.files import make_folder, private
 from cardiotune.synthetic_ukb.answers import answer
 from cardiotune.synthetic_ukb.disease import area_under_curve, live_on, true_risk
 from cardiotune.synthetic_ukb.people import Array, Values, draw

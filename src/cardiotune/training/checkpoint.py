@@ -19,7 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cardiotune.errors import ModelError
-from cardiotune.runs import HASHES, RunFolder, read_json, sha256, write_json
+from cardiotune.files import HASHES, read_json, sha256, write_json
+from cardiotune.runs import RunFolder
 from cardiotune.training.heads import ClassifierNetwork, RiskNetwork
 from cardiotune.training.model import ADAPTER_FILE, HEAD_FILE
 from cardiotune.training.weights import WANTED, check_safe

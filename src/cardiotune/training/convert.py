@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from cardiotune.errors import ConfigError, ModelError
-from cardiotune.runs import private, sha256, write_folder, write_json
+from cardiotune.files import private, sha256, write_folder, write_json
 from cardiotune.training.families import family_named, family_of
 from cardiotune.training.model import load_tokenizer
 from cardiotune.training.weights import check_safe

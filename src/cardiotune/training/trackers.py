@@ -5,7 +5,8 @@ import os
 from typing import Any
 
 from cardiotune.errors import ConfigError
-from cardiotune.runs import RunFolder, make_folder
+from cardiotune.files import make_folder
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
 

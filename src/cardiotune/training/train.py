@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from cardiotune.errors import InterruptedRunError, ModelError, RunError
-from cardiotune.runs import RunFolder, write_folder, write_json
+from cardiotune.files import write_folder, write_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, TrainConfig
 from cardiotune.training import checkpoint
 from cardiotune.training.distributed import make_accelerator, world

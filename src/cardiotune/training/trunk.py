@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from cardiotune.errors import ModelError, RunError
-from cardiotune.runs import RunFolder, make_folder
+from cardiotune.files import make_folder
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.training.distributed import world
 from cardiotune.training.families import family_of, tree_families

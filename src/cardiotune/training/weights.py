@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cardiotune.errors import ModelError
-from cardiotune.runs import RunFolder, hash_files, make_folder, private, sha256, write_json
+from cardiotune.files import hash_files, make_folder, private, sha256, write_json
+from cardiotune.runs import RunFolder
 from cardiotune.settings import Gguf, ModelConfig
 
 log = logging.getLogger(__name__)
