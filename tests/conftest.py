@@ -1,6 +1,7 @@
 """A toy model of two layers with its own tokenizer, and a toy table whose outcome depends on age
 and pressure."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,13 @@ WORDS = (
     "systolic pressure 145 mmHg, smoker yes, smoker no, chest pain typical, chest pain none, note not recorded. "
     "Does this patient have heart disease? Answer Yes or No.\nAnswer: Yes\nAnswer: No\n0 1 2 3 4 5 6 7 8 9 - . , : ?"
 )
+
+
+def pytest_collection_finish() -> None:
+    """Whatever is imported and collected stays to the end, so the collector need not look through
+    it again: half of the time of a toy run, which collects whenever it lets a model go."""
+    gc.collect()
+    gc.freeze()
 
 
 def build_toy_model(folder: Path, family: str = "llama", layers: int = 2) -> Path:
