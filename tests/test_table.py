@@ -351,6 +351,6 @@ def test_locate(tmp_path: Path) -> None:
         locate(str(tmp_path))
     with pytest.raises(DataError, match="the file is empty"):
         locate(str(write(tmp_path, "", "empty.csv")))
-    with pytest.raises(DataError, match="shipped are: statlog_heart"):
+    with pytest.raises(DataError, match="shipped are: cleveland, hungarian, statlog_heart, switzerland, va"):
         locate("builtin:statlog")
     assert read_cells(locate("builtin:statlog_heart")).shape == (270, 14)
