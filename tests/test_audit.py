@@ -11,11 +11,17 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import NearestNeighbors
 
-from cardiotune.audit import audit
-from cardiotune.audit.audit import Finding, as_json, audit_permutation, audit_predictions, audit_raw, audit_table
+from cardiotune.audit import outcome, overlap
+from cardiotune.audit.audit import SUBJECTS, audit_raw, audit_results, audit_table
+from cardiotune.audit.ceilings import ceiling_of
+from cardiotune.audit.findings import Finding, as_json, from_json, gravest_first
+from cardiotune.audit.quick_models import audit_permutation
+from cardiotune.audit.results import Results
+from cardiotune.audit.table import Table
+from cardiotune.audit.values import unique_rows
 from cardiotune.config import read_yaml, shipped
-from cardiotune.data.cohort import EVENT, ROW_ID, read_cohort
-from cardiotune.data.copies import column_keys
+from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort
+from cardiotune.data.prepare import Prepared
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.split import split_cohort
 from cardiotune.models.baselines import BASELINES, Baseline
@@ -78,21 +84,30 @@ def random_parts(events: np.ndarray, seed: int = 0) -> np.ndarray:
     return parts
 
 
+def table(
+    frame: pl.DataFrame,
+    data: DataConfig,
+    parts: np.ndarray | None = None,
+    texts: list[str] | None = None,
+    seed: int = 0,
+    ceiling: float | None = None,
+) -> Table:
+    """What the checks look at, with line numbers for ids unless it has some."""
+    if ROW_ID not in frame.columns:
+        frame = frame.with_columns(pl.Series(ROW_ID, [str(line) for line in range(frame.height)]))
+    parts = random_parts(frame[EVENT].to_numpy().astype(int), seed) if parts is None else parts
+    texts = serialize_rows(frame, data.features, data, SerializeConfig()) if texts is None else texts
+    return Table(Prepared(Cohort(frame, []), parts, data.features, texts), data, seed, ceiling)
+
+
 def run(
     frame: pl.DataFrame,
     data: DataConfig | None = None,
     parts: np.ndarray | None = None,
     ceiling: float | None = None,
 ) -> list[Finding]:
-    """The audit of a table that is split at random, with line numbers for ids unless it has
-    some."""
-    data = data or settings()
-    if ROW_ID not in frame.columns:
-        frame = frame.with_columns(pl.Series(ROW_ID, [str(line) for line in range(frame.height)]))
-    events = frame[EVENT].to_numpy().astype(int)
-    parts = random_parts(events) if parts is None else parts
-    texts = serialize_rows(frame, data.features, data, SerializeConfig())
-    return audit_table(frame, events, parts, texts, data, 0, ceiling)
+    """The audit of a table that is split at random."""
+    return audit_table(table(frame, data or settings(), parts, ceiling=ceiling))
 
 
 def grave(findings: list[Finding]) -> dict[str, str]:
@@ -234,9 +249,7 @@ def test_copied_ready_texts_are_a_leak() -> None:
     frame = pl.DataFrame([texts, frame[EVENT]])
 
     def read(frame: pl.DataFrame) -> list[Finding]:
-        with_ids = frame.with_columns(pl.Series(ROW_ID, range(frame.height)).cast(pl.String))
-        events = frame[EVENT].to_numpy()
-        return audit_table(with_ids, events, random_parts(events), frame["note"].to_list(), data, 0)
+        return audit_table(table(frame, data, texts=frame["note"].to_list()))
 
     assert not grave(read(frame))
     assert {"equal_rows", "oversampling"} <= grave(read(oversampled(frame))).keys()
@@ -339,12 +352,17 @@ def test_columns_named_after_what_follows() -> None:
     later = ["death_date", "dischargeCode", "icd10_main", "had_pci", "bp_after", "post_op_day", "days_to_chd", "stents"]
     harmless = ["postcode", "afternoon_dose", "peak_heart_rate", "family_history", "icdeal"]
     columns = {**COLUMNS, **{name: {"type": "numeric"} for name in later + harmless}}
-    finding = one(audit._names(settings(columns)), "column_names")
+
+    def named(data: DataConfig) -> list[Finding]:
+        empty = pl.DataFrame(schema={EVENT: pl.Int64})
+        return outcome.names(table(empty, data, np.array([]), []))
+
+    finding = one(named(settings(columns)), "column_names")
     assert finding.severity == "warning" and set(finding.numbers["columns"]) == set(later)
-    assert not audit._names(settings())
+    assert not named(settings())
     for name in ("cardio", "statlog_heart", "uci_heart"):
         tree = read_yaml(shipped("datasets")[name])["data"]
-        assert not audit._names(DataConfig.model_validate({"path": "t.csv", **tree})), name
+        assert not named(DataConfig.model_validate({"path": "t.csv", **tree})), name
 
 
 # --------------------------------------------------------------------------------------------------
@@ -374,14 +392,13 @@ def reads_the_frame(
 
 def test_shuffled_labels_show_a_model_that_sees_the_test_part() -> None:
     frame = framingham(1500)
-    events = frame[EVENT].to_numpy()
     leaky: list[Baseline] = [fitted_on_all, rate_of_all_rows, reads_the_frame]
     for model in leaky:
-        (finding,) = audit_permutation("it", model, frame, events, random_parts(events), settings(), 0)
+        (finding,) = audit_permutation("it", model, table(frame, settings()))
         assert finding.severity == "leak", model
     for model in (BASELINES["logistic_regression"], BASELINES["lightgbm"]):
         for seed in range(3):
-            (finding,) = audit_permutation("it", model, frame, events, random_parts(events, seed), settings(), seed)
+            (finding,) = audit_permutation("it", model, table(frame, settings(), seed=seed))
             assert finding.severity == "note", finding
 
 
@@ -389,10 +406,14 @@ def test_shuffled_labels_show_a_model_that_sees_the_test_part() -> None:
 # what labels and columns allow
 
 
+def conflicts(texts: list[str], events: np.ndarray) -> list[Finding]:
+    return outcome.conflicts(table(pl.DataFrame({EVENT: events}), settings(), np.full(len(events), "train"), texts))
+
+
 def test_conflicting_labels_by_hand() -> None:
     texts = ["a", "a", "a", "b", "b", "c", "d"]
     events = np.array([1, 1, 0, 0, 0, 1, 0])
-    numbers = one(audit._conflicts(texts, events), "conflicting_labels").numbers
+    numbers = one(conflicts(texts, events), "conflicting_labels").numbers
     assert numbers["texts"] == 1 and numbers["rows"] == 3 and numbers["rows_with_repeated_text"] == 5
     assert numbers["ceiling_accuracy"] == pytest.approx(6 / 7)
     assert numbers["ceiling_accuracy_repeated"] == pytest.approx(4 / 5)
@@ -401,13 +422,13 @@ def test_conflicting_labels_by_hand() -> None:
     assert numbers["ceiling_auroc"] == pytest.approx(11 / 12)
     differ = (0.5 + 0.5 + 1 + 0 + 0) / 5
     assert numbers["accuracy_bound_repeated"] == pytest.approx((1 + np.sqrt(1 - 2 * differ)) / 2)
-    assert not audit._conflicts(["a", "a", "b"], np.array([1, 1, 0]))
+    assert not conflicts(["a", "a", "b"], np.array([1, 1, 0]))
 
 
 def test_accuracy_bound_is_the_truth_for_pairs_where_the_ceiling_is_not() -> None:
     draw = np.random.default_rng(0)
     texts, events = [str(row // 2) for row in range(40_000)], (draw.random(40_000) < 0.3).astype(int)
-    numbers = one(audit._conflicts(texts, events), "conflicting_labels").numbers
+    numbers = one(conflicts(texts, events), "conflicting_labels").numbers
     assert numbers["accuracy_bound_repeated"] == pytest.approx(0.7, abs=0.01)
     assert numbers["ceiling_accuracy_repeated"] > 0.78
 
@@ -434,8 +455,10 @@ def test_missing_by_site_and_unique_rows() -> None:
     finding = one(findings, "missing_by_group")
     assert finding.severity == "note" and finding.numbers == {"column": "sugar", "lowest": 0.0, "highest": 1.0}
     twice = pl.concat([frame, frame[:100]])
-    columns = column_keys(twice, settings().inputs, settings())
-    assert one(audit._unique_rows(columns), "unique_rows").numbers == {"rows": 1100, "share": 1100 / 1300}
+    assert one(unique_rows(table(twice, settings())), "unique_rows").numbers == {
+        "rows": 1100,
+        "share": 1100 / 1300,
+    }
 
 
 # --------------------------------------------------------------------------------------------------
@@ -463,21 +486,21 @@ CARDIO = list(read_yaml(shipped("datasets")["cardio"])["data"]["columns"])
     ],
 )
 def test_auroc_above_the_ceiling(part: dict[str, Any], columns: list[str], known: float | None, severity: str) -> None:
-    findings = audit_predictions([], {"parts": {"test": part}}, columns, known)
+    findings = audit_results(Results([], {"parts": {"test": part}}, columns, known))
     assert [finding.severity for finding in findings] == ([severity] if severity else [])
 
 
 def test_public_tables_are_known_by_their_columns() -> None:
     for name, title in (("cardio", "Kaggle"), ("statlog_heart", "Statlog"), ("uci_heart", "UCI heart")):
         columns = read_yaml(shipped("datasets")[name])["data"]["columns"]
-        ceiling = audit.ceiling_of(columns)
+        ceiling = ceiling_of(columns)
         assert ceiling is not None and title in ceiling.name
-    assert audit.ceiling_of(TOY_COLUMNS) is None
+    assert ceiling_of(TOY_COLUMNS) is None
 
 
 def test_the_ceiling_of_the_config_is_documented_and_that_of_the_audit() -> None:
     tree = read_yaml(shipped("datasets")["cardio"])
-    recognised = audit.ceiling_of(tree["data"]["columns"])
+    recognised = ceiling_of(tree["data"]["columns"])
     assert recognised is not None and recognised.auroc == tree["evaluation"]["known_ceiling"] == 0.81
     findings = run(framingham(2000), ceiling=0.55)
     assert grave(findings) == {"above_ceiling": "leak"}
@@ -487,22 +510,42 @@ def test_the_ceiling_of_the_config_is_documented_and_that_of_the_audit() -> None
 def test_rows_in_two_parts_and_a_test_part_that_is_known() -> None:
     rows = [{"row_id": "a", "part": "test"}, {"row_id": "a", "part": "validation"}, {"row_id": "b", "part": "test"}]
     metrics = {"parts": {"test": judged(0.9, [0.88, 0.92]), "validation": judged(0.8, [0.77, 0.83])}}
-    findings = audit_predictions(rows, metrics)
+    findings = audit_results(Results(rows, metrics))
     assert grave(findings) == {"shared_ids": "leak", "test_above_validation": "warning"}
     metrics["parts"]["validation"] = judged(0.86, [0.83, 0.89])
-    assert not audit_predictions(rows[1:], metrics)
+    assert not audit_results(Results(rows[1:], metrics))
 
 
 def test_calibration_and_tokens() -> None:
     fitted = {"method": "isotonic", "fitted_on": "test", "threshold": {"chosen_on": "train"}}
-    severities = [finding.severity for finding in audit.audit_fitted_on(fitted)]
-    assert severities == ["leak", "warning"]
-    assert not audit.audit_fitted_on({"fitted_on": "validation", "threshold": {"chosen_on": "validation"}})
-    assert audit.audit_tokens({"longest": 99, "limit": 80})[0].severity == "warning"
-    assert audit.audit_tokens({"longest": 80, "limit": 80})[0].severity == "note"
-    assert audit.audit_tokens(None) == []
-    both = audit_predictions([], {"parts": {}}, calibration=fitted, tokens={"longest": 99, "limit": 80})
-    assert [f["severity"] for f in as_json(both)] == ["leak", "warning", "warning"], "the gravest first"
+    nothing: dict[str, Any] = {"parts": {}}
+
+    def found(**told: Any) -> list[Finding]:
+        return audit_results(Results([], nothing, **told))
+
+    assert [finding.severity for finding in found(calibration=fitted)] == ["leak", "warning"]
+    assert not found(calibration={"fitted_on": "validation", "threshold": {"chosen_on": "validation"}})
+    assert found(tokens={"longest": 99, "limit": 80})[0].severity == "warning"
+    assert found(tokens={"longest": 80, "limit": 80})[0].severity == "note"
+    assert found(tokens=None) == []
+    both = gravest_first(found(calibration=fitted, tokens={"longest": 99, "limit": 80}))
+    assert [finding.severity for finding in both] == ["leak", "warning", "warning"], "the gravest first"
+    assert from_json(json.loads(json.dumps(as_json(both)))) == both, "`audit.json` and back"
+
+
+def test_a_new_check_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "CHECKS", type(overlap.CHECKS)(overlap.CHECKS))
+
+    @overlap.CHECKS.add
+    def nobody_is_ninety(table: Table) -> list[Finding]:
+        old = int((table.frame["age"] > 90).sum())
+        return [Finding("ninety", "warning", "somebody is over ninety", {"rows": old})] if old else []
+
+    assert not [finding for finding in run(framingham(300)) if finding.check == "ninety"]
+    aged = framingham(300).with_columns(age=pl.col("age") + 60)
+    assert one(run(aged), "ninety").severity == "warning"
+    names = [check for subject in SUBJECTS for check in subject.CHECKS]
+    assert len(names) == len(set(names)) == 15
 
 
 # --------------------------------------------------------------------------------------------------
@@ -524,7 +567,7 @@ def test_the_real_cardio_table_in_a_minute(shared_data: Path) -> None:
     parts = split_cohort(cohort, data, SplitConfig(), 0)
     texts = serialize_rows(cohort.frame, data.features, data, SerializeConfig())
     start = time.perf_counter()
-    findings = audit_raw(data) + audit_table(cohort.frame, cohort.events, parts, texts, data, 0)
+    findings = audit_raw(data) + audit_table(table(cohort.frame, data, parts, texts))
     assert time.perf_counter() - start < 60
     assert cohort.frame.height > 68_000 and not grave(findings)
     equal = one(findings, "equal_rows").numbers

@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 
 from cardiotune.audit.audit import audit_table
+from cardiotune.audit.table import Table
 from cardiotune.data.cohort import Cohort, read_cohort
 from cardiotune.data.copies import EqualRows, column_keys, equal_rows
+from cardiotune.data.prepare import Prepared
 from cardiotune.data.split import split_cohort
 from cardiotune.settings import DataConfig
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
@@ -106,11 +108,11 @@ def test_a_table_that_was_appended_to_itself(tmp_path: Path, caplog: pytest.LogC
     data, config = data_of(frame), toy_config(tmp_path)
     parts = split_cohort(cohort, data, config.split, 0)
     texts = ["-".join(map(str, row)) for row in cohort.frame.select(data.features).rows()]
-    found = {f.check: f for f in audit_table(cohort.frame, cohort.events, parts, texts, data, 0)}
+    found = {f.check: f for f in audit_table(Table(Prepared(cohort, parts, data.features, texts), data, 0))}
     assert found["equal_rows"].severity == "leak" and "rows were copied" in found["equal_rows"].text
     once = cohort_of(tmp_path, symptoms(520))
     parts = split_cohort(once, data, config.split, 0)
-    found = {f.check: f for f in audit_table(once.frame, once.events, parts, texts[:520], data, 0)}
+    found = {f.check: f for f in audit_table(Table(Prepared(once, parts, data.features, texts[:520]), data, 0))}
     assert found["equal_rows"].severity == "note" and "as many as chance explains" in found["equal_rows"].text
 
 

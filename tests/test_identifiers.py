@@ -457,11 +457,7 @@ def audited(
     }
     config = Config.model_validate(tree)
     found = audit_prepared(config, read_prepared(config))
-    return [
-        (f["check"], f["severity"], f["text"])
-        for f in found
-        if f["check"] in ("identifier_feature", "patients_in_parts")
-    ]
+    return [(f.check, f.severity, f.text) for f in found if f.check in ("identifier_feature", "patients_in_parts")]
 
 
 LONG = 240

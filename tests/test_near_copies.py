@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 
 from cardiotune.audit import near_copies
-from cardiotune.audit.audit import _near_copies
 from cardiotune.audit.near_copies import FURTHER, NEAR, NEIGHBOURS, Agreement, agreement, places
 from cardiotune.config import read_yaml, shipped
-from cardiotune.data.cohort import EVENT, read_cohort
+from cardiotune.data.cohort import read_cohort
 from cardiotune.settings import DataConfig
-from test_audit import framingham, random_parts, settings
+from test_audit import framingham, settings
+from test_audit import table as audited
 
 
 def table(rows: int, columns: int, slope: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,9 +89,7 @@ def test_an_outcome_that_changes_little_from_place_to_place() -> None:
 
 
 def looked_at(frame: pl.DataFrame, data: DataConfig, seed: int) -> list[str]:
-    events = frame[EVENT].to_numpy().astype(int)
-    keys = frame.select(data.features).hash_rows(seed=0).to_numpy()
-    return [finding.text for finding in _near_copies(frame, events, random_parts(events, seed), data, keys, seed)]
+    return [finding.text for finding in near_copies.copies_with_changes(audited(frame, data, seed=seed))]
 
 
 @pytest.mark.parametrize("seed", range(6))

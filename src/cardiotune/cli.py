@@ -358,6 +358,7 @@ def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson =
     Example: cardiotune audit statlog_heart
     """
     from cardiotune import reopen, stages
+    from cardiotune.audit import findings as auditing
     from cardiotune.audit.audit import audit_prepared
     from cardiotune.data.prepare import read_prepared
 
@@ -372,13 +373,13 @@ def audit(config: ConfigArgument, overrides: Overrides = None, as_json: AsJson =
         loaded = _load(config, overrides)
         findings = audit_prepared(loaded, read_prepared(loaded))
     if as_json:
-        sys.stdout.write(json.dumps({"findings": findings}, indent=2) + "\n")
+        sys.stdout.write(json.dumps(auditing.as_json(findings), indent=2) + "\n")
     else:
         table = Table("severity", "check", "finding")
         for finding in findings:
-            table.add_row(finding["severity"], finding["check"].replace("_", " "), finding["text"])
+            table.add_row(finding.severity, finding.check.replace("_", " "), finding.text)
         out.print(table)
-    leaks = sum(finding["severity"] == "leak" for finding in findings)
+    leaks = sum(finding.severity == "leak" for finding in findings)
     if leaks:
         raise DataError(f"leaks found: {leaks}; results are not to be believed before they are explained")
 

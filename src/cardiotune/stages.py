@@ -15,7 +15,10 @@ from typing import Any
 import polars as pl
 
 from cardiotune import runs
-from cardiotune.audit.audit import SEVERITIES, as_json, audit_predictions, audit_prepared
+from cardiotune.audit import audit as auditing
+from cardiotune.audit.audit import audit_prepared
+from cardiotune.audit.findings import Finding, as_json, from_json, gravest_first
+from cardiotune.audit.results import Results
 from cardiotune.config import dump
 from cardiotune.data import roles
 from cardiotune.data.cache import keep_tokens
@@ -211,43 +214,46 @@ def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, A
     return result
 
 
-def audit(folder: RunFolder, prepared: Prepared | None = None) -> list[dict[str, Any]]:
+def audit(folder: RunFolder, prepared: Prepared | None = None) -> list[Finding]:
     """Look for leaks in the table and its parts, before anything is trained -> `audit.json`, and
     its findings."""
     config, prepared = reopen(folder, prepared)
     with folder.stage("audit"):
         findings = audit_prepared(config, prepared)
-        write_json(folder.audit, {"findings": findings})
-        folder.record(folder.audit)
+        _keep_findings(folder, findings)
     _tell_leaks(findings)
     return findings
 
 
-def audit_results(folder: RunFolder) -> list[dict[str, Any]]:
+def audit_results(folder: RunFolder) -> list[Finding]:
     """Look for leaks in what a run has left, and add the findings to `audit.json`."""
     config = config_of(folder)
-    found = audit_predictions(
-        read_predictions(folder),
-        read_json(folder.checked(folder.metrics)),
-        config.data.columns,
-        config.evaluation.known_ceiling,
-        calibration=read_json(folder.checked(folder.calibration)),
-        tokens=read_json(folder.checked(folder.cohort)).get("tokens"),
+    new = auditing.audit_results(
+        Results(
+            read_predictions(folder),
+            read_json(folder.checked(folder.metrics)),
+            config.data.columns,
+            config.evaluation.known_ceiling,
+            calibration=read_json(folder.checked(folder.calibration)),
+            tokens=read_json(folder.checked(folder.cohort)).get("tokens"),
+        )
     )
-    new = as_json(found)
-    before = read_json(folder.checked(folder.audit)).get("findings", [])
-    known = [finding for finding in before if finding not in new]
-    findings = sorted([*known, *new], key=lambda finding: SEVERITIES.index(finding["severity"]))
-    write_json(folder.audit, {"findings": findings})
-    folder.record(folder.audit)
+    before = from_json(read_json(folder.checked(folder.audit)))
+    findings = gravest_first([*(finding for finding in before if finding not in new), *gravest_first(new)])
+    _keep_findings(folder, findings)
     _tell_leaks(new)
     return findings
 
 
-def _tell_leaks(findings: list[dict[str, Any]]) -> None:
+def _keep_findings(folder: RunFolder, findings: list[Finding]) -> None:
+    write_json(folder.audit, as_json(findings))
+    folder.record(folder.audit)
+
+
+def _tell_leaks(findings: list[Finding]) -> None:
     for finding in findings:
-        if finding["severity"] == "leak":
-            log.warning("LEAK: %s", finding["text"])
+        if finding.severity == "leak":
+            log.warning("LEAK: %s", finding.text)
 
 
 def report(folder: RunFolder) -> Path:

@@ -11,14 +11,19 @@ that a true neighbour is as near. The same patients measured twice look the same
 columns, an outcome that is computed from them, which is a leak as well.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
+from sklearn.neighbors import NearestNeighbors
 
+from cardiotune.audit.findings import Checks, Finding
+from cardiotune.audit.table import SHARE_OF_COPIES, Table
 from cardiotune.settings import NUMBERS, DataConfig
+
+CHECKS = Checks[Table]()
 
 Places = NDArray[np.float64]
 """(rows, dimensions): points whose distance says how unlike two patients are."""
@@ -69,6 +74,36 @@ class Agreement:
         return max(0.0, 1 - self.differ / self.expected) * self.near if self.expected else 0.0
 
 
+@CHECKS.add
+def copies_with_changes(table: Table) -> list[Finding]:
+    """Copies whose numbers were changed a little, as noise or SMOTE does: are there any, and do
+    they lie across parts?
+
+    In the whole table a pair may be seen from both sides, so what is found there counts half.
+    """
+    if not table.numbers.width:
+        return []
+    train = np.flatnonzero(table.parts == "train")
+    held = np.flatnonzero(np.isin(table.parts, ("validation", "test")))
+    everyone = np.arange(len(table.events))
+    where = places(table.frame, table.data)
+    anywhere = agreement(where, table.events, table.keys, everyone, everyone, table.seed)
+    across = agreement(where, table.events, table.keys, train, held, table.seed)
+    if anywhere.p_value(0.5) > 1e-4:
+        return []
+    share = across.copies / across.asked
+    numbers = {"in_table": asdict(anywhere), "held_out_to_training": asdict(across), "share_of_held_out": share}
+    text = (
+        f"{anywhere.near} of {anywhere.asked} rows lie so near to another, and have its outcome so often ({anywhere.differ} "
+        f"differ, {anywhere.expected:.0f} would by chance), that they look like copies with numbers changed a little, or "
+        "like the same patients again"
+    )
+    if across.p_value() > 1e-2:
+        return [Finding("near_copies", "note", f"{text}; nothing says that they lie across the parts", numbers)]
+    text += f"; about {share:.0%} of the validation and test rows have theirs in training"
+    return [Finding("near_copies", "leak" if share >= SHARE_OF_COPIES else "warning", text, numbers)]
+
+
 def agreement(
     places: Places, events: NDArray[np.int_], keys: NDArray[np.uint64], among: Numbers, asked: Numbers, seed: int
 ) -> Agreement:
@@ -79,8 +114,6 @@ def agreement(
     are not near differ as often as expected: else the outcome changes little from place to place,
     and near ones agree of themselves.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     among = among[np.unique(keys[among], return_index=True)[1]]
     most = int(min(ROWS, PAIRS // max(len(among), 1)))
     asked = np.random.default_rng(seed).permutation(asked[np.unique(keys[asked], return_index=True)[1]])[:most]
