@@ -22,6 +22,7 @@ from cardiotune.data.chunks import TableChunks
 from cardiotune.data.cohort import read_rows
 from cardiotune.data.draft import draft
 from cardiotune.data.table import cells_of
+from cardiotune.deployment.card import kind_of
 from cardiotune.errors import DataError
 from cardiotune.settings import Column, DataConfig
 from cardiotune.stages import prepare
@@ -182,7 +183,8 @@ def test_the_page_reads_likewise() -> None:
     for kind, cases in (("numeric", NUMBERS), ("date", DATES)):
         for cells, settings, _ in cases:
             plain = {"column": "x", "type": kind, "codes": None, "missing": [], "range": None}
-            asked.append((cells, {**plain, "decimal": None, "day_first": None, **settings}))
+            field = {**plain, "decimal": None, "day_first": None, **settings}
+            asked.append((cells, {**field, "kind": kind_of(Column(type=field["type"]))}))
     script = Path(cardiotune.__file__).parent / "deployment" / "web" / "table.js"
     told = subprocess.run(["node", "-e", PAGE, str(script)], input=json.dumps(asked), capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
@@ -212,7 +214,10 @@ def test_the_page_reads_codes_likewise() -> None:
     plain = {"column": "x", "range": None, "decimal": None, "day_first": None}
     rules = [Column.model_validate({"type": "categorical", **settings}) for _, settings in CODES]
     asked = [
-        (cells, {**plain, "type": rule.type, "missing": rule.missing, "codes": [{"code": c} for c in rule.codes or {}]})
+        (
+            cells,
+            {**plain, "kind": kind_of(rule), "missing": rule.missing, "codes": [{"code": c} for c in rule.codes or {}]},
+        )
         for (cells, _), rule in zip(CODES, rules, strict=True)
     ]
     script = Path(cardiotune.__file__).parent / "deployment" / "web" / "table.js"

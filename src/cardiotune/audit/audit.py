@@ -22,7 +22,7 @@ from cardiotune.data.cohort import needed_columns, read_unused
 from cardiotune.data.copies import column_keys
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.table import locate, read_cells
-from cardiotune.settings import NUMBERS, Config, DataConfig
+from cardiotune.settings import Config, DataConfig
 
 SUBJECTS = (overlap, near_copies, made_up, outcome, values, quick_models)
 """In the order in which findings of one severity stand."""
@@ -70,10 +70,10 @@ def audit_raw(data: DataConfig) -> list[Finding]:
     cells = cells.filter(outcomes.is_not_null())
     events = outcomes.drop_nulls().to_numpy().astype(int)
     sources = {name for column in data.columns.values() if column.derive for name in column.derive.inputs}
-    inputs = [name for name in names if data.columns[name].role in ("feature", "text") or name in sources]
-    numbers = [name for name in inputs if data.columns[name].type not in ("text", "date")]
+    inputs = [name for name in names if data.columns[name].is_input or name in sources]
+    numbers = [name for name in inputs if data.columns[name].is_number or data.columns[name].is_coded]
     read = values.as_numbers(cells, numbers, data)
-    zeros = [n for n in numbers if data.columns[n].type in NUMBERS and values.excludes_zero(data.columns[n])]
+    zeros = [n for n in numbers if data.columns[n].is_number and values.excludes_zero(data.columns[n])]
     found = [
         *made_up.oversampled(column_keys(cells, inputs, data), events),
         *made_up.finer_decimals(read, events),

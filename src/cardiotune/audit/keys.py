@@ -28,7 +28,7 @@ def audit_keys(frame: pl.DataFrame, parts: Parts, data: DataConfig, unused: pl.D
     )
     for name, values in {**{n: passed[n] for n in passed.columns if n != ROW_ID}, **own}.items():
         column = data.columns.get(name, Column(role="ignore", type="text"))
-        readable = column.role == "text" or (column.role == "feature" and column.type == "text")
+        readable = column.role == "text" or (column.role == "feature" and column.is_text)
         key = (
             identifiers.identify(name, values, people)
             if column.role in ("feature", "ignore", "site", "split")

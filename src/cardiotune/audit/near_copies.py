@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from cardiotune.audit.findings import Checks, Finding
 from cardiotune.audit.table import SHARE_OF_COPIES, Table
-from cardiotune.settings import NUMBERS, DataConfig
+from cardiotune.settings import DataConfig
 
 CHECKS = Checks[Table]()
 
@@ -139,12 +139,12 @@ def agreement(
 def places(frame: pl.DataFrame, data: DataConfig) -> Places:
     """Numbers in standard deviations (of the inner 98 %), a missing one in the middle and 1 apart;
     two codes 1 apart."""
-    compared = [name for name in data.features if data.columns[name].type != "text"]
+    compared = [name for name in data.features if not data.columns[name].is_text]
     compared = sorted(compared, key=lambda name: -frame[name].n_unique())[:COLUMNS]
     dimensions = []
     for name in compared:
         values = frame[name]
-        if data.columns[name].type in NUMBERS:
+        if data.columns[name].is_number:
             number = values.cast(pl.Float64)
             inner = number.clip(number.quantile(0.01), number.quantile(0.99)).drop_nulls().to_numpy()
             scale = float(np.std(inner)) or 1.0 if len(inner) else 1.0

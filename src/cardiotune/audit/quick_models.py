@@ -26,7 +26,7 @@ SHUFFLED_ROWS = 20_000
 def quick_models(table: Table) -> list[Finding]:
     """LightGBM on the table, or TF-IDF and logistic regression on ready texts: with true labels and
     with shuffled ones."""
-    readable = any(table.data.columns[name].type != "text" for name in table.data.features)
+    readable = any(not table.data.columns[name].is_text for name in table.data.features)
     name, model = ("lightgbm", BASELINES["lightgbm"]) if readable else ("tf-idf", _tfidf)
     test = table.parts == "test"
     happened = table.events[test]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cardiotune.data.copies import EqualRows, Keys, column_keys, equal_rows, total
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.split import Parts
-from cardiotune.settings import NUMBERS, DataConfig
+from cardiotune.settings import DataConfig
 
 Events = NDArray[np.int_]
 FEW = 20
@@ -71,7 +71,7 @@ class Table:
     @cached_property
     def numbers(self) -> pl.DataFrame:
         """The features that are numbers."""
-        return self.frame.select(name for name in self.data.features if self.data.columns[name].type in NUMBERS)
+        return self.frame.select(name for name in self.data.features if self.data.columns[name].is_number)
 
 
 def text_keys(texts: Sequence[str]) -> Keys:

@@ -13,7 +13,7 @@ from cardiotune.data import schema
 from cardiotune.data.schema import out_of_range
 from cardiotune.data.sentinels import in_words, sentinels
 from cardiotune.data.small_counts import told
-from cardiotune.settings import NUMBERS, Column, DataConfig
+from cardiotune.settings import Column, DataConfig
 
 CHECKS = Checks[Table]()
 
@@ -63,7 +63,7 @@ def repeated_far_values(values: pl.DataFrame, data: DataConfig) -> list[Finding]
     found = []
     for name in values.columns:
         column = data.columns[name]
-        if column.type in NUMBERS and (apart := sentinels(values[name].filter(~out_of_range(values[name], column)))):
+        if column.is_number and (apart := sentinels(values[name].filter(~out_of_range(values[name], column)))):
             text = f"column {name} holds {in_words(apart)}"
             numbers = {"column": name, "rows": told(sum(rows for _, rows in apart))}
             found.append(Finding("value_as_missing", "warning", text, numbers))

@@ -327,8 +327,11 @@ def needed_columns(data: DataConfig, target_needed: bool = True) -> list[str]:
     """Columns of the dictionary that must be in the table: all but derived and merely ignored
     ones."""
     inputs = {name for column in data.columns.values() if column.derive for name in column.derive.inputs}
-    roles = ("ignore",) if target_needed else ("ignore", "target", "id", "group", "site", "time", "split")
-    return [n for n, c in data.columns.items() if not c.derive and (c.role not in roles or n in inputs)]
+
+    def needed(name: str, column: Column) -> bool:
+        return name in inputs or column.is_input or (target_needed and column.role != "ignore")
+
+    return [name for name, column in data.columns.items() if not column.derive and needed(name, column)]
 
 
 def _read_rows(

@@ -23,7 +23,7 @@ from cardiotune.data.table import is_value, locate, read_cells
 from cardiotune.data.writing import Writings
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.files import write_text
-from cardiotune.settings import Column, spelling
+from cardiotune.settings import COLUMN_ROLES, COLUMN_TYPES, Column, spelling
 
 INDEX_NAMES = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|index)?", re.I)
 """What data frames call the row number when they write it."""
@@ -273,8 +273,7 @@ def _guess(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[str, A
         return {"role": "ignore", "type": "text"}, "no value in any row"
     if INDEX_NAMES.fullmatch(name):
         return {"role": "ignore", "type": "text"}, "the row number of a data frame"
-    kind = writings.columns.get(name, Column()).type
-    if kind == "date":
+    if writings.columns.get(name, Column()).is_day:
         entry, why = _guess_date(cells, name, writings)
         if entry:
             return entry, why
@@ -470,8 +469,8 @@ def _outcome(known: str | None, target: str) -> str:
 def _dataset_yaml(file: Path, columns: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Data dictionary. Check every line: role, type, unit, plausible range, what each code means.",
-        "# role: feature, text (ready made), target, id, group (patient with several rows), site, time, split, ignore",
-        "# type: numeric, integer, binary, categorical, ordinal, date, text",
+        "# role: " + ", ".join(f"{r.name} ({r.note})" if r.note else r.name for r in COLUMN_ROLES.values()),
+        "# type: " + ", ".join(COLUMN_TYPES),
         "# meaning: what subgroups and scores take it for: age, sex, systolic_pressure...",
         "# also: unit: mmHg, range: [60, 260], codes: {1: woman, 2: man}, missing: ['-9'], phrase: blood pressure,",
         "# decimal: ',' (where 1.050 is a thousand and fifty), day_first: false (where 05/12/2019 is in May)",

@@ -18,7 +18,7 @@ import polars as pl
 
 from cardiotune.data.schema import TRUTH, codes_of
 from cardiotune.errors import DataError
-from cardiotune.settings import MEANINGS, NUMBERS, Column, Meaning
+from cardiotune.settings import MEANINGS, Column, Meaning
 
 # --------------------------------------------------------------------------------------------------
 # what columns are called
@@ -164,7 +164,7 @@ def scale(meaning: Meaning, name: str, column: Column) -> float | None:
 
 
 def _years(unit: str, name: str, column: Column) -> float | None:
-    if column.type not in NUMBERS:
+    if not column.is_number:
         return None
     if not unit and column.derive is None:
         said = {word for word in words(name) + words(column.phrase or "") if len(word) > 1}  # `a` is an article too
@@ -181,7 +181,7 @@ def _doubt(meaning: Meaning, name: str, column: Column, values: pl.Series | None
     it."""
     if column.type not in MEANINGS[meaning]:
         return f"is of type {column.type}; give it type {' or '.join(MEANINGS[meaning])}"
-    if column.type not in NUMBERS:
+    if not column.is_number:
         return ""
     factor = scale(meaning, name, column)
     if factor is None:
@@ -251,7 +251,7 @@ def learn(columns: Mapping[str, Column], frame: pl.DataFrame | None = None) -> L
 
 def _rank(meaning: Meaning, name: str, column: Column) -> tuple[bool, bool, bool]:
     years = meaning == "age" and "year" in {_TIMES.get(word, word) for word in words(f"{name} {column.unit or ''}")}
-    return column.type not in NUMBERS and meaning == "age", scale(meaning, name, column) != 1, not years
+    return not column.is_number and meaning == "age", scale(meaning, name, column) != 1, not years
 
 
 class Settled(NamedTuple):

@@ -17,7 +17,7 @@ import polars as pl
 
 from cardiotune.data import writing as written
 from cardiotune.data.writing import Signs, Writing, Writings
-from cardiotune.settings import CODED, NUMBERS, Column, DataConfig, Derive, spelling
+from cardiotune.settings import Column, DataConfig, Derive, spelling
 
 MISSING = ("", "na", "nan", "n/a", "null", "?", ".")
 """Cells that mean "missing" in every column, in any case, spaces around them ignored."""
@@ -37,7 +37,7 @@ def signs(cells: pl.DataFrame, columns: Mapping[str, Column]) -> dict[str, Signs
     return {
         name: written.signs(recorded(cells[name], column), column)
         for name, column in known.items()
-        if column.type in (*NUMBERS, "date")
+        if column.kind.reading
     }
 
 
@@ -49,8 +49,8 @@ def writings(cells: pl.DataFrame, columns: Mapping[str, Column]) -> Writings:
 def parse(cells: pl.Series, column: Column, writing: Writing | None = None) -> tuple[pl.Series, int]:
     """Cells as text -> typed values, and how many cells could not be read (they become null).
 
-    numeric and integer -> Float64; date -> Date; all others -> String (codes without a trailing
-    `.0`). `writing`: how numbers and dates are written; by default what these cells tell.
+    Numbers -> Float64; days -> Date; codes (without a trailing `.0`) and text -> String. `writing`:
+    how numbers and dates are written; by default what these cells tell.
     """
     text, values = read(cells, column, writing)
     return values, values.null_count() - text.null_count()
@@ -66,18 +66,19 @@ def read(cells: pl.Series, column: Column, writing: Writing | None = None) -> tu
     """Cells as text -> what was recorded, null where nothing was; and typed values, null where it
     could not be read either."""
     text = recorded(cells, column)
-    if column.role == "text" or column.type == "text":
-        return text, text
-    if column.type in CODED:
+    if column.is_coded:
         return text, coded(text, column)
+    if column.kind.reading is None:
+        return text, text
     if writing is None:
         name = cells.name
         writing = Writings({name: written.signs(text, column)}, {name: column})[name]
-    if column.type == "date":
-        return text, written.dates(text, writing)
-    values = written.numbers(text, writing)
+    cast = written.READINGS[column.kind.reading].values
+    values = cast(text, writing)
+    if not column.is_number:
+        return text, values
     # The table may write a missing code in its own way: 999,9 or -99.00.
-    codes = written.numbers(pl.Series(column.missing, dtype=pl.String), writing).drop_nulls()
+    codes = cast(pl.Series(column.missing, dtype=pl.String), writing).drop_nulls()
     marked = (values.is_in(codes.implode()) | written.is_stata_missing(values)).fill_null(False)
     return text.set(marked, None), values.set(marked, None)
 
@@ -88,17 +89,17 @@ def recorded(cells: pl.Series, column: Column) -> pl.Series:
     text = cells.cast(pl.String).str.strip_chars()
     if column.role == "text":
         return cells.cast(pl.String).set(text == "", None)
-    if column.type in CODED:
+    if column.is_coded:
         text = text.str.replace(r"^([+-]?\d+)(?:\.0+|,00?)$", "$1")
-    elif column.type in (*NUMBERS, "date"):  # SAS and Stata write a missing number as . or, with its reason, .a to .z
+    elif column.is_number or column.is_day:  # SAS and Stata write a missing number as . or, with its reason, .a to .z
         text = text.set(text.str.contains(r"^\.[A-Za-z_]$").fill_null(False), None)
     # A code that the dictionary names has a meaning, so it is not a missing one.
     marks = set(MISSING) - {spelling(code) for code in column.codes or {}}
     missing = marks | {spelling(code) for code in column.missing}
     plain = text.str.replace_all(r"\s+", " ").str.to_lowercase()
-    spelled = _replaced(text, spelling) if column.type in CODED else plain
+    spelled = _replaced(text, spelling) if column.is_coded else plain
     text = pl.select(pl.when(~spelled.is_in(list(missing))).then(text)).to_series().alias(cells.name)
-    if column.type == "text" or column.type in CODED:
+    if column.is_text or column.is_coded:
         text = text.str.replace_all(r"\s+", " ")
     return text
 
@@ -121,7 +122,7 @@ def code_reader(column: Column) -> Callable[[str], str]:
     keys = Counter(map(spelling, known))
     alike = {spelling(code): code for code in known if keys[spelling(code)] == 1}
     meant = {truth: code for code in reversed(known) if (truth := _truth(spelling(code)))}
-    both = column.type == "binary" and len(meant) == 2
+    both = column.kind.yes_or_no and len(meant) == 2
     free = column.role == "feature" and not known
 
     def read(cell: str) -> str:
@@ -143,7 +144,7 @@ def known_codes(column: Column) -> list[str]:
     if column.codes:
         return list(column.codes)
     named = list(column.positive or [])
-    if column.type == "binary":
+    if column.kind.yes_or_no:
         meant = {_truth(spelling(code)) for code in named}
         named += [code for code in DEFAULT_CODES if code not in meant]
     return named
@@ -170,7 +171,7 @@ def events(values: pl.Series, column: Column) -> tuple[pl.Series, int]:
     codes = _replaced(values.cast(pl.String).str.replace(r"\.0$", ""), read)
     positive = [read(code) for code in column.positive or ["1"]]
     others = codes.drop_nulls().filter(~codes.drop_nulls().is_in(positive))
-    yes_or_no = column.type == "binary" and all(_truth(spelling(code)) for code in column.positive or [])
+    yes_or_no = column.kind.yes_or_no and all(_truth(spelling(code)) for code in column.positive or [])
     if column.codes or not column.positive or yes_or_no:
         strange = int((~others.is_in(known_codes(column) or list(DEFAULT_CODES))).sum())
     else:
@@ -184,16 +185,16 @@ def out_of_range(values: pl.Series, column: Column) -> pl.Series:
     if column.range and values.dtype.is_numeric():
         low, high = column.range
         outside = ~values.is_between(low, high)
-    if column.type in CODED and codes_of(column):
+    if column.is_coded and codes_of(column):
         outside = ~values.is_in(list(codes_of(column)))
-    elif column.type == "integer":
+    elif column.kind.whole:
         outside |= values != values.round()
     return outside.fill_null(False)
 
 
 def codes_of(column: Column) -> dict[str, str]:
     """Code -> words; yes/no for a binary column that names none; empty when anything is allowed."""
-    return column.codes or (DEFAULT_CODES if column.type == "binary" else {})
+    return column.codes or (DEFAULT_CODES if column.kind.yes_or_no else {})
 
 
 # --------------------------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ def label(name: str, column: Column) -> str:
 def words(value: object, column: Column) -> str:
     """A value in words: code label, or number in a stable format with its unit, or text."""
     if isinstance(value, float):
-        if column.decimals is not None or column.type == "integer":
+        if column.decimals is not None or column.kind.whole:
             fixed = f"{value:z.{column.decimals or 0}f}"
         else:
             fixed = f"{Decimal(f'{value:z.6g}'):f}"  # without an exponent
@@ -283,9 +284,7 @@ def expected(column: Column) -> str:
         return "one of " + ", ".join(
             code if code == meaning else f"{code} ({meaning})" for code, meaning in codes.items()
         )
-    kind = {"integer": "a whole number", "numeric": "a number", "date": "a date such as 2020-01-31"}.get(
-        column.type, "text"
-    )
+    kind = column.kind.expected
     if column.range:
         kind += f", {column.range[0]:g} to {column.range[1]:g}"
     return f"{kind} {column.unit}" if column.unit else kind
@@ -307,7 +306,7 @@ def synthetic_rows(data: DataConfig, rows: int, seed: int) -> pl.DataFrame:
             None if draw.random() < 0.15 and column.role != "text" else _synthetic(column, draw) for _ in range(rows)
         ]
         for name, column in data.columns.items()
-        if not column.derive and (column.role in ("feature", "text") or _is_input(name, data))
+        if not column.derive and (column.is_input or _is_input(name, data))
     }
     frame = pl.DataFrame(
         {
@@ -323,11 +322,11 @@ def _is_input(name: str, data: DataConfig) -> bool:
 
 
 def _synthetic(column: Column, draw: random.Random) -> str:
-    if column.type in CODED:
+    if column.is_coded:
         return draw.choice(list(codes_of(column)) or ["A", "B"])
-    if column.type == "text":
+    if column.is_text:
         return f"example text {draw.randrange(100)}" if column.role == "text" else "example text"
-    if column.type == "date":
+    if column.is_day:
         return (date(2020, 1, 1) + timedelta(days=draw.randrange(365))).isoformat()
     low, high = column.range or (0, 100)
-    return f"{draw.uniform(low, high):.{0 if column.type == 'integer' else column.decimals or 1}f}"
+    return f"{draw.uniform(low, high):.{0 if column.kind.whole else column.decimals or 1}f}"

@@ -7,12 +7,12 @@ or in another one of the file, and a day above 12. Where nothing tells, or cells
 other, such cells are not read.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
-from cardiotune.settings import NUMBERS, Column
+from cardiotune.settings import Column
 
 LARGEST = 1.7e38
 """From here on a number is Stata's missing value, or nonsense."""
@@ -87,10 +87,9 @@ PLAINLY = Writing(".", True)
 
 def signs(text: pl.Series, column: Column) -> Signs:
     """What a column's cells, stripped, show."""
-    if column.role == "text" or column.type not in (*NUMBERS, "date"):
+    if column.kind.reading is None:
         return frozenset()
-    text = text.drop_nulls().unique()
-    return _date_signs(text) if column.type == "date" else _number_signs(text)
+    return READINGS[column.kind.reading].signs(text.drop_nulls().unique())
 
 
 class Writings:
@@ -102,7 +101,11 @@ class Writings:
         self.found = found
         self.columns = columns
         in_file = frozenset[str]().union(*found.values())
-        self._writings = {name: _learned(own, in_file, columns[name]) for name, own in found.items()}
+        self._writings = {
+            name: READINGS[kind].learned(own, in_file, columns[name])
+            for name, own in found.items()
+            if (kind := columns[name].kind.reading)
+        }
 
     def __getitem__(self, name: str) -> Writing:
         return self._writings.get(name, PLAINLY)
@@ -122,7 +125,7 @@ class Writings:
         """How a column was read, in words; empty where it could not have been read in another
         way."""
         own, writing = self.found.get(name, frozenset()), self[name]
-        if self.columns[name].type == "date":
+        if self.columns[name].is_day:
             if writing.day_first is None or not own & {"day first", "month first", "unclear order", "unclear dots"}:
                 return ""
             order = "day/month/year" if writing.day_first else "month/day/year"
@@ -157,10 +160,6 @@ class Writings:
         return reasons
 
 
-def _learned(own: Signs, in_file: Signs, column: Column) -> Writing:
-    return _order(own, in_file, column) if column.type == "date" else _decimal(own, in_file, column)
-
-
 def _decimal(own: Signs, in_file: Signs, column: Column) -> Writing:
     marks = _marks(own) | ({column.decimal} if column.decimal else set())
     if not _marks(own) and (len(_marks(in_file)) == 1 or not marks):
@@ -171,7 +170,7 @@ def _decimal(own: Signs, in_file: Signs, column: Column) -> Writing:
     if marks:
         return Writing(marks.pop()) if len(marks) == 1 else Writing()
     # Whole numbers beside `1.050` and no other decimals: those are thousands, more often than not.
-    doubtful = column.type == "integer" or own & {"whole", "unclear comma"}
+    doubtful = column.kind.whole or own & {"whole", "unclear comma"}
     return Writing() if doubtful else Writing(".", assumed=True)
 
 
@@ -316,3 +315,24 @@ def dates(text: pl.Series, writing: Writing) -> pl.Series:
     iso = pl.coalesce(forms).str.to_date("%Y-%m-%d", strict=False)
     found = frame.select(pl.when(iso.dt.year() >= FIRST_YEAR).then(iso)).to_series()
     return found.alias(text.name)
+
+
+# --------------------------------------------------------------------------------------------------
+# one reading a kind of cells
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How cells of one kind are read."""
+
+    signs: Callable[[pl.Series], Signs]
+    """What different cells, stripped, show of how they are written."""
+    learned: Callable[[Signs, Signs, Column], Writing]
+    """The writing of a column by the signs of its cells, those of all cells of the file, and the
+    dictionary."""
+    values: Callable[[pl.Series, Writing], pl.Series]
+    """Text -> typed values, null where a cell is none or may be two."""
+
+
+READINGS = {"number": Reading(_number_signs, _decimal, numbers), "day": Reading(_date_signs, _order, dates)}
+"""By the key that a column's type names (`cardiotune.settings.column_types`)."""

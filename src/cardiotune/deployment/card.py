@@ -16,7 +16,7 @@ from cardiotune.files import read_json
 from cardiotune.report.curves import calibration_points
 from cardiotune.report.wording import KEY_METRICS, metric_words
 from cardiotune.runs import RunFolder
-from cardiotune.settings import Config
+from cardiotune.settings import Column, Config
 
 CARDS = ("model_card.md", "README.md")
 """The model card in a run folder, and in an export."""
@@ -56,6 +56,7 @@ def fields(config: Config) -> list[dict[str, Any]]:
             "column": name,
             "label": plain_label(name, column),
             "type": column.type,
+            "kind": kind_of(column),
             "role": column.role,
             "unit": column.unit,
             "range": column.range,
@@ -69,6 +70,12 @@ def fields(config: Config) -> list[dict[str, Any]]:
         for name in needed_columns(data, target_needed=False)
         for column in [data.columns[name]]
     ]
+
+
+def kind_of(column: Column) -> dict[str, Any]:
+    """What the page asks of a column's type: `values` (number, code, day or text), `whole`,
+    `yes_or_no`."""
+    return {key: getattr(column.kind, key) for key in ("values", "whole", "yes_or_no")}
 
 
 def _metrics(test: dict[str, Any]) -> list[dict[str, Any]] | None:

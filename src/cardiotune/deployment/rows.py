@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cardiotune.data.cohort import needed_columns
 from cardiotune.data.schema import code_reader, codes_of, expected, label
-from cardiotune.settings import CODED, NUMBERS, Column, DataConfig, spelling
+from cardiotune.settings import Column, DataConfig, spelling
 
 LONGEST_TEXT = 20_000
 LONGEST_CODE = 200
@@ -91,16 +91,16 @@ def _in_words(fault: Any, column: str | None, data: DataConfig) -> str:
 
 def _cell(column: Column) -> Any:
     """The type of one cell, null included."""
-    if column.type in NUMBERS:
-        schema: dict[str, Any] = {"type": "integer" if column.type == "integer" else "number"}
-        check: Any = _whole if column.type == "integer" else _number
-    elif column.type == "date":
+    if column.is_number:
+        schema: dict[str, Any] = {"type": "integer" if column.kind.whole else "number"}
+        check: Any = _whole if column.kind.whole else _number
+    elif column.is_day:
         schema, check = {"type": "string", "format": "date"}, _day
-    elif column.type in CODED and codes_of(column):
+    elif column.is_coded and codes_of(column):
         codes = [*codes_of(column), *column.missing]
         schema, check = {"enum": [*codes, *_spellings(codes)]}, _code(column)
     else:
-        longest = LONGEST_TEXT if column.type == "text" else LONGEST_CODE
+        longest = LONGEST_TEXT if column.is_text else LONGEST_CODE
         schema, check = {"type": "string", "minLength": 1, "maxLength": longest}, _text(longest)
     return Annotated[
         float | str | None,

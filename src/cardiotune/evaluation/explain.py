@@ -22,7 +22,7 @@ from cardiotune.evaluation import metrics
 from cardiotune.evaluation.intervals import around, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.probes import Score, with_values
 from cardiotune.models.baselines import Baseline, row_weights
-from cardiotune.settings import NUMBERS, DataConfig, SerializeConfig
+from cardiotune.settings import DataConfig, SerializeConfig
 
 Array = NDArray[np.float64]
 RiskOf = Callable[[pl.DataFrame], Array]
@@ -250,13 +250,13 @@ def grid_of(training: pl.Series, data: DataConfig, points: int = 6) -> list[Any]
     column, known = data.columns[training.name], training.drop_nulls()
     if known.is_empty():
         return []
-    if column.type in NUMBERS:
-        decimals = 0 if column.type == "integer" else 2 if column.decimals is None else column.decimals
+    if column.is_number:
+        decimals = 0 if column.kind.whole else 2 if column.decimals is None else column.decimals
         quantiles = [float(known.quantile(share, "linear") or 0.0) for share in np.linspace(0.05, 0.95, points)]
         return sorted({round(value, decimals) for value in quantiles})
     if codes := schema.codes_of(column):
         return [code for code in codes if code in set(known)]
-    if column.type in ("categorical", "ordinal"):
+    if column.is_coded:
         frequent = known.value_counts(sort=True).filter(pl.col("count") >= FEW)[training.name]
         return sorted(frequent.to_list()[: 2 * points])
     return []

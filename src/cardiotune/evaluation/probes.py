@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cardiotune.data import roles, schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.serialize import serialize_rows
-from cardiotune.settings import NUMBERS, Column, DataConfig, Meaning, SerializeConfig
+from cardiotune.settings import Column, DataConfig, Meaning, SerializeConfig
 
 Array = NDArray[np.float64]
 Score = Callable[[list[str]], Array]
@@ -129,7 +129,7 @@ def _rewritten(
             plain = {name: column.model_copy(update={"phrase": None}) for name, column in data.columns.items()}
             text = "columns called by their names in the table in place of their phrases"
             yield _Variant("names", text, frame, data.model_copy(update={"columns": plain}))
-    numbers = [name for name in order if data.columns[name].type in NUMBERS]
+    numbers = [name for name in order if data.columns[name].is_number]
     if numbers:
         rounded = frame.with_columns(frame[name].round_sig_figs(2) for name in numbers)
         yield _Variant("rounding", "numbers rounded to two significant digits", rounded, data)
@@ -227,7 +227,7 @@ def _conversion(name: str, column: Column) -> _Conversion | None:
     contradict."""
     unit, label = _plain(column.unit or ""), schema.label(name, column)
     in_name = unit in _plain(label) if len(unit) > 2 else unit in label.lower().split()
-    if column.type not in NUMBERS or in_name:
+    if not column.is_number or in_name:
         return None
     called = _called(name, column)
     fitting = (c for c in CONVERSIONS if _plain(c.unit) == unit and re.search(c.substance, called))
@@ -294,7 +294,7 @@ def _raised(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Iter
         finding = _finding(name, column, meant.get(name))
         if finding is None or set(derived_from) & set(order):
             continue  # raised alone, a derived column would contradict the columns that it comes from
-        if column.type in NUMBERS:
+        if column.is_number:
             step = _step(finding, name, column)
             highest = column.range[1] if column.range else frame[name].max()
             raised = [frame[name] + step * times for times in range(1, STEPS + 1)]
@@ -302,7 +302,7 @@ def _raised(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Iter
             unit, first = next(iter(finding.steps.items()))
             by = f"{step:g} {column.unit}" if column.unit else f"{first:g} {unit}"
             text = f"{finding.name} raised by {by}, {STEPS} times"
-        elif column.type == "ordinal" and len(codes := list(schema.codes_of(column))) > 1:
+        elif column.kind.ordered and len(codes := list(schema.codes_of(column))) > 1:
             next_code = dict(zip(codes, [*codes[1:], None], strict=True))
             raised, values = [], frame[name]
             for _ in range(min(STEPS, len(codes) - 1)):
@@ -323,7 +323,7 @@ def _finding(name: str, column: Column, meaning: Meaning | None) -> _Finding | N
     for finding in FINDINGS:
         called = bool(finding.pattern) and re.search(finding.pattern, words) and not re.search(finding.never, words)
         if called or (finding.meaning and finding.meaning == meaning):
-            known = column.type == "ordinal" or _step(finding, name, column) > 0
+            known = column.kind.ordered or _step(finding, name, column) > 0
             return finding if known else None
     return None
 

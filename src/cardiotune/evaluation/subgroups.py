@@ -14,7 +14,7 @@ import polars as pl
 from cardiotune.data import roles, schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.errors import ConfigError
-from cardiotune.settings import NUMBERS, DataConfig, suggest
+from cardiotune.settings import DataConfig, suggest
 
 Labels = dict[str, str | None]
 """row_id -> label of its group; None where the value is missing."""
@@ -70,7 +70,7 @@ def _labels(
     values: pl.Series, name: str, data: DataConfig, meant: Mapping[str, str], age_bands: Sequence[float]
 ) -> list[str | None]:
     column = data.columns[name]
-    if column.type not in NUMBERS:
+    if not column.is_number:
         words = roles.sex_words(name, column, values.drop_nulls().unique()) if name == meant.get("sex") else {}
         return [
             None if value is None else words.get(value) or schema.words(value, column) for value in values.to_list()

@@ -20,7 +20,7 @@ from cardiotune.data.small_counts import FEW, HIDDEN, SMALL, is_small
 from cardiotune.data.split import PARTS, Parts
 from cardiotune.evaluation.disclosure import Counts, Told, suppress
 from cardiotune.evaluation.subgroups import columns_of
-from cardiotune.settings import CODED, Column, DataConfig
+from cardiotune.settings import Column, DataConfig
 
 NONE = "-"
 MOST_CATEGORIES = 20
@@ -64,7 +64,7 @@ def told_beside(
         title = schema.label(name, column)
         if name not in data.features:
             continue
-        if column.type not in CODED and column.type != "text":
+        if not (column.is_coded or column.is_text):
             missing = values.is_null().to_numpy()
             few = is_small(missing.sum())
             found.append(count(title, 0, missing, *((1, FEW - 1) if few else (missing.sum(), missing.sum()))))
@@ -91,7 +91,7 @@ def _used(
 def _rows(
     values: pl.Series, name: str, column: Column, groups: list[NDArray[np.bool_]], sizes: Counts
 ) -> list[dict[str, str]]:
-    if column.type in CODED or column.type == "text":
+    if column.is_coded or column.is_text:
         return _category_rows(values, name, column, groups, sizes)
     return _number_rows(values, name, column, groups, int(sizes[0]))
 
@@ -114,7 +114,7 @@ def _number_rows(
 ) -> list[dict[str, str]]:
     missing = values.null_count()
     shown = _count(missing, n, SMALL if is_small(missing) else None)
-    if column.type == "date":  # a day could point at a patient, a year hardly does
+    if column.is_day:  # a day could point at a patient, a year hardly does
         years = values.dt.year().cast(pl.Float64)
         cells = _over_groups(years, groups, _median, decimals=0)
         return [_row(_named(name, column), "year", "median [IQR]", cells, shown)]
@@ -186,7 +186,7 @@ def _category_rows(
 def _categories(values: pl.Series, column: Column) -> dict[str, list[str]]:
     """Words -> the values that they stand for. A value that no dictionary lists is named only if
     ten patients have it."""
-    if column.type == "text":
+    if column.is_text:
         return {"recorded": values.drop_nulls().unique().to_list()}
     if codes := schema.codes_of(column):
         return {words: [code for code, same in codes.items() if same == words] for words in codes.values()}

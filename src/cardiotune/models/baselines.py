@@ -24,7 +24,7 @@ from cardiotune.data.split import Parts
 from cardiotune.data.subsample import stratified_rows
 from cardiotune.models.costs import scoring
 from cardiotune.models.terms import tfidf_terms
-from cardiotune.settings import CODED, Column, DataConfig, Meaning
+from cardiotune.settings import Column, DataConfig, Meaning
 
 log = logging.getLogger(__name__)
 
@@ -346,36 +346,77 @@ class _Columns(NamedTuple):
 
 
 def _columns(frame: pl.DataFrame, data: DataConfig, train: NDArray[np.bool_], features: Sequence[str]) -> _Columns:
-    """The features of all rows; what there is to learn is learned on `train` (rows,).
-
-    A date is a number of days, and two categories, its month and its weekday. A missing text reads
-    as the language model has it, "not recorded".
-    """
+    """The features of all rows, each as its type is encoded; what there is to learn is learned on
+    `train` (rows,)."""
     from scipy import sparse
 
-    types = {name: data.columns[name].type for name in features}
-    numbers = [name for name, kind in types.items() if kind not in ("categorical", "text")]
-    columns = [_number(frame[name], data.columns[name], train) for name in numbers]
-    for name, kind in types.items():
-        if kind == "categorical":
-            columns.append(_category(frame[name], data.columns[name], train))
-        if kind == "date":
-            parts = (frame[name].dt.month(), frame[name].dt.weekday())
-            columns += [_category(part.cast(pl.String), data.columns[name], train) for part in parts]
-    texts = [frame[name].fill_null(NOT_RECORDED).to_list() for name, kind in types.items() if kind == "text"]
-    terms = [found for text in texts if (found := tfidf_terms(text, train)) is not None]
+    dictionary = {name: data.columns[name] for name in features}
+    read = [ENCODINGS[c.kind.encoding].of(frame[name], c, train) for name, c in dictionary.items()]
+    columns = [number for encoded in read for number in encoded.numbers]
+    numbers = len(columns)
+    columns += [category for encoded in read for category in encoded.categories]
+    terms = [encoded.terms for encoded in read if encoded.terms is not None]
     return _Columns(
         np.column_stack(columns) if columns else np.empty((frame.height, 0)),
-        len(numbers),
+        numbers,
         sparse.hstack(terms, format="csr") if terms else None,
     )
 
 
-def _number(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> Array:
-    if column.type in CODED:
-        return _rank(values, _codes(values, column, train))
-    number = values.cast(pl.Int32) if column.type == "date" else values
-    return number.cast(pl.Float64).fill_null(np.nan).to_numpy()
+class _Encoded(NamedTuple):
+    """One column as classical models read it; every array is (rows,), NaN where missing."""
+
+    numbers: Sequence[Array] = ()
+    categories: Sequence[Array] = ()
+    terms: Any = None
+    """As in `_Columns`."""
+
+
+def _as_number(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> _Encoded:
+    return _Encoded([values.cast(pl.Float64).fill_null(np.nan).to_numpy()])
+
+
+def _as_rank(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> _Encoded:
+    return _Encoded([_rank(values, _codes(values, column, train))])
+
+
+def _as_category(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> _Encoded:
+    return _Encoded(categories=[_category(values, column, train)])
+
+
+def _as_day(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> _Encoded:
+    """A number of days, and two categories, the month and the weekday."""
+    days = _as_number(values.cast(pl.Int32), column, train).numbers
+    parts = (values.dt.month(), values.dt.weekday())
+    return _Encoded(days, [_category(part.cast(pl.String), column, train) for part in parts])
+
+
+def _as_terms(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> _Encoded:
+    """A missing text reads as the language model has it, "not recorded"."""
+    return _Encoded(terms=tfidf_terms(values.fill_null(NOT_RECORDED).to_list(), train))
+
+
+class Encoding(NamedTuple):
+    """A way to hand a column to the classical models."""
+
+    of: Callable[[pl.Series, Column, NDArray[np.bool_]], _Encoded]
+    """Values of all rows, and which of them are training rows, (rows,) bool."""
+    words: str = ""
+    """For the report; empty for a plain number or code."""
+
+
+ENCODINGS = {
+    "number": Encoding(_as_number),
+    "rank": Encoding(_as_rank),
+    "category": Encoding(_as_category),
+    "day": Encoding(_as_day, "dates as day, month and weekday"),
+    "terms": Encoding(
+        _as_terms,
+        "free text as TF-IDF of words and pairs of words, its vocabulary that of the training part (LightGBM: terms of "
+        f"{TREE_ROWS} training rows or more, {TREE_TERMS:,} at most)",
+    ),
+}
+"""By the key that a column's type names (`cardiotune.settings.column_types`)."""
 
 
 def _category(values: pl.Series, column: Column, train: NDArray[np.bool_]) -> Array:

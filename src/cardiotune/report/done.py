@@ -11,7 +11,7 @@ from typing import Any
 from cardiotune.comparators import LANGUAGE, PUBLISHED_SCORES, READS_LOGITS, READS_TEXT
 from cardiotune.data.small_counts import HIDDEN
 from cardiotune.data.split import PARTS, UNUSED
-from cardiotune.models.baselines import TREE_ROWS, TREE_TERMS, age_and_sex
+from cardiotune.models.baselines import ENCODINGS, TREE_TERMS, age_and_sex
 from cardiotune.report.record import Record
 from cardiotune.report.wording import events, listed, model_words, percent, step_words
 from cardiotune.settings import DataConfig
@@ -184,7 +184,7 @@ def _count(count: int | str | None) -> str:
 def predictor_choice(record: Record) -> str:
     """Which columns were predictors, and whether the run chose among them."""
     text = "all feature columns of the data dictionary; the run selects none by its relation to the outcome"
-    if "text" in _kinds(record.config.data) and _has(record, ("lightgbm", "stacked")):
+    if "terms" in _encodings(record.config.data) and _has(record, ("lightgbm", "stacked")):
         text += f", and of free text with more than {TREE_TERMS:,} terms those for LightGBM that go most with it"
     return text
 
@@ -235,7 +235,7 @@ def missing(record: Record, models: Iterable[str] | None = None) -> str:
 def handling(record: Record, models: Iterable[str] | None = None) -> str:
     """In what form the models read the columns; of `models`, by default of all."""
     own = set(record.models if models is None else models)
-    kinds, said = _kinds(record.config.data), []
+    said = []
     if own & set(REGRESSIONS):
         said.append(
             "regressions: medians with an indicator for missing numbers, scaling and one-hot codes (one that training has not is "
@@ -244,7 +244,7 @@ def handling(record: Record, models: Iterable[str] | None = None) -> str:
     if own & {"lightgbm", "stacked"}:
         said.append("LightGBM: numbers, ranks of ordered codes, and categories as they are")
     if own & set(READS_COLUMNS):
-        said += [_form(kind, names) for kind, names in kinds.items() if kind in FORMS]
+        said += _forms(record.config.data)
     if own & {*LANGUAGE, "stacked"}:
         said.append(f"language model: {text(record)}")
     if "tfidf" in own:
@@ -258,23 +258,17 @@ def _ready(record: Record) -> str | None:
     return record.config.data.name_of("text")
 
 
-FORMS = {
-    "date": "dates as day, month and weekday",
-    "text": "free text as TF-IDF of words and pairs of words, its vocabulary that of the training part (LightGBM: terms of "
-    f"{TREE_ROWS} training rows or more, {TREE_TERMS:,} at most)",
-}
-"""Types that are no plain number or code -> how the classical models read them."""
+def _forms(data: DataConfig) -> list[str]:
+    """How the classical models read what is no plain number or code."""
+    read = {ENCODINGS[kind].words: names for kind, names in _encodings(data).items()}
+    return [f"{words} ({columns(names)})" for words, names in read.items() if words]
 
 
-def _form(kind: str, names: list[str]) -> str:
-    return f"{FORMS[kind]} ({columns(names)})"
-
-
-def _kinds(data: DataConfig) -> dict[str, list[str]]:
-    """Type -> the feature columns of this type."""
+def _encodings(data: DataConfig) -> dict[str, list[str]]:
+    """Encoding (`cardiotune.models.baselines.ENCODINGS`) -> the feature columns that have it."""
     found: dict[str, list[str]] = {}
     for name in data.features:
-        found.setdefault(data.columns[name].type, []).append(name)
+        found.setdefault(data.columns[name].kind.encoding, []).append(name)
     return found
 
 
@@ -284,7 +278,7 @@ def columns_read(record: Record) -> str:
     config, said = record.config, []
     data = config.data
     if readers := _has(record, READS_COLUMNS):
-        forms = [_form(kind, names) for kind, names in _kinds(data).items() if kind in FORMS]
+        forms = _forms(data)
         all_of = f"all {len(data.features)} feature columns" if data.features else "no column, for none is a feature"
         said.append(f"{listed(map(model_words, readers))}: {all_of}" + "".join(f"; {form}" for form in forms))
     if _has(record, ("age_sex_logistic_regression",)):

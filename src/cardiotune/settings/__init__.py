@@ -1,12 +1,10 @@
 """Every setting, typed, with its meaning and unit, and checked; a file a section."""
 
+from cardiotune.settings.column_types import COLUMN_ROLES, COLUMN_TYPES
 from cardiotune.settings.columns import (
-    CODED,
     DERIVE_INPUTS,
     LEARNED,
     MEANINGS,
-    NUMBERS,
-    TYPE_OF_ROLE,
     Column,
     Derive,
     Meaning,
@@ -20,12 +18,11 @@ from cardiotune.settings.strict import Settings, Share, raise_all, suggest
 from cardiotune.settings.training import DeepSpeed, Imbalance, LaunchConfig, Oversample, TrainConfig
 
 __all__ = [
-    "CODED",
+    "COLUMN_ROLES",
+    "COLUMN_TYPES",
     "DERIVE_INPUTS",
     "LEARNED",
     "MEANINGS",
-    "NUMBERS",
-    "TYPE_OF_ROLE",
     "CensoringDates",
     "Column",
     "Config",

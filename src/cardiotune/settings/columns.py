@@ -2,18 +2,18 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from cardiotune.settings.column_types import COLUMN_ROLES, COLUMN_TYPES, ColumnType, RoleName, TypeName, types_of
 from cardiotune.settings.strict import Settings
 
-CODED = ("binary", "categorical", "ordinal")
-NUMBERS = ("numeric", "integer")
+_CODED = types_of("code")
+_NUMBERS = types_of("number")
 DERIVE_INPUTS = {"bmi": 2, "age_years_from_days": 1, "bp_category": 2, "pulse_pressure": 2}
 """How many input columns a derived column takes."""
-TYPE_OF_ROLE = {"time": "date", "target": "binary"} | dict.fromkeys(("id", "group", "site", "split", "text"), "text")
-"""Type of a column that names a role but no type."""
 Meaning = Literal[
     "age",
     "sex",
@@ -29,10 +29,10 @@ Meaning = Literal[
     "none",
 ]
 MEANINGS: dict[Meaning, tuple[str, ...]] = {
-    "age": (*NUMBERS, "ordinal", "categorical"),  # bands of age, where a table gives no more
-    **dict.fromkeys(("sex", "ethnicity", "smoking", "diabetes", "blood_pressure_medication"), CODED),
-    **dict.fromkeys(("systolic_pressure", "diastolic_pressure"), NUMBERS),
-    **dict.fromkeys(("total_cholesterol", "hdl_cholesterol", "body_mass_index"), NUMBERS),
+    "age": (*_NUMBERS, "ordinal", "categorical"),  # bands of age, where a table gives no more
+    **dict.fromkeys(("sex", "ethnicity", "smoking", "diabetes", "blood_pressure_medication"), _CODED),
+    **dict.fromkeys(("systolic_pressure", "diastolic_pressure"), _NUMBERS),
+    **dict.fromkeys(("total_cholesterol", "hdl_cholesterol", "body_mass_index"), _NUMBERS),
 }
 """What the program looks for in a table, and the types that a column of this meaning may have."""
 LEARNED = ("decimal", "day_first", "meaning")
@@ -51,6 +51,11 @@ def spelling(code: str) -> str:
     return re.sub(r"^([+-]?\d+)(?:\.0+|,00?)$", r"\1", plain)
 
 
+def _either(names: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 class Derive(Settings):
     """A column computed from others by a named function of `cardiotune.data.schema.DERIVED`."""
 
@@ -65,10 +70,10 @@ class Derive(Settings):
 class Column(Settings):
     """One column of the data dictionary."""
 
-    role: Literal["id", "feature", "text", "target", "group", "site", "time", "split", "ignore"] = "feature"
+    role: RoleName = "feature"
     """`text` is the patient's text, ready made: nothing is serialized, and features serve the
     classical models only."""
-    type: Literal["numeric", "integer", "binary", "categorical", "ordinal", "date", "text"] = "numeric"
+    type: TypeName = "numeric"
     """Default: numeric for a feature, binary for the target, date for a time, text for id, group,
     site, split and text."""
     unit: str | None = None
@@ -117,33 +122,68 @@ class Column(Settings):
     @model_validator(mode="before")
     @classmethod
     def _type_of_role(cls, entry: Any) -> Any:
-        if isinstance(entry, dict) and "type" not in entry and entry.get("role") in TYPE_OF_ROLE:
-            return {**entry, "type": TYPE_OF_ROLE[entry["role"]]}
+        """With the type of its role, and the unit of its type, where the column names none."""
+        if not isinstance(entry, dict):
+            return entry
+        role, kind = (str(entry.get(key)) for key in ("role", "type"))
+        if "type" not in entry and role in COLUMN_ROLES:
+            entry = {**entry, "type": COLUMN_ROLES[role].type}
+        elif kind in COLUMN_TYPES and COLUMN_TYPES[kind].unit:
+            entry = {"unit": COLUMN_TYPES[kind].unit, **entry}
         return entry
+
+    @property
+    def kind(self) -> ColumnType:
+        """The record of its type."""
+        return COLUMN_TYPES[self.type]
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers, Float64."""
+        return self.kind.values == "number"
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether its values are codes, String."""
+        return self.kind.values == "code"
+
+    @property
+    def is_day(self) -> bool:
+        """Whether its values are days, Date."""
+        return self.kind.values == "day"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are free text, String."""
+        return self.kind.values == "text"
+
+    @property
+    def is_input(self) -> bool:
+        """Whether a risk may be read from it: a feature or the ready text."""
+        return COLUMN_ROLES[self.role].is_input
 
     def problems(self) -> list[str]:
         """What does not fit together, each beginning with the key."""
-        coded, number = self.type in CODED, self.type in NUMBERS
         found = []
-        if self.codes and not coded:
-            found.append(f"codes: need type binary, categorical or ordinal, not {self.type}")
-        if self.range and not number:
-            found.append(f"range: needs type numeric or integer, not {self.type}")
+        if self.codes and not self.is_coded:
+            found.append(f"codes: need type {_either(_CODED)}, not {self.type}")
+        if self.range and not self.is_number:
+            found.append(f"range: needs type {_either(_NUMBERS)}, not {self.type}")
         if self.range and self.range[0] > self.range[1]:
             found.append("range: the first number must be the smaller one")
-        if self.type == "binary" and self.codes and len(self.codes) != 2:
-            found.append(f"codes: a binary column has two, found {len(self.codes)}")
+        if self.kind.yes_or_no and self.codes and len(self.codes) != 2:
+            found.append(f"codes: a {self.type} column has two, found {len(self.codes)}")
         if self.derive and len(self.derive.inputs) != DERIVE_INPUTS[self.derive.function]:
             count = DERIVE_INPUTS[self.derive.function]
             found.append(f"derive.inputs: {self.derive.function} takes {count}, found {len(self.derive.inputs)}")
-        if self.decimal and not number:
-            found.append(f"decimal: needs type numeric or integer, not {self.type}")
-        if self.day_first is not None and self.type != "date":
-            found.append(f"day_first: needs type date, not {self.type}")
-        if self.role == "text" and self.type != "text":
-            found.append(f"type: ready text is of type text, not {self.type}")
-        if self.role == "time" and not (number or self.type == "date"):
-            found.append(f"type: a time is date, integer or numeric, not {self.type}")
+        if self.decimal and not self.is_number:
+            found.append(f"decimal: needs type {_either(_NUMBERS)}, not {self.type}")
+        if self.day_first is not None and not self.is_day:
+            found.append(f"day_first: needs type {_either(types_of('day'))}, not {self.type}")
+        if self.role == "text" and not self.is_text:
+            found.append(f"type: ready text is of type {_either(types_of('text'))}, not {self.type}")
+        if self.role == "time" and not (self.is_number or self.is_day):
+            found.append(f"type: a time is {_either(types_of('day', 'number'))}, not {self.type}")
         return found + self._meaning_problems() + self._target_problems()
 
     def _meaning_problems(self) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cardiotune.settings.columns import MEANINGS, NUMBERS, Column
+from cardiotune.settings.column_types import COLUMN_ROLES
+from cardiotune.settings.columns import MEANINGS, Column
 from cardiotune.settings.strict import Settings, Share, raise_all
 
 
@@ -106,7 +107,7 @@ class DataConfig(Settings):
             problems += [f"data.columns.{name}.field: only for data.format: ukb" for name in fielded]
             if self.ukb != UkbConfig():
                 problems.append("data.ukb: only for data.format: ukb")
-        for role in ("id", "group", "site", "time", "split", "text"):
+        for role in (name for name, record in COLUMN_ROLES.items() if record.single and name != "target"):
             if len(named(role)) > 1:
                 problems.append(f"data.columns: role {role} is given to {named(role)}; at most one column may have it")
         for meaning in MEANINGS:
@@ -117,7 +118,7 @@ class DataConfig(Settings):
             problems += [f"data.columns.{name}.{problem}" for problem in column.problems()]
             for source in column.derive.inputs if column.derive else []:
                 stored = self.columns.get(source)
-                if stored is None or stored.derive or stored.type not in NUMBERS:
+                if stored is None or stored.derive or not stored.is_number:
                     what = (
                         "not in data.columns" if stored is None else "derived itself" if stored.derive else stored.type
                     )
@@ -142,7 +143,8 @@ class DataConfig(Settings):
     @property
     def inputs(self) -> list[str]:
         """What a risk may be read from: the feature columns, and the ready text."""
-        return self.features + [name for name, column in self.columns.items() if column.role == "text"]
+        ready = [name for name, column in self.columns.items() if column.is_input and column.role != "feature"]
+        return self.features + ready
 
     @property
     def files(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from cardiotune.data.serialize import NOT_RECORDED
 from cardiotune.data.table import column_names, locate, read_cells
 from cardiotune.data.ukb.read import open_export
 from cardiotune.errors import CardioTuneError
-from cardiotune.settings import NUMBERS, Column, Config
+from cardiotune.settings import Column, Config
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ class _Pieces:
     def __init__(self, dictionary: dict[str, Column]) -> None:
         self.begin: dict[str, list[tuple[str, Words, Column]]] = {}
         for name, column in dictionary.items():
-            if column.role != "feature" or column.type in ("text", "date"):
+            if column.role != "feature" or column.is_text or column.is_day:
                 continue
             label = schema.label(name, column)
             before, _, _ = label.partition("{value}")
@@ -265,6 +265,6 @@ class _Pieces:
                 return start + len(value)
         unit = words(column.unit or "")
         number = start < len(said) and said[start][0].isdigit()
-        if column.type in NUMBERS and number and said[start + 1 : start + 1 + len(unit)] == unit:
+        if column.is_number and number and said[start + 1 : start + 1 + len(unit)] == unit:
             return start + 1 + len(unit)
         return 0

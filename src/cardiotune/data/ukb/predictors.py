@@ -12,7 +12,7 @@ import polars as pl
 
 from cardiotune.data.ukb.fields import UkbField, centres, fields
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.settings import CODED, DataConfig, suggest
+from cardiotune.settings import DataConfig, suggest
 
 Make = Callable[[], pl.Expr]
 UMOL_PER_MG_DL = 88.4
@@ -224,7 +224,7 @@ def _cell(name: str, data: DataConfig) -> pl.Expr:
     known = fields()[column.field]
     if known.type == "multi":
         return pl.col(str(column.field)).list.join("; ")
-    if column.type in CODED or known.type in ("category", "text", "date"):
+    if column.is_coded or known.type in ("category", "text", "date"):
         return code(column.field)
     return number(column.field)
 

@@ -114,13 +114,13 @@ const spoken = field => field.range ? `${field.range[0]} to ${field.range[1]}` :
 
 function drawForm() {
   $("fields").replaceChildren(...model.fields.map((field, place) => {
-    const id = `field-${place}`, numeric = ["numeric", "integer"].includes(field.type);
+    const id = `field-${place}`, numeric = field.kind.values === "number";
     let control;
     if (field.codes) control = el("select", { id }, el("option", { value: "" }, "not recorded"),
       ...field.codes.map(({ code, meaning }) => el("option", { value: code }, meaning)));
     else if (field.role === "text") control = el("textarea", { id, maxlength: 20000 });
-    else control = el("input", { id, type: numeric ? "number" : field.type === "date" ? "date" : "text", step: numeric ? (field.type === "integer" ? 1 : "any") : null,
-      inputmode: field.type === "integer" ? "numeric" : numeric ? "decimal" : null, autocomplete: "off" });
+    else control = el("input", { id, type: numeric ? "number" : field.kind.values === "day" ? "date" : "text", step: numeric ? (field.kind.whole ? 1 : "any") : null,
+      inputmode: field.kind.whole ? "numeric" : numeric ? "decimal" : null, autocomplete: "off" });
     control.setAttribute("aria-describedby", `${id}-help`);
     control.addEventListener("input", () => look(field, place));
     const unit = field.unit ? el("span", {}, field.unit) : null;
@@ -132,14 +132,14 @@ function drawForm() {
 function helpOf(field) {
   if (field.codes) return "";
   if (field.range) return `${spoken(field)}${field.unit ? ` ${field.unit}` : ""}`;
-  return { date: "a day", text: "" }[field.type] ?? (field.type === "integer" ? "a whole number" : "a number");
+  return { day: "a day", number: field.kind.whole ? "a whole number" : "a number" }[field.kind.values] ?? "";
 }
 
 /** The value of a field, or undefined when it cannot be read; says beside the field what to know. */
 function look(field, place) {
   const control = $(`field-${place}`), help = $(`field-${place}-help`);
-  const bad = control.validity.badInput || (field.type === "integer" && control.value !== "" && !Number.isInteger(Number(control.value)));
-  const numeric = ["numeric", "integer"].includes(field.type);
+  const bad = control.validity.badInput || (field.kind.whole && control.value !== "" && !Number.isInteger(Number(control.value)));
+  const numeric = field.kind.values === "number";
   const value = control.value === "" ? null : numeric ? Number(control.value) : control.value;
   const outside = !bad && isOutside(value, field);
   control.setAttribute("aria-invalid", String(bad));

@@ -55,16 +55,16 @@ function withoutSpaces(text) {
 function learnWriting(parsed, fields, places) {
   const found = new Map(), marks = new Set(), orders = new Set();
   for (const field of fields) {
-    const own = { marks: new Set(), orders: new Set(), whole: field.type === "integer", unclearOrder: false };
+    const own = { marks: new Set(), orders: new Set(), whole: field.kind.whole, unclearOrder: false };
     found.set(field.column, own);
     for (const cells of parsed.rows) {
       const text = withoutSpaces(cells[places.get(field.column)] || ""), day = YEAR_LAST.exec(text);
-      if (field.type === "numeric" || field.type === "integer") {
+      if (field.kind.values === "number") {
         if (UNCLEAR.test(text)) { own.whole ||= text.includes(","); continue; }
         own.whole ||= /^[+-]?[0-9]+$/.test(text);
         if (WITH_POINT.test(text)) { own.marks.add("."); marks.add("."); }
         if (WITH_COMMA.test(text)) { own.marks.add(","); marks.add(","); }
-      } else if (field.type === "date" && day) {
+      } else if (field.kind.values === "day" && day) {
         const [one, two] = [Number(day[1]), Number(day[2])];
         if (one > 12 !== two > 12) { own.orders.add(one > 12); orders.add(one > 12); }
         else if (one !== two && !/^[0-9]+\.[0-9]+\./.test(text)) own.unclearOrder = true;
@@ -107,7 +107,7 @@ function readCode(text, field) {
   const alike = codes.filter(code => spelling(code) === key);
   if (alike.length === 1) return alike[0];
   const meant = new Map([...codes].reverse().map(code => [TRUTH.get(spelling(code)), code]));
-  const both = field.type === "binary" && meant.has("0") && meant.has("1");
+  const both = field.kind.yes_or_no && meant.has("0") && meant.has("1");
   return both && TRUTH.has(key) ? meant.get(TRUTH.get(key)) : undefined;
 }
 
@@ -115,19 +115,19 @@ function readCode(text, field) {
 function readCell(text, field, marks, { decimal, dayFirst }) {
   text = text.trim();
   const named = (field.codes || []).map(entry => spelling(entry.code));
-  const plain = field.type === "text" ? text : text.replace(/^([+-]?[0-9]+)(?:\.0+|,00?)$/, "$1");
+  const plain = field.kind.values === "text" ? text : text.replace(/^([+-]?[0-9]+)(?:\.0+|,00?)$/, "$1");
   const isMark = marks.includes(text.toLowerCase()) && !named.includes(spelling(text));
   if (text === "" || isMark || field.missing.includes(text)) return { value: null };
-  if (field.type === "numeric" || field.type === "integer") {
+  if (field.kind.values === "number") {
     if (/^\.[a-z_]$/i.test(text)) return { value: null }; // as SAS and Stata write a missing number
     const pointed = plainNumber(text, decimal);
     const isNumber = /^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?$/i.test(pointed) && !/^[+-]?[0-9]+E[0-9]+$/.test(pointed);
     const number = isNumber ? Number(pointed) : NaN;
     if (field.missing.some(code => code.trim() !== "" && Number(plainNumber(code, decimal)) === number)) return { value: null };
-    const whole = field.type !== "integer" || Number.isInteger(number);
+    const whole = !field.kind.whole || Number.isInteger(number);
     return Math.abs(number) < 1.7e38 && whole ? { value: number } : { unreadable: true };
   }
-  if (field.type === "date") {
+  if (field.kind.values === "day") {
     const first = YEAR_FIRST.exec(text), last = YEAR_LAST.exec(text);
     const [year, month, day] = first ? first.slice(1) : last && dayFirst !== null
       ? [last[3], last[dayFirst ? 2 : 1], last[dayFirst ? 1 : 2]] : ["", "", ""];
@@ -135,7 +135,7 @@ function readCell(text, field, marks, { decimal, dayFirst }) {
     const real = Number(year) >= 1800 && !Number.isNaN(at.getTime()) && at.toISOString().startsWith(iso);
     return real ? { value: iso } : { unreadable: true };
   }
-  if (field.type !== "text" && field.missing.some(code => spelling(code) === spelling(text))) return { value: null };
+  if (field.kind.values !== "text" && field.missing.some(code => spelling(code) === spelling(text))) return { value: null };
   if (named.length) {
     const code = readCode(plain, field);
     return code === undefined ? { unreadable: true } : { value: code };
