@@ -13,12 +13,13 @@ import polars as pl
 import pytest
 
 from cardiotune import reopen, stages, studies
-from cardiotune.comparators import COMPARATORS, ON_REQUEST
+from cardiotune.comparators import having
 from cardiotune.config import load_config, load_resolved
 from cardiotune.data.prepare import read_prepared
 from cardiotune.errors import ConfigError, DataError, ModelError
 from conftest import build_toy_table, write_toy_experiment
 
+DEFAULT = having(lambda one: not one.on_request)
 FILES = {
     "config.yaml",
     "manifest.json",
@@ -55,7 +56,7 @@ def test_the_run_folder_holds_exactly_the_contract(finished: Path) -> None:
     assert manifest["status"] == "finished"
     assert manifest["stages"].keys() == {"prepare", "audit", "train", "predict", "evaluate", "report"}
     assert all(stage["peak_memory_mib"] > 0 for stage in manifest["stages"].values())
-    assert manifest["scoring"].keys() == set(COMPARATORS) - set(ON_REQUEST)
+    assert manifest["scoring"].keys() == set(DEFAULT)
     assert (
         0
         < sum(cost["seconds"] for cost in manifest["scoring"].values())
@@ -74,7 +75,7 @@ def test_counts_agree_between_all_files(finished: Path) -> None:
     for part in ("validation", "test"):
         ids = set(split.filter(pl.col("part") == part)["row_id"])
         assert len(ids) == cohort["parts"][part]["n"] == metrics["parts"][part]["n"]
-        for model in (name for name in COMPARATORS if name not in ON_REQUEST):
+        for model in DEFAULT:
             rows = frame.filter((pl.col("part") == part) & (pl.col("model") == model))
             assert set(rows["row_id"]) == ids
             assert rows["y_true"].sum() == metrics["parts"][part]["n_events"]

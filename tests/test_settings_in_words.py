@@ -32,7 +32,7 @@ from cardiotune.runs import RunFolder
 from cardiotune.settings import MEANINGS, Config, Settings, Threshold
 from conftest import write_toy_experiment
 
-ALL = (*PUBLISHED_SCORES, *COMPARATORS)
+ALL = tuple(COMPARATORS)
 Value = tuple[tuple[str, ...], Any]
 
 WARD = {"data": {"columns": {"ward": {"role": "site", "type": "text"}}}}
@@ -277,7 +277,7 @@ def with_models(run: RunFolder, folder: Path, models: tuple[str, ...]) -> RunFol
     return other
 
 
-@pytest.mark.parametrize("models", [*((model,) for model in ALL if model != "stacked"), ("tuned", "stacked"), ALL])
+@pytest.mark.parametrize("models", [*((*COMPARATORS[model].needs, model) for model in ALL), ALL])
 def test_every_comparator_alone_and_all_together(run: RunFolder, tmp_path: Path, models: tuple[str, ...]) -> None:
     other = with_models(run, tmp_path / "some", models)
     write_report(other)

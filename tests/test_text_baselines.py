@@ -11,11 +11,11 @@ from scipy.special import expit
 from scipy.special import logit as log_odds
 from sklearn.metrics import log_loss, roc_auc_score
 
-from cardiotune.comparators import Comparator
 from cardiotune.errors import ModelError
 from cardiotune.models import baselines, text_baselines
-from cardiotune.models.baselines import BASELINES, logistic_regression
-from cardiotune.models.text_baselines import NEEDS, TOKEN, embedding, stacked, tfidf
+from cardiotune.models.baselines import logistic_regression
+from cardiotune.models.terms import TOKEN
+from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.settings import DataConfig
 
 DATA = DataConfig.model_validate(
@@ -46,13 +46,6 @@ def fine(risks: np.ndarray, rows: int) -> np.ndarray:
     assert risks.shape == (rows,) and risks.dtype == np.float64
     assert np.all((risks >= 0) & (risks <= 1))
     return risks
-
-
-def test_every_comparator_beside_the_language_model_says_what_it_needs() -> None:
-    assert set(NEEDS) == set(typing.get_args(Comparator)) - {"zero_shot", "few_shot", "free_generation", "tuned"}
-    for name, need in NEEDS.items():
-        assert (need == "table") == (name in BASELINES)
-        assert name in BASELINES or callable(getattr(text_baselines, name))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.comparators import WORDS
+from cardiotune.comparators import COMPARATORS, IN_WORDS, having
 from cardiotune.data.small_counts import FEW, is_small, told_events
 from cardiotune.data.split import FEW_GROUPS
 from cardiotune.errors import DataError
@@ -40,14 +40,8 @@ from cardiotune.evaluation.metrics import Array
 
 log = logging.getLogger(__name__)
 
-CLASSICAL = {
-    "age_sex_logistic_regression": "logistic regression on age and sex",
-    "logistic_regression": "logistic regression",
-    "spline_regression": "spline regression",
-    "lightgbm": "LightGBM",
-    "tfidf": "TF-IDF with logistic regression",
-}
-"""What a language model must beat: cheap to fit, run and explain."""
+RIVALS = having(lambda one: one.rival)
+"""What a language model must beat."""
 DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
 NEGLIGIBLE = 0.0005
 """A smaller difference in AUROC or log-loss would be written as 0.000, and is no reason for a
@@ -218,9 +212,9 @@ def _read_part(
         for model, value in decision.items()
     }
     unread = {}
-    if WORDS in risks:
-        unread[WORDS] = ~np.isin(risks[WORDS], (0, 1))
-        risks[WORDS] = raw[WORDS] = np.where(unread[WORDS], 0, risks[WORDS])  # it flags nobody
+    for model in [model for model in IN_WORDS if model in risks]:
+        unread[model] = ~np.isin(risks[model], (0, 1))
+        risks[model] = raw[model] = np.where(unread[model], 0, risks[model])  # it flags nobody
     for model, entries in named.items():
         if not all(0 <= value <= 1 for _, value in entries):
             raise DataError(f"model {model}: a threshold is not from 0 to 1, as a probability is")
@@ -307,7 +301,7 @@ def _judge_part(
             if other != "tuned"
         }
         for other, entries in judged["differences"].items():
-            comparable = part.judged(other).independent and other != WORDS
+            comparable = part.judged(other).independent and other not in IN_WORDS
             found = delong_test(y_true, risks["tuned"], risks[other]) if comparable else None
             entries["auroc"] |= {"delong_p": found and found.p, "delong_ci": found and list(found.ci)}
         if part.name == "test":  # the other parts had a hand in making the model
@@ -482,7 +476,7 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
     `no_difference_shown` or `no_comparison`; `against`: the classical model that decides it, the
     one with the highest AUROC where several do; `text`: the same in plain words.
     """
-    rivals = [name for name in CLASSICAL if name in part["models"]]
+    rivals = [name for name in RIVALS if name in part["models"]]
     if not rivals:
         return _no_comparison("No classical model was run beside the tuned model, so nothing is shown.")
     if part["models"]["tuned"]["auroc"]["value"] is None:
@@ -490,7 +484,7 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
     decisions = {name: _decide(**_key_differences(part, name)) for name in rivals}
     order = ("worse", "no_difference_shown", "better")
     rival = min(rivals, key=lambda name: (order.index(decisions[name]), -part["models"][name]["auroc"]["value"]))
-    decision, named = decisions[rival], CLASSICAL[rival]
+    decision, named = decisions[rival], COMPARATORS[rival].rival
     auroc, loss = _key_differences(part, rival).values()
     found = f"AUROC {auroc['value']:+.3f}{_span(auroc['ci'])}, log-loss {loss['value']:+.3f}{_span(loss['ci'])}"
     if _side(auroc) * _side(loss) > 0:

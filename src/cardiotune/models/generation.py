@@ -123,7 +123,7 @@ def risks(parsed: Parsed, prevalence: float) -> NDArray[np.float64]:
     no answer.
 
     Where rows are judged, a risk that is neither 1 nor 0 is such a row's, and the row wrong:
-    `estimates.WORDS`.
+    `comparators.IN_WORDS`.
     """
     return np.where(parsed == UNPARSABLE, prevalence, parsed).astype(float)
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.comparators import WORDS
+from cardiotune.comparators import IN_WORDS
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.split import PARTS, Parts
@@ -48,7 +48,7 @@ def prediction_rows(
             "y_true": None if event is None else int(event),
             "y_prob": float(risk),
             "y_prob_raw": float(raw),
-            "prediction": None if model == WORDS and risk not in (0, 1) else int(risk >= threshold),
+            "prediction": None if model in IN_WORDS and risk not in (0, 1) else int(risk >= threshold),
             "threshold": threshold,
         }
         for row_id, part, event, risk, raw in zip(row_ids, parts, events, risks, raw_risks, strict=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cardiotune.comparators import COMPARATORS
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import PromptsTooLongError
@@ -21,18 +22,14 @@ def encode_prompts(config: Config, prepared: Prepared, weights: Path) -> tuple[d
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     score_dtype(config.model, device)  # refuses what this machine cannot score in
     encoder = build_encoder(config, weights)
-    if config.model.family == "decoder" and {*config.comparators} & {
-        "zero_shot",
-        "few_shot",
-        "free_generation",
-        "embedding",
-    }:
+    wanted = [COMPARATORS[name] for name in config.comparators]
+    if config.model.family == "decoder" and any(one.language == "base" for one in wanted):
         encoder.label_tokens(config.task.positive_label, config.task.negative_label)
     rows = encoder.prompts(prepared.all_texts)
-    if "few_shot" in config.comparators:
+    if any(one.examples for one in wanted):
         shown = encoder.with_examples(examples(config, prepared))
         shown.prompts(prepared.all_texts if encoder.whole else rows)
-    if "free_generation" in config.comparators:
+    if any(one.answer == "words" for one in wanted):
         encoder.prompts(rows, room=config.task.max_new_tokens)
     if "tuned" in config.comparators:
         _check_probe_fits(config, prepared.order, encoder)

@@ -2,6 +2,7 @@
 other."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,19 +11,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.comparators import COMPARATORS, LANGUAGE, PUBLISHED_SCORES, PublishedScore
+from cardiotune.comparators import COMPARATORS
 from cardiotune.data.cache import run_tokens
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.small_counts import told_events
 from cardiotune.data.split import UNUSED
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import DataError
-from cardiotune.models import calibrate, thresholds
+from cardiotune.models import calibrate, generation, thresholds
 from cardiotune.models.baselines import BASELINES, prevalence, row_weights
 from cardiotune.models.costs import clock, scoring, starting
 from cardiotune.models.language import LanguageScorer, choose_examples, probabilities, progress
 from cardiotune.models.logistic import logit
-from cardiotune.models.risk_scores import completed_risks
+from cardiotune.models.risk_scores import PUBLISHED, completed_risks
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.models.tuned import TunedModel, fit_calibrator
 from cardiotune.runs import RunFolder
@@ -54,6 +55,22 @@ class Risks:
     """As the model gives them, before class imbalance is taken out and they are calibrated."""
 
 
+Maker = Callable[["CohortRisks", str], Risks]
+"""A cohort and the name of a comparator -> its risks."""
+MAKERS: dict[str, Maker] = {}
+"""Every comparator's: by `makes`, and for what reads the table alone by `baselines.BASELINES`."""
+
+
+def makes(*names: str) -> Callable[[Maker], Maker]:
+    """Registers a function as the one that makes the risks of these comparators."""
+
+    def register(maker: Maker) -> Maker:
+        MAKERS.update(dict.fromkeys(names, maker))
+        return maker
+
+    return register
+
+
 class CohortRisks:
     """The risks of one run's comparators on its own cohort."""
 
@@ -80,12 +97,12 @@ class CohortRisks:
 
     def all(self) -> dict[str, Risks]:
         """Model -> its risks, for every comparator of the experiment."""
-        wanted = [name for name in (*PUBLISHED_SCORES, *COMPARATORS) if name in self.config.comparators]
+        wanted = [name for name in COMPARATORS if name in self.config.comparators]
         for name in wanted:
-            if name == "tuned":  # the base model would stand in memory beside it
+            if COMPARATORS[name].language == "tuned":  # the base model would stand in memory beside it
                 self.__dict__.pop("base", None)
             with clock() as running:
-                self.found[name] = self._risks(name)
+                self.found[name] = MAKERS[name](self, name)
             if world()[0] == 0:  # two that write at once would lose what one of them has recorded
                 self.run.update_manifest(scoring={name: {**running.entry(), **self._about(name)}})
         return self.found
@@ -93,9 +110,10 @@ class CohortRisks:
     def _about(self, name: str) -> dict[str, Any]:
         """Beside a model's seconds: where a language model computed, in how many processes, and
         whose risks it stands on."""
-        if name == "stacked":
-            return {"needs": ["tuned"]}
-        return {"device": self.device, "processes": world()[1]} if name in LANGUAGE else {}
+        about = COMPARATORS[name]
+        if about.needs:
+            return {"needs": list(about.needs)}
+        return {"device": self.device, "processes": world()[1]} if about.language else {}
 
     def calibration(self) -> dict[str, Any]:
         """The content of `calibration.json`: calibrators and thresholds, fixed on the validation
@@ -115,32 +133,6 @@ class CohortRisks:
                 for name, risks in self.found.items()
             },
         }
-
-    def _risks(self, name: str) -> Risks:
-        frame, data, seed = self.frame, self.config.data, self.config.seed
-        if name in PUBLISHED_SCORES:
-            return self._published(name)
-        if name in BASELINES:
-            return _same(BASELINES[name](frame, self.events, self.parts, data, seed))
-        if name == "tfidf":
-            return _same(tfidf(self.prepared.all_texts, self.events, self.parts, seed, self.weights))
-        if name == "embedding":
-            return self._embedding()
-        if name == "free_generation":
-            return _same(self._written())
-        if name == "stacked":
-            logits = self.tuned_logits
-            return _same(stacked(frame, self.events, self.parts, data, logits, seed))
-        if name == "tuned":
-            return self._tuned()
-        rows: TokenRows | list[str] = self._tokens(self.base).take(self.scored)
-        shown = None
-        if name == "few_shot":
-            with starting():
-                shown = self.base.encoder.with_examples(examples(self.config, self.prepared))
-            if self.base.encoder.whole:  # a prompt without examples is no part of one with them
-                rows = [self.prepared.all_texts[row] for row in self.scored]
-        return _same(self._spread(probabilities(self.base.logits(rows, shown, what=f"scoring {name}"))))
 
     @cached_property
     def base(self) -> LanguageScorer:
@@ -169,7 +161,34 @@ class CohortRisks:
         """How much each of these rows counts; None when all count the same."""
         return None if self.weights is None else self.weights[rows]
 
-    def _embedding(self) -> Risks:
+    @makes(*BASELINES)
+    def _of_the_table(self, name: str) -> Risks:
+        return _same(BASELINES[name](self.frame, self.events, self.parts, self.config.data, self.config.seed))
+
+    @makes("tfidf")
+    def _of_the_text(self, name: str) -> Risks:
+        return _same(tfidf(self.prepared.all_texts, self.events, self.parts, self.config.seed, self.weights))
+
+    @makes("stacked")
+    def _stacked(self, name: str) -> Risks:
+        data, seed = self.config.data, self.config.seed
+        return _same(stacked(self.frame, self.events, self.parts, data, self.tuned_logits, seed))
+
+    @makes("zero_shot", "few_shot")
+    def _prompted(self, name: str) -> Risks:
+        """The base model, read at the two answers; with solved patients in the prompt or
+        without."""
+        rows: TokenRows | list[str] = self._tokens(self.base).take(self.scored)
+        shown = None
+        if COMPARATORS[name].examples:
+            with starting():
+                shown = self.base.encoder.with_examples(examples(self.config, self.prepared))
+            if self.base.encoder.whole:  # a prompt without examples is no part of one with them
+                rows = [self.prepared.all_texts[row] for row in self.scored]
+        return _same(self._spread(probabilities(self.base.logits(rows, shown, what=f"scoring {name}"))))
+
+    @makes("embedding")
+    def _embedding(self, name: str) -> Risks:
         """Logistic regression on the base model's hidden states, of a sample of the training rows
         where they are many."""
         training = np.flatnonzero(self.parts == "train")
@@ -184,11 +203,10 @@ class CohortRisks:
         out[rows] = risks
         return _same(out)
 
-    def _written(self) -> Array:
+    @makes("free_generation")
+    def _written(self, name: str) -> Risks:
         """Answers in words, parsed; how often that failed in the test part goes into the
         manifest."""
-        from cardiotune.models import generation
-
         task, base = self.config.task, self.base
         labels = (task.negative_label, task.positive_label)
         generator = generation.Generator(base.network.base, base.encoder.tokenizer, base.pad_id, task.max_new_tokens)
@@ -206,9 +224,10 @@ class CohortRisks:
         if world()[0] == 0:
             self.run.update_manifest(free_generation=judged)
         share = prevalence(self.frame, self.events, self.parts, self.config.data, self.config.seed)[0]
-        return self._spread(generation.risks(parsed, float(share)))
+        return _same(self._spread(generation.risks(parsed, float(share))))
 
-    def _published(self, name: PublishedScore) -> Risks:
+    @makes(*PUBLISHED)
+    def _published(self, name: str) -> Risks:
         """A published score, raw, and recalibrated on the validation part: it was made for other
         people and outcomes."""
         held, region = self.parts == CALIBRATED_ON, self.config.evaluation.score2_region
@@ -225,7 +244,8 @@ class CohortRisks:
         self.calibrators[name] = calibrator
         return Risks(calibrate.apply(calibrator, logits), raw)
 
-    def _tuned(self) -> Risks:
+    @makes("tuned")
+    def _tuned(self, name: str) -> Risks:
         with starting():
             model = TunedModel(self.run, self.config, self.prepared.order)
         self.device = str(model.scorer.device)

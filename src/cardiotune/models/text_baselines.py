@@ -5,7 +5,7 @@ tuned model's logit beside the columns.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from cardiotune.data.split import Parts
 from cardiotune.errors import ModelError
 from cardiotune.models.baselines import (
-    BASELINES,
     folds,
     groups_of,
     lightgbm,
@@ -24,21 +23,11 @@ from cardiotune.models.baselines import (
 )
 from cardiotune.models.costs import scoring
 from cardiotune.models.logistic import logit, most_probable, sigmoid
-from cardiotune.models.terms import TOKEN, tfidf_terms
+from cardiotune.models.terms import tfidf_terms
 from cardiotune.settings import DataConfig
 
 Array = NDArray[np.float64]
 Events = NDArray[np.int_]
-
-__all__ = ["NEEDS", "TOKEN", "embedding", "stacked", "tfidf"]
-
-NEEDS: dict[str, Literal["table", "texts", "states", "logits"]] = {
-    **dict.fromkeys(BASELINES, "table"),
-    "tfidf": "texts",
-    "embedding": "states",
-    "stacked": "logits",
-}
-"""What each comparator reads. `logits`, the tuned model's, stand beside the table."""
 
 TEXT_PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 STATE_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cardiotune.comparators import LANGUAGE
+from cardiotune.comparators import LANGUAGE, having
 from cardiotune.data.schema import label
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
 from cardiotune.files import write_text
 from cardiotune.report import done
-from cardiotune.report.done import FITTED, MISSING
+from cardiotune.report.done import MISSING
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.wording import capitalized, estimate, metric_words, model_words, percent, plain
 from cardiotune.runs import RunFolder
@@ -197,7 +197,9 @@ def _about_models(record: Record) -> dict[str, str]:
     language = set(LANGUAGE) & set(record.models)
     device = manifest.get("device", "" if language else "cpu")
     tuned, models = "tuned" in record.models, ", ".join(map(model_words, record.models))
-    development = "development and evaluation" if set(FITTED) & set(record.models) else "evaluation"
+    development = (
+        "development and evaluation" if set(having(lambda one: one.fitted)) & set(record.models) else "evaluation"
+    )
     ready, main = config.data.name_of("text"), done.description(record.main)
     lacks = (
         'a missing text is written as "not recorded"'

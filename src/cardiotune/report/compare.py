@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cardiotune.comparators import WORDS
+from cardiotune.comparators import IN_WORDS
 from cardiotune.data.small_counts import told_events
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation import metrics
@@ -54,7 +54,7 @@ def compare(
     Returns `{"schema_version", "n", "n_events", "common", "interval", "first", "entries": [{"run",
     "model", "metrics": {m: {"value", "ci"}}, "differences": {m: {"value", "ci"}}}]}`. Differences
     are an entry's minus the first's, on the same bootstrap replicates; the first entry has none.
-    The main model is that of a run's report (`wording.MAIN`). Row ids agree between runs on the
+    The main model is that of a run's report (`Comparator.main`). Row ids agree between runs on the
     same file. Rows of one patient, as any of the runs has them, are resampled together. Replicates,
     seed and kind of bootstrap are by default those of the first run's `metrics.json`; what a run's
     own says of all of its test rows is taken over, so that one quantity has one interval.
@@ -81,7 +81,7 @@ def compare(
         whole = judged.get("parts", {}).get("test", {}) if len(ids) == len(own.outcomes) else {}
         for model in chosen:
             risk = np.array([own.risks[model][row_id] for row_id in ids], float)
-            unread = ~np.isin(risk, (0, 1)) if model == WORDS else None
+            unread = ~np.isin(risk, (0, 1)) if model in IN_WORDS else None
             rows = Judged(y_true, risk, 0.5, None if (weight == 1).all() else weight, clusters, unread)
             candidates.append(_Candidate(name, model, rows, whole.get("models", {}).get(model, {})))
     if clusters is None and any("cluster" in str(judged.get("interval", {}).get("method")) for judged in told):

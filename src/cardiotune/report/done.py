@@ -5,10 +5,10 @@ Words for the values of a setting stand in a table each, without a default: a va
 an error here, and `tests/test_settings_in_words.py` sends every value through.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cardiotune.comparators import LANGUAGE, PUBLISHED_SCORES, READS_LOGITS, READS_TEXT
+from cardiotune.comparators import COMPARATORS, ON_LANGUAGE, ON_TUNED, PUBLISHED_SCORES, Comparator, having
 from cardiotune.data.small_counts import HIDDEN
 from cardiotune.data.split import PARTS, UNUSED
 from cardiotune.models.baselines import ENCODINGS, TREE_TERMS, age_and_sex
@@ -84,15 +84,25 @@ CORONARY = ("cad_metagrs", "ihd_broad", "mi_algorithmic")
 """Shipped endpoints of this kind."""
 REGIONS = {"low": "low", "moderate": "moderate", "high": "high", "very_high": "very high"}
 
-REGRESSIONS = ("age_sex_logistic_regression", "logistic_regression", "spline_regression", "stacked")
-READS_COLUMNS = ("logistic_regression", "spline_regression", "lightgbm", "stacked")
-"""Models that read every feature column. The columns' models of the stack are logistic regression
-and LightGBM."""
-FITTED = (*REGRESSIONS, "lightgbm", "tfidf", "embedding", "tuned")
+TAKES_MISSING = having(lambda one: one.takes_missing)
+READS_COLUMNS = having(lambda one: one.columns == "all")
+READS_TEXT = having(lambda one: one.reads_text)
+COUNTS_WORDS = having(lambda one: one.terms)
+AGE_AND_SEX = having(lambda one: one.columns == "age and sex")
+SHOWS_EXAMPLES = having(lambda one: one.examples)
+READS_LOGITS = having(lambda one: one.answer == "logits")
+READS_STATES = having(lambda one: one.answer == "states")
 
 
 def _has(record: Record, names: Iterable[str]) -> list[str]:
     return [model for model in record.models if model in names]
+
+
+def _called(models: Iterable[str], part: Callable[[Comparator], str]) -> str:
+    """What the records of these models call a part of theirs, each word once; empty when none
+    does."""
+    words = dict.fromkeys(part(record) for name, record in COMPARATORS.items() if name in models)
+    return listed(filter(None, words)) if any(words) else ""
 
 
 def _tuned(record: Record) -> bool:
@@ -184,7 +194,7 @@ def _count(count: int | str | None) -> str:
 def predictor_choice(record: Record) -> str:
     """Which columns were predictors, and whether the run chose among them."""
     text = "all feature columns of the data dictionary; the run selects none by its relation to the outcome"
-    if "terms" in _encodings(record.config.data) and _has(record, ("lightgbm", "stacked")):
+    if "terms" in _encodings(record.config.data) and _has(record, TAKES_MISSING):
         text += f", and of free text with more than {TREE_TERMS:,} terms those for LightGBM that go most with it"
     return text
 
@@ -223,10 +233,10 @@ def missing(record: Record, models: Iterable[str] | None = None) -> str:
     if own & set(READS_TEXT):
         ready = config.data.name_of("text")
         said.append("texts come ready made" if ready else f"missing values are {MISSING[config.serialize.missing]}")
-    if own & set(REGRESSIONS):
-        said.append("regressions fill missing numbers with the training part's median and get an indicator")
-    if own & {"lightgbm", "stacked"}:
-        said.append("LightGBM takes missing values as they are")
+    if fill := _called(own, lambda one: one.fills_missing):
+        said.append(f"{fill} fill missing numbers with the training part's median and get an indicator")
+    if take := _called(own, lambda one: one.takes_missing):
+        said.append(f"{take} takes missing values as they are")
     if own & set(PUBLISHED_SCORES):
         said.append("published scores get what the training part has most often")
     return "; ".join(said)
@@ -236,21 +246,22 @@ def handling(record: Record, models: Iterable[str] | None = None) -> str:
     """In what form the models read the columns; of `models`, by default of all."""
     own = set(record.models if models is None else models)
     said = []
-    if own & set(REGRESSIONS):
+    if fill := _called(own, lambda one: one.fills_missing):
         said.append(
-            "regressions: medians with an indicator for missing numbers, scaling and one-hot codes (one that training has not is "
+            f"{fill}: medians with an indicator for missing numbers, scaling and one-hot codes (one that training has not is "
             "none of them), learned on the training part"
         )
-    if own & {"lightgbm", "stacked"}:
-        said.append("LightGBM: numbers, ranks of ordered codes, and categories as they are")
+    if take := _called(own, lambda one: one.takes_missing):
+        said.append(f"{take}: numbers, ranks of ordered codes, and categories as they are")
     if own & set(READS_COLUMNS):
         said += _forms(record.config.data)
-    if own & {*LANGUAGE, "stacked"}:
+    if own & set(ON_LANGUAGE):
         said.append(f"language model: {text(record)}")
-    if "tfidf" in own:
-        said.append(
-            f"{model_words('tfidf')}: words and pairs of words of the {'ready' if _ready(record) else 'same'} text"
-        )
+    said += [
+        f"{model_words(model)}: words and pairs of words of the {'ready' if _ready(record) else 'same'} text"
+        for model in COUNTS_WORDS
+        if model in own
+    ]
     return "; ".join(said)
 
 
@@ -281,13 +292,13 @@ def columns_read(record: Record) -> str:
         forms = _forms(data)
         all_of = f"all {len(data.features)} feature columns" if data.features else "no column, for none is a feature"
         said.append(f"{listed(map(model_words, readers))}: {all_of}" + "".join(f"; {form}" for form in forms))
-    if _has(record, ("age_sex_logistic_regression",)):
-        said.append(f"{model_words('age_sex_logistic_regression')}: {', '.join(age_and_sex(data)) or 'no column'}")
+    for model in _has(record, AGE_AND_SEX):
+        said.append(f"{model_words(model)}: {', '.join(age_and_sex(data)) or 'no column'}")
     for score in _has(record, PUBLISHED_SCORES):
-        region = f", in the {REGIONS[record.config.evaluation.score2_region]}-risk region" if score == "score2" else ""
+        region = f", in the {REGIONS[record.config.evaluation.score2_region]}-risk region"
+        region = region if COMPARATORS[score].regional else ""
         said.append(f"{model_words(score)}: what its formula asks for{region}")
-    if _has(record, ("tfidf",)):
-        said.append(f"{model_words('tfidf')}: {_ready_or_row(record)}")
+    said += [f"{model_words(model)}: {_ready_or_row(record)}" for model in _has(record, COUNTS_WORDS)]
     if not said:
         return ""
     ready, texts = _ready(record), _has(record, READS_TEXT)
@@ -313,31 +324,10 @@ def _left_out(record: Record) -> list[str]:
 # --------------------------------------------------------------------------------------------------
 # models
 
-DESCRIPTIONS = {
-    "prevalence": "the training part's share of events, for every patient",
-    "age_sex_logistic_regression": "logistic regression with an L2 penalty on age and sex alone, fitted on the training part",
-    "logistic_regression": "logistic regression with an L2 penalty, fitted on the training part",
-    "spline_regression": "logistic regression with an L2 penalty and a cubic spline for each number, fitted on the training part",
-    "lightgbm": "gradient-boosted trees, fitted on the training part; their number by the log-loss of the validation part",
-    "tfidf": "logistic regression with an L2 penalty on TF-IDF of the text, fitted on the training part; the penalty by the "
-    "log-loss of the validation part",
-    "embedding": "logistic regression with an L2 penalty on hidden states of the untuned language model, fitted on the training "
-    "part; the penalty by the log-loss of the validation part",
-    "zero_shot": "the untuned language model",
-    "few_shot": "the untuned language model, whose prompt shows solved patients of the training part",
-    "free_generation": "the untuned language model, whose written answer is parsed",
-    "tuned": "a language model fine-tuned on the training part",
-    "stacked": "the tuned language model beside logistic regression and LightGBM on the columns, weighted on the validation part",
-    "score2": "SCORE2 with its published coefficients",
-    "pooled_cohort": "the pooled cohort equations with their published coefficients",
-    "framingham": "the Framingham equation with its published coefficients",
-    "framingham_bmi": "the Framingham equation with body-mass index and its published coefficients",
-}
-
 
 def description(model: str) -> str:
     """What a model is, in a few words."""
-    return DESCRIPTIONS.get(model, model_words(model))
+    return COMPARATORS[model].description if model in COMPARATORS else model_words(model)
 
 
 def method(record: Record) -> str:
@@ -456,9 +446,8 @@ def prompt_style(record: Record, models: Iterable[str] | None = None) -> str:
     left = _left_out(record)
     text += f"; not in it: {columns(left)}" if left and not ready else ""
     shown = record.config.task.few_shot_examples
-    few = (
-        f"; few-shot prompts show {shown} solved training rows first" if "few_shot" in (models or record.models) else ""
-    )
+    solved = set(SHOWS_EXAMPLES) & set(models or record.models)
+    few = f"; few-shot prompts show {shown} solved training rows first" if solved else ""
     return f"{text}, as a {PROMPTS[record.config.model.prompt]}{few}"
 
 
@@ -480,19 +469,21 @@ def scoring(record: Record, models: Iterable[str] | None = None) -> str:
     """How a risk is read from the language model, by `models` (default: all); empty when none
     is."""
     said, own = [], list(record.models if models is None else models)
-    tuned = bool({"tuned", "stacked"} & set(own))
+    tuned = bool(set(ON_TUNED) & set(own))
+    place = READ_AT[record.config.model.family]
     answers = "the logits of the two answers at the last position"
     if tuned and record.config.task.head == "classifier":
-        place = READ_AT[record.config.model.family]
         said.append(f"the tuned model's risk is read from a linear classifier on the hidden state of {place}")
     readers = [model for model in own if model in READS_LOGITS]
     if tuned and record.config.task.head == "label_tokens":
         readers = [*readers, "tuned"]
     if readers:
         said.append(f"the risk of {listed(map(model_words, readers))} is read from {answers}")
-    if "embedding" in own:
-        place = READ_AT[record.config.model.family]
-        said.append(f"{model_words('embedding')}: a logistic regression on the hidden states of {place}")
+    said += [
+        f"{model_words(model)}: a logistic regression on the hidden states of {place}"
+        for model in own
+        if model in READS_STATES
+    ]
     return "; ".join(said) + (", without sampling" if said else "")
 
 

@@ -16,6 +16,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cardiotune.comparators import COMPARATORS, Look
+
 STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -23,20 +25,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-LOOKS: dict[str, dict[str, Any]] = {
-    "tuned": {"color": "#0072b2", "linestyle": "-", "marker": "o", "linewidth": 2.2, "zorder": 3},
-    "zero_shot": {"color": "#333", "linestyle": (0, (1, 1.2)), "marker": "v"},
-    "few_shot": {"color": "#a6508a", "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "^"},
-    "free_generation": {"color": "#4d4d00", "linestyle": (0, (1, 2, 3, 2)), "marker": "1"},
-    "stacked": {"color": "#b00020", "linestyle": "-", "marker": "*", "linewidth": 1},
-    "logistic_regression": {"color": "#d55e00", "linestyle": (0, (5, 2)), "marker": "s"},
-    "lightgbm": {"color": "#009e73", "linestyle": (0, (7, 1.5, 1, 1.5, 1, 1.5)), "marker": "D"},
-    "spline_regression": {"color": "#7a4b00", "linestyle": (0, (3, 1)), "marker": "P"},
-    "age_sex_logistic_regression": {"color": "#666", "linestyle": (0, (8, 3)), "marker": "X"},
-    "tfidf": {"color": "#3b5d00", "linestyle": (0, (2, 2)), "marker": "<"},
-    "embedding": {"color": "#5e3c99", "linestyle": (0, (6, 2, 2, 2)), "marker": ">"},
-}
-UNKNOWN_LOOK = {"color": "#8a6d00", "linestyle": (0, (1, 3)), "marker": "x"}
+UNKNOWN_LOOK = Look("#8a6d00", (0, (1, 3)), "x")
 REFERENCE: dict[str, Any] = {"color": "#777", "linewidth": 1, "linestyle": (0, (2, 2))}
 WIDTH = 4.6
 """Inches of a figure with a legend: two columns of it fit."""
@@ -109,8 +98,11 @@ def svg(
 
 
 def look(model: str) -> dict[str, Any]:
-    """Colour, line style and marker of a model, the same in every figure."""
-    return {"linewidth": 1.5, "markersize": 5.5, **LOOKS.get(model, UNKNOWN_LOOK)}
+    """Colour, line style and marker of a model, the same in every figure, as matplotlib wants
+    them."""
+    drawn = COMPARATORS[model].look if model in COMPARATORS else UNKNOWN_LOOK
+    style = {"linewidth": drawn.width, "markersize": 5.5, "color": drawn.color, "linestyle": drawn.dash}
+    return {**style, "marker": drawn.marker, **({"zorder": 3} if drawn.above else {})}
 
 
 def square(figure: Figure, x: str, y: str) -> Axes:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from cardiotune.comparators import WORDS
+from cardiotune.comparators import IN_WORDS
 from cardiotune.data.small_counts import SMALL, told
 from cardiotune.report import curves
 from cardiotune.report.drawing import (
@@ -44,7 +44,9 @@ def performance(record: Record) -> list[Drawing]:
     """How good the models are on the test part. Curves that are not defined there are left out."""
     part = record.part
     # The same risk for every row has no curve: it is the reference line. Nor have answers in words.
-    scored = {model: found for model, found in record.scored.items() if np.ptp(found.y_prob) > 0 and model != WORDS}
+    scored = {
+        model: found for model, found in record.scored.items() if np.ptp(found.y_prob) > 0 and model not in IN_WORDS
+    }
     drawings = []
     if all(len(np.unique(found.y_true)) == 2 for found in scored.values()) and scored:
         drawings += [_roc(record, scored), _precision_recall(part, scored)]
@@ -52,7 +54,7 @@ def performance(record: Record) -> list[Drawing]:
         drawings.append(_calibration(record, scored))
     drawings.append(_risks(record.main, record.scored[record.main], record.config.task.threshold))
     if decision := part.get("decision_curve"):
-        drawings.append(_decision(decision, [m for m in record.models if m in scored or m == WORDS], record.main))
+        drawings.append(_decision(decision, [m for m in record.models if m in scored or m in IN_WORDS], record.main))
     if record.censoring:
         drawings = [replace(drawing, caption=f"{drawing.caption} IPCW-weighted.") for drawing in drawings]
     if record.training:

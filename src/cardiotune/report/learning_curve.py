@@ -17,13 +17,13 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from cardiotune.comparators import ON_REQUEST, Comparator
+from cardiotune.comparators import IN_WORDS, having
 from cardiotune.config import read_yaml
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.files import atomic, write_json, write_text
 from cardiotune.report.curves import by_training_rows
-from cardiotune.report.drawing import LOOKS, STYLE, UNKNOWN_LOOK
-from cardiotune.report.wording import MODELS
+from cardiotune.report.drawing import STYLE, look
+from cardiotune.report.wording import model_words
 from cardiotune.runs import RunFolder
 from cardiotune.settings import LEARNED, Config
 
@@ -34,7 +34,7 @@ Size = int | Literal["all"]
 MIN_ROWS = 4
 """Two events and two non-events."""
 METRICS = {"auroc": "AUROC", "log_loss": "Log-loss"}
-COMPARED: tuple[Comparator, ...] = ("logistic_regression", "lightgbm", "zero_shot", "few_shot", "tuned")
+COMPARED = having(lambda one: one.in_curves)
 """The models of a curve whose experiment does not choose its models: all others would be made at
 every size too."""
 VARIED = ("name", "runs_dir", "seed", "split.train_rows", "models")
@@ -93,7 +93,7 @@ def learning_curve(
 def variant(config: Config, size: Size, seed: int, out: Path) -> Config:
     """The experiment with another training size and seed, and a run folder of its own in `out`."""
     # What is written in words does not change with the training size, and costs most.
-    named = [name for name in config.models or [] if name not in ON_REQUEST]
+    named = [name for name in config.models or [] if name not in IN_WORDS]
     chosen = named or [name for name in COMPARED if name in config.comparators]
     tree = config.model_dump(mode="json")
     tree |= {
@@ -205,7 +205,7 @@ def to_markdown(curve: dict[str, Any]) -> str:
         head = ["| " + " | ".join([f"{name}, by training rows", *(f"{rows:.0f}" for rows in sizes)]) + " |"]
         rule = ["|---|" + "---|" * len(sizes)]
         body = [
-            "| " + " | ".join([MODELS.get(model, model), *(_cell(line.get(rows, [])) for rows in sizes)]) + " |"
+            "| " + " | ".join([model_words(model), *(_cell(line.get(rows, [])) for rows in sizes)]) + " |"
             for model, line in lines.items()
         ]
         tables.append("\n".join([*head, *rule, *body]))
@@ -248,9 +248,8 @@ def _panel(figure: Figure, panel: int, name: str, lines: dict[str, dict[float, l
         middle = [statistics.median(values) for values in seen.values()]
         below = [m - min(values) for m, values in zip(middle, seen.values(), strict=True)]
         above = [max(values) - m for m, values in zip(middle, seen.values(), strict=True)]
-        look = {"linewidth": 1.5, "markersize": 5.5, **LOOKS.get(model, UNKNOWN_LOOK)}
         axes.errorbar(
-            list(seen), middle, yerr=[below, above], capsize=3, elinewidth=1, label=MODELS.get(model, model), **look
+            list(seen), middle, yerr=[below, above], capsize=3, elinewidth=1, label=model_words(model), **look(model)
         )
     sizes = sorted({rows for line in lines.values() for rows in line})
     axes.set_xticks(sizes, [f"{rows:.0f}" for rows in sizes])

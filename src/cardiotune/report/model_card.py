@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from cardiotune.comparators import LANGUAGE
+from cardiotune.comparators import ON_LANGUAGE, ON_TUNED
 from cardiotune.files import write_text
 from cardiotune.report import checklists
 from cardiotune.report.record import Record, read_record
@@ -120,10 +120,10 @@ def _content(record: Record) -> dict[str, Any]:
     return {
         "name": config.name,
         "model_facts": _model_facts(record.main),
-        "tuned": record.main in ("tuned", "stacked"),
+        "tuned": record.main in ON_TUNED,
         "main": model_words(record.main),
         "outcome": config.task.outcome,
-        "terms": terms_notice(config.model) if _has_language_model(record.main) else None,
+        "terms": terms_notice(config.model) if record.main in ON_LANGUAGE else None,
         "facts": checklists.facts(record),
         "n": part["n"],
         "events": record.events,
@@ -136,12 +136,8 @@ def _content(record: Record) -> dict[str, Any]:
     }
 
 
-def _has_language_model(main: str) -> bool:
-    return main in (*LANGUAGE, "stacked")
-
-
 def _model_facts(main: str) -> tuple[str, ...]:
     """Names of the facts that tell of a model of this kind."""
-    language = ("base_model", "method", "training", "main_prompt", "main_scoring") if _has_language_model(main) else ()
-    trained = ("imbalance", "output") if main in ("tuned", "stacked") else ("output", "artefacts")
+    language = ("base_model", "method", "training", "main_prompt", "main_scoring") if main in ON_LANGUAGE else ()
+    trained = ("imbalance", "output") if main in ON_TUNED else ("output", "artefacts")
     return ("model", "main_handling", *language, "main_calibration", *trained)

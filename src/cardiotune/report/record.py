@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.comparators import WORDS
+from cardiotune.comparators import IN_WORDS
 from cardiotune.config import load_resolved
 from cardiotune.errors import DataError
 from cardiotune.files import read_json
@@ -66,7 +66,7 @@ class Record:
     @property
     def main(self) -> str:
         """The model that the report is about, by an order that knows nothing of the results:
-        `wording.MAIN`."""
+        `Comparator.main`."""
         return main_model(self.models)
 
 
@@ -107,7 +107,7 @@ def scores(rows: list[dict[str, Any]], models: list[str]) -> dict[str, Scores]:
         y_true, y_prob, raw = (np.array([row[n] for row in own], float) for n in ("y_true", "y_prob", "y_prob_raw"))
         weighted = all(row.get("weight") is not None for row in own)
         weight = np.array([row["weight"] for row in own], float) if own and weighted else None
-        if model == WORDS:  # what is neither 1 nor 0 is no answer, and flags nobody
+        if model in IN_WORDS:  # what is neither 1 nor 0 is no answer, and flags nobody
             y_prob = raw = np.where(y_prob == 1, 1.0, 0.0)
         numbers = [row["cluster"] for row in own if "cluster" in row]
         clusters = np.array(numbers) if numbers and len(set(numbers)) < len(own) else None

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from cardiotune.comparators import LANGUAGE
+from cardiotune.comparators import LANGUAGE, having
 from cardiotune.data import roles
 from cardiotune.data.small_counts import is_small
 from cardiotune.evaluation import metrics
@@ -560,7 +560,8 @@ def _scoring(record: Record) -> dict[str, Any]:
         for model, cost in manifest.get("scoring", {}).items()
         if cost.get("rows")
     }
-    base = max((found[m].get("start_seconds", 0) for m in found if m in LANGUAGE and m != "tuned"), default=0)
+    on_base = having(lambda one: one.language == "base")
+    base = max((found[m].get("start_seconds", 0) for m in found if m in on_base), default=0)
     rows = []
     for model, cost in found.items():
         needed = [cost, *(found[other] for other in cost.get("needs", []) if other in found)]
@@ -569,7 +570,7 @@ def _scoring(record: Record) -> dict[str, Any]:
         seconds = sum(1000 * one["seconds"] / one["rows"] for one in needed)
         spent = sum(1000 * one["seconds"] / one["rows"] * _watts(one) / 3600 for one in needed)
         whole = "fit_seconds" in cost  # an earlier version counted everything as scoring
-        start = max(base, cost["start_seconds"]) if whole and model in LANGUAGE and model != "tuned" else None
+        start = max(base, cost["start_seconds"]) if whole and model in on_base else None
         fit = sum(one.get("fit_seconds", 0) for one in needed)
         trained = _training_seconds(record) if model == "tuned" or "tuned" in cost.get("needs", []) else None
         rows.append(

@@ -1,51 +1,13 @@
 """How models, metrics and numbers are named in everything that a person reads."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-MODELS = {
-    "tuned": "Tuned LLM",
-    "zero_shot": "Zero-shot LLM",
-    "few_shot": "Few-shot LLM",
-    "free_generation": "Free generation, parsed",
-    "stacked": "Stacked",
-    "logistic_regression": "Logistic regression",
-    "lightgbm": "LightGBM",
-    "spline_regression": "Spline regression",
-    "age_sex_logistic_regression": "Age and sex only",
-    "tfidf": "TF-IDF of the text",
-    "embedding": "Frozen LLM embedding",
-    "score2": "SCORE2",
-    "pooled_cohort": "Pooled cohort equations",
-    "framingham": "Framingham CVD",
-    "framingham_bmi": "Framingham CVD (BMI)",
-    "prevalence": "Prevalence",
-}
-"""Model -> its name in words, in the order in which they are shown."""
-
-MAIN = (
-    "tuned",
-    "stacked",
-    "logistic_regression",
-    "lightgbm",
-    "spline_regression",
-    "tfidf",
-    "embedding",
-    "few_shot",
-    "zero_shot",
-    "score2",
-    "pooled_cohort",
-    "framingham",
-    "framingham_bmi",
-    "age_sex_logistic_regression",
-    "free_generation",
-    "prevalence",
-)
-"""Which model a report is about: the first of these that was run. Never one chosen for its results
-on the test part."""
+from cardiotune.comparators import COMPARATORS
 
 HIGHER, LOWER, ONE, ZERO, NEITHER = (
     "higher is better",
@@ -106,7 +68,8 @@ GLOSSARY = {
 
 def model_words(model: str) -> str:
     """A model's name in words; one that is not known is spelt out."""
-    return MODELS.get(model, model.replace("_", " ").capitalize())
+    record = COMPARATORS.get(model)
+    return record.words if record else model.replace("_", " ").capitalize()
 
 
 def listed(words: Iterable[str]) -> str:
@@ -117,14 +80,14 @@ def listed(words: Iterable[str]) -> str:
 
 def in_order(models: Iterable[str]) -> list[str]:
     """Models in the order in which they are shown, unknown ones last."""
-    known = list(MODELS)
-    return sorted(models, key=lambda name: known.index(name) if name in known else len(known))
+    known = {record.name: (record.shown, place) for place, record in enumerate(COMPARATORS.values())}
+    return sorted(models, key=lambda name: known.get(name, (math.inf, 0)))
 
 
 def main_model(models: Iterable[str]) -> str:
-    """The model that a report is about, by the order of MAIN; of unknown ones the first by name."""
-    known = list(MAIN)
-    return min(models, key=lambda name: (known.index(name) if name in known else len(known), name))
+    """The model that a report is about, by `Comparator.main`; of unknown ones the first by name."""
+    known = {record.name: (record.main, place) for place, record in enumerate(COMPARATORS.values())}
+    return min(models, key=lambda name: (known.get(name, (math.inf, 0)), name))
 
 
 def metric_words(metric: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cardiotune.comparators import COMPARATORS, ON_REQUEST, PUBLISHED_SCORES, Comparator, PublishedScore
+from cardiotune.comparators import COMPARATORS, LANGUAGE, ComparatorName, having
 from cardiotune.compatibility import Choice, Scoring, family_of, refusals, score_refusals
 from cardiotune.settings.data import DataConfig, SerializeConfig, SplitConfig
 from cardiotune.settings.evaluation import EvaluationConfig
@@ -35,7 +35,7 @@ class Config(Settings):
     train: TrainConfig = TrainConfig()
     trackers: list[Literal["mlflow", "wandb"]] = []
     """Beside TensorBoard, which always is."""
-    models: list[Comparator | PublishedScore] | None = None
+    models: list[ComparatorName] | None = None
     """The comparators to run. Default: all that fit the model (an encoder has no zero-shot), and no
     published score."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -64,7 +64,7 @@ class Config(Settings):
         if by != "column" and (column := self.data.name_of("split")):
             problems.append(f"split.by: {by}, but column {column} has role split; set split.by: column or role: ignore")
         if self.models == []:
-            problems.append("models: name at least one of " + ", ".join((*COMPARATORS, *PUBLISHED_SCORES)))
+            problems.append("models: name at least one of " + ", ".join(COMPARATORS))
         if len(set(self.comparators)) < len(self.comparators):
             problems.append("models: a comparator is named twice")
         sections = {column.section for column in self.data.columns.values() if column.section}
@@ -76,31 +76,34 @@ class Config(Settings):
             problems.append("serialize.leave_out: no column is left for the text")
         if "test" not in self.evaluation.parts:
             problems.append("evaluation.parts: must hold test")
-        prompted = {"zero_shot", "few_shot", "free_generation"} & set(self.comparators)
-        if self.model.family == "encoder" and prompted:
-            problems.append(f"models: {', '.join(sorted(prompted))} needs a decoder; {self.model.name} is an encoder")
+        generative = set(having(lambda one: one.decoder)) & set(self.comparators)
+        if self.model.family == "encoder" and generative:
+            problems.append(f"models: {', '.join(sorted(generative))} needs a decoder; {self.model.name} is an encoder")
         if self.needs_llm:
             scored_in = self.model.dtype if self.model.score_dtype == "auto" else self.model.score_dtype
             problems += score_refusals(Scoring(scored_in, family=self.choice.family))
         if "tuned" in self.comparators:
             problems += [reason for reason in refusals(self.choice) if reason not in problems]
-        elif "stacked" in self.comparators:
-            problems.append("models: stacked stands on the tuned model; add tuned")
+        for name in self.comparators:
+            absent = [other for other in COMPARATORS[name].needs if other not in self.comparators]
+            if absent:
+                words = " and ".join(f"the {other} model" for other in absent)
+                problems.append(f"models: {name} stands on {words}; add {' and '.join(absent)}")
         raise_all(problems)
         return self
 
     @property
     def needs_llm(self) -> bool:
         """Whether any comparator uses the language model."""
-        return bool({"zero_shot", "few_shot", "free_generation", "embedding", "tuned"} & set(self.comparators))
+        return bool(set(LANGUAGE) & set(self.comparators))
 
     @property
-    def comparators(self) -> list[Comparator | PublishedScore]:
+    def comparators(self) -> list[ComparatorName]:
         """The comparators that run."""
         if self.models is not None:
             return self.models
-        without = ("zero_shot", "few_shot") if self.model.family == "encoder" else ()
-        return [name for name in COMPARATORS if name not in (*without, *ON_REQUEST)]
+        encoder = self.model.family == "encoder"
+        return list(having(lambda one: not one.on_request and not (one.decoder and encoder)))
 
     @property
     def choice(self) -> Choice:

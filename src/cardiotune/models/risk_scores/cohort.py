@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.comparators import PublishedScore
+from cardiotune.comparators import COMPARATORS
 from cardiotune.data import roles, small_counts
 from cardiotune.data.schema import codes_of
 from cardiotune.errors import DataError
@@ -74,7 +74,7 @@ class Published(NamedTuple):
     lipids: str = "mg_dl"
 
 
-PUBLISHED: dict[PublishedScore, Published] = {
+PUBLISHED: dict[str, Published] = {
     "score2": Published(score2, ("age_years", "male", "smoker", "diabetes", "sbp_mmhg", *LIPIDS), lipids="mmol_l"),
     "pooled_cohort": Published(pooled_cohort, (*_TREATED, "black", *LIPIDS)),
     "framingham": Published(framingham, (*_TREATED, *LIPIDS)),
@@ -93,7 +93,7 @@ def check_inputs(frame: pl.DataFrame, columns: Mapping[str, Column], wanted: Col
 def score_cohort(
     frame: pl.DataFrame,
     columns: Mapping[str, Column],
-    score: PublishedScore,
+    score: str,
     region: Region = "low",
     beyond: Beyond = "missing",
 ) -> Scored:
@@ -105,7 +105,7 @@ def score_cohort(
 def completed_risks(
     frame: pl.DataFrame,
     columns: Mapping[str, Column],
-    score: PublishedScore,
+    score: str,
     training: NDArray[np.bool_],
     region: Region = "low",
 ) -> Array:
@@ -129,19 +129,19 @@ def completed_risks(
     return _apply(score, inputs, region, "nearest").risk
 
 
-def _apply(score: PublishedScore, inputs: Mapping[str, Array], region: Region, beyond: Beyond) -> Scored:
+def _apply(score: str, inputs: Mapping[str, Array], region: Region, beyond: Beyond) -> Scored:
     published = PUBLISHED[score]
     convert = to_mg_dl if published.lipids == "mg_dl" else np.asarray
     values: dict[str, Any] = {
         f"{name}_{published.lipids}" if name in LIPIDS else name: convert(values) if name in LIPIDS else values
         for name, values in inputs.items()
     }
-    if score == "score2":
+    if COMPARATORS[score].regional:
         values["region"] = region
     return published.function(**values, beyond=beyond)
 
 
-def read_inputs(frame: pl.DataFrame, columns: Mapping[str, Column], score: PublishedScore) -> dict[str, Array]:
+def read_inputs(frame: pl.DataFrame, columns: Mapping[str, Column], score: str) -> dict[str, Array]:
     """Input -> (rows,) floats, NaN where not known; flags are 0 and 1, lipids mmol/L.
 
     DataError when the dictionary names no column for an input, or not the unit of a lipid.
