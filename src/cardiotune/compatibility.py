@@ -6,6 +6,7 @@ cardiotune.compatibility` prints it).
 """
 
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -114,14 +115,14 @@ def table() -> str:
     lines = [
         "# What goes with what",
         "",
-        "Generated from `cardiotune.compatibility` by `python -m cardiotune.compatibility`; a test fails when it is stale.",
-        "A number stands for the reason below; a config with such a combination is refused before any data is read.",
-        "`auto` is bfloat16 where the hardware computes in it, else float32. DeepSpeed `none` is one process, or plain",
-        "data parallelism.",
+        "Generated from `cardiotune.compatibility` by `python -m cardiotune.compatibility`; a test fails",
+        "when it is stale. A number stands for the reason below; a config with such a combination is refused",
+        "before any data is read. `auto` is bfloat16 where the hardware computes in it, else float32.",
+        "DeepSpeed `none` is one process, or plain data parallelism.",
         "",
     ]
     for number, rule in enumerate(RULES, start=1):
-        lines.append(f"{number}. {rule.reason}")
+        lines.append(textwrap.fill(f"{number}. {rule.reason}", 100, subsequent_indent="   "))
     for family, title in FAMILIES.items():
         lines += ["", f"## {title}", "", "| method | head | dtype | " + " | ".join(STAGES) + " |"]
         lines.append("|---|---|---|" + "---|" * len(STAGES))

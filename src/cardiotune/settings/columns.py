@@ -60,6 +60,8 @@ class Derive(Settings):
     """A column computed from others by a named function of `cardiotune.data.schema.DERIVED`."""
 
     function: Literal["bmi", "age_years_from_days", "bp_category", "pulse_pressure"]
+    """`bmi` (kg/m2) of height (cm) and weight (kg); `age_years_from_days`: completed years, of
+    days; `bp_category` and `pulse_pressure` (mmHg) of systolic and diastolic pressure (mmHg)."""
     inputs: list[str]
     """Names of the input columns, in the order that the function documents."""
     bp_rule: Literal["acc_aha_2017", "stage_1_first"] = "acc_aha_2017"
@@ -74,8 +76,8 @@ class Column(Settings):
     """`text` is the patient's text, ready made: nothing is serialized, and features serve the
     classical models only."""
     type: TypeName = "numeric"
-    """Default: numeric for a feature, binary for the target, date for a time, text for id, group,
-    site, split and text."""
+    """What its cells hold. Default: numeric for a feature, binary for the target, date for a time,
+    text for id, group, site, split and text."""
     unit: str | None = None
     """Written after the value in the text, e.g. `mmHg`."""
     range: tuple[float, float] | None = None
@@ -108,6 +110,7 @@ class Column(Settings):
     the table, `codes` must name all of them: what nobody has named is never taken for "no
     event"."""
     derive: Derive | None = None
+    """Computed from other columns, and not looked for in the table."""
     meaning: Meaning | None = None
     """What the column is, where something looks for it: subgroups, the comparator on age and sex,
     published scores. Default: by its name, unit, range and codes (`cardiotune.data.roles`), once a

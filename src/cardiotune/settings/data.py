@@ -15,8 +15,11 @@ class CensoringDates(Settings):
     """Last day with complete hospital records, a nation; ISO dates."""
 
     England: date
+    """Of who was assessed in England."""
     Scotland: date
+    """Of who was assessed in Scotland."""
     Wales: date
+    """Of who was assessed in Wales."""
 
 
 class UkbConfig(Settings):
@@ -73,9 +76,10 @@ class DataConfig(Settings):
     """With `test_path`: the validation part. Default: the share `split.validation` of the rows of
     `path`."""
     separator: str | None = Field(None, min_length=1, max_length=1)
-    """Default: detected among comma, semicolon, tab and bar, and said."""
+    """The sign between cells. Default: detected among comma, semicolon, tab and bar, and said."""
     encoding: str | None = None
-    """Default: UTF-8 (with or without BOM), else Windows-1252, and said."""
+    """How the file's letters are stored, by the names that Python has. Default: UTF-8
+    (with or without BOM), else Windows-1252, and said."""
     column_names: list[str] | None = None
     """For a table without a header line."""
     max_rows: int | None = Field(None, ge=1)
@@ -89,6 +93,7 @@ class DataConfig(Settings):
     without an id column they are patients who are alike, and stay (copies beyond chance are said).
     `exclude`, `keep` and `error` do not ask for an id."""
     columns: dict[str, Column]
+    """The data dictionary: an entry for each column that is read, by its name in the table."""
 
     @model_validator(mode="after")
     def _roles_fit(self) -> "DataConfig":
@@ -163,9 +168,12 @@ class SplitConfig(Settings):
     split; `files` from `data.test_path` (it is the default when that is given), and shares are then
     shares of the rows of `data.path`."""
     validation: Share = 0.15
+    """Share of all rows in the validation part: the checkpoint, calibration and thresholds stand on
+    it."""
     test: Share = 0.25
+    """Share of all rows in the test part, which is judged and from which nothing is learned."""
     seed: int | None = None
-    """Default: the experiment's seed."""
+    """Of the rows that are drawn for the parts. Default: the experiment's seed."""
     train_rows: int | None = Field(None, ge=4)
     """Cut the training part to so many rows, stratified; the other parts stay as they are. Default:
     all."""
@@ -191,6 +199,8 @@ class SerializeConfig(Settings):
     """How a row becomes text."""
 
     style: Literal["sentence", "list", "compact", "template"] = "compact"
+    """`sentence`: "The age is 61 years." `list`: a line a column, "- age: 61 years". `compact`:
+    "age 61 years, sex woman". `template`: your own text, by `template` or `template_file`."""
     order: Literal["dictionary", "by_cardinality", "by_sharing"] = "dictionary"
     """`by_cardinality` puts columns with few values first, so that more leading tokens are shared
     between rows. `by_sharing` puts those first whose text is long for what it tells (entropy a
@@ -200,6 +210,7 @@ class SerializeConfig(Settings):
     template: str | None = None
     """Jinja2 text with `{{ column }}` for a value in words; only for `style: template`."""
     template_file: str | None = None
+    """A file that holds the template, relative to the file that names it."""
     leave_out: list[str] = []
     """Sections of `data.columns` that the text is to do without; classical models still read them.
     In a template their columns are empty."""

@@ -11,12 +11,16 @@ class Threshold(Settings):
     """A decision threshold: a value, or a rule that finds one on the validation part."""
 
     name: str | None = None
+    """What the report calls it. Default: the value, or the rule in words."""
     value: float | None = Field(None, gt=0, lt=1)
+    """The risk at and above which a patient is flagged; or give `rule`."""
     rule: Literal["sensitivity", "youden", "net_benefit"] | None = None
     """`sensitivity`: flags at least the share `at` of the events. `youden`: highest sensitivity +
     specificity. `net_benefit`: highest net benefit when a false positive weighs at / (1 - at) of a
     true positive."""
     at: Share | None = None
+    """For `sensitivity`, the share of events to flag at least; for `net_benefit`, the risk at which
+    a treatment is worth it."""
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "Threshold":

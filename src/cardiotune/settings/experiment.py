@@ -20,26 +20,39 @@ class Config(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Name of the run folder below `runs_dir`."""
     runs_dir: str = "runs"
+    """Folder of the run folders, relative to the working folder."""
     seed: int = Field(0, ge=0, lt=2**32)
+    """Of everything that is drawn: split, order of the rows, new weights, bootstrap."""
     use: dict[Literal["model", "dataset", "task", "method", "deepspeed"], str] = {}
     """The group files that this experiment was made from."""
     data: DataConfig
+    """The table and its data dictionary."""
     split: SplitConfig = SplitConfig()
+    """How rows are parted."""
     serialize: SerializeConfig = SerializeConfig()
+    """How a row becomes text."""
     task: TaskConfig
+    """What is asked about a patient, and how the answer is read."""
     model: ModelConfig
+    """The base model."""
     method: MethodConfig = MethodConfig()
+    """How the model is fine-tuned."""
     deepspeed: DeepSpeed | None = None
-    """Default: none, so that several processes are plain data-parallel ones."""
+    """How several processes share what training keeps in memory. Default: none, so that they are
+    plain data-parallel ones."""
     imbalance: Imbalance = Imbalance()
+    """Class weights and oversampling."""
     train: TrainConfig = TrainConfig()
+    """The recipe's numbers."""
     trackers: list[Literal["mlflow", "wandb"]] = []
-    """Beside TensorBoard, which always is."""
+    """What the training is logged to beside TensorBoard, which always is."""
     models: list[ComparatorName] | None = None
     """The comparators to run. Default: all that fit the model (an encoder has no zero-shot), and no
     published score."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """How predictions are judged."""
     launch: LaunchConfig = LaunchConfig()
+    """Processes on this machine."""
 
     @model_validator(mode="before")
     @classmethod

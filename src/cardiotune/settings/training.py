@@ -11,6 +11,7 @@ class Oversample(Settings):
     """Repeat training rows of one outcome."""
 
     label: Literal[0, 1] = 1
+    """Outcome of the rows that are repeated: 1 is an event."""
     times: float = Field(1, ge=1)
     """How many rows there are in the end for each row of this label."""
     to_prevalence: float | None = Field(None, gt=0, lt=1)
@@ -25,12 +26,14 @@ class Imbalance(Settings):
     """Loss weight of a row without and with the event; `balanced` gives both outcomes the same
     total weight."""
     oversample: Oversample | None = None
+    """Default: no row is repeated."""
 
 
 class DeepSpeed(Settings):
     """ZeRO (Rajbhandari et al. 2020)."""
 
     name: str = "zero2"
+    """What the report calls it."""
     stage: Literal[2, 3] = 2
     """2 cuts gradients and optimizer among the processes, 3 the weights as well."""
     offload_optimizer: bool = False
@@ -43,6 +46,7 @@ class TrainConfig(Settings):
     """The recipe's numbers."""
 
     epochs: float = Field(3, gt=0)
+    """Passes over the training part; 0.5 is half of one."""
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps; stops before `epochs` when given."""
     batch_size: int = Field(8, ge=1)
@@ -50,12 +54,20 @@ class TrainConfig(Settings):
     gradient_accumulation: int = Field(1, ge=1)
     """Forward passes per optimizer step."""
     optimizer: Literal["adamw", "paged_adamw_32bit", "adafactor", "sgd"] = "adamw"
+    """`adamw` keeps two numbers a trained weight; `paged_adamw_32bit` (bitsandbytes, a GPU) moves
+    them out of the GPU's memory where that is short; `adafactor` keeps far fewer; `sgd` one
+    (momentum 0.9)."""
     learning_rate: float = Field(4e-4, gt=0)
+    """The highest, at the end of the warm-up. Full fine-tuning wants about a twentieth
+    of LoRA's."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up: to zero along a cosine or a line, or not."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from zero."""
     weight_decay: float = Field(0.0, ge=0)
+    """Share of a weight, times the learning rate, that a step takes off it."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """A gradient of a larger norm is scaled down to it."""
     evaluate_every: int | None = Field(None, ge=1)
     """Optimizer steps between two looks at the validation part. Default: once an epoch, and at the
     end."""
