@@ -95,6 +95,21 @@ def test_killed_it_goes_on_and_gives_the_same_file(run: Path, table: Path, expec
     assert out.read_bytes() == expected.read_bytes() and not parts.exists()
 
 
+def test_a_damaged_part_is_scored_again(run: Path, table: Path, expected: Path) -> None:
+    out = run.parent / "damaged.csv"
+    job, parts = Job(run, str(table), chunk_rows=CHUNK), out.with_name("damaged.csv.parts")
+    _score_own(job, parts, _planned(job, parts), ".csv")
+    changed, cut, unproven, kept = (parts / f"000000{number}.csv" for number in (1, 4, 6, 7))
+    changed.write_text(changed.read_text().replace("0.", "1."))
+    cut.write_bytes(cut.read_bytes()[:-40])
+    (parts / f"{unproven.name}.sha256").unlink()  # killed between the part and its hash
+    before = {part: part.stat().st_mtime_ns for part in (changed, cut, unproven, kept)}
+    _score_own(job, parts, _planned(job, parts), ".csv")
+    assert [part for part, when in before.items() if part.stat().st_mtime_ns != when] == [changed, cut, unproven]
+    assert score_to_file(job, out) == ROWS
+    assert out.read_bytes() == expected.read_bytes() and not parts.exists()
+
+
 def test_two_processes_give_the_same_file(
     run: Path, table: Path, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,20 @@ def test_what_is_in_the_way_is_left_alone(run: Path, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_another_export_gives_way_only_when_asked(run: Path, merged: Path, tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    shutil.copytree(merged, out)
+    again = call("export", run, "--to", "merged", "--out", out)
+    assert again.exit_code == 0, "the same model in the same format"
+    entry = json.loads((out / "export.json").read_text())
+    (out / "export.json").write_text(json.dumps({**entry, "versions": {"run": "other", "model": "0123456789ab"}}))
+    refused = call("export", run, "--to", "merged", "--out", out)
+    check_refusal(refused, 2, "was made from something else; choose another folder with --out")
+    assert json.loads((out / "export.json").read_text())["versions"]["run"] == "other"
+    replaced = call("export", run, "--to", "merged", "--out", out, "--overwrite")
+    assert replaced.exit_code == 0 and json.loads((out / "export.json").read_text()) == entry
+
+
 # --------------------------------------------------------------------------------------------------
 # onnx, gguf
 

@@ -125,6 +125,20 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     assert len(run_one.done) == 1, "nothing was run before the refusal"
 
 
+def test_the_curve_of_another_experiment_gives_way_only_when_asked(tmp_path: Path) -> None:
+    config, run_one, out = experiment(tmp_path), Runs(), tmp_path / "curve"
+    learning_curve(config, [20], [0], run_one, out)
+    grown = learning_curve(config, [20, 40], [0], run_one, out)
+    others = (experiment(tmp_path, name="other"), experiment(tmp_path, train={"epochs": 9}))
+    for other in others:  # sizes of their own, so that no run of theirs is there
+        with pytest.raises(ConfigError, match=r"learning_curve\.json: is there already .*--out, or .*--overwrite"):
+            learning_curve(other, [60], [0], run_one, out)
+        assert json.loads((out / "learning_curve.json").read_text()) == grown and len(run_one.done) == 2
+    replaced = learning_curve(others[0], [60], [0], run_one, out, overwrite=True)
+    assert json.loads((out / "learning_curve.json").read_text()) == replaced
+    assert (out / "toy-rows-20-seed-0").is_dir(), "its runs stay"
+
+
 def test_another_table_is_refused(tmp_path: Path) -> None:
     config, run_one, out = experiment(tmp_path), Runs(), tmp_path / "curve"
     learning_curve(config, [20], [0], run_one, out)

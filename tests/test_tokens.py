@@ -1,6 +1,8 @@
 """Prompts as token ids: pieces, limits, labels, and control tokens in a cell."""
 
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,18 @@ def tokenizer(toy_model: Path):  # type: ignore[no-untyped-def]
 
 def encoder(tokenizer, prompt="plain", limit=400, pieces=PIECES) -> PromptEncoder:  # type: ignore[no-untyped-def]
     return PromptEncoder(tokenizer, pieces, prompt, limit)
+
+
+@pytest.mark.parametrize("named", ["BertTokenizer", "T5Tokenizer"])
+def test_a_tokenizer_of_another_kind_than_its_file_is_refused(toy_model: Path, tmp_path: Path, named: str) -> None:
+    for file in toy_model.glob("*.json"):
+        shutil.copyfile(file, tmp_path / file.name)
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**told, "tokenizer_class": named}))
+    with pytest.raises(
+        ModelError, match=r"tokenizer_class of tokenizer_config\.json does not read .*TokenizersBackend"
+    ):
+        load_tokenizer(tmp_path)
 
 
 def test_a_prompt_is_its_pieces(tokenizer) -> None:  # type: ignore[no-untyped-def]

@@ -401,6 +401,9 @@ def export(
     repository: Annotated[str | None, typer.Option(help="With --to hub: OWNER/NAME.")] = None,
     upload: Annotated[bool, typer.Option("--upload", help="With --to hub: yes, let it leave this machine.")] = False,
     public: Annotated[bool, typer.Option("--public", help="With --to hub: for everybody to see.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an export of another model, or in another format.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's model in another format, and prove that it predicts the same; exit code 4 when
@@ -418,7 +421,7 @@ def export(
     from cardiotune.deployment.scorer import is_export
 
     if check or not (to == "hub" and is_export(out_folder)):
-        found = studies.export(run, "merged" if to == "hub" else to, out_folder, precision, check)
+        found = studies.export(run, "merged" if to == "hub" else to, out_folder, precision, check, overwrite)
         if as_json:
             sys.stdout.write(json.dumps(found, indent=2) + "\n")
         else:
@@ -588,6 +591,9 @@ def learn_curve(
         Path | None,
         typer.Option("--out", help="Folder for these runs and the curve. Default: runs/NAME_learning_curve."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the curve of another experiment there; its runs stay.")
+    ] = False,
 ) -> None:
     """Run an experiment at growing training sizes; interrupted, it goes on where it stopped.
 
@@ -600,7 +606,7 @@ def learn_curve(
     from cardiotune.runs import RunFolder
 
     wanted = parse_sizes(sizes)
-    found, folder = studies.learn_curve(_load(config, overrides), wanted, seeds, out_folder)
+    found, folder = studies.learn_curve(_load(config, overrides), wanted, seeds, out_folder, overwrite)
     _say(to_markdown(found))
     _say(f"written: {folder / 'learning_curve.png'}")
     _redraw(RunFolder(folder.parent))  # has a report when the curve was left in a run folder

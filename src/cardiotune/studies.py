@@ -238,13 +238,16 @@ def _place_of(frame: pl.DataFrame, row: str, data: DataConfig) -> int:
     return int(found[0])
 
 
-def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path | None = None) -> tuple[dict[str, Any], Path]:
+def learn_curve(
+    config: Config, sizes: list[Any], seeds: int, out: Path | None = None, overwrite: bool = False
+) -> tuple[dict[str, Any], Path]:
     """The whole run at growing training sizes, several seeds each. Returns the curve and the folder
     that shows it.
 
     Its runs lie in `out`, by default in `<run folder>_learning_curve`, beside
     `learning_curve.json`, `.png` and `.md`. By default these are also left in `learning_curve/` of
-    the experiment's own run, where its report finds them.
+    the experiment's own run, where its report finds them. The curve of another experiment in `out`
+    is replaced with `overwrite` alone; its runs stay.
     """
 
     def run_one(one: Config) -> RunFolder:
@@ -257,7 +260,7 @@ def learn_curve(config: Config, sizes: list[Any], seeds: int, out: Path | None =
         raise ConfigError(f"{place}: is a {what}; name a folder for the curve's own runs with --out")
     curve.check(sizes, range(seeds))
     sizes = _sizes_that_fit(config, sizes)
-    found = curve.learning_curve(config, sizes, range(seeds), run_one, place)
+    found = curve.learning_curve(config, sizes, range(seeds), run_one, place, overwrite)
     curve.write(found, place)
     if out:
         return found, place
@@ -303,10 +306,13 @@ def _score(folder: RunFolder, frame: pl.DataFrame, tuned: bool = True, site: str
     return RowScorer.load(folder.path, site, tuned).score(frame)
 
 
-def export(path: Path, to: Any, out: Path, precision: Any = "f16", check: bool = False) -> dict[str, Any]:
+def export(
+    path: Path, to: Any, out: Path, precision: Any = "f16", check: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
     """The run's model in another format, in `out`; or, with `check`, an export that is there put
     through the gate again.
 
+    What is in `out` of another model or in another format is replaced with `overwrite` alone.
     Returns the parity gate's numbers. Without the run's table they are of synthetic rows alone,
     which is said.
     """
@@ -319,7 +325,7 @@ def export(path: Path, to: Any, out: Path, precision: Any = "f16", check: bool =
         log.warning("parity is checked on synthetic rows alone: %s", error)
     if check:
         return exporting.check_again(folder, out, prepared)
-    return exporting.export(folder, to, out, precision, prepared)
+    return exporting.export(folder, to, out, precision, prepared, overwrite)
 
 
 def recalibrate(

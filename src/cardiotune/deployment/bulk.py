@@ -2,8 +2,8 @@
 process or many.
 
 The table is cut into chunks that never change. Each chunk's risks are written to a file of its own
-in `<out>.parts/`, whole or not at all; what is there is not computed again. When all are there they
-are put together and the folder goes.
+in `<out>.parts/`, and then the file's hash beside it; what is there and as its hash says is not
+computed again. When all are there they are put together and the folder goes.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.table import locate
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, InterruptedRunError
-from cardiotune.files import HASHES, atomic, read_json, sha256, write_json
+from cardiotune.files import HASHES, atomic, read_json, sha256, write_json, write_text
 from cardiotune.models.language import progress
 from cardiotune.processes import current
 from cardiotune.runs import RunFolder
@@ -155,7 +155,7 @@ def _score_own(job: Job, parts: Path, chunks: TableChunks, suffix: str) -> None:
     """Of this process's chunks, those that are not there yet."""
     process = current()  # those of a launcher do not talk while they work
     own = range(process.rank, len(chunks), process.size)
-    left = [number for number in own if not _part(parts, number, suffix).is_file()]
+    left = [number for number in own if not _is_whole(_part(parts, number, suffix))]
     if len(left) < len(own):
         log.info("going on: %d of %d parts are done", len(own) - len(left), len(own))
     if not left:
@@ -164,16 +164,27 @@ def _score_own(job: Job, parts: Path, chunks: TableChunks, suffix: str) -> None:
     with progress("scoring the table", sum(chunks.chunks[number].rows for number in left)) as advance:
         for number in left:
             frame = predictions(scorer, chunks, number)
-            with atomic(_part(parts, number, suffix)) as temporary:
+            part = _part(parts, number, suffix)
+            with atomic(part) as temporary:
                 if suffix == ".parquet":
                     frame.write_parquet(temporary)
                 else:
                     frame.write_csv(temporary, include_header=number == 0)
+            write_text(_hash_of(part), sha256(part))
             advance(frame.height)
 
 
 def _part(parts: Path, number: int, suffix: str) -> Path:
     return parts / f"{number:07d}{suffix}"
+
+
+def _hash_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.sha256")
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part is there, and as it was when it was written; else it is scored again."""
+    return part.is_file() and _hash_of(part).is_file() and _hash_of(part).read_bytes() == sha256(part).encode()
 
 
 def _launch(job: Job, out: Path, workers: int) -> None:

@@ -28,9 +28,9 @@ from cardiotune.files import private, read_json, write_folder, write_json, write
 from cardiotune.models.tuned import probe_texts, recorded_model
 from cardiotune.report.model_card import render
 from cardiotune.report.record import read_record
-from cardiotune.runs import RunFolder
+from cardiotune.runs import RunFolder, check_free
 from cardiotune.settings import Config
-from cardiotune.training.checkpoint import record_probe, verify
+from cardiotune.training.checkpoint import record_probe, verify, version_of
 from cardiotune.training.heads import ClassifierNetwork
 from cardiotune.training.model import HEAD_FILE, build_encoder, load_head, load_plain, read
 from cardiotune.training.weights import same_weights
@@ -47,14 +47,20 @@ TEST_ROWS = 1000
 
 @private()
 def export(
-    run: RunFolder, to: Format, out: Path, precision: Precision = "f16", prepared: Prepared | None = None
+    run: RunFolder,
+    to: Format,
+    out: Path,
+    precision: Precision = "f16",
+    prepared: Prepared | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the export and return what the parity gate found, as `parity.gate`; `precision` is that
     of a GGUF.
 
     prepared: the run's cohort, if its table is at hand; its test part is then compared too. Raises
-    ConfigError for what this model cannot be exported to, ModelError when the gate refuses; `out`
-    is then as it was before.
+    ConfigError for what this model cannot be exported to, and where `out` is an export of another
+    model or in another format, unless `overwrite`; ModelError when the gate refuses. `out` is then
+    as it was before.
     """
     config = load_resolved(run.checked(run.config))
     kind = precision if to == "gguf" else to
@@ -62,6 +68,9 @@ def export(
         (gguf if to == "gguf" else onnx).check(config)
     if out.exists() and not is_export(out) and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"--out {out}: exists and is no export; choose another folder")
+    versions = {"run": config.name, "model": version_of(recorded_model(run, config))}
+    made_from = {"kind": kind, "versions": versions}
+    check_free(out, out / EXPORT, made_from, overwrite, "choose another folder with --out")
     original = RowScorer.load(run.path)
     found: dict[str, Any] = {}
 
@@ -76,7 +85,7 @@ def export(
             "kind": kind,
             "order": original.order,
             "odds_multiplier": original.odds_multiplier,
-            "versions": {name: original.versions[name] for name in ("run", "model")},
+            "versions": versions,
             "dictionary": original.schema,
         }
         write_json(work / EXPORT, entry)

@@ -6,6 +6,7 @@ stopped. For one seed, validation and test rows are the same at all sizes, and t
 size are among those of a larger one.
 """
 
+import hashlib
 import json
 import logging
 import statistics
@@ -24,7 +25,7 @@ from cardiotune.files import atomic, write_json, write_text
 from cardiotune.report.curves import by_training_rows
 from cardiotune.report.drawing import STYLE, look
 from cardiotune.report.wording import model_words
-from cardiotune.runs import RunFolder
+from cardiotune.runs import RunFolder, check_free
 from cardiotune.settings import LEARNED, Config
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ every size too."""
 VARIED = ("name", "runs_dir", "seed", "split.train_rows", "models")
 """Settings in which the runs of a curve may differ from the run whose report shows it."""
 FILE = "learning_curve.json"
+MADE_FROM = "made_from.json"
+"""Beside the curve's own runs: the experiment that the curve is of."""
 FOLDER = "learning_curve"
 """Where a run folder keeps the curve of its experiment."""
 
@@ -54,7 +57,12 @@ def parse_sizes(text: str) -> list[Size]:
 
 
 def learning_curve(
-    config: Config, sizes: Sequence[Size], seeds: Sequence[int], run_one: Callable[[Config], RunFolder], out: Path
+    config: Config,
+    sizes: Sequence[Size],
+    seeds: Sequence[int],
+    run_one: Callable[[Config], RunFolder],
+    out: Path,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """`{"points": [{model, size, train_rows, seed, auroc, log_loss}]}` on the test part; also
     `out/learning_curve.json`.
@@ -62,14 +70,18 @@ def learning_curve(
     `run_one` makes a whole run and replaces an unfinished one; finished runs below `out` are read
     and not repeated. The seed is that of split, model and order, unless `split.seed` fixes the
     split. Sizes go from small to large, and the file is written after every run. Undefined metrics
-    are null. Raises ConfigError, before any run, for sizes or seeds that make no sense and when a
-    run below `out` had other settings; DataError when the table changed between runs.
+    are null. Raises ConfigError, before any run, for sizes or seeds that make no sense, when a run
+    below `out` had other settings, and when the curve there is of another experiment, which is
+    replaced with `overwrite` alone; DataError when the table changed between runs.
     """
     check(sizes, seeds)
     wanted = [(size, seed) for size in sorted(sizes, key=_place) for seed in seeds]
     variants = {(size, seed): variant(config, size, seed, out) for size, seed in wanted}
     for one in variants.values():
         _check_settings(one)
+    made_from = {"experiment": config.name, "settings": _settings(config, out)}
+    check_free(out / FILE, out / MADE_FROM, made_from, overwrite, "choose another folder with --out")
+    write_json(out / MADE_FROM, made_from)
     points: list[dict[str, Any]] = []
     table: Any = None
     for (size, seed), one in variants.items():
@@ -104,6 +116,16 @@ def variant(config: Config, size: Size, seed: int, out: Path) -> Config:
     }
     tree["split"]["train_rows"] = None if size == "all" else size
     return type(config).model_validate(tree)
+
+
+def _settings(config: Config, out: Path) -> str:
+    """A digest of the settings that all runs of a curve share."""
+    shared = {
+        key: value
+        for key, value in _flat(variant(config, "all", 0, out).model_dump(mode="json")).items()
+        if key not in ("runs_dir", "name")
+    }
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
 
 
 def check(sizes: Sequence[Size], seeds: Sequence[int]) -> None:

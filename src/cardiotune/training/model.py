@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
+TOKENIZER_KIND = re.compile(rb'"model":\s*\{\s*"type":\s*"(\w+)"')
+"""In `tokenizer.json`: BPE, WordPiece, Unigram or WordLevel."""
 FOREIGN_HEADS = ("score", "classifier", "pre_classifier")
 """Layers that PEFT saves of a model for sequence classification: a decoder's, and those of
 encoders."""
@@ -100,17 +102,32 @@ def score_dtype(model: ModelConfig, device: torch.device) -> torch.dtype:
 
 def load_tokenizer(folder: Path, config: Any = None) -> Any:
     """The tokenizer of a model folder; `config` where the one in the folder does not say what model
-    it is."""
+    it is. ModelError when it cannot be loaded, or would cut texts otherwise than its file says."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
 
     check_safe(folder)
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             folder, config=config, local_files_only=True, trust_remote_code=False, **_casing(folder)
         )
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})") from None
+    except TypeError:  # a class that was given the words of another kind
+        raise _other_kind(folder) from None
+    file = folder / "tokenizer.json"
+    kind = TOKENIZER_KIND.search(file.read_bytes()) if file.is_file() else None
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if kind and backend is not None and kind[1].decode() != type(backend.model).__name__:
+        raise _other_kind(folder)
+    return tokenizer
+
+
+def _other_kind(folder: Path) -> ModelError:
+    return ModelError(
+        f"{folder}: the tokenizer_class of tokenizer_config.json does not read the kind of tokenizer that tokenizer.json "
+        "holds; name the right one, or TokenizersBackend, which reads any"
+    )
 
 
 def _casing(folder: Path) -> dict[str, bool]:
