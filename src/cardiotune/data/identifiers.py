@@ -14,7 +14,7 @@ import polars as pl
 
 from cardiotune.data import schema, writing
 from cardiotune.data.roles import meanings_of, words
-from cardiotune.data.writing import EXPONENT, LIKE_DATE, SPACE
+from cardiotune.data.writing import EXPONENT, LIKE_NUMBER, SPACE, SURELY_DATE, TWO_NUMBERS
 from cardiotune.settings import Column
 
 Kind = Literal["patient", "weak", "family", "record", "contact"]
@@ -450,27 +450,27 @@ _MEASURED = re.compile(
 """Words of numbers that may be large and all different without being a key."""
 _AMOUNT = rf"(?:[0-9]*[.,][0-9]+{EXPONENT}|[0-9]{{1,3}}(?:(?:[.,]|{SPACE})[0-9]{{3}})+(?:[.,][0-9]+)?)"
 _UNIT = r"(?:%|[a-zA-Z\u00b5\u03bc][a-zA-Z0-9\u00b5\u03bc/^*.%]*)"
-_DAY = "(?:0?[1-9]|[12][0-9]|3[01])"
-_LIKE_DAY = LIKE_DATE.replace("^[0-9]{1,2}(?:[-/. ][0-9]{1,2}", f"^{_DAY}(?:[-/. ]{_DAY}")  # not 47-82-05
 _FINDING = "|".join(
     (
         rf"^[<>\u2264\u2265~=]{{0,2}} ?[-+\u2212(]?[$\u20ac\u00a3]? ?{_AMOUNT} ?(?:{_UNIT}|\u20ac)?\)?$",
         rf"^[<>\u2264\u2265~=]{{0,2}} ?[0-9]{{1,4}}(?: {_UNIT}|%)$",
-        r"^[0-9]{2,3} ?/ ?[0-9]{2,3}$",  # a blood pressure
+        TWO_NUMBERS,
         r"^[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?: ?[AaPp][Mm])?$",
-        _LIKE_DAY,
+        SURELY_DATE,
     )
 )
 """A number with a decimal mark or thousands, in whatever country's writing, or with a unit; two
 numbers, a time, a date."""
 MOSTLY = 0.8
 """Findings in a column of findings; the others are words for those that could not be measured."""
+HALF = 0.5
+"""In a column of other cells than plain numbers, where findings that may not be read count too."""
 
 
 def _by_behaviour(
     name: str, values: pl.Series, present: pl.Series, known: pl.Series, people: pl.DataFrame | None
 ) -> Identifier | None:
-    if present.str.contains(_FINDING).sum() >= MOSTLY * len(present):
+    if _findings(present) >= MOSTLY:
         return None
     if _same_person(values, known, people):
         return Identifier("patient", "the key of a patient (what does not change in a person is the same)", BEHAVES)
@@ -488,7 +488,7 @@ def _by_behaviour(
         if usual >= MANY_DIGITS and alike and different:
             return Identifier("weak", "a key of many figures", BEHAVES)
         return None
-    if len(known) <= SEVERAL or _numbers_or_dates(present):
+    if len(known) <= SEVERAL or _findings(present, in_any_writing=True) >= HALF:
         return None
     shapes = present.str.replace_all(r"[A-Za-z]+", "A").str.replace_all(r"\d", "9")
     most = shapes.value_counts(sort=True)["count"][0] / len(present)
@@ -534,12 +534,14 @@ def _counts(numbers: pl.Series) -> bool:
     return bool(spread == len(numbers) or (spread < 2 * len(numbers) and (numbers.diff().drop_nulls() > 0).all()))
 
 
-def _numbers_or_dates(texts: pl.Series) -> bool:
-    """Whether half or more are dates or, of fewer figures than a key has, numbers, in a way that
-    may not be read: `120/80`, `1,234`, `12 mg`, `05/12/99`."""
-    numbers = texts.str.contains(f"{writing.LIKE_NUMBER}|{writing.TWO_NUMBERS}") | writing.with_unit(texts)
-    short = texts.str.count_matches("[0-9]") < MANY_DIGITS
-    return 2 * int((numbers & short | texts.str.contains(_LIKE_DAY)).sum()) >= len(texts)
+def _findings(texts: pl.Series, in_any_writing: bool = False) -> float:
+    """Share of texts that are findings (`_FINDING`); with `in_any_writing` also of numbers, of
+    fewer figures than a key has, in a way that may not be read: `1,234`, `12 mg`."""
+    found = texts.str.contains(_FINDING)
+    if in_any_writing:
+        numbers = texts.str.contains(LIKE_NUMBER) | writing.with_unit(texts)
+        found |= numbers & (texts.str.count_matches("[0-9]") < MANY_DIGITS)
+    return int(found.sum()) / len(texts)
 
 
 def _days(texts: pl.Series) -> bool:

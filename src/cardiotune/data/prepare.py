@@ -8,7 +8,7 @@ import polars as pl
 
 from cardiotune.data.cohort import Cohort, read_cohort
 from cardiotune.data.schema import synthetic_rows
-from cardiotune.data.serialize import column_order, prompt_text, serialize_rows, text_columns
+from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
 from cardiotune.data.split import Parts, split_cohort
 from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ModelError
@@ -87,4 +87,5 @@ def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:
             config.data,
             config.serialize,
         )
-    return [prompt_text(config, text) for text in texts]
+    pieces = shared_pieces(config.task, config.data.name_of("text") is not None)
+    return [pieces.whole(text) for text in texts]

@@ -6,7 +6,7 @@ known and not guessed.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from cardiotune.data import schema
 from cardiotune.errors import ConfigError
-from cardiotune.settings import Config, DataConfig, SerializeConfig, TaskConfig, suggest
+from cardiotune.settings import DataConfig, SerializeConfig, TaskConfig, suggest
 
 NOT_RECORDED = "not recorded"
 PATIENT = "Patient: "
@@ -41,11 +41,32 @@ class Pieces:
         """Whether the patient's text is the whole prompt, to the letter."""
         return not (self.instruction or self.question)
 
-    def around(self, examples: str = "") -> tuple[str, str]:
+    @property
+    def _before(self) -> tuple[str, str]:
+        """What stands before the solved examples, and what before each patient's text."""
+        bare = (self.ready or self.alone) and not self.instruction
+        return ("", "") if bare else (f"{self.instruction}\n\n", PATIENT)
+
+    @property
+    def _after(self) -> str:
+        """What stands after a patient's text."""
+        return "" if (self.ready or self.alone) and not self.question else f"\n{self.question}"
+
+    def around(self, solved: str = "") -> tuple[str, str]:
         """What stands before a patient's text, behind the solved examples, and after it."""
-        bare = self.ready or self.alone
-        before = examples if bare and not self.instruction else f"{self.instruction}\n\n{examples}{PATIENT}"
-        return before, "" if bare and not self.question else f"\n{self.question}"
+        start, mark = self._before
+        return start + solved + mark, self._after
+
+    def solved(self, examples: Iterable[tuple[str, str]]) -> str:
+        """Pairs of a patient's text and answer as they stand before the patient who is asked
+        about."""
+        mark, after = self._before[1], self._after
+        return "".join(f"{mark}{text}{after}{' ' if after else ''}{answer}\n\n" for text, answer in examples)
+
+    def whole(self, text: str) -> str:
+        """A prompt in words, as the model reads it but for the chat template."""
+        before, after = self.around()
+        return before + text + after
 
 
 def shared_pieces(task: TaskConfig, ready: bool = False) -> Pieces:
@@ -156,9 +177,3 @@ def _from_template(
         raise ConfigError(
             f"serialize.template: {type(error).__name__} while a row was written; values are text"
         ) from None
-
-
-def prompt_text(config: Config, text: str) -> str:
-    """A whole prompt in words, as the model reads it but for the chat template."""
-    before, after = shared_pieces(config.task, config.data.name_of("text") is not None).around()
-    return before + text + after

@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.data.serialize import PATIENT, Pieces
+from cardiotune.data.serialize import Pieces
 from cardiotune.errors import ConfigError, ModelError, PromptsTooLongError
 
 log = logging.getLogger(__name__)
@@ -125,9 +125,9 @@ class PromptEncoder:
                 return int(known)
         return 0
 
-    def _frame(self, examples: str = "") -> tuple[str, str]:
-        """Text before and after the patient's text."""
-        content = self.pieces.around(examples)
+    def _frame(self, solved: str = "") -> tuple[str, str]:
+        """Text before and after the patient's text, in the chat template if there is one."""
+        content = self.pieces.around(solved)
         if self.prompt == "plain":
             return content
         if not self.tokenizer.chat_template:
@@ -240,11 +240,8 @@ class PromptEncoder:
     def with_examples(self, examples: Sequence[tuple[str, str]]) -> "PromptEncoder":
         """An encoder whose prefix also shows solved patients: pairs of patient's text and
         answer."""
-        mark = PATIENT if self.pieces.around()[0] else ""
-        after = self.pieces.around()[1]
-        answers = [f" {answer}" if after else answer for _, answer in examples]
         texts = self.clean([text for text, _ in examples])
-        solved = "".join(f"{mark}{text}{after}{answer}\n\n" for text, answer in zip(texts, answers, strict=True))
+        solved = self.pieces.solved(zip(texts, (answer for _, answer in examples), strict=True))
         other = PromptEncoder(
             self.tokenizer,
             self.pieces,

@@ -48,16 +48,23 @@ YEAR_FIRST = r"^([0-9]{4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,2})(?:[T ].*)?$"
 DIGITS = r"^([12][0-9]{3})([0-9]{2})([0-9]{2})" + TIME
 YEAR_LAST = r"^([0-9]{1,2})[-/.]([0-9]{1,2})[-/.]([0-9]{4})" + TIME
 DOTTED = r"^[0-9]{1,2}\.[0-9]{1,2}\."
-TWO_DIGITS = r"^[0-9]{1,2}(?:[-/. ][0-9]{1,2}[-/. ]|[-/. ]?[A-Za-z]{3}[-/. ]?)[0-9]{2}" + TIME
 DAY_AND_WORD = r"^([0-9]{1,2})[- .]*([A-Za-z]{3,9})[- .,]*([0-9]{4})" + TIME
 WORD_AND_DAY = r"^([A-Za-z]{3,9})[ .]+([0-9]{1,2}),? +([0-9]{4})" + TIME
-LIKE_DATE = "|".join(
-    (
-        *(YEAR_FIRST, YEAR_LAST, TWO_DIGITS, DAY_AND_WORD, WORD_AND_DAY),
-        r"^(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])$",
-    )
+SAME_DAY = r"^(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])$"
+
+
+def _with_short_year(number: str) -> str:
+    """Dates with two digits for the year; `number`: what may stand for the day, or the month."""
+    return rf"^{number}(?:[-/. ]{number}[-/. ]|[-/. ]?[A-Za-z]{{3}}[-/. ]?)[0-9]{{2}}" + TIME
+
+
+TWO_DIGITS = _with_short_year("[0-9]{1,2}")
+LIKE_DATE, SURELY_DATE = (
+    "|".join((YEAR_FIRST, YEAR_LAST, DAY_AND_WORD, WORD_AND_DAY, SAME_DAY, short))
+    for short in (TWO_DIGITS, _with_short_year("(?:0?[1-9]|[12][0-9]|3[01])"))
 )
-"""Whatever may be a date, read or not."""
+"""Whatever may be a date, read or not; and what can hardly be anything else, as the hospital number
+47-82-05 can."""
 MONTHS = (
     *("january", "february", "march", "april", "may", "june"),
     *("july", "august", "september", "october", "november", "december"),
