@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.split import split_cohort
-from cardiotune.models.baselines import BASELINES, Baseline
+from cardiotune.models.baselines import Baseline, LabelledRows, lightgbm, logistic_regression
 from cardiotune.settings import DataConfig, SerializeConfig, SplitConfig
 from conftest import TOY_COLUMNS, build_toy_table
 
@@ -369,25 +370,19 @@ def test_columns_named_after_what_follows() -> None:
 # shuffled labels
 
 
-def fitted_on_all(
-    frame: pl.DataFrame, events: np.ndarray, parts: np.ndarray, data: DataConfig, seed: int
-) -> np.ndarray:
-    return BASELINES["lightgbm"](frame, events, np.where(parts == "test", "train", parts), data, seed)
+def fitted_on_all(rows: LabelledRows) -> np.ndarray:
+    return lightgbm(replace(rows, parts=np.where(rows.parts == "test", "train", rows.parts)))
 
 
-def rate_of_all_rows(
-    frame: pl.DataFrame, events: np.ndarray, parts: np.ndarray, data: DataConfig, seed: int
-) -> np.ndarray:
+def rate_of_all_rows(rows: LabelledRows) -> np.ndarray:
     """A target encoding that forgot to leave the test part out."""
-    codes = np.unique(frame["chol"].to_numpy(), return_inverse=True)[1]
-    return (np.bincount(codes, events) / np.bincount(codes))[codes]
+    codes = np.unique(rows.frame["chol"].to_numpy(), return_inverse=True)[1]
+    return (np.bincount(codes, rows.events) / np.bincount(codes))[codes]
 
 
-def reads_the_frame(
-    frame: pl.DataFrame, events: np.ndarray, parts: np.ndarray, data: DataConfig, seed: int
-) -> np.ndarray:
-    draw = np.random.default_rng(int(events[:64] @ np.arange(64)))
-    return np.clip(frame[EVENT].to_numpy() * 0.3 + draw.random(frame.height) * 0.7, 0, 1)
+def reads_the_frame(rows: LabelledRows) -> np.ndarray:
+    draw = np.random.default_rng(int(rows.events[:64] @ np.arange(64)))
+    return np.clip(rows.frame[EVENT].to_numpy() * 0.3 + draw.random(rows.frame.height) * 0.7, 0, 1)
 
 
 def test_shuffled_labels_show_a_model_that_sees_the_test_part() -> None:
@@ -396,7 +391,7 @@ def test_shuffled_labels_show_a_model_that_sees_the_test_part() -> None:
     for model in leaky:
         (finding,) = audit_permutation("it", model, table(frame, settings()))
         assert finding.severity == "leak", model
-    for model in (BASELINES["logistic_regression"], BASELINES["lightgbm"]):
+    for model in (logistic_regression, lightgbm):
         for seed in range(3):
             (finding,) = audit_permutation("it", model, table(frame, settings(), seed=seed))
             assert finding.severity == "note", finding

@@ -16,7 +16,7 @@ from cardiotune.config import configs_folder
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.split import split_cohort
 from cardiotune.models import baselines
-from cardiotune.models.baselines import BASELINES, age_and_sex, knots_of
+from cardiotune.models.baselines import BASELINES, LabelledRows, age_and_sex, knots_of
 from cardiotune.settings import DataConfig, SplitConfig
 from conftest import TOY_COLUMNS, build_toy_table
 
@@ -75,7 +75,7 @@ def fit(name: str, frame: pl.DataFrame, events: np.ndarray, parts: np.ndarray, d
     """Risks, with every warning an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        risks = BASELINES[name](frame, events, parts, data, 0)
+        risks = BASELINES[name](LabelledRows(frame, events, parts, data))
     assert risks.shape == (frame.height,) and risks.dtype == np.float64
     assert np.all((risks >= 0) & (risks <= 1))
     return risks
@@ -326,10 +326,10 @@ def test_thirty_rows_are_enough_to_fit(name: str) -> None:
 def test_nothing_is_printed() -> None:
     """LightGBM writes its warnings to the process's own output, past Python."""
     code = (
-        "import numpy as np; from test_baselines import BASELINES, ALL, FITTED, mixed_table\n"
+        "import numpy as np; from test_baselines import BASELINES, ALL, LabelledRows, FITTED, mixed_table\n"
         "for rows in (50, 240):\n"
         "    frame, events, parts = mixed_table(rows)\n"
-        "    for name in FITTED: BASELINES[name](frame, events, parts, ALL, 0)"
+        "    for name in FITTED: BASELINES[name](LabelledRows(frame, events, parts, ALL))"
     )
     here = Path(__file__).parent
     run = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ from cardiotune.evaluation.explain import (
     table_risk,
 )
 from cardiotune.evaluation.metrics import auroc, log_loss
-from cardiotune.models.baselines import BASELINES
+from cardiotune.models.baselines import BASELINES, LabelledRows
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.settings import DataConfig, SerializeConfig
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
@@ -80,8 +80,8 @@ def test_a_model_is_asked_once_and_about_so_many_rows() -> None:
 @pytest.mark.parametrize("name", ["logistic_regression", "lightgbm"])
 def test_a_table_model_is_that_of_the_report(name: str) -> None:
     frame, events, parts = toy()
-    risk_of = table_risk(BASELINES[name], frame, events, parts, DATA, 0)
-    reported = BASELINES[name](frame, events, parts, DATA, 0)
+    risk_of = table_risk(BASELINES[name], LabelledRows(frame, events, parts, DATA))
+    reported = BASELINES[name](LabelledRows(frame, events, parts, DATA))
     some = [7, 3, 200, 4]
     np.testing.assert_allclose(risk_of(frame[some]), reported[some], rtol=1e-12)
     importance = permutation_importance(risk_of, frame, events, DATA, rows=240)
@@ -151,7 +151,7 @@ def test_the_toy_language_model_beside_lightgbm(toy_model: Path) -> None:
         "tuned": language_risk(
             lambda texts: probabilities(scorer.logits(texts)), DATA.features, DATA, config.serialize
         ),
-        "lightgbm": table_risk(BASELINES["lightgbm"], frame, events, parts, DATA, 0),
+        "lightgbm": table_risk(BASELINES["lightgbm"], LabelledRows(frame, events, parts, DATA)),
     }
     test, training = parts == "test", frame.filter(pl.Series(parts == "train"))
     asked = {"rows": 30, "repeats": 2, "curves": 2, "grid_points": 4}

@@ -20,6 +20,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation.censoring import Followed, _c_of, at_horizon, c_index
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.models import calibrate, thresholds
+from cardiotune.models.baselines import LabelledRows
 from cardiotune.models.predictions import prediction_rows, write_predictions
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.report import curves
@@ -210,18 +211,20 @@ def test_text_comparators_are_fitted_with_weights() -> None:
     data = DataConfig(path="x", columns={"y": Column(role="target", type="binary"), "score": Column()})
     frame = pl.DataFrame({"score": logits, WEIGHT: weights})
     for fit in (
-        lambda outcomes, counts: tfidf(texts, outcomes, parts, 0, counts),
-        lambda outcomes, counts: embedding(states, outcomes, parts, 0, counts),
+        lambda outcomes, counts: tfidf(texts, outcomes, parts, counts),
+        lambda outcomes, counts: embedding(states, outcomes, parts, counts),
     ):
         assert np.allclose(fit(events, weights), fit(flipped, weights))
         assert not np.allclose(fit(events, None), fit(flipped, None))
     train = parts == "train"  # folds are drawn by the outcome, so only training rows, of one fit, can be compared
     assert np.allclose(
-        stacked(frame, events, parts, data, logits, 0)[train], stacked(frame, flipped, parts, data, logits, 0)[train]
+        stacked(LabelledRows(frame, events, parts, data), logits)[train],
+        stacked(LabelledRows(frame, flipped, parts, data), logits)[train],
     )
     bare = frame.drop(WEIGHT)
     assert not np.allclose(
-        stacked(bare, events, parts, data, logits, 0)[train], stacked(bare, flipped, parts, data, logits, 0)[train]
+        stacked(LabelledRows(bare, events, parts, data), logits)[train],
+        stacked(LabelledRows(bare, flipped, parts, data), logits)[train],
     )
 
 

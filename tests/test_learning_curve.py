@@ -12,7 +12,7 @@ from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.files import sha256, write_json
-from cardiotune.models.baselines import BASELINES
+from cardiotune.models.baselines import BASELINES, LabelledRows
 from cardiotune.models.predictions import prediction_rows
 from cardiotune.report.learning_curve import (
     FILE,
@@ -55,7 +55,7 @@ class Runs:
         self.test_rows.add(tuple(ids))
         lines = []
         for name in config.comparators:
-            risks = BASELINES[name](cohort.frame, cohort.events, parts, config.data, config.seed)[test]
+            risks = BASELINES[name](LabelledRows(cohort.frame, cohort.events, parts, config.data, config.seed))[test]
             lines += prediction_rows(name, ids, ["test"] * len(ids), cohort.events[test], risks, risks, 0.5)
         write_json(folder.metrics, evaluate_predictions(lines, 100, config.seed))
         folder.record(folder.cohort, folder.metrics)

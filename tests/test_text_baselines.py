@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cardiotune.errors import ModelError
 from cardiotune.models import baselines, text_baselines
-from cardiotune.models.baselines import logistic_regression
+from cardiotune.models.baselines import LabelledRows, logistic_regression
 from cardiotune.models.terms import TOKEN
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.settings import DataConfig
@@ -72,7 +72,7 @@ def test_tfidf_learns_from_words_and_numbers() -> None:
     texts, events = patients(1500)
     parts = in_parts(600, 200, 700)
     test = parts == "test"
-    assert roc_auc_score(events[test], fine(tfidf(texts, events, parts, 0), 1500)[test]) > 0.85
+    assert roc_auc_score(events[test], fine(tfidf(texts, events, parts), 1500)[test]) > 0.85
 
 
 def test_tfidf_tells_apart_what_a_single_word_does_not() -> None:
@@ -82,7 +82,7 @@ def test_tfidf_tells_apart_what_a_single_word_does_not() -> None:
     events = draw.integers(0, 2, 400)
     texts = ["pain typical, cough none" if event else "pain none, cough typical" for event in events]
     parts = in_parts(200, 100, 100)
-    assert roc_auc_score(events[300:], tfidf(texts, events, parts, 0)[300:]) == 1
+    assert roc_auc_score(events[300:], tfidf(texts, events, parts)[300:]) == 1
 
 
 def linear_states(rows: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ def linear_states(rows: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.
 def test_embedding_learns_a_direction() -> None:
     states, events = linear_states(2000, 32)
     parts = in_parts(1000, 200, 800)
-    assert roc_auc_score(events[1200:], fine(embedding(states, events, parts, 0), 2000)[1200:]) > 0.85
+    assert roc_auc_score(events[1200:], fine(embedding(states, events, parts), 2000)[1200:]) > 0.85
 
 
 def test_embedding_does_not_overfit_with_more_columns_than_rows() -> None:
@@ -107,14 +107,14 @@ def test_embedding_does_not_overfit_with_more_columns_than_rows() -> None:
     draw = np.random.default_rng(0)
     states, events = draw.normal(size=(1100, 300)), draw.integers(0, 2, 1100)
     parts = in_parts(100, 200, 800)
-    assert log_loss(events[300:], embedding(states, events, parts, 0)[300:]) < 0.72
+    assert log_loss(events[300:], embedding(states, events, parts)[300:]) < 0.72
 
 
 def test_embedding_leaves_its_input_alone_and_takes_constant_columns() -> None:
     states, events = linear_states(300, 8)
     states[:200, 3] = 7.0
     before = states.copy()
-    risks = fine(embedding(states, events, in_parts(200, 50, 50), 0), 300)
+    risks = fine(embedding(states, events, in_parts(200, 50, 50)), 300)
     np.testing.assert_array_equal(states, before)
     assert np.ptp(risks) > 0.1
 
@@ -124,19 +124,17 @@ def test_embedding_refuses_states_that_are_not_finite(value: float) -> None:
     states, events = linear_states(60, 4)
     states[50, 0] = value
     with pytest.raises(ModelError, match="not finite"):
-        embedding(states, events, in_parts(30, 15, 15), 0)
+        embedding(states, events, in_parts(30, 15, 15))
 
 
 def of_text(events: np.ndarray, parts: np.ndarray, hostile: np.ndarray) -> np.ndarray:
     texts = patients(len(events))[0]
-    return tfidf(
-        [text + " wholly new 140" * int(bad) for text, bad in zip(texts, hostile, strict=True)], events, parts, 0
-    )
+    return tfidf([text + " wholly new 140" * int(bad) for text, bad in zip(texts, hostile, strict=True)], events, parts)
 
 
 def of_states(events: np.ndarray, parts: np.ndarray, hostile: np.ndarray) -> np.ndarray:
     states = linear_states(len(events), 6)[0]
-    return embedding(np.where(hostile[:, None], 1e6, states), events, parts, 0)
+    return embedding(np.where(hostile[:, None], 1e6, states), events, parts)
 
 
 def of_stack(events: np.ndarray, parts: np.ndarray, hostile: np.ndarray) -> np.ndarray:
@@ -145,7 +143,7 @@ def of_stack(events: np.ndarray, parts: np.ndarray, hostile: np.ndarray) -> np.n
         patient=pl.int_range(pl.len()).cast(pl.String),
         ward=pl.when(pl.Series(hostile)).then(None).otherwise(pl.lit("A")),
     )
-    return stacked(frame, events, parts, DATA, np.where(hostile, 99.0, draw.normal(size=len(events))), 0)
+    return stacked(LabelledRows(frame, events, parts, DATA), np.where(hostile, 99.0, draw.normal(size=len(events))))
 
 
 @pytest.mark.parametrize("risks_of", [of_text, of_states, of_stack])
@@ -170,21 +168,21 @@ def test_the_validation_part_chooses_the_penalty_and_nothing_else(name: str, mon
     source: Any = texts if name == "tfidf" else linear_states(300, 20)[0]
     fit = getattr(text_baselines, name)
     if name == "tfidf":
-        assert not np.array_equal(fit(source, events, parts, 0), fit(source, other, parts, 0))
+        assert not np.array_equal(fit(source, events, parts), fit(source, other, parts))
     for grid in ("TEXT_PENALTIES", "STATE_PENALTIES"):
         monkeypatch.setattr(text_baselines, grid, (0.1,))
-    np.testing.assert_array_equal(fit(source, events, parts, 0), fit(source, other, parts, 0))
+    np.testing.assert_array_equal(fit(source, events, parts), fit(source, other, parts))
 
 
 def test_the_penalty_is_that_of_the_least_validation_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     states, events = linear_states(300, 60)
     parts = in_parts(100, 100, 100)
-    chosen = embedding(states, events, parts, 0)
+    chosen = embedding(states, events, parts)
     losses = []
     for penalty in text_baselines.STATE_PENALTIES:
         with monkeypatch.context() as alone:
             alone.setattr(text_baselines, "STATE_PENALTIES", (penalty,))
-            losses.append(log_loss(events[100:200], embedding(states, events, parts, 0)[100:200]))
+            losses.append(log_loss(events[100:200], embedding(states, events, parts)[100:200]))
     assert log_loss(events[100:200], chosen[100:200]) == pytest.approx(min(losses), abs=1e-4)
     assert max(losses) > min(losses) + 0.01
 
@@ -192,21 +190,21 @@ def test_the_penalty_is_that_of_the_least_validation_loss(monkeypatch: pytest.Mo
 def test_tfidf_of_unseen_words_and_empty_texts() -> None:
     texts, events = patients(100)
     texts[-2:] = ["", "wholly unseen vocabulary"]
-    fine(tfidf(texts, events, in_parts(60, 20, 20), 0), 100)
+    fine(tfidf(texts, events, in_parts(60, 20, 20)), 100)
 
 
 @pytest.mark.parametrize("texts", [[""] * 60, ["q" * row for row in range(60)]], ids=["empty", "all different"])
 def test_tfidf_without_a_common_term(texts: list[str], caplog: pytest.LogCaptureFixture) -> None:
     events = patients(60)[1]
-    np.testing.assert_array_equal(tfidf(texts, events, in_parts(30, 15, 15), 0), events[:30].mean())
+    np.testing.assert_array_equal(tfidf(texts, events, in_parts(30, 15, 15)), events[:30].mean())
     assert "no term stands in two training texts" in caplog.text
 
 
 def test_thirty_rows_are_enough_to_fit() -> None:
     texts, events = patients(50)
     parts = in_parts(30, 10, 10)
-    fine(tfidf(texts, events, parts, 0), 50)
-    fine(embedding(linear_states(50, 640)[0], events, parts, 0), 50)
+    fine(tfidf(texts, events, parts), 50)
+    fine(embedding(linear_states(50, 640)[0], events, parts), 50)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -240,9 +238,9 @@ def losses(rows: tuple[int, int, int], tuned: float, columns: float, seeds: int)
         frame, events, parts, logits = two_sources(rows, tuned, columns, seed)
         test = parts == "test"
         both = {
-            "stacked": fine(stacked(frame, events, parts, DATA, logits, seed), len(parts)),
+            "stacked": fine(stacked(LabelledRows(frame, events, parts, DATA, seed), logits), len(parts)),
             "tuned": expit(logits),
-            "columns": logistic_regression(frame, events, parts, DATA, seed),
+            "columns": logistic_regression(LabelledRows(frame, events, parts, DATA, seed)),
         }
         for name, risks in both.items():
             found[name].append(log_loss(events[test], risks[test]))
@@ -266,8 +264,8 @@ def test_a_part_that_is_noise_costs_little(
 
 def test_the_memorised_training_part_does_not_reach_the_weights() -> None:
     frame, events, parts, logits = two_sources((200, 100, 200), 0.0, 1.6)
-    before = stacked(frame, events, parts, DATA, logits, 0)
-    after = stacked(frame, events, parts, DATA, np.where(parts == "train", np.nan, logits), 0)
+    before = stacked(LabelledRows(frame, events, parts, DATA), logits)
+    after = stacked(LabelledRows(frame, events, parts, DATA), np.where(parts == "train", np.nan, logits))
     np.testing.assert_array_equal(after[parts != "train"], before[parts != "train"])
     assert np.isnan(after[parts == "train"]).all()
     test = parts == "test"
@@ -291,8 +289,8 @@ def test_the_risk_of_a_validation_row_does_not_know_its_own_outcome(monkeypatch:
     one, two = own[events[own] == 1][0], own[events[own] == 0][0]
     changed = events.copy()
     changed[[one, two]] = [0, 1]
-    before = stacked(frame, events, parts, DATA, logits, 0)
-    after = stacked(frame, changed, parts, DATA, logits, 0)
+    before = stacked(LabelledRows(frame, events, parts, DATA), logits)
+    after = stacked(LabelledRows(frame, changed, parts, DATA), logits)
     np.testing.assert_array_equal(after[own], before[own])
     assert not np.array_equal(after[parts == "test"], before[parts == "test"])
 
@@ -335,14 +333,14 @@ def test_few_events_in_validation(events_in_validation: int) -> None:
     validation = np.flatnonzero(parts == "validation")
     events[validation] = 0
     events[validation[:events_in_validation]] = 1
-    risks = fine(stacked(frame, events, parts, DATA, logits, 0), 300)
+    risks = fine(stacked(LabelledRows(frame, events, parts, DATA), logits), 300)
     assert 0.001 < risks[parts == "test"].mean() < 0.5
 
 
 def test_validation_rows_of_one_patient_alone() -> None:
     frame, events, parts, logits = two_sources((60, 20, 20), 1.2, 1.2)
     patient = pl.Series(["same" if part == "validation" else None for part in parts], dtype=pl.String)
-    fine(stacked(frame.with_columns(patient=patient), events, parts, DATA, logits, 0), 100)
+    fine(stacked(LabelledRows(frame.with_columns(patient=patient), events, parts, DATA), logits), 100)
 
 
 def test_without_a_readable_column_it_recalibrates_the_tuned_model(caplog: pytest.LogCaptureFixture) -> None:
@@ -351,7 +349,7 @@ def test_without_a_readable_column_it_recalibrates_the_tuned_model(caplog: pytes
     data = DataConfig.model_validate(
         {"path": "t", "columns": {"ward": {"type": "text"}, "y": {"role": "target", "type": "binary"}}}
     )
-    risks = fine(stacked(frame, events, parts, data, 4 * logits + 3, 0), 1500)
+    risks = fine(stacked(LabelledRows(frame, events, parts, data), 4 * logits + 3), 1500)
     test = parts == "test"
     assert roc_auc_score(events[test], risks[test]) == roc_auc_score(events[test], logits[test])
     assert log_loss(events[test], risks[test]) < log_loss(events[test], expit(logits[test])) + 0.02
@@ -364,7 +362,7 @@ def test_missing_values_and_unseen_categories() -> None:
     frame = frame.with_columns(
         x=pl.when(~test).then(pl.col("x")), ward=pl.when(test).then(pl.lit("unseen")).otherwise(pl.lit("A"))
     )
-    fine(stacked(frame, events, parts, DATA, logits, 0), 200)
+    fine(stacked(LabelledRows(frame, events, parts, DATA), logits), 200)
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
@@ -372,12 +370,12 @@ def test_logits_that_are_not_finite_are_refused(part: str) -> None:
     frame, events, parts, logits = two_sources((60, 20, 20), 1.2, 1.2)
     logits[np.flatnonzero(parts == part)[0]] = np.nan
     with pytest.raises(ModelError, match="not finite"):
-        stacked(frame, events, parts, DATA, logits, 0)
+        stacked(LabelledRows(frame, events, parts, DATA), logits)
 
 
 def test_the_stack_is_calibrated_whatever_the_scale_of_the_logits() -> None:
     frame, events, parts, logits = two_sources((500, 2000, 4000), 1.2, 1.2)
-    risks = stacked(frame, events, parts, DATA, 5 * logits - 4, 0)
+    risks = stacked(LabelledRows(frame, events, parts, DATA), 5 * logits - 4)
     for part in ("validation", "test"):
         rows = parts == part
         assert risks[rows].mean() == pytest.approx(events[rows].mean(), abs=0.03)

@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import log_loss
 
 from cardiotune.data.cohort import WEIGHT
-from cardiotune.models.baselines import BASELINES
+from cardiotune.models.baselines import BASELINES, LabelledRows
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Column, DataConfig, Imbalance
 from cardiotune.training.loss import balance
@@ -65,9 +65,10 @@ def test_baselines_count_rows_by_weight(name: str) -> None:
     weights = np.where(np.arange(rows) % 5 == 0, 0.0, 1.25)
     frame = pl.DataFrame({"age": age, "sex": (draw.random(rows) < 0.5).astype(int).astype(str), WEIGHT: weights})
     flipped = np.where(weights == 0, 1 - events, events)
-    risks = BASELINES[name](frame, events, parts, DATA, 0)
-    assert np.allclose(risks, BASELINES[name](frame, flipped, parts, DATA, 0))
+    risks = BASELINES[name](LabelledRows(frame, events, parts, DATA))
+    assert np.allclose(risks, BASELINES[name](LabelledRows(frame, flipped, parts, DATA)))
     unweighted = frame.drop(WEIGHT)
     assert not np.allclose(
-        BASELINES[name](unweighted, events, parts, DATA, 0), BASELINES[name](unweighted, flipped, parts, DATA, 0)
+        BASELINES[name](LabelledRows(unweighted, events, parts, DATA)),
+        BASELINES[name](LabelledRows(unweighted, flipped, parts, DATA)),
     )

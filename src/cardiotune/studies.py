@@ -31,7 +31,7 @@ from cardiotune.evaluation.judge import judge
 from cardiotune.files import named_after, plain_name, read_json, sha256, write_json
 from cardiotune.models import calibrate, predictions
 from cardiotune.models import language as scoring
-from cardiotune.models.baselines import lightgbm
+from cardiotune.models.baselines import LabelledRows, lightgbm
 from cardiotune.models.logistic import logit
 from cardiotune.models.predictions import rows_to_tell, weights_of
 from cardiotune.models.tuned import TunedModel, fit_calibrator
@@ -193,7 +193,9 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
         model = tuned_model(folder, config, prepared.order)
         models = {
             "tuned": explaining.language_risk(model.risks, prepared.order, config.data, config.serialize),
-            "lightgbm": explaining.table_risk(lightgbm, frame, events, prepared.parts, config.data, config.seed),
+            "lightgbm": explaining.table_risk(
+                lightgbm, LabelledRows(frame, events, prepared.parts, config.data, config.seed)
+            ),
         }
         training = frame[prepared.rows("train")]
         found = explaining.explain(models, frame[test], events[test], training, config.data, rows, seed=config.seed)

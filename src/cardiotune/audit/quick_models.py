@@ -9,11 +9,10 @@ from sklearn.linear_model import LogisticRegression
 
 from cardiotune.audit.ceilings import above, area, believable, standard_error
 from cardiotune.audit.findings import Checks, Finding
-from cardiotune.audit.table import FEW, Events, Table
+from cardiotune.audit.table import FEW, Table
 from cardiotune.data.copies import Keys
-from cardiotune.data.split import PARTS, Parts
-from cardiotune.models.baselines import BASELINES, Baseline
-from cardiotune.settings import DataConfig
+from cardiotune.data.split import PARTS
+from cardiotune.models.baselines import Baseline, LabelledRows, lightgbm
 
 CHECKS = Checks[Table]()
 TEXT = "__text__"
@@ -27,10 +26,10 @@ def quick_models(table: Table) -> list[Finding]:
     """LightGBM on the table, or TF-IDF and logistic regression on ready texts: with true labels and
     with shuffled ones."""
     readable = any(not table.data.columns[name].is_text for name in table.data.features)
-    name, model = ("lightgbm", BASELINES["lightgbm"]) if readable else ("tf-idf", _tfidf)
+    name, model = ("lightgbm", lightgbm) if readable else ("tf-idf", _tfidf)
     test = table.parts == "test"
     happened = table.events[test]
-    risk = model(_with_texts(table), table.events, table.parts, table.data, table.seed)[test]
+    risk = model(LabelledRows(_with_texts(table), table.events, table.parts, table.data, table.seed))[test]
     ranked = area(happened, risk)
     low = ranked - 1.96 * standard_error(ranked, int(happened.sum()), int((1 - happened).sum()))
     enough = min(happened.sum(), (1 - happened).sum()) >= FEW
@@ -78,7 +77,7 @@ def audit_permutation(
         shuffled = draw.permutation(events[first])[group]
         if any(shuffled[parts == part].min() == shuffled[parts == part].max() for part in PARTS):
             continue  # a part of one outcome cannot be judged
-        risk = model(frame, shuffled, parts, table.data, table.seed)[test]
+        risk = model(LabelledRows(frame, shuffled, parts, table.data, table.seed))[test]
         shuffled_areas.append(area(shuffled[test], risk))
         true_areas.append(area(events[test], risk))
     if len(shuffled_areas) < 2:
@@ -98,11 +97,11 @@ def audit_permutation(
     return [Finding("permutation", "leak", f"{what}, where 0.5 is expected: {why}", numbers)]
 
 
-def _tfidf(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig, seed: int) -> NDArray[np.float64]:
+def _tfidf(rows: LabelledRows) -> NDArray[np.float64]:
     """Logistic regression on the TF-IDF weights of column `TEXT`, both fitted on the training
     part."""
-    train, texts = parts == "train", frame[TEXT].to_numpy()
+    train, texts = rows.train, rows.frame[TEXT].to_numpy()
     words = TfidfVectorizer(token_pattern=r"[^\s,;:]+", max_features=20_000).fit(texts[train])
     weights = words.transform(texts)
-    model = LogisticRegression(max_iter=200).fit(weights[train], events[train])
+    model = LogisticRegression(max_iter=200).fit(weights[train], rows.events[train])
     return np.asarray(model.predict_proba(weights)[:, 1])

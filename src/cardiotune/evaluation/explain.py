@@ -6,6 +6,7 @@ together: a language model then shows one progress bar, and a table model is fit
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from numpy.typing import NDArray
 from cardiotune.data import schema
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.serialize import serialize_rows
-from cardiotune.data.split import Parts, cluster_numbers
+from cardiotune.data.split import cluster_numbers
 from cardiotune.data.subsample import stratified_rows
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.intervals import around, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.probes import Score, with_values
-from cardiotune.models.baselines import Baseline, row_weights
+from cardiotune.models.baselines import Baseline, LabelledRows, row_weights
 from cardiotune.settings import DataConfig, SerializeConfig
 
 Array = NDArray[np.float64]
@@ -54,25 +55,24 @@ def language_risk(score: Score, order: Sequence[str], data: DataConfig, serializ
     return risk_of
 
 
-def table_risk(
-    baseline: Baseline, frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataConfig, seed: int
-) -> RiskOf:
-    """The risks of a comparator such as LightGBM, fitted on the training part of `frame` at every
+def table_risk(baseline: Baseline, known: LabelledRows) -> RiskOf:
+    """The risks of a comparator such as LightGBM, fitted on the training part of `known` at every
     call.
 
     The rows to be scored are laid below the others as rows of the test part. Comparators learn
     nothing from that part, so it is the model of the report, and the outcomes written for these
     rows are never read.
     """
+    frame, data = known.frame, known.data
     names = [*data.inputs, *(name for name in (data.name_of("group"), WEIGHT) if name in frame.columns)]
-    known = frame.select(names)
+    frame = frame.select(names)
 
     def risk_of(rows: pl.DataFrame) -> Array:
         below = rows.select(names)
-        both = pl.concat([known, below])
-        all_parts = np.concatenate([parts, np.full(below.height, "test", dtype=parts.dtype)])
-        all_events = np.concatenate([events, np.zeros(below.height, dtype=events.dtype)])
-        return np.asarray(baseline(both, all_events, all_parts, data, seed)[known.height :])
+        parts = np.concatenate([known.parts, np.full(below.height, "test", dtype=known.parts.dtype)])
+        events = np.concatenate([known.events, np.zeros(below.height, dtype=known.events.dtype)])
+        both = replace(known, frame=pl.concat([frame, below]), events=events, parts=parts)
+        return np.asarray(baseline(both)[frame.height :])
 
     return risk_of
 

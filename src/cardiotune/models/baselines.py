@@ -10,11 +10,23 @@ inverse-probability-of-censoring weights count by them.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import lightgbm as gbm
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_selection import chi2
+from sklearn.impute import MissingIndicator, SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
 
 from cardiotune.data import roles
 from cardiotune.data.cohort import WEIGHT
@@ -43,12 +55,55 @@ TREE_TERMS, TREE_ROWS = 2000, 20
 many, those that go most with the outcome of the training part."""
 AGE_AND_SEX: tuple[Meaning, ...] = ("age", "sex")
 Array = NDArray[np.float64]
-Baseline = Callable[[pl.DataFrame, NDArray[np.int_], Parts, DataConfig, int], Array]
+Mask = NDArray[np.bool_]
 
 
-def prevalence(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int) -> Array:
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows of a table with outcomes and parts, as a comparator learns from them and scores them."""
+
+    frame: pl.DataFrame
+    """The columns of the dictionary, typed; of a cohort with censoring `WEIGHT` too."""
+    events: NDArray[np.int_]
+    """(rows,) 0 or 1. Of the training part alone, and of validation for what is chosen on it."""
+    parts: Parts
+    """(rows,) as in `cardiotune.data.split`."""
+    data: DataConfig
+    seed: int = 0
+
+    @cached_property
+    def train(self) -> Mask:
+        """(rows,) whether a row is learned from."""
+        return np.asarray(self.parts == "train")
+
+    @cached_property
+    def weights(self) -> Array | None:
+        """(rows,) how much each counts; None when all count the same."""
+        return row_weights(self.frame)
+
+    @cached_property
+    def groups(self) -> NDArray[np.int_] | None:
+        """(training rows,), as `groups_of`."""
+        return groups_of(self.frame, self.data, np.flatnonzero(self.train))
+
+
+Baseline = Callable[[LabelledRows], Array]
+"""Rows -> their risks (rows,), learned on the training part."""
+BASELINES: dict[str, Baseline] = {}
+"""The comparators that read the table alone, by name: each function below that `baseline`
+marks."""
+
+
+def baseline(function: Baseline) -> Baseline:
+    """Registers a function as the comparator of its name."""
+    BASELINES[function.__name__] = function
+    return function
+
+
+@baseline
+def prevalence(rows: LabelledRows) -> Array:
     """The training part's share of events, for every row."""
-    return _prevalence(events, parts, row_weights(frame))
+    return _prevalence(rows.events, rows.parts, rows.weights)
 
 
 def row_weights(frame: pl.DataFrame) -> Array | None:
@@ -62,6 +117,10 @@ def prevalence_because(reason: str, events: NDArray[np.int_], parts: Parts, weig
     return _prevalence(events, parts, weights)
 
 
+def _nothing_to_read(name: str, rows: LabelledRows) -> Array:
+    return prevalence_because(NOTHING_TO_READ.format(name), rows.events, rows.parts, rows.weights)
+
+
 def _prevalence(events: NDArray[np.int_], parts: Parts, weights: Array | None) -> Array:
     rows = parts == "train"
     share = np.average(events[rows], weights=None if weights is None else weights[rows])
@@ -69,40 +128,30 @@ def _prevalence(events: NDArray[np.int_], parts: Parts, weights: Array | None) -
         return np.full(len(events), share)
 
 
-def logistic_regression(
-    frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int
-) -> Array:
+@baseline
+def logistic_regression(rows: LabelledRows) -> Array:
     """L2 logistic regression (C = 1): medians and an indicator for missing numbers, scaling,
     one-hot categories, TF-IDF."""
-    rows = parts == "train"
-    columns = _columns(frame, data, rows, data.features)
-    if columns.empty:
-        return prevalence_because(NOTHING_TO_READ.format("logistic regression"), events, parts, row_weights(frame))
-    return _regression(
-        columns, events, rows, None, row_weights(frame), groups_of(frame, data, np.flatnonzero(rows)), seed
-    )
+    columns = _columns(rows, rows.data.features)
+    return _nothing_to_read("logistic regression", rows) if columns.empty else _regression(columns, rows)
 
 
-def age_sex_logistic_regression(
-    frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int
-) -> Array:
+@baseline
+def age_sex_logistic_regression(rows: LabelledRows) -> Array:
     """`logistic_regression` on age and sex alone: what everybody knows about a patient before any
     measurement."""
-    rows, name = parts == "train", "age and sex logistic regression"
-    found = age_and_sex(data)
+    name, found = "age and sex logistic regression", age_and_sex(rows.data)
     if not found:
         hint = "give a feature column `meaning: age`, or `phrase: age`, and another `meaning: sex`"
-        return prevalence_because(
-            f"{name}: the dictionary names neither age nor sex ({hint})", events, parts, row_weights(frame)
-        )
+        reason = f"{name}: the dictionary names neither age nor sex ({hint})"
+        return prevalence_because(reason, rows.events, rows.parts, rows.weights)
     if len(found) == 1:
         log.warning("%s: of age and sex the dictionary names one alone, column %s", name, found[0])
-    return _regression(_columns(frame, data, rows, found), events, rows, weights=row_weights(frame))
+    return _regression(_columns(rows, found), rows)
 
 
-def spline_regression(
-    frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int
-) -> Array:
+@baseline
+def spline_regression(rows: LabelledRows) -> Array:
     """`logistic_regression` with a cubic spline for every number of three values or more: curves,
     no interactions.
 
@@ -111,15 +160,11 @@ def spline_regression(
     the B-splines, unscaled; on the truncated powers of the textbook it holds so little that Statlog
     heart, with 161 training rows, lost 0.05 of log-loss.
     """
-    rows = parts == "train"
-    columns = _columns(frame, data, rows, data.features)
+    columns = _columns(rows, rows.data.features)
     if columns.empty:
-        return prevalence_because(NOTHING_TO_READ.format("spline regression"), events, parts, row_weights(frame))
-    knots = {column: knots_of(columns.matrix[rows, column]) for column in range(columns.numbers)}
-    curves = {column: at for column, at in knots.items() if len(at) > 2}
-    return _regression(
-        columns, events, rows, curves, row_weights(frame), groups_of(frame, data, np.flatnonzero(rows)), seed
-    )
+        return _nothing_to_read("spline regression", rows)
+    knots = {column: knots_of(columns.matrix[rows.train, column]) for column in range(columns.numbers)}
+    return _regression(columns, rows, {column: at for column, at in knots.items() if len(at) > 2})
 
 
 def knots_of(values: Array) -> Array:
@@ -138,57 +183,46 @@ def knots_of(values: Array) -> Array:
     return knots if len(knots) > 2 else np.unique(np.quantile(np.unique(known), shares, method="inverted_cdf"))
 
 
-def _regression(
-    columns: "_Columns",
-    events: NDArray[np.int_],
-    rows: NDArray[np.bool_],
-    knots: dict[int, Array] | None = None,
-    weights: Array | None = None,
-    groups: NDArray[np.int_] | None = None,
-    seed: int = 0,
-) -> Array:
-    """(rows,) risks, fitted on `rows`; columns that have knots get a curve. `groups`, of the fitted
-    rows, and `seed` part those on which the scale of words is chosen, where there are words.
-    """
-    from sklearn.compose import ColumnTransformer
-    from sklearn.impute import MissingIndicator, SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
+def _regression(columns: "_Columns", rows: LabelledRows, knots: dict[int, Array] | None = None) -> Array:
+    """(rows,) risks, fitted on the training part; columns that have knots get a curve."""
+    matrix, terms = columns.matrix, columns.terms
+    encoder, model = _encoder(columns, knots or {}), LogisticRegression(max_iter=2000)
 
-    knots = knots or {}
-    matrix, first, terms = columns
-    straight = [column for column in range(first) if column not in knots]
-    numbers = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-    steps: list[Any] = [
-        ("numbers", make_pipeline(numbers, StandardScaler()), straight),
-        ("missing", MissingIndicator(error_on_new=False), list(knots)),
-        ("categories", OneHotEncoder(handle_unknown="ignore"), list(range(first, matrix.shape[1]))),
-    ]
-    for column, at in knots.items():
-        curve = SplineTransformer(knots=at[:, None], extrapolation="linear")
-        steps.append((f"curve {column}", make_pipeline(SimpleImputer(strategy="median"), curve), [column]))
-    encoder, model = ColumnTransformer(steps), LogisticRegression(max_iter=2000)
-
-    def read(known: NDArray[np.bool_] | slice, fit: bool = False) -> Any:
+    def read(known: Mask | slice, fit: bool = False) -> Any:
         """The columns of these rows, ready for the regression; None without any."""
         if not matrix.shape[1]:
             return None
         return encoder.fit_transform(matrix[known]) if fit else encoder.transform(matrix[known])
 
-    counts, known = None if weights is None else weights[rows], read(rows, fit=True)
+    train, events = rows.train, rows.events[rows.train]
+    counts, known = None if rows.weights is None else rows.weights[train], read(train, fit=True)
     scale = 0.0
     if terms is not None:
-        scale = _term_scale(known, terms[rows], events[rows], counts, groups, seed)
-    model.fit(_beside(known, terms, rows, scale), events[rows], sample_weight=counts)
-    with scoring(len(rows)):
+        scale = _term_scale(known, terms[train], events, counts, rows.groups, rows.seed)
+    model.fit(_beside(known, terms, train, scale), events, sample_weight=counts)
+    with scoring(len(train)):
         return np.asarray(model.predict_proba(_beside(read(slice(None)), terms, slice(None), scale))[:, 1])
+
+
+def _encoder(columns: "_Columns", knots: dict[int, Array]) -> ColumnTransformer:
+    """From the matrix of columns to numbers without gaps: medians, scaling, indicators, one-hot
+    codes, curves."""
+    first = columns.numbers
+    straight = [column for column in range(first) if column not in knots]
+    numbers = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+    steps: list[Any] = [
+        ("numbers", make_pipeline(numbers, StandardScaler()), straight),
+        ("missing", MissingIndicator(error_on_new=False), list(knots)),
+        ("categories", OneHotEncoder(handle_unknown="ignore"), list(range(first, columns.matrix.shape[1]))),
+    ]
+    for column, at in knots.items():
+        curve = SplineTransformer(knots=at[:, None], extrapolation="linear")
+        steps.append((f"curve {column}", make_pipeline(SimpleImputer(strategy="median"), curve), [column]))
+    return ColumnTransformer(steps)
 
 
 def _beside(columns: Any, terms: Any, rows: Any, scale: float) -> Any:
     """Columns and, where there are some, the terms of these rows behind them."""
-    from scipy import sparse
-
     if terms is None:
         return columns
     scaled = scale * terms[rows]
@@ -205,9 +239,6 @@ def _term_scale(
 ) -> float:
     """The one of `TERM_SCALES` with the least log-loss in cross-validation of the training rows; 1
     with too few of them."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-
     some = stratified_rows(events, SCALE_ROWS, seed)
     y_true, counts = events[some], None if weights is None else weights[some]
     parted = folds(y_true, None if groups is None else groups[some], seed)
@@ -231,8 +262,6 @@ def folds(
 ) -> list[tuple[NDArray[np.int_], NDArray[np.int_]]]:
     """(rows to fit on, rows held out) of each fold; each row is held out once, and a group in one
     fold."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
     everything = np.arange(len(events))
     most = min(FOLDS, events.sum(), (1 - events).sum(), len(events) if groups is None else len(np.unique(groups)))
     if most < 2:
@@ -264,22 +293,20 @@ def age_and_sex(data: DataConfig) -> list[str]:
 # boosted trees
 
 
-def lightgbm(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: DataConfig, seed: int) -> Array:
+@baseline
+def lightgbm(rows: LabelledRows) -> Array:
     """Gradient-boosted trees, rate 0.03, stopped on the validation part's log-loss; its own
     categories and missing, and words."""
-    from lightgbm import Dataset, early_stopping
-    from lightgbm import train as boost
-
-    train, validation = parts == "train", parts == "validation"
-    columns = _columns(frame, data, train, data.features)
+    train, validation, events = rows.train, rows.parts == "validation", rows.events
+    columns = _columns(rows, rows.data.features)
     matrix, first = columns.for_trees(events, train), columns.numbers
     if not matrix.shape[1]:
-        return prevalence_because(NOTHING_TO_READ.format("LightGBM"), events, parts, row_weights(frame))
+        return _nothing_to_read("LightGBM", rows)
     settings = {
         "objective": "binary",
         "metric": "binary_logloss",
         "learning_rate": 0.03,
-        "seed": seed,
+        "seed": rows.seed,
         "deterministic": True,
         "force_row_wise": True,
         "verbosity": -1,
@@ -288,24 +315,13 @@ def lightgbm(frame: pl.DataFrame, events: NDArray[np.int_], parts: Parts, data: 
         "min_data_per_group": int(np.clip(train.sum() // 20, 1, 100)),
     }
     categories = list(range(first, columns.matrix.shape[1]))
-    weights = row_weights(frame)
-    counts = [None if weights is None else weights[rows] for rows in (train, validation)]
-    known = Dataset(matrix[train], events[train], weight=counts[0], categorical_feature=categories, params=settings)
-    watched = Dataset(matrix[validation], events[validation], weight=counts[1], reference=known, params=settings)
-    stop = early_stopping(PATIENCE, verbose=False)
-    booster = boost(settings, known, MAX_TREES, valid_sets=[watched], callbacks=[stop])
-    with scoring(len(parts)):
+    counts = [None if rows.weights is None else rows.weights[part] for part in (train, validation)]
+    known = gbm.Dataset(matrix[train], events[train], weight=counts[0], categorical_feature=categories, params=settings)
+    watched = gbm.Dataset(matrix[validation], events[validation], weight=counts[1], reference=known, params=settings)
+    stop = gbm.early_stopping(PATIENCE, verbose=False)
+    booster = gbm.train(settings, known, MAX_TREES, valid_sets=[watched], callbacks=[stop])
+    with scoring(len(train)):
         return np.asarray(booster.predict(matrix, num_iteration=booster.best_iteration))
-
-
-BASELINES: dict[str, Baseline] = {
-    "prevalence": prevalence,
-    "age_sex_logistic_regression": age_sex_logistic_regression,
-    "logistic_regression": logistic_regression,
-    "spline_regression": spline_regression,
-    "lightgbm": lightgbm,
-}
-"""The comparators that read the table alone."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -332,24 +348,19 @@ class _Columns(NamedTuple):
     def for_trees(self, events: NDArray[np.int_], train: NDArray[np.bool_]) -> Any:
         """(rows, columns) with the terms that trees can use behind the others; sparse when there
         are some."""
-        from scipy import sparse
-
         if self.terms is None:
             return self.matrix
         frequent = np.flatnonzero(self.terms[train].getnnz(axis=0) >= TREE_ROWS)
         if len(frequent) > TREE_TERMS:
-            from sklearn.feature_selection import chi2
-
             scores = chi2(self.terms[train][:, frequent], events[train])[0]
             frequent = np.sort(frequent[np.argsort(-scores, kind="stable")[:TREE_TERMS]])
         return sparse.hstack([sparse.csr_matrix(self.matrix), self.terms[:, frequent]], format="csr")
 
 
-def _columns(frame: pl.DataFrame, data: DataConfig, train: NDArray[np.bool_], features: Sequence[str]) -> _Columns:
-    """The features of all rows, each as its type is encoded; what there is to learn is learned on
-    `train` (rows,)."""
-    from scipy import sparse
-
+def _columns(rows: LabelledRows, features: Sequence[str]) -> _Columns:
+    """These features of all rows, each as its type is encoded; what there is to learn is learned on
+    the training part."""
+    frame, data, train = rows.frame, rows.data, rows.train
     dictionary = {name: data.columns[name] for name in features}
     read = [ENCODINGS[c.kind.encoding].of(frame[name], c, train) for name, c in dictionary.items()]
     columns = [number for encoded in read for number in encoded.numbers]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
 
 from cardiotune.errors import DataError, ModelError
 from cardiotune.models.logistic import most_probable, sigmoid
@@ -183,8 +184,6 @@ def _maximum_a_posteriori(
 
 
 def _isotonic(logits: Array, y_true: Array, weight: Array | None) -> Calibrator:
-    from sklearn.isotonic import IsotonicRegression
-
     rising = IsotonicRegression(out_of_bounds="clip").fit(logits, y_true, sample_weight=weight)
     # Off 0 and 1: a group of rows without events does not prove that there never is one.
     margin = 1 / (len(y_true) + 2)

@@ -19,7 +19,7 @@ from cardiotune.data.split import UNUSED
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import DataError
 from cardiotune.models import calibrate, generation, thresholds
-from cardiotune.models.baselines import BASELINES, prevalence, row_weights
+from cardiotune.models.baselines import BASELINES, LabelledRows, prevalence
 from cardiotune.models.costs import clock, scoring, starting
 from cardiotune.models.language import LanguageScorer, choose_examples, probabilities, progress
 from cardiotune.models.logistic import logit
@@ -78,13 +78,14 @@ class CohortRisks:
         self.run = run
         self.config = config
         self.prepared = prepared
-        self.frame, self.events, self.parts = prepared.cohort.frame, prepared.cohort.events, prepared.parts
+        frame, events, parts = prepared.cohort.frame, prepared.cohort.events, prepared.parts
         if others := prepared.censored:  # behind the cohort, in a part that nothing is learned from
-            self.frame = pl.concat([self.frame, others.frame])
-            self.events = np.concatenate([self.events, np.zeros(others.frame.height, int)])
+            frame = pl.concat([frame, others.frame])
+            events = np.concatenate([events, np.zeros(others.frame.height, int)])
             asked = np.isin(others.parts, config.evaluation.parts)
-            self.parts = np.concatenate([self.parts, np.where(asked, CENSORED, UNUSED)])
-        self.weights = row_weights(self.frame)
+            parts = np.concatenate([parts, np.where(asked, CENSORED, UNUSED)])
+        self.rows = LabelledRows(frame, events, parts, config.data, config.seed)
+        self.events, self.parts = events, parts
         # The validation part is always scored: calibration, thresholds and stacking learn on it.
         self.scored = np.flatnonzero(np.isin(self.parts, [*config.evaluation.parts, CALIBRATED_ON, CENSORED]))
         self.calibrators: dict[str, calibrate.Calibrator] = {}
@@ -159,20 +160,19 @@ class CohortRisks:
 
     def _weights_of(self, rows: NDArray[Any]) -> Array | None:
         """How much each of these rows counts; None when all count the same."""
-        return None if self.weights is None else self.weights[rows]
+        return None if self.rows.weights is None else self.rows.weights[rows]
 
     @makes(*BASELINES)
     def _of_the_table(self, name: str) -> Risks:
-        return _same(BASELINES[name](self.frame, self.events, self.parts, self.config.data, self.config.seed))
+        return _same(BASELINES[name](self.rows))
 
     @makes("tfidf")
     def _of_the_text(self, name: str) -> Risks:
-        return _same(tfidf(self.prepared.all_texts, self.events, self.parts, self.config.seed, self.weights))
+        return _same(tfidf(self.prepared.all_texts, self.events, self.parts, self.rows.weights))
 
     @makes("stacked")
     def _stacked(self, name: str) -> Risks:
-        data, seed = self.config.data, self.config.seed
-        return _same(stacked(self.frame, self.events, self.parts, data, self.tuned_logits, seed))
+        return _same(stacked(self.rows, self.tuned_logits))
 
     @makes("zero_shot", "few_shot")
     def _prompted(self, name: str) -> Risks:
@@ -198,7 +198,7 @@ class CohortRisks:
             training = np.sort(draw.choice(training, EMBEDDING_ROWS, replace=False))
         rows = np.union1d(training, self.scored)
         states = self.base.states(self._tokens(self.base).take(rows), what="embedding")
-        risks = embedding(states, self.events[rows], self.parts[rows], self.config.seed, self._weights_of(rows))
+        risks = embedding(states, self.events[rows], self.parts[rows], self._weights_of(rows))
         out = np.full(len(self.parts), np.nan)
         out[rows] = risks
         return _same(out)
@@ -223,7 +223,7 @@ class CohortRisks:
         judged = generation.judge(parsed[test], self.events[rows], self._weights_of(rows))
         if world()[0] == 0:
             self.run.update_manifest(free_generation=judged)
-        share = prevalence(self.frame, self.events, self.parts, self.config.data, self.config.seed)[0]
+        share = prevalence(self.rows)[0]
         return _same(self._spread(generation.risks(parsed, float(share))))
 
     @makes(*PUBLISHED)
@@ -231,9 +231,8 @@ class CohortRisks:
         """A published score, raw, and recalibrated on the validation part: it was made for other
         people and outcomes."""
         held, region = self.parts == CALIBRATED_ON, self.config.evaluation.score2_region
-        columns, training = self.config.data.columns, self.parts == "train"
-        with scoring(self.frame.height):
-            raw = completed_risks(self.frame, columns, name, training, region)
+        with scoring(len(self.parts)):
+            raw = completed_risks(self.rows.frame, self.config.data.columns, name, self.rows.train, region)
         logits = logit(raw)
         try:
             outcomes = self.events[held].astype(float)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cardiotune.models.costs import scoring
 
@@ -23,8 +24,6 @@ def tfidf_terms(texts: Sequence[str], train: NDArray[np.bool_]) -> Any:
     scale. A word that training has not is passed over. Manning et al., Introduction to Information
     Retrieval 2008, sections 6.2 and 6.4.1.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     terms = TfidfVectorizer(
         ngram_range=(1, 2), token_pattern=TOKEN, min_df=2, max_features=MAX_TERMS, sublinear_tf=True
     )

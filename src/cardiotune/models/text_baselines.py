@@ -8,23 +8,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
 
 from cardiotune.data.split import Parts
 from cardiotune.errors import ModelError
 from cardiotune.models.baselines import (
+    LabelledRows,
     folds,
     groups_of,
     lightgbm,
     logistic_regression,
     prevalence_because,
-    row_weights,
 )
 from cardiotune.models.costs import scoring
 from cardiotune.models.logistic import logit, most_probable, sigmoid
 from cardiotune.models.terms import tfidf_terms
-from cardiotune.settings import DataConfig
 
 Array = NDArray[np.float64]
 Events = NDArray[np.int_]
@@ -38,8 +39,8 @@ WEIGHT_SD = 0.25
 decide it."""
 
 
-def tfidf(texts: Sequence[str], events: Events, parts: Parts, seed: int, counts: Array | None = None) -> Array:
-    """(rows,) risks: logistic regression on `tfidf_terms`. Deterministic whatever the seed.
+def tfidf(texts: Sequence[str], events: Events, parts: Parts, counts: Array | None = None) -> Array:
+    """(rows,) risks: logistic regression on `tfidf_terms`.
 
     C is that of the least log-loss in the validation part. `counts` (rows,): how much each row
     counts, by default 1.
@@ -50,18 +51,13 @@ def tfidf(texts: Sequence[str], events: Events, parts: Parts, seed: int, counts:
     return _least_validation_loss(terms, events, parts, TEXT_PENALTIES, counts)
 
 
-def embedding(
-    states: NDArray[np.floating[Any]], events: Events, parts: Parts, seed: int, counts: Array | None = None
-) -> Array:
-    """(rows,) risks: logistic regression on frozen hidden states, a linear probe. Deterministic
-    whatever the seed.
+def embedding(states: NDArray[np.floating[Any]], events: Events, parts: Parts, counts: Array | None = None) -> Array:
+    """(rows,) risks: logistic regression on frozen hidden states, a linear probe.
 
     states: (rows, width), of any scale: standardized on the training part. C is that of the least
     log-loss in the validation part. Alain & Bengio, arXiv 1610.01644. `counts` (rows,): how much
     each row counts, by default 1. Raises ModelError for states that are not finite.
     """
-    from sklearn.preprocessing import StandardScaler
-
     if not np.isfinite(states).all():
         raise ModelError("embedding: hidden states that are not finite; score with model.score_dtype=float32")
     train = parts == "train"
@@ -75,9 +71,6 @@ def _least_validation_loss(
 ) -> Array:
     """(rows,) risks of the L2 logistic regression, fitted on training, whose C is the best; at a
     tie the smallest C."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-
     train, validation = parts == "train", parts == "validation"
     known, outcomes = matrix[train], events[train]
     fitted, judged = (None if counts is None else counts[rows] for rows in (train, validation))
@@ -93,7 +86,7 @@ def _least_validation_loss(
         return np.asarray(model.predict_proba(matrix)[:, 1])
 
 
-def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig, logits: Array, seed: int) -> Array:
+def stacked(rows: LabelledRows, logits: Array) -> Array:
     """(rows,) risks of the tuned model and the columns together: whether the one knows what the
     other does not.
 
@@ -117,20 +110,20 @@ def stacked(frame: pl.DataFrame, events: Events, parts: Parts, data: DataConfig,
 
     Raises ModelError for logits of validation or test rows that are not finite.
     """
+    events, parts, counts = rows.events, rows.parts, rows.weights
     if not np.isfinite(logits[np.isin(parts, ("validation", "test"))]).all():
         raise ModelError("stacked: logits of the tuned model that are not finite; score with model.score_dtype=float32")
-    columns = [logit(fit(frame, events, parts, data, seed)) for fit in (logistic_regression, lightgbm)]
+    columns = [logit(fit(rows)) for fit in (logistic_regression, lightgbm)]
     sources = np.column_stack([logits, *(found for found in columns if np.ptp(found))])
     validation = np.flatnonzero(parts == "validation")
-    counts = row_weights(frame)
 
-    def weights_of(rows: Events) -> Array:
-        return _weights(sources[rows], events[rows], None if counts is None else counts[rows])
+    def weights_of(some: Events) -> Array:
+        return _weights(sources[some], events[some], None if counts is None else counts[some])
 
     fitted = weights_of(validation)
     with scoring(len(parts)):
         risks = _combine(sources, fitted)
-    for others, held in folds(events[validation], groups_of(frame, data, validation), seed):
+    for others, held in folds(events[validation], groups_of(rows.frame, rows.data, validation), rows.seed):
         fitted = weights_of(validation[others])
         risks[validation[held]] = _combine(sources[validation[held]], fitted)
     return risks
