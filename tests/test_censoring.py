@@ -18,6 +18,7 @@ from cardiotune.evaluation.censoring import (
     judge_censored,
     observed_by_risk,
 )
+from cardiotune.evaluation.judgement import Estimate, Weights
 
 HORIZON = 3650.0
 
@@ -147,7 +148,7 @@ def test_without_censoring_every_row_weighs_1() -> None:
     time, status = np.array([10.0, 20, 4000, 4000]), np.array([1, 2, 0, 1])
     found = at_horizon(time, status, HORIZON)
     assert found.weight.tolist() == [1, 1, 1, 1] and found.y_true.tolist() == [1, 0, 0, 0]
-    assert describe_weights(found.weight, 4) == {"n": 4, "n_known": 4, "largest_weight": 1.0, "effective_n": 4.0}
+    assert describe_weights(found.weight, 4) == Weights(n=4, n_known=4, largest_weight=1.0, effective_n=4.0)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -218,15 +219,13 @@ def test_judged_with_intervals() -> None:
         "net_benefit at 0.1",
     }
     for name, entry in found.items():
-        low, high = entry["ci"]
-        assert low < entry["value"] < high or name == "ici", name
+        low, high = entry.ci or ()
+        assert low < entry.value < high or name == "ici", name
     for name, best in {"observed_expected": 1, "calibration_slope": 1, "calibration_intercept": 0}.items():
-        low, high = found[name]["ci"]
+        low, high = found[name].ci or ()
         assert low < best < high, "these risks are the true ones"
     weights = at_horizon(people["time"], people["status"], HORIZON)
-    assert found["auroc"]["value"] == pytest.approx(
-        float(metrics.auroc(weights.y_true, people["risk"], weights.weight))
-    )
+    assert found["auroc"].value == pytest.approx(float(metrics.auroc(weights.y_true, people["risk"], weights.weight)))
     again = judge_censored(people["time"], people["status"], people["risk"], HORIZON, replicates=200, seed=1)
     assert again["auroc"] == found["auroc"]
 
@@ -234,11 +233,7 @@ def test_judged_with_intervals() -> None:
 def test_a_constant_risk_has_no_slope_and_says_why() -> None:
     people = followed(300, 10)
     found = judge_censored(people["time"], people["status"], np.full(300, 0.1), HORIZON, replicates=100)
-    assert found["calibration_slope"] == {
-        "value": None,
-        "ci": None,
-        "reason": "the model gives every row the same risk",
-    }
+    assert found["calibration_slope"] == Estimate(None, None, "the model gives every row the same risk")
 
 
 @pytest.mark.slow
@@ -252,7 +247,7 @@ def test_intervals_cover_the_truth() -> None:
         people = followed(600, 100 + seed)
         found = judge_censored(people["time"], people["status"], people["risk"], HORIZON, replicates=200, seed=seed)
         for name, value in truth.items():
-            low, high = found[name]["ci"]
+            low, high = found[name].ci or ()
             hits[name] += low <= value <= high
     assert all(0.90 <= count / 200 <= 0.99 for count in hits.values()), hits
 
@@ -288,14 +283,14 @@ def slow_kaplan_meier(time: np.ndarray, happened: np.ndarray, horizon: float) ->
 def test_observed_risk_is_kaplan_meier_and_follows_true_risks() -> None:
     people = followed(12_000, 13)
     found = observed_by_risk(people["time"], people["status"], people["risk"], HORIZON)
-    assert len(found) == 10 and sum(group["n"] for group in found) == 12_000
+    assert len(found) == 10 and sum(group.n for group in found) == 12_000
     edges = np.quantile(people["risk"], [0.9])
     rows = people["risk"] >= edges[0]
     expected = slow_kaplan_meier(people["time"][rows], people["status"][rows] == 1, HORIZON)
-    assert found[-1]["observed"] == pytest.approx(expected)
-    risks = [group["risk"] for group in found]
+    assert found[-1].observed == pytest.approx(expected)
+    risks = [group.risk for group in found]
     assert risks == sorted(risks)
-    inside = sum(group["ci"][0] <= group["risk"] <= group["ci"][1] for group in found)
+    inside = sum(group.ci[0] <= group.risk <= group.ci[1] for group in found)
     assert inside >= 8, "true risks lie in the intervals"
 
 
@@ -304,17 +299,17 @@ def test_other_deaths_lower_the_observed_risk() -> None:
     incidence does not."""
     people = followed(20_000, 14, days=0, competing=0.1)
     (group,) = observed_by_risk(people["time"], people["status"], people["risk"], HORIZON, groups=1)
-    assert group["observed"] == pytest.approx(people["truth"].mean(), abs=0.006)
+    assert group.observed == pytest.approx(people["truth"].mean(), abs=0.006)
     as_if_censored = slow_kaplan_meier(people["time"].round(-2), people["status"] == 1, HORIZON)
-    assert as_if_censored > group["observed"] + 0.02
-    assert group["ci"][0] < people["truth"].mean() < group["ci"][1]
+    assert as_if_censored > group.observed + 0.02
+    assert group.ci[0] < people["truth"].mean() < group.ci[1]
 
 
 def test_no_group_has_a_small_count() -> None:
     people = followed(400, 15)
     found = observed_by_risk(people["time"], people["status"], people["risk"], HORIZON)
     assert 1 < len(found) < 10
-    assert all(10 <= group["n_events"] <= group["n"] - 10 for group in found)
+    assert all(10 <= group.n_events <= group.n - 10 for group in found)
     with pytest.raises(DataError, match="needs 10 events and 10 others, found 0 events"):
         observed_by_risk(np.full(50, 9.0), np.zeros(50, int), np.linspace(0, 1, 50), HORIZON)
 

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from cardiotune.errors import ConfigError, DataError, ModelError
-from cardiotune.evaluation.estimates import ALIKE, IN_WORDS
+from cardiotune.evaluation.estimates import ALIKE, NO_PROBABILITY
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
 from cardiotune.evaluation.metrics import auroc
@@ -194,7 +194,7 @@ def test_answers_in_words_have_nothing_to_compare_but_do_not_stop_it(tmp_path: P
     other = make(tmp_path / "b", {"lightgbm": risks(2, 1)})
     entries = compare([run, other], all_models=True, replicates=50)["entries"]
     spoken = next(entry for entry in entries if entry["model"] == "free_generation")
-    assert all(found == {"value": None, "ci": None, "reason": IN_WORDS} for found in spoken["metrics"].values())
+    assert all(found == {"value": None, "ci": None, "reason": NO_PROBABILITY} for found in spoken["metrics"].values())
     assert [entry["model"] for entry in compare([run, other], replicates=50)["entries"]] == ["lightgbm"] * 2
 
 

@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from cardiotune.data.cohort import EVENT, ROW_ID
+from cardiotune.data.cohort import EVENT, ROW_ID, Cohort
+from cardiotune.data.prepare import Prepared
 from cardiotune.data.small_counts import FEW, HIDDEN, SMALL
 from cardiotune.evaluation.disclosure import Known, follows, suppress, withhold
-from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.evaluation.subgroups import subgroups
 from cardiotune.evaluation.table1 import table1, told_beside
 from cardiotune.models.predictions import prediction_rows
@@ -171,9 +172,10 @@ def publish(frame: pl.DataFrame, parts: np.ndarray, together: bool = True) -> tu
     ids = frame[ROW_ID].to_numpy()[test].tolist()
     risk = np.random.default_rng(0).random(len(ids))
     rows = prediction_rows("tuned", ids, ["test"] * len(ids), list(events[test]), risk, risk, 0.5)
-    told = told_beside(frame, events, parts, DATA, named) if together else ()
-    metrics = evaluate_predictions(rows, 5, 0, subgroups=subgroups(frame, DATA, named, BANDS), told=told)
-    return table1(frame, events, parts, DATA), metrics["parts"]["test"]
+    prepared = Prepared(Cohort(frame, []), parts, [], [])
+    told = told_beside(prepared, DATA, named) if together else ()
+    metrics = evaluate_predictions(rows, 5, 0, table=FromTable(subgroups(frame, DATA, named, BANDS), told=told))
+    return table1(prepared, DATA).as_json(), metrics["parts"]["test"]
 
 
 def truth(frame: pl.DataFrame, parts: np.ndarray) -> np.ndarray:

@@ -11,9 +11,10 @@ import pytest
 
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.estimates import ALIKE, SAME, SAME_RISK, Judged
-from cardiotune.evaluation.evaluate import DIFFERENCES, _decide, evaluate_predictions, verdict
-from cardiotune.evaluation.groups import METRICS, judge_groups
+from cardiotune.evaluation.catalogue import DIFFERENCES, NAMES, SUBGROUPS, all_metrics
+from cardiotune.evaluation.estimates import ALIKE, SAME, SAME_RISK
+from cardiotune.evaluation.evaluate import FromTable, _decide, evaluate_predictions, verdict
+from cardiotune.evaluation.groups import judge_groups
 from cardiotune.evaluation.intervals import (
     auroc_interval,
     bootstrap_counts,
@@ -22,6 +23,8 @@ from cardiotune.evaluation.intervals import (
     percentile_interval,
     wilson,
 )
+from cardiotune.evaluation.judged import Judged
+from cardiotune.evaluation.judgement import Estimate, Part
 from cardiotune.evaluation.metrics import Array
 from cardiotune.models.predictions import prediction_rows
 from oracles.ask import ask, golden
@@ -103,8 +106,8 @@ def test_the_schema_is_a_schema_and_accepts_real_output() -> None:
     assert result["schema_version"] == 1
     assert result["interval"]["replicates"] == 100 and result["interval"]["seed"] == 3
     assert set(result["parts"]) == {"test", "validation"}
-    assert set(result["parts"]["test"]["models"]["tuned"]) == set(metrics.NAMES)
-    assert set(SCHEMA["$defs"]["model"]["required"]) == set(metrics.NAMES)
+    assert set(result["parts"]["test"]["models"]["tuned"]) == set(NAMES)
+    assert set(SCHEMA["$defs"]["model"]["required"]) == set(NAMES)
     assert set(SCHEMA["$defs"]["part"]["properties"]["differences"]["additionalProperties"]["required"]) == set(
         DIFFERENCES
     )
@@ -233,7 +236,7 @@ def test_an_interval_that_most_replicates_leave_undefined() -> None:
     risk = np.where(np.arange(60) == np.argmax(y_true), 0.9, 0.1 + 0.01 * np.arange(60) / 60)
     patients = {f"r{row}": row if row > 1 else 0 for row in range(60)}
     rows = predictions(y_true, {"tuned": risk, "lightgbm": noisy(signal, 1, 0)})
-    result = evaluate_predictions(rows, REPLICATES, 0, clusters=patients)
+    result = evaluate_predictions(rows, REPLICATES, 0, table=FromTable(clusters=patients))
     check(result)
     entry = result["parts"]["test"]["models"]["tuned"]["precision"]
     # One row is flagged; a replicate lacks it with a chance of about 1 / e.
@@ -310,7 +313,7 @@ def test_values_are_those_of_the_metrics_at_the_threshold_of_the_rows() -> None:
     y_true, signal = cohort()
     risk = noisy(signal, 1, 0).round(8)
     judged = judge(y_true, {"lightgbm": risk}, threshold=0.3)
-    expected = metrics.all_metrics(y_true.astype(float), risk, threshold=0.3)
+    expected = all_metrics(y_true.astype(float), risk, threshold=0.3)
     assert {name: entry["value"] for name, entry in judged["models"]["lightgbm"].items()} == pytest.approx(
         {name: float(value) for name, value in expected.items()}, abs=1e-9
     )
@@ -417,7 +420,7 @@ def test_patients_with_many_rows_are_resampled_whole() -> None:
     once = evaluate_predictions(predictions(y_true, risks), REPLICATES, 0)
     rows = predictions(np.repeat(y_true, 4), {name: np.repeat(risk, 4) for name, risk in risks.items()})
     patients = {f"r{row}": f"p{row // 4}" for row in range(600)}
-    whole = evaluate_predictions(rows, REPLICATES, 0, clusters=patients)
+    whole = evaluate_predictions(rows, REPLICATES, 0, table=FromTable(clusters=patients))
     apart = evaluate_predictions(rows, REPLICATES, 0)
     check(whole)
     assert whole["interval"]["method"] == "cluster bootstrap, percentile"
@@ -448,14 +451,15 @@ def test_patients_with_one_row_each_change_nothing_but_the_name() -> None:
     rows = predictions(y_true, {"lightgbm": noisy(signal, 1, 0), "tuned": noisy(signal, 1, 1)})
     plain = evaluate_predictions(rows, 50, 0)
     for keys in ({f"r{row}": row for row in range(80)}, {f"r{row}": None for row in range(80)}):
-        assert evaluate_predictions(rows, 50, 0, clusters=keys)["parts"] == plain["parts"]
+        assert evaluate_predictions(rows, 50, 0, table=FromTable(clusters=keys))["parts"] == plain["parts"]
 
 
 @pytest.mark.parametrize("asked", ["clusters", "subgroups"])
 def test_a_row_that_the_table_does_not_know_is_refused(asked: str) -> None:
     known = {f"r{row}": "x" for row in range(59)}
+    table = FromTable(clusters=known) if asked == "clusters" else FromTable({"sex": known})
     with pytest.raises(DataError, match="some predicted rows are not in the table") as caught:
-        evaluate_predictions(rows_of_two_models(), 20, 0, **{asked: known if asked == "clusters" else {"sex": known}})
+        evaluate_predictions(rows_of_two_models(), 20, 0, table=table)
     assert "r59" not in str(caught.value)
 
 
@@ -474,7 +478,7 @@ def test_subgroups_are_judged_as_parts_of_their_own() -> None:
     age = {f"r{row}": ages[row % 4] for row in range(900)}
     sex = {f"r{row}": "woman" if row % 3 else "man" for row in range(900)}
     result = evaluate_predictions(
-        predictions(y_true, risks, threshold=0.3), REPLICATES, 0, subgroups={"Sex": sex, "Age": age}
+        predictions(y_true, risks, threshold=0.3), REPLICATES, 0, table=FromTable({"Sex": sex, "Age": age})
     )
     check(result)
     groups = by_group(result["parts"]["test"])
@@ -486,7 +490,7 @@ def test_subgroups_are_judged_as_parts_of_their_own() -> None:
         assert entry["suppressed"] is False
         y = y_true[rows].astype(float)
         for model, risk in risks.items():
-            alone = metrics.all_metrics(y, risk[rows], threshold=0.3)
+            alone = all_metrics(y, risk[rows], threshold=0.3)
             found = {name: value["value"] for name, value in entry["models"][model].items()}
             assert found == pytest.approx(
                 {
@@ -511,10 +515,10 @@ def check_groups(answer: dict[str, Any]) -> None:
     y_true, risk = np.array(asked["y_true"], float), np.array(asked["y_prob"])
     models = {"tuned": Judged(y_true, risk, asked["threshold"])}
     found = judge_groups(y_true, models, {"x": asked["group"]}, [np.ones((2, len(risk)))])
-    told = {entry["group"]: entry["models"]["tuned"] for entry in found if not entry["suppressed"]}
+    told = {entry.group: entry.models["tuned"] for entry in found if not entry.suppressed}
     assert told.keys() == answer["by_group"].keys() and len(told) > 1
     for group, theirs in answer["by_group"].items():
-        assert {name: told[group][name]["value"] for name in theirs} == pytest.approx(theirs)
+        assert {name: told[group][name].value for name in theirs} == pytest.approx(theirs)
 
 
 def test_subgroups_are_what_fairlearn_said() -> None:
@@ -534,7 +538,7 @@ def grouped(sizes: dict[str, tuple[int, int]]) -> tuple[dict[str, Any], dict[tup
     y_true = [int(place < events) for n, events in sizes.values() for place in range(n)]
     risk = np.random.default_rng(0).random(len(labels))
     keys = {f"r{row}": label for row, label in enumerate(labels)}
-    result = evaluate_predictions(predictions(y_true, {"tuned": risk}), 20, 0, subgroups={"x": keys})
+    result = evaluate_predictions(predictions(y_true, {"tuned": risk}), 20, 0, table=FromTable({"x": keys}))
     check(result)
     return result["parts"]["test"], by_group(result["parts"]["test"])
 
@@ -562,7 +566,7 @@ def test_few_events_or_non_events_of_a_group_are_not_told(events: int) -> None:
     for group in ("a", "b"):
         entry = groups["x", group]
         assert (entry["n"], entry["n_events"], entry["suppressed"]) == (60 if group == "a" else 70, None, True)
-        assert set(entry["models"]["tuned"]) == set(METRICS)
+        assert set(entry["models"]["tuned"]) == set(SUBGROUPS)
         for value in entry["models"]["tuned"].values():
             assert value["value"] is None and value["ci"] is None and value["reason"].startswith("withheld")
     assert groups["x", "c"]["n_events"] == 45
@@ -585,7 +589,7 @@ def test_differences_are_paired() -> None:
     judged = judge(y_true, {"lightgbm": rival, "tuned": tuned})
     counts = np.vstack(list(bootstrap_counts(y_true.astype(float), REPLICATES, 0)))
     for name in DIFFERENCES:
-        both = [metrics.all_metrics(y_true.astype(float), risk, counts)[name] for risk in (tuned, rival)]
+        both = [all_metrics(y_true.astype(float), risk, counts)[name] for risk in (tuned, rival)]
         entry = judged["differences"]["lightgbm"][name]
         assert entry["ci"] == pytest.approx(np.percentile(both[0] - both[1], [2.5, 97.5]), abs=1e-9)
         values = [judged["models"][model][name] for model in ("tuned", "lightgbm")]
@@ -730,16 +734,10 @@ POSITIVE, NEGATIVE = 0.005, -0.005
     ],
 )
 def test_decisions(auroc: float, auroc_ci: Any, log_loss: float, log_loss_ci: Any, decision: str) -> None:
-    differences = {"auroc": {"value": auroc, "ci": auroc_ci}, "log_loss": {"value": log_loss, "ci": log_loss_ci}}
+    differences = {"auroc": Estimate(auroc, auroc_ci), "log_loss": Estimate(log_loss, log_loss_ci)}
     assert _decide(**differences) == decision
-    found = verdict(
-        {
-            "n": 500,
-            "n_events": 250,
-            "models": {"tuned": {"auroc": {"value": 0.7}}, "lightgbm": {"auroc": {"value": 0.7}}},
-            "differences": {"lightgbm": differences},
-        }
-    )
+    models = {name: {"auroc": Estimate(0.7)} for name in ("tuned", "lightgbm")}
+    found = verdict(Part(500, 250, models, differences={"lightgbm": differences})).as_json()
     assert found["decision"] == decision
     words = {
         "better": "beats LightGBM",

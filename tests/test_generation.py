@@ -13,8 +13,8 @@ import torch
 from cardiotune import stages
 from cardiotune.config import load_config, load_model, shipped
 from cardiotune.errors import ModelError
-from cardiotune.evaluation.estimates import IN_WORDS
-from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.estimates import NO_PROBABILITY
+from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.models.generation import (
     UNPARSABLE,
     Generator,
@@ -193,7 +193,7 @@ def part_of(parsed: Any, y_true: Any, threshold: float = 0.5, prevalence: float 
     assert [row["prediction"] for row in rows[: len(ids)]] == [None if p == UNPARSABLE else p for p in parsed]
     named = {"free_generation": [{"name": "low", "value": 0.1}]}
     groups = {"half": {row_id: "ab"[place % 2] for place, row_id in enumerate(ids)}}
-    result = evaluate_predictions(rows, 50, 0, thresholds=named, subgroups=groups)
+    result = evaluate_predictions(rows, 50, 0, thresholds=named, table=FromTable(groups))
     schema = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))
     jsonschema.validate(result, schema)
     part: dict[str, Any] = result["parts"]["test"]
@@ -225,7 +225,7 @@ def test_an_unparsable_answer_is_wrong_whatever_the_outcome_and_the_threshold(
     assert published["f1_weighted"] == pytest.approx(found["f1_weighted"])
     assert published["precision_weighted"] == pytest.approx((found["precision"] + found["npv"]) / 2)
     for name in ("auroc", "auprc", "brier", "log_loss", "calibration_slope", "observed_expected", "ici"):
-        assert part["models"]["free_generation"][name]["reason"] == IN_WORDS, name
+        assert part["models"]["free_generation"][name]["reason"] == NO_PROBABILITY, name
     low = part["thresholds"]["free_generation"][0]
     assert (low["sensitivity"]["value"], low["specificity"]["value"], low["flagged"]["value"]) == (0.4, 0.3, 0.25)
     assert low["net_benefit"]["value"] == pytest.approx((8 - 2 / 9) / 40)
@@ -236,7 +236,7 @@ def test_an_unparsable_answer_is_wrong_whatever_the_outcome_and_the_threshold(
     for group in part["subgroups"]:  # every second row: 10 events, of which 4 are found
         assert group["models"]["free_generation"]["sensitivity"]["value"] == pytest.approx(0.4)
         assert group["models"]["free_generation"]["fnr"]["value"] == pytest.approx(0.6)
-        assert group["models"]["free_generation"]["auroc"]["reason"] == IN_WORDS
+        assert group["models"]["free_generation"]["auroc"]["reason"] == NO_PROBABILITY
 
 
 def test_all_answers_and_none_parsed() -> None:

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.estimates import ONE_CLUSTER, Judged, estimate
-from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.catalogue import NAMES
+from cardiotune.evaluation.estimates import ONE_CLUSTER, estimate
+from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.evaluation.intervals import auroc_interval, ratio_interval, symmetric_interval, wilson, worth
+from cardiotune.evaluation.judged import Judged
 from cardiotune.evaluation.metrics import Array
 from cardiotune.models.predictions import prediction_rows
 from cardiotune.report.curves import Resampling, calibration_band, calibration_points, curve_risks, roc_band
@@ -43,8 +45,9 @@ def judged(
         for row in prediction_rows(model, ids, ["test"] * len(ids), y_true, risk, risk**2, 0.5, weight, clusters)
     ]
     named = {model: [{"name": str(value), "value": value} for value in (0.1, 0.5, 1.0)] for model in risks}
-    groups = None if group is None else {"site": dict(zip(ids, group, strict=True))}
-    result = evaluate_predictions(rows, replicates, 0, stratified, named, groups, horizon_days=3652)
+    groups = {} if group is None else {"site": dict(zip(ids, group, strict=True))}
+    table = FromTable(groups, horizon_days=3652)
+    result = evaluate_predictions(rows, replicates, 0, stratified, named, table)
     VALIDATOR.validate(json.loads(json.dumps(result, allow_nan=False)))
     part: dict[str, Any] = result["parts"]["test"]
     return part
@@ -232,7 +235,7 @@ def test_one_patient_gives_no_interval_at_all() -> None:
     draw = np.random.default_rng(0)
     y_true, risk = np.arange(100) % 2, draw.random(100)
     part = judged(y_true, {"tuned": risk, "lightgbm": risk**2}, clusters=np.zeros(100, int))
-    assert [entry["reason"] for _, entry in entries(part["models"])] == [ONE_CLUSTER] * 2 * len(metrics.NAMES)
+    assert [entry["reason"] for _, entry in entries(part["models"])] == [ONE_CLUSTER] * 2 * len(NAMES)
     assert all(entry["ci"] is None for _, entry in entries(part))
     assert all(ci is None for ci in part["decision_curve"]["models"]["tuned"]["ci"])
     assert "All rows are of one patient" in part["cautions"][0]
@@ -286,8 +289,8 @@ def test_calibration_errors_have_an_interval_around_the_estimate() -> None:
     assert symmetric_interval(0.1, np.linspace(0.3, 0.5, 1001)) == pytest.approx((0, 0.495))
     assert symmetric_interval(0.9, np.linspace(0.7, 0.9, 1001)) == pytest.approx((0.705, 1))
     rows = Judged(np.array([0.0, 1]), np.array([0.2, 0.7]))
-    assert estimate("ici", 0.1, np.linspace(0.3, 0.5, 1001), rows)["ci"] == pytest.approx([0, 0.495])
-    assert estimate("brier", 0.1, np.linspace(0.3, 0.5, 1001), rows)["ci"] == pytest.approx([0.1, 0.495])
+    assert estimate("ici", 0.1, np.linspace(0.3, 0.5, 1001), rows).ci == pytest.approx([0, 0.495])
+    assert estimate("brier", 0.1, np.linspace(0.3, 0.5, 1001), rows).ci == pytest.approx([0.1, 0.495])
 
 
 @pytest.mark.parametrize("slope", [1.0, 0.6])

@@ -17,8 +17,9 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.errors import DataError
-from cardiotune.evaluation.censoring import Followed, _c_of, at_horizon, c_index
-from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.censoring import at_horizon, c_index
+from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
+from cardiotune.evaluation.survival import Followed, c_index_of
 from cardiotune.models import calibrate, thresholds
 from cardiotune.models.baselines import LabelledRows
 from cardiotune.models.predictions import prediction_rows, write_predictions
@@ -50,7 +51,7 @@ def judged(people: dict[str, Any], risks: dict[str, np.ndarray], weighted: bool 
         for row_id, time, status in zip(ids, people["time"], people["status"], strict=True)
     }
     settings: dict[str, Any] = {"followed": times, "horizon_days": HORIZON} if weighted else {}
-    result = evaluate_predictions(rows, 60, 0, **settings | more)
+    result = evaluate_predictions(rows, 60, 0, table=FromTable(**settings | more))
     jsonschema.validate(json.loads(json.dumps(result, allow_nan=False)), SCHEMA)
     return result
 
@@ -129,7 +130,7 @@ def test_times_are_judged_with_the_censored() -> None:
 def test_a_c_index_of_counted_rows_is_that_of_repeated_rows() -> None:
     people = followed(200, 4, days=300)
     counts = np.random.default_rng(0).multinomial(200, np.full(200, 1 / 200), size=5).astype(float)
-    found = _c_of(people["time"], people["status"], people["risk"], HORIZON, counts)
+    found = c_index_of(people["time"], people["status"], people["risk"], HORIZON, counts)
     for replicate, value in zip(counts, found, strict=True):
         rows = np.repeat(np.arange(200), replicate.astype(int))
         expected = c_index(people["time"][rows], people["status"][rows], people["risk"][rows], HORIZON)

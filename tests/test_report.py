@@ -12,7 +12,7 @@ import pytest
 
 from cardiotune.config import dump
 from cardiotune.errors import DataError
-from cardiotune.evaluation.evaluate import evaluate_predictions
+from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts
 from cardiotune.evaluation.metrics import emax, ici
 from cardiotune.files import write_json, write_text
@@ -184,7 +184,7 @@ def add_everything(run: RunFolder) -> RunFolder:
         "age": {row_id: bands[number % 29 % 3] for number, row_id in enumerate(ids)},
         "ward": {row_id: "small <ward>" if number < 12 else None for number, row_id in enumerate(ids)},
     }
-    write_json(run.metrics, evaluate_predictions(rows, 100, 0, thresholds=thresholds, subgroups=groups))
+    write_json(run.metrics, evaluate_predictions(rows, 100, 0, thresholds=thresholds, table=FromTable(groups)))
     for name, content in extras().items():
         write_json(run.path / f"{name}.json", content)
     seconds = {"tuned": {"rows": 200, "seconds": 14.0}, "logistic_regression": {"rows": 200, "seconds": 0.01}}

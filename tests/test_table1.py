@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cardiotune.data.cohort import EVENT, Cohort
+from cardiotune.data.prepare import Prepared
 from cardiotune.data.split import PARTS
 from cardiotune.evaluation.table1 import HIDDEN, SMALL, table1
 from cardiotune.settings import DataConfig
@@ -23,19 +25,24 @@ def toy() -> tuple[pl.DataFrame, np.ndarray, np.ndarray, DataConfig]:
     return frame, table["disease"].to_numpy(), parts, data
 
 
+def described(frame: pl.DataFrame, events: np.ndarray, parts: np.ndarray, data: DataConfig) -> dict[str, Any]:
+    cohort = Cohort(frame.with_columns(pl.Series(EVENT, events)), [])
+    return table1(Prepared(cohort, parts, [], []), data).as_json()
+
+
 def one_column(values: list[Any], column: dict[str, Any], events: list[int]) -> list[dict[str, str]]:
     columns = {"finding": column, "outcome": {"role": "target"}}
     data = DataConfig.model_validate({"path": "table.csv", "columns": columns})
     kind = pl.Float64 if column["type"] == "numeric" else None if column["type"] == "date" else pl.String
     frame = pl.DataFrame({"finding": pl.Series(values, dtype=kind)})
     parts = np.full(len(values), "train", dtype="<U10")
-    found: list[dict[str, str]] = table1(frame, np.array(events), parts, data)["columns"]
+    found: list[dict[str, str]] = described(frame, np.array(events), parts, data)["columns"]
     return found
 
 
 def test_the_toy_table_cell_by_cell() -> None:
     frame, events, parts, data = toy()
-    found = table1(frame, events, parts, data)
+    found = described(frame, events, parts, data)
     assert found["n"] == {"overall": 240, "no_event": int((events == 0).sum()), "event": int(events.sum())}
     rows = {(row["name"], row["kind"]): row for row in found["columns"]}
     age, sick = frame["age"].to_numpy(), frame["age"].to_numpy()[events == 1]
@@ -58,7 +65,7 @@ def test_rows_of_no_part_are_left_out() -> None:
     frame, events, parts, data = toy()
     parts = parts.astype("<U10")
     parts[:100] = "unused"
-    assert table1(frame, events, parts, data) == table1(frame[100:], events[100:], parts[100:], data)
+    assert described(frame, events, parts, data) == described(frame[100:], events[100:], parts[100:], data)
 
 
 def test_a_small_count_takes_with_it_what_would_give_it_away() -> None:
@@ -99,7 +106,7 @@ def test_dates_are_years_and_text_is_only_counted() -> None:
 
 def test_every_shown_count_is_right() -> None:
     frame, events, parts, data = toy()
-    for row in table1(frame, events, parts, data)["columns"]:
+    for row in described(frame, events, parts, data)["columns"]:
         shown = SHOWN.match(row["overall"])
         if shown and all(SHOWN.match(row[group]) for group in ("no_event", "event")):
             both = [int(SHOWN.match(row[group])[1]) for group in ("no_event", "event")]  # type: ignore[index]

@@ -631,12 +631,13 @@ def recalibrate(
     Example: cardiotune recalibrate runs/statlog_heart other_hospital.csv --method logistic
     """
     from cardiotune import reopen, studies
+    from cardiotune.evaluation.catalogue import named
 
     file, judged = studies.recalibrate(reopen.open_run(run), table, method, allow_unknown, site, overwrite)
     if as_json:
         sys.stdout.write(json.dumps(judged, indent=2) + "\n")
     else:
-        shown = Table("", *(SHOWN.get(name, name.replace("_", " ")) for name in judged["before"]))
+        shown = Table("", *(named(name).brief for name in judged["before"]))
         for when, values in judged.items():
             shown.add_row(when, *("-" if value is None else f"{value:.3f}" for value in values.values()))
         out.print(shown)
@@ -853,14 +854,7 @@ def _say(message: str, as_json: bool = False) -> None:
     (err if as_json else out).print(message, markup=False, highlight=False, soft_wrap=True)
 
 
-SHOWN = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "accuracy": "accuracy",
-    "brier": "Brier",
-    "log_loss": "log-loss",
-    "calibration_slope": "slope",
-}
+SHOWN = ("auroc", "auprc", "accuracy", "brier", "log_loss", "calibration_slope")
 
 
 def _show_metrics(metrics: dict[str, Any], as_json: bool) -> None:
@@ -872,9 +866,11 @@ def _show_metrics(metrics: dict[str, Any], as_json: bool) -> None:
     happened = "few" if test["n_events"] is None else test["n_events"]
     table = Table(title=f"test part: {test['n']} rows, {happened} events ({weighted}95 % intervals in the report)")
     table.add_column("model")
-    for name in SHOWN.values():
-        table.add_column(name, justify="right")
+    from cardiotune.evaluation.catalogue import named
     from cardiotune.report.wording import model_words
+
+    for name in SHOWN:
+        table.add_column(named(name).brief, justify="right")
 
     for model, values in test["models"].items():
         cells = [values[name]["value"] for name in SHOWN]

@@ -27,7 +27,7 @@ from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.small_counts import shareable
 from cardiotune.data.split import cluster_numbers, counts, overlap
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError
-from cardiotune.evaluation.judge import judge
+from cardiotune.evaluation.judge import judge, of_run
 from cardiotune.evaluation.table1 import table1
 from cardiotune.files import atomic, private, read_json, write_json
 from cardiotune.models import predictions
@@ -97,14 +97,13 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
         frame = prepared.cohort.frame
         with atomic(folder.split) as temporary:
             pl.DataFrame({"row_id": frame[ROW_ID], "part": prepared.parts}).write_parquet(temporary)
-        frame, events, parts = prepared.cohort.frame, prepared.cohort.events, prepared.parts
-        described = table1(frame, events, parts, config.data)
+        described = table1(prepared, config.data).as_json()
         write_json(folder.table1, described)
         exact = {
             "flow": prepared.cohort.flow,
             "notes": prepared.cohort.notes,
-            "parts": counts(parts, events),
-            "overlap": overlap(prepared.cohort, parts, prepared.texts, config.data),
+            "parts": counts(prepared.parts, prepared.cohort.events),
+            "overlap": overlap(prepared.cohort, prepared.parts, prepared.texts, config.data),
         }
         write_json(folder.exact_counts, exact)
         told = {
@@ -202,14 +201,13 @@ def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, A
     they are left out."""
     config = config_of(folder)
     with folder.stage("evaluate"):
-        frame = parts = censored = None
+        table = None
         try:
-            prepared = reopen(folder, prepared)[1]
-            frame, parts, censored = prepared.cohort.frame, prepared.parts, prepared.cohort.censored
+            table = of_run(config, reopen(folder, prepared)[1])
         except DataError as error:
             log.warning("no subgroups, and nothing that judges times: %s", error)
         fixed = read_json(folder.checked(folder.calibration)).get("thresholds")
-        result = judge(config, folder, frame, fixed, parts, censored)
+        result = judge(config, folder, table, fixed)
     folder.record(folder.metrics)
     return result
 

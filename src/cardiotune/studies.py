@@ -24,10 +24,10 @@ from cardiotune.deployment import export as exporting
 from cardiotune.deployment.bulk import Job, score_chunks
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.evaluation import catalogue, probes
 from cardiotune.evaluation import explain as explaining
-from cardiotune.evaluation import metrics, probes
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
-from cardiotune.evaluation.judge import judge
+from cardiotune.evaluation.judge import judge, of_rows
 from cardiotune.files import named_after, plain_name, read_json, sha256, write_json
 from cardiotune.models import calibrate, predictions
 from cardiotune.models import language as scoring
@@ -108,7 +108,7 @@ def evaluate_checkpoint(
     )
     _begin_evaluation(target, made_from)
     predictions.write_predictions(target.predictions, lines)
-    return target.path, judge(config, target, cohort)
+    return target.path, judge(config, target, of_rows(config, cohort))
 
 
 def _begin_evaluation(target: RunFolder, made_from: dict[str, Any]) -> None:
@@ -166,7 +166,7 @@ def evaluate_adapter(
     target = RunFolder(out)
     _begin_evaluation(target, made_from)
     predictions.write_predictions(target.predictions, lines)
-    return judge(config, target, cohort)
+    return judge(config, target, of_rows(config, cohort))
 
 
 def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
@@ -375,8 +375,7 @@ def recalibrate(
         after[rows] = calibrate.apply(fitted, logits[rows])
     judged = {
         when: {
-            name: float(np.asarray(metric(y_true, risks, weight)).item())
-            for name, metric in metrics.PROBABILITY.items()
+            name: float(np.asarray(catalogue.named(name).of(y_true, risks, weight)).item()) for name in catalogue.RAW
         }
         for when, risks in (("before", before), ("after", after))
     }

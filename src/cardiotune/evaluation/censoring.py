@@ -12,40 +12,40 @@ Med 2013;32:5381 (with competing deaths). The weights hold if censoring has noth
 event; `strata` lets it differ between groups, such as nations whose records end on different days.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.data.small_counts import FEW
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.evaluation import metrics
-from cardiotune.evaluation.estimates import NO_INTERVAL, SAME, Judged, estimate, undefined, with_interval
-from cardiotune.evaluation.intervals import NORMAL_QUANTILE, around, bootstrap_counts, percentile_interval
+from cardiotune.evaluation.catalogue import values
+from cardiotune.evaluation.estimates import NO_INTERVAL, SAME, estimate, undefined, with_interval
+from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
+from cardiotune.evaluation.judged import Judged
+from cardiotune.evaluation.judgement import Estimate, Times, Weights
 from cardiotune.evaluation.metrics import Array
+from cardiotune.evaluation.survival import (
+    CENSORED,
+    EVENT,
+    Codes,
+    c_index,
+    c_index_of,
+    checked,
+    observed_by_risk,
+)
 
-Codes = NDArray[np.int_]
-CENSORED, EVENT, COMPETING = 0, 1, 2
-REPLICATES = 200
-"""The most bootstrap replicates behind the interval of a C-index."""
-PAIR_CELLS = 20_000_000
-"""Pairs that are compared at a time."""
-METRICS = {
-    name: metric
-    for name, metric in (metrics.RANKED | metrics.PROBABILITY | metrics.OVERALL | metrics.CURVE).items()
-    if name
-    in ("auroc", "brier", "scaled_brier", "calibration_intercept", "calibration_slope", "observed_expected", "ici")
-}
-"""What is judged with weights; each takes `y_true`, `y_prob` and `weight`."""
-
-
-class Followed(NamedTuple):
-    """One participant's days from baseline to the end of follow-up, above 0, and what ended it: 0,
-    1 or 2 as above."""
-
-    time_days: float
-    status: int
+WEIGHTED = (
+    "auroc",
+    "brier",
+    "calibration_intercept",
+    "calibration_slope",
+    "scaled_brier",
+    "observed_expected",
+    "ici",
+)
+"""What `judge_censored` judges; each takes `y_true`, `y_prob` and `weight`."""
 
 
 class AtHorizon(NamedTuple):
@@ -73,7 +73,7 @@ def at_horizon(
     anew in each, and multiplied by it. DataError for a stratum where nobody was followed to the
     horizon: its future is not in the data.
     """
-    time, status = _checked(time_days, status)
+    time, status = checked(time_days, status)
     reached = time >= horizon_days
     status = np.where(time > horizon_days, CENSORED, status)
     time = np.minimum(time, horizon_days)
@@ -97,7 +97,7 @@ def at_horizon(
 def censoring_survival(time_days: Array, status: Codes) -> Array:
     """(n,) G(t-): the estimated probability of not being censored before each participant's own
     last day."""
-    time, status = _checked(time_days, status)
+    time, status = checked(time_days, status)
     return _uncensored_before(time, status, np.ones(len(time)))
 
 
@@ -121,40 +121,22 @@ def _uncensored_before(time: Array, status: Codes, drawn: Array) -> Array:
     return np.asarray(before[..., day])
 
 
-def _checked(time_days: Array, status: Codes) -> tuple[Array, Codes]:
-    time, codes = np.asarray(time_days, float), np.asarray(status)
-    if not (time > 0).all():
-        raise DataError(
-            f"follow-up: {int((~(time > 0)).sum())} rows have no time above 0; exclude them from the cohort"
-        )
-    strange = int((~np.isin(codes, (CENSORED, EVENT, COMPETING))).sum())
-    if strange:
-        raise DataError(
-            f"follow-up: {strange} rows have a status other than 0 censored, 1 event, 2 death from another cause"
-        )
-    return time, codes.astype(int)
-
-
-def describe_weights(weight: Array, n_rows: int | None) -> dict[str, float | None]:
-    """Rows whose outcome is known, the largest weight, and how many equally weighted rows these are
-    worth (Kish).
-
-    weight (rows,), 0 where the outcome is not known; `n_rows` are all that were at risk; None where
-    this is not known, or not told.
-    """
-    return {
-        "n": n_rows,
-        "n_known": int((weight > 0).sum()),
-        "largest_weight": float(weight.max()),
-        "effective_n": float(weight.sum() ** 2 / (weight**2).sum()),
-    }
+def describe_weights(weight: Array, n_rows: int | None) -> Weights:
+    """What the weights are worth. weight (rows,), 0 where the outcome is not known; `n_rows` are
+    all that were at risk; None where this is not known, or not told."""
+    return Weights(
+        n=n_rows,
+        n_known=int((weight > 0).sum()),
+        largest_weight=float(weight.max()),
+        effective_n=float(weight.sum() ** 2 / (weight**2).sum()),
+    )
 
 
 # --------------------------------------------------------------------------------------------------
 # metrics
 
 
-def judge_censored(
+def judge_censored(  # a call of the guide, whose arguments users name
     time_days: Array,
     status: Codes,
     y_prob: Array,
@@ -163,178 +145,78 @@ def judge_censored(
     thresholds: Sequence[float] = (),
     replicates: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """METRICS and the net benefit at `thresholds`, each `{"value", "ci"}`; null with a reason where
-    undefined.
+) -> dict[str, Estimate]:
+    """Each of WEIGHTED, and `net_benefit at t` for each t of `thresholds`, with its interval; no
+    value and a reason where undefined.
 
     Intervals are the bootstrap's, with the weights estimated anew in each replicate.
     """
     found = at_horizon(time_days, status, horizon_days, strata)
-    samples: dict[str, list[Array]] = {}
-    for weight in _resampled(time_days, status, horizon_days, strata, replicates, seed):
-        for name, values in _values(found.y_true, y_prob, weight, thresholds).items():
-            samples.setdefault(name, []).append(np.atleast_1d(values))
     known = found.weight > 0
+    asked = [(name, name, 0.5) for name in WEIGHTED]
+    asked += [(f"net_benefit at {threshold:g}", "net_benefit", threshold) for threshold in thresholds]
+
+    def value(metric: str, threshold: float, weight: Array) -> Array:
+        return values([metric], Judged(found.y_true, y_prob, threshold), weight)[metric]
+
+    samples: dict[str, list[Array]] = {title: [] for title, _, _ in asked}
+    for counts in bootstrap_counts(np.asarray(status == EVENT, float), replicates, seed):
+        weight = at_horizon(time_days, status, horizon_days, strata, counts).weight
+        for title, metric, threshold in asked:
+            samples[title].append(value(metric, threshold, weight))
     return {
-        name: estimate(
-            name.partition(" ")[0],
-            float(np.squeeze(value)),
-            np.concatenate(samples[name]),
-            Judged(
-                found.y_true[known],
-                y_prob[known],
-                float(name.rpartition(" ")[2]) if " at " in name else 0.5,
-                found.weight[known],
-            ),
+        title: estimate(
+            metric,
+            float(value(metric, threshold, found.weight)),
+            np.concatenate(samples[title]),
+            Judged(found.y_true[known], y_prob[known], threshold, found.weight[known]),
         )
-        for name, value in _values(found.y_true, y_prob, found.weight, thresholds).items()
+        for title, metric, threshold in asked
     }
 
 
-def _resampled(
-    time_days: Array, status: Codes, horizon_days: float, strata: Any, replicates: int, seed: int
-) -> Iterator[Array]:
-    """Weights (some replicates, n) at a time."""
-    for counts in bootstrap_counts(np.asarray(status == EVENT, float), replicates, seed):
-        yield at_horizon(time_days, status, horizon_days, strata, counts).weight
+def judge_times(
+    time_days: Array, status: Codes, y_prob: Array, horizon_days: float, resamples: Iterable[Array], tell_sizes: bool
+) -> Times:
+    """C-index and observed risk of one model; without them a reason, as where the survival library
+    is missing.
 
-
-def _values(y_true: Array, y_prob: Array, weight: Array, thresholds: Sequence[float]) -> dict[str, Array]:
-    values = {name: metric(y_true, y_prob, weight) for name, metric in METRICS.items()}
-    worth = {f"net_benefit at {t:g}": metrics.net_benefit(y_true, y_prob, weight, threshold=t) for t in thresholds}
-    return values | worth
-
-
-# --------------------------------------------------------------------------------------------------
-# with the survival library
-
-
-def c_index(time_days: Array, status: Codes, y_prob: Array, horizon_days: float) -> float:
-    """Harrell's C, 0 to 1: of pairs whose order is known by the horizon, the share where the higher
-    risk comes first.
-
-    Harrell et al., JAMA 1982;247:2543, by lifelines. Other deaths count as censored on their day.
-    It depends on how follow-up ended, unlike the weighted AUROC. NaN when no pair can be ordered.
+    resamples: counts of the rows, (some replicates, n) at a time, for the interval of the C-index.
+    `tell_sizes`: whether it may be told how many people are in the groups.
     """
-    time, status = _checked(time_days, status)
-    happened = (status == EVENT) & (time <= horizon_days)
-    concordance = _lifelines("utils").concordance_index
+    reason, groups = None, None
     try:
-        return float(concordance(np.minimum(time, horizon_days), -np.asarray(y_prob), happened))
-    except ZeroDivisionError:
-        return float("nan")
+        groups = observed_by_risk(time_days, status, y_prob, horizon_days)
+    except (ConfigError, DataError) as error:
+        reason = str(error)
+    if groups is not None and not tell_sizes:
+        groups = [replace(group, n=None) for group in groups]
+    return Times(_c_index(time_days, status, y_prob, horizon_days, resamples), groups, reason)
 
 
-def c_index_entry(
+def _c_index(
     time_days: Array, status: Codes, y_prob: Array, horizon_days: float, resamples: Iterable[Array]
-) -> dict[str, Any]:
-    """The C-index as `{"value", "ci"}`; null with a reason where it is undefined or the survival
-    library is missing.
-
-    resamples: counts of the rows, (some replicates, n) at a time, for the percentile interval.
-    """
+) -> Estimate:
     try:
         value = c_index(time_days, status, y_prob, horizon_days)
     except ConfigError as error:
         return undefined(str(error))
     if not np.isfinite(value):
         return undefined("no pair of participants whose order is known by the horizon")
-    sample = np.concatenate([_c_of(time_days, status, y_prob, horizon_days, counts) for counts in resamples])
+    sample = np.concatenate([c_index_of(time_days, status, y_prob, horizon_days, counts) for counts in resamples])
     ci = percentile_interval(sample)
     return with_interval(value, ci, NO_INTERVAL if ci is None else SAME)
 
 
-def _c_of(time_days: Array, status: Codes, y_prob: Array, horizon_days: float, counts: Array) -> Array:
-    """(replicates,) `c_index` of rows that count `counts` (replicates, n) times, all replicates by
-    one matrix product.
-
-    The library takes one sample at a time, which is minutes for a thousand of a large cohort.
-    """
-    happened = np.flatnonzero((status == EVENT) & (time_days <= horizon_days))
-    others = counts.T.astype(np.float32)
-    pairs, concordant = np.zeros(len(counts)), np.zeros(len(counts))
-    for some in np.array_split(happened, max(1, len(happened) * len(time_days) // PAIR_CELLS)):
-        when, risk = time_days[some, None], y_prob[some, None]
-        later = (time_days > when) | ((time_days == when) & (status != EVENT))
-        ours = later * ((risk > y_prob) + 0.5 * (risk == y_prob))
-        drawn = counts[:, some]
-        pairs += (drawn * (later.astype(np.float32) @ others).T).sum(1)
-        concordant += (drawn * (ours.astype(np.float32) @ others).T).sum(1)
-    return np.asarray(np.divide(concordant, pairs, out=np.full(len(counts), np.nan), where=pairs > 0))
-
-
-def observed_entry(time_days: Array, status: Codes, y_prob: Array, horizon_days: float) -> dict[str, Any]:
-    """`{"groups": observed_by_risk}`; null with a reason with too few events or without the
-    survival library."""
-    try:
-        return {"groups": observed_by_risk(time_days, status, y_prob, horizon_days)}
-    except (ConfigError, DataError) as error:
-        return {"groups": None, "reason": str(error)}
-
-
-def observed_by_risk(
-    time_days: Array, status: Codes, y_prob: Array, horizon_days: float, groups: int = 10
-) -> list[dict[str, float | int | None]]:
-    """Mean risk and observed risk in groups of rising risk: `{"n", "n_events", "risk", "observed",
-    "ci"}` each.
-
-    Observed is 1 - Kaplan-Meier at the horizon with its log-log interval (lifelines), or the
-    Aalen-Johansen cumulative incidence with a normal one (statsmodels) when there are deaths from
-    other causes. There are fewer than `groups` groups where one would have fewer than ten events,
-    or others: no small count may be told.
-    """
-    time, status = _checked(time_days, status)
-    status, time = np.where(time > horizon_days, CENSORED, status), np.minimum(time, horizon_days)
-    group = _risk_groups(np.asarray(y_prob, float), status == EVENT, groups)
-    return [
-        {
-            "n": int(rows.sum()),
-            "n_events": int((status[rows] == EVENT).sum()),
-            "risk": float(np.mean(y_prob[rows])),
-            **_observed(time[rows], status[rows], horizon_days),
-        }
-        for rows in (group == number for number in range(group.max() + 1))
-    ]
-
-
-def _risk_groups(y_prob: Array, happened: NDArray[np.bool_], most: int) -> Codes:
-    """Number of each row's group by quantiles of the risk, from 0; as many groups as have enough
-    events and others."""
-    if min(happened.sum(), (~happened).sum()) < FEW:
-        raise DataError(f"calibration by risk needs {FEW} events and {FEW} others, found {int(happened.sum())} events")
-    for groups in range(most, 1, -1):
-        edges = np.unique(np.quantile(y_prob, np.linspace(0, 1, groups + 1)[1:-1]))
-        _, group = np.unique(np.searchsorted(edges, y_prob, side="right"), return_inverse=True)
-        if min(np.bincount(group, happened).min(), np.bincount(group, ~happened).min()) >= FEW:
-            return np.asarray(group)
-    return np.zeros(len(y_prob), int)
-
-
-def _observed(time: Array, status: Codes, horizon_days: float) -> dict[str, Any]:
-    if (status == COMPETING).any():
-        from statsmodels.duration.survfunc import CumIncidenceRight
-
-        curve = CumIncidenceRight(time, status)
-        share, error = curve.cinc[0][-1], curve.cinc_se[0][-1]
-        half = NORMAL_QUANTILE * error
-        return _share_entry(float(share), float(max(0, share - half)), float(min(1, share + half)))
-    fitted = _lifelines().KaplanMeierFitter().fit(time, status == EVENT)
-    low, high = fitted.confidence_interval_survival_function_.to_numpy()[-1]
-    return _share_entry(float(1 - fitted.predict(horizon_days)), float(1 - high), float(1 - low))
-
-
-def _share_entry(share: float, low: float, high: float) -> dict[str, Any]:
-    """Null in the place of an interval without width, or of none, as where all have had the
-    event."""
-    ci = around(share, (low, high)) if np.isfinite([low, high]).all() else None
-    return {"observed": share, "ci": ci and list(ci)}
-
-
-def _lifelines(module: str = "") -> Any:
-    """The survival library, which is an extra."""
-    import importlib
-
-    try:
-        return importlib.import_module("lifelines" + (f".{module}" if module else ""))
-    except ImportError:
-        raise ConfigError("lifelines is not installed; get it with: pip install 'cardiotune[survival]'") from None
+__all__ = [
+    "CENSORED",
+    "EVENT",
+    "AtHorizon",
+    "at_horizon",
+    "c_index",
+    "censoring_survival",
+    "describe_weights",
+    "judge_censored",
+    "judge_times",
+    "observed_by_risk",
+]

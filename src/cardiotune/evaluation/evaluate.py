@@ -5,7 +5,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,13 @@ from cardiotune.data.small_counts import FEW, is_small, told_events
 from cardiotune.data.split import FEW_GROUPS
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.censoring import (
-    EVENT,
-    REPLICATES,
-    Followed,
-    c_index_entry,
-    describe_weights,
-    observed_entry,
-)
+from cardiotune.evaluation.catalogue import DIFFERENCES, NAMES, RAW, THRESHOLDS, all_metrics, values
+from cardiotune.evaluation.censoring import describe_weights, judge_times
 from cardiotune.evaluation.disclosure import Told
-from cardiotune.evaluation.estimates import EXCEPTIONS, Judged, difference, estimate
+from cardiotune.evaluation.estimates import EXCEPTIONS, difference, estimate
 from cardiotune.evaluation.groups import judge_groups
 from cardiotune.evaluation.intervals import (
+    Interval,
     affordable,
     around,
     bootstrap_counts,
@@ -36,23 +31,42 @@ from cardiotune.evaluation.intervals import (
     percentile_interval,
     worth,
 )
+from cardiotune.evaluation.judged import Judged
+from cardiotune.evaluation.judgement import (
+    Auroc,
+    AurocDifference,
+    Censoring,
+    Decision,
+    DecisionCurve,
+    Estimate,
+    Estimates,
+    FixedThreshold,
+    Group,
+    Judgement,
+    Method,
+    NetBenefit,
+    Part,
+    Times,
+    Verdict,
+)
 from cardiotune.evaluation.metrics import Array
+from cardiotune.evaluation.survival import EVENT, Followed
 
 log = logging.getLogger(__name__)
 
 RIVALS = having(lambda one: one.rival)
 """What a language model must beat."""
-DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
 NEGLIGIBLE = 0.0005
 """A smaller difference in AUROC or log-loss would be written as 0.000, and is no reason for a
 verdict."""
 FEW_ROWS = 100
 """Fewer events, or fewer non-events, judge a model poorly. Collins et al., Stat Med 2016;35:214."""
-SCHEMA_VERSION = 1
 WEIGHTED = "ipcw"
 """How `metrics.json` says that all metrics are weighted by the inverse probability of censoring."""
 RAW_REPLICATES = 200
 """Bootstrap replicates behind the intervals of probabilities that are not the final ones."""
+TIME_REPLICATES = 200
+"""The most bootstrap replicates behind the interval of a C-index."""
 GROUP_REPLICATES = 200
 """The most bootstrap replicates behind the intervals of subgroups, of which there are many."""
 CURVE_THRESHOLDS = np.arange(1, 100) / 100
@@ -60,66 +74,72 @@ WORKERS = 2
 """Threads; a constant, so that the last digits do not depend on the machine."""
 
 
+@dataclass(frozen=True)
+class FromTable:
+    """What the table tells of the predicted rows, by row id; all of it may be left out."""
+
+    subgroups: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    """Title -> row_id -> group, None for a row whose group is not known."""
+    clusters: Mapping[str, Hashable] | None = None
+    """row_id -> what its rows belong to (a patient), None for a row by itself."""
+    told: Sequence[Told] = ()
+    """Counts that Table 1 tells (`told_beside`)."""
+    followed: Mapping[str, Followed] | None = None
+    """row_id -> follow-up of these rows and of the censored, whose outcome is unknown."""
+    horizon_days: float = 0
+    """How far times are judged."""
+
+
+Thresholds = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Model -> `{"name", "value"}` of each threshold to describe."""
+
+
 def evaluate_predictions(
     rows: list[dict[str, Any]],
     replicates: int,
     seed: int,
     stratified: bool = False,
-    thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    subgroups: Mapping[str, Mapping[str, str | None]] | None = None,
-    clusters: Mapping[str, Hashable] | None = None,
-    told: Sequence[Told] = (),
-    followed: Mapping[str, Followed] | None = None,
-    horizon_days: float = 0,
+    thresholds: Thresholds | None = None,
+    table: FromTable | None = None,
 ) -> dict[str, Any]:
     """The content of `metrics.json`, whose keys are described in `metrics.schema.json`.
 
     `rows` of `predictions.jsonl`; `replicates` bootstrap replicates drawn from `seed`, `stratified`
-    by the outcome. `thresholds`: model -> `{"name", "value"}` of each threshold to describe, by
-    default the rows' own as "decision". `subgroups`: title -> row_id -> group, None for a row whose
-    group is not known. `clusters`: row_id -> what its rows belong to (a patient), None for a row by
-    itself: clusters are then resampled whole, and intervals that take rows as independent (DeLong,
-    Wilson) are left out or replaced by the bootstrap's; by default, the rows' own `cluster`. Very
-    large parts get fewer replicates (`affordable`), and say so. `told`: counts that Table 1 tells
-    (`told_beside`); subgroups are withheld until no small count follows from both.
+    by the outcome. `thresholds` are by default the rows' own as "decision". The clusters of a
+    `table` are by default the rows' own `cluster`; with some, they are resampled whole, and
+    intervals that take rows as independent (DeLong, Wilson) are left out or replaced by the
+    bootstrap's. Very large parts get fewer replicates (`affordable`), and say so. Subgroups are
+    withheld until no small count follows from them and from what Table 1 tells.
 
     Rows with a `weight`, the inverse probability of censoring, count by it in every metric and
     interval, and the result says so. The weights are taken as known, those of the whole cohort;
     that its censoring was estimated makes intervals rather too wide (Robins et al., J Am Stat Assoc
-    1994;89:846). `followed`: row_id -> follow-up of these rows and of the censored, whose outcome
-    is unknown, for what judges times up to `horizon_days`.
+    1994;89:846).
 
     Raises DataError for rows that do not fit together, unknown rows and thresholds beyond 0 and 1.
     """
+    bootstrap, table = _Bootstrap(replicates, seed, stratified), table or FromTable()
     parts: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     unknown: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         (unknown if row["y_true"] is None else parts)[row["part"]][row["model"]].append(row)
     if not parts:
         raise DataError("no row with a known outcome to evaluate")
-    if clusters is None and any("cluster" in row for row in rows):
-        clusters = {row["row_id"]: row.get("cluster") for row in rows}
+    if table.clusters is None and any("cluster" in row for row in rows):
+        table = replace(table, clusters={row["row_id"]: row.get("cluster") for row in rows})
     judged = {}
     for name, models in parts.items():
-        part = _read_part(name, models, thresholds or {}, subgroups or {}, clusters)
-        bootstrap = _Bootstrap(replicates, seed, stratified)
-        times = None
-        if part.weight is not None:
-            times = _judge_times(part, unknown[name], followed, horizon_days, bootstrap, clusters)
-        judged[name] = _judge_part(part, bootstrap, told, times)
-    kind = "cluster " if clusters is not None else "" if stratified else "ordinary "
-    return {
-        "schema_version": SCHEMA_VERSION,
-        **({"weights": WEIGHTED} if any("weight" in row for row in rows) else {}),
-        "interval": {
-            "level": 0.95,
-            "method": f"{'stratified ' if stratified else ''}{kind}bootstrap, percentile",
-            "replicates": replicates,
-            "seed": seed,
-            "exceptions": EXCEPTIONS,
-        },
-        "parts": judged,
-    }
+        part = _read_part(name, models, thresholds or {}, table)
+        times = None if part.weight is None else _judge_times(part, unknown[name], table, bootstrap)
+        judged[name] = _judge_part(part, bootstrap, table.told, times)
+    kind = "cluster " if table.clusters is not None else "" if stratified else "ordinary "
+    method = f"{'stratified ' if stratified else ''}{kind}bootstrap, percentile"
+    judgement = Judgement(
+        interval=Method(0.95, method, replicates, seed, EXCEPTIONS),
+        parts=judged,
+        weights=WEIGHTED if any("weight" in row for row in rows) else None,
+    )
+    return judgement.as_json()
 
 
 @dataclass(frozen=True)
@@ -130,18 +150,18 @@ class _Bootstrap:
     seed: int
     stratified: bool
 
-    def counts(self, part: "_Part", most: int | None = None) -> Iterator[Array]:
+    def counts(self, part: "_Rows", most: int | None = None) -> Iterator[Array]:
         """Row counts, (some replicates, rows) at a time; `most` takes only the first replicates."""
         replicates = self.of(part) if most is None else min(most, self.of(part))
         return bootstrap_counts(part.y_true, replicates, self.seed, self.stratified, part.clusters)
 
-    def of(self, part: "_Part") -> int:
+    def of(self, part: "_Rows") -> int:
         """How many replicates the part gets."""
         return affordable(self.replicates, len(part.y_true))
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Rows:
     """A part's rows as arrays (rows,); every model has the same."""
 
     name: str
@@ -188,13 +208,8 @@ class _Part:
         return counts if self.weight is None else counts * self.weight
 
 
-def _read_part(
-    name: str,
-    models: dict[str, list[dict[str, Any]]],
-    thresholds: Mapping[str, Sequence[Mapping[str, Any]]],
-    subgroups: Mapping[str, Mapping[str, str | None]],
-    clusters: Mapping[str, Hashable] | None,
-) -> _Part:
+def _read_part(name: str, models: dict[str, list[dict[str, Any]]], thresholds: Thresholds, table: FromTable) -> _Rows:
+    subgroups, clusters = table.subgroups, table.clusters
     y_true, risks, decision = _check_rows(name, models)
     raw = {model: np.array([row["y_prob_raw"] for row in rows], float) for model, rows in models.items()}
     ids = [row["row_id"] for row in next(iter(models.values()))]
@@ -218,7 +233,7 @@ def _read_part(
     for model, entries in named.items():
         if not all(0 <= value <= 1 for _, value in entries):
             raise DataError(f"model {model}: a threshold is not from 0 to 1, as a probability is")
-    return _Part(
+    return _Rows(
         name,
         ids,
         y_true,
@@ -256,75 +271,48 @@ def _numbers(keys: list[Hashable]) -> NDArray[np.int_] | None:
     return np.array(numbered) if len(numbers) < len(keys) else None
 
 
-def _judge_part(
-    part: _Part, bootstrap: _Bootstrap, told: Sequence[Told], times: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    y_true, risks = part.y_true, part.risks
+def _judge_part(part: _Rows, bootstrap: _Bootstrap, told: Sequence[Told], times: Censoring | None) -> Part:
+    y_true, risks, test = part.y_true, part.risks, part.name == "test"
     samples = _resample(part, bootstrap)
     points = {model: _quantities(part, model, part.weight) for model in risks}
-    judged: dict[str, Any] = {
-        "n": len(y_true),
-        "n_events": told_events(len(y_true), int(y_true.sum())),
-        "models": {model: _model(part, model, points[model], samples[model]) for model in risks},
-        "thresholds": {model: _thresholds(part, model, points[model], samples[model]) for model in risks},
-        "decision_curve": {
-            "thresholds": CURVE_THRESHOLDS.tolist(),
-            "treat_all": metrics.decision_curve(
-                y_true, np.ones(len(y_true)), part.weight, thresholds=CURVE_THRESHOLDS
-            ).tolist(),
-            "models": {
-                model: {
-                    "net_benefit": points[model]["decision_curve"].tolist(),
-                    "ci": _band(points[model]["decision_curve"], samples[model]["decision_curve"]),
-                }
-                for model in risks
-            },
-        },
-    }
-    if bootstrap.of(part) < bootstrap.replicates:
-        judged["replicates"] = bootstrap.of(part)
+    treat_all = metrics.decision_curve(y_true, np.ones(len(y_true)), part.weight, thresholds=CURVE_THRESHOLDS)
     if part.cautions:
-        judged["cautions"] = part.cautions
         log.warning("part %s: %s", part.name, part.cautions[0])
-    if times is not None:
-        judged["censoring"] = times
-    if part.name == "test":
-        resamples = bootstrap.counts(part, GROUP_REPLICATES) if part.columns else ()
-        rows = {model: part.judged(model) for model in risks}
-        judged["subgroups"] = judge_groups(y_true, rows, part.columns, resamples, part.ids, told)
-    if part.raw:
-        judged["raw"] = _judge_raw(part, bootstrap)
-    if "tuned" in risks:
-        judged["differences"] = {
-            other: {m: _difference(points, samples, other, m) for m in DIFFERENCES}
-            for other in risks
-            if other != "tuned"
-        }
-        for other, entries in judged["differences"].items():
-            comparable = part.judged(other).independent and other not in IN_WORDS
-            found = delong_test(y_true, risks["tuned"], risks[other]) if comparable else None
-            entries["auroc"] |= {"delong_p": found and found.p, "delong_ci": found and list(found.ci)}
-        if part.name == "test":  # the other parts had a hand in making the model
-            judged["verdict"] = verdict(judged)
-    return judged
+    judged = Part(
+        n=len(y_true),
+        n_events=told_events(len(y_true), int(y_true.sum())),
+        models={model: _model(part, model, points[model], samples[model]) for model in risks},
+        thresholds={model: _thresholds(part, model, points[model], samples[model]) for model in risks},
+        decision_curve=DecisionCurve(
+            CURVE_THRESHOLDS.tolist(),
+            treat_all.tolist(),
+            {model: _net_benefit(points[model], samples[model]) for model in risks},
+        ),
+        replicates=bootstrap.of(part) if bootstrap.of(part) < bootstrap.replicates else None,
+        cautions=part.cautions,
+        censoring=times,
+        subgroups=_subgroups(part, bootstrap, told) if test else None,
+        raw=_judge_raw(part, bootstrap),
+        differences=_differences(part, points, samples) if "tuned" in risks else None,
+    )
+    # The other parts had a hand in making the model.
+    return replace(judged, verdict=verdict(judged)) if test and "tuned" in risks else judged
 
 
-def _quantities(part: _Part, model: str, weight: Array | None) -> dict[str, Array]:
+def _quantities(part: _Rows, model: str, weight: Array | None) -> dict[str, Array]:
     """All that is estimated of one model, by name; at the described thresholds `metric@place`."""
     order = np.argsort(part.risks[model], kind="stable")  # once, and not in every metric
-    y_true, risk, unread = part.y_true[order], part.risks[model][order], part.unread.get(model)
-    unread = None if unread is None else unread[order]
+    rows = Judged(part.y_true, part.risks[model], part.decision[model], unread=part.unread.get(model)).among(order)
     weight = None if weight is None else weight[..., order]
-    values = metrics.all_metrics(y_true, risk, weight, threshold=part.decision[model], unread=unread)
-    values["decision_curve"] = metrics.decision_curve(y_true, risk, weight, thresholds=CURVE_THRESHOLDS)
+    found = all_metrics(rows.y_true, rows.risk, weight, threshold=rows.threshold, unread=rows.unread)
+    found["decision_curve"] = metrics.decision_curve(rows.y_true, rows.risk, weight, thresholds=CURVE_THRESHOLDS)
     for place, (_, threshold) in enumerate(part.named[model]):
-        cells = metrics.table(y_true, risk, weight, threshold=threshold, unread=unread)
-        values |= {f"{name}@{place}": metric.of(cells) for name, metric in metrics.AT_THRESHOLD.items()}
-        values[f"net_benefit@{place}"] = metrics.net_benefit(y_true, risk, weight, threshold=threshold)
-    return values
+        at = values(THRESHOLDS, rows.at(threshold), weight)
+        found |= {f"{name}@{place}": value for name, value in at.items()}
+    return found
 
 
-def _resample(part: _Part, bootstrap: _Bootstrap) -> dict[str, dict[str, Array]]:
+def _resample(part: _Rows, bootstrap: _Bootstrap) -> dict[str, dict[str, Array]]:
     """Model -> quantity -> (replicates, ...); all models see the same replicates."""
     drawn: dict[str, dict[str, list[Array]]] = {model: defaultdict(list) for model in part.risks}
     with ThreadPoolExecutor(WORKERS) as pool:  # numpy works outside the lock
@@ -333,110 +321,98 @@ def _resample(part: _Part, bootstrap: _Bootstrap) -> dict[str, dict[str, Array]]
             tasks = [(model, some) for model in part.risks for some in np.array_split(counts, WORKERS) if len(some)]
             found = pool.map(lambda task: _quantities(part, *task), tasks)
             for (model, _), quantities in zip(tasks, found, strict=True):
-                for name, values in quantities.items():
-                    drawn[model][name].append(values)
+                for name, sample in quantities.items():
+                    drawn[model][name].append(sample)
     return {model: {name: np.concatenate(v) for name, v in by_name.items()} for model, by_name in drawn.items()}
 
 
-def _band(points: Array, sample: Array) -> list[list[float] | None]:
-    """The interval at each point of a curve; points (m,), sample (replicates, m). None where it has
-    no width."""
-    found = (percentile_interval(values) for values in sample.T)
-    held = (ci and around(value, ci) for value, ci in zip(points.tolist(), found, strict=True))
-    return [ci and list(ci) for ci in held]
+def _net_benefit(point: dict[str, Array], sample: dict[str, Array]) -> NetBenefit:
+    """The decision curve (m,) with the interval at each threshold, from samples (replicates, m)."""
+    line = point["decision_curve"].tolist()
+    found = (percentile_interval(drawn) for drawn in sample["decision_curve"].T)
+    return NetBenefit(line, [ci and around(value, ci) for value, ci in zip(line, found, strict=True)])
 
 
-def _model(part: _Part, model: str, point: dict[str, Array], sample: dict[str, Array]) -> dict[str, Any]:
+def _model(part: _Rows, model: str, point: dict[str, Array], sample: dict[str, Array]) -> Estimates:
     rows = part.judged(model)
-    entries = {name: estimate(name, point[name].item(), sample[name], rows) for name in metrics.NAMES}
+    entries = {name: estimate(name, point[name].item(), sample[name], rows) for name in NAMES}
     ci = delong_interval(rows.y_true, rows.risk) if rows.independent and rows.unread is None else None
-    entries["auroc"]["delong_ci"] = None if ci is None else list(ci)
-    return entries
+    auroc = entries["auroc"]
+    return entries | {"auroc": Auroc(auroc.value, auroc.ci, auroc.reason, ci)}
 
 
-def _thresholds(part: _Part, model: str, point: dict[str, Array], sample: dict[str, Array]) -> list[dict[str, Any]]:
+def _thresholds(part: _Rows, model: str, point: dict[str, Array], sample: dict[str, Array]) -> list[FixedThreshold]:
     judged = part.judged(model)
 
-    def describe(place: int, name: str, threshold: float) -> dict[str, Any]:
-        def entry(metric: str) -> dict[str, Any]:
-            key = f"{metric}@{place}"
-            return estimate(metric, point[key].item(), sample[key], judged.at(threshold))
+    def entry(metric: str, place: int, threshold: float) -> Estimate:
+        key = f"{metric}@{place}"
+        return estimate(metric, point[key].item(), sample[key], judged.at(threshold))
 
-        titles = {"sensitivity": "recall", "specificity": "specificity", "ppv": "precision", "npv": "npv"}
-        plain = ("flagged", "lr_positive", "lr_negative", "net_benefit")
-        return {
-            "name": name,
-            "value": threshold,
-            **{title: entry(metric) for title, metric in (titles | {metric: metric for metric in plain}).items()},
-        }
-
-    return [describe(place, *named) for place, named in enumerate(part.named[model])]
+    return [
+        FixedThreshold(name, threshold, {metric: entry(metric, place, threshold) for metric in THRESHOLDS})
+        for place, (name, threshold) in enumerate(part.named[model])
+    ]
 
 
-def _judge_raw(part: _Part, bootstrap: _Bootstrap) -> dict[str, Any]:
+def _subgroups(part: _Rows, bootstrap: _Bootstrap, told: Sequence[Told]) -> list[Group]:
+    resamples = bootstrap.counts(part, GROUP_REPLICATES) if part.columns else ()
+    rows = {model: part.judged(model) for model in part.risks}
+    return judge_groups(part.y_true, rows, part.columns, resamples, part.ids, told)
+
+
+def _judge_raw(part: _Rows, bootstrap: _Bootstrap) -> dict[str, Estimates]:
     """How good the probabilities were before anything was done to them (they rank the rows as the
     final ones do)."""
+    rows = {
+        model: Judged(part.y_true, risk, weight=part.weight, clusters=part.clusters) for model, risk in part.raw.items()
+    }
     drawn: dict[tuple[str, str], list[Array]] = defaultdict(list)
-    for counts in bootstrap.counts(part, RAW_REPLICATES):
+    for counts in bootstrap.counts(part, RAW_REPLICATES) if rows else ():
         counted = part.counted(counts)
-        for model, risk in part.raw.items():
-            for name, metric in metrics.PROBABILITY.items():
-                drawn[model, name].append(metric(part.y_true, risk, counted))
-
-    def entry(model: str, name: str) -> dict[str, Any]:
-        rows = Judged(part.y_true, part.raw[model], weight=part.weight, clusters=part.clusters)
-        value = float(metrics.PROBABILITY[name](rows.y_true, rows.risk, part.weight).item())
-        return estimate(name, value, np.concatenate(drawn[model, name]), rows)
-
-    return {model: {name: entry(model, name) for name in metrics.PROBABILITY} for model in part.raw}
+        for model, own in rows.items():
+            for name, sample in values(RAW, own, counted).items():
+                drawn[model, name].append(sample)
+    return {
+        model: {
+            name: estimate(name, value.item(), np.concatenate(drawn[model, name]), own)
+            for name, value in values(RAW, own, part.weight).items()
+        }
+        for model, own in rows.items()
+    }
 
 
 def _judge_times(
-    part: _Part,
-    unknown: dict[str, list[dict[str, Any]]],
-    followed: Mapping[str, Followed] | None,
-    horizon_days: float,
-    bootstrap: _Bootstrap,
-    clusters: Mapping[str, Hashable] | None,
-) -> dict[str, Any]:
+    part: _Rows, unknown: dict[str, list[dict[str, Any]]], table: FromTable, bootstrap: _Bootstrap
+) -> Censoring:
     """What the weights are worth and, with `followed`, the C-index and the observed risk of all at
     risk, censored ones too."""
     assert part.weight is not None
-    known = followed or {}
+    known, horizon_days = table.followed or {}, table.horizon_days
     ids = part.ids + [row["row_id"] for row in next(iter(unknown.values()), []) if row["row_id"] in known]
     few = is_small(len(ids) - len(part.ids))  # then no number may tell how many there are with the censored
-    judged: dict[str, Any] = {
-        "prevalence": float(np.average(part.y_true, weights=part.weight)),
-        "weights": describe_weights(part.weight, None if followed is None or few else len(ids)),
-        "horizon_days": horizon_days,
-    }
-    if followed is None:
+    judged = Censoring(
+        prevalence=float(np.average(part.y_true, weights=part.weight)),
+        weights=describe_weights(part.weight, None if table.followed is None or few else len(ids)),
+        horizon_days=horizon_days,
+    )
+    if table.followed is None:
         return judged
     if not all(row_id in known for row_id in ids):
         raise DataError(f"part {part.name}: the follow-up of some predicted rows is not in the table")
     time, status = (np.array(column) for column in zip(*(known[row_id] for row_id in ids), strict=True))
-    number = None if clusters is None else _numbers([clusters[row_id] for row_id in ids])
+    number = None if table.clusters is None else _numbers([table.clusters[row_id] for row_id in ids])
     happened = ((status == EVENT) & (time <= horizon_days)).astype(float)
-    drawn = list(
-        bootstrap_counts(happened, min(REPLICATES, bootstrap.replicates), bootstrap.seed, bootstrap.stratified, number)
-    )
-    models: dict[str, Any] = {}
+    replicates = min(TIME_REPLICATES, bootstrap.replicates)
+    drawn = list(bootstrap_counts(happened, replicates, bootstrap.seed, bootstrap.stratified, number))
+    models: dict[str, Times] = {}
     for model, risk in part.risks.items():
         risk_of = {row["row_id"]: float(row["y_prob"]) for row in unknown.get(model, [])}
         risks = np.concatenate([risk, [risk_of[row_id] for row_id in ids[len(risk) :]]])
-        observed = observed_entry(time, status, risks, horizon_days)
-        for group in observed["groups"] or () if few else ():
-            group["n"] = None
-        models[model] = {
-            "c_index": c_index_entry(time, status, risks, horizon_days, drawn),
-            "observed": observed,
-        }
-    missing = next(
-        (m["c_index"]["reason"] for m in models.values() if "not installed" in m["c_index"].get("reason", "")), ""
-    )
+        models[model] = judge_times(time, status, risks, horizon_days, drawn, tell_sizes=not few)
+    missing = next((m.c_index.reason for m in models.values() if "not installed" in (m.c_index.reason or "")), None)
     if missing:
         log.warning("no C-index and no Kaplan-Meier calibration: %s", missing)
-    return judged | {"models": models}
+    return replace(judged, models=models)
 
 
 def _check_rows(part: str, models: dict[str, list[dict[str, Any]]]) -> tuple[Array, dict[str, Array], dict[str, float]]:
@@ -460,15 +436,28 @@ def _check_rows(part: str, models: dict[str, list[dict[str, Any]]]) -> tuple[Arr
     return y_true, risks, {name: float(rows[0]["threshold"]) for name, rows in models.items()}
 
 
-def _difference(
-    points: dict[str, dict[str, Array]], samples: dict[str, dict[str, Array]], other: str, metric: str
-) -> dict[str, Any]:
-    """Tuned minus other, with a paired bootstrap interval."""
-    value = float(points["tuned"][metric] - points[other][metric])
-    return difference(value, samples["tuned"][metric] - samples[other][metric])
+def _differences(
+    part: _Rows, points: dict[str, dict[str, Array]], samples: dict[str, dict[str, Array]]
+) -> dict[str, Estimates]:
+    """Tuned minus each other model, with paired bootstrap intervals."""
+    found: dict[str, Estimates] = {}
+    for other in (model for model in part.risks if model != "tuned"):
+        entries = {
+            metric: difference(
+                float(points["tuned"][metric] - points[other][metric]),
+                samples["tuned"][metric] - samples[other][metric],
+            )
+            for metric in DIFFERENCES
+        }
+        comparable = part.judged(other).independent and other not in IN_WORDS
+        test = delong_test(part.y_true, part.risks["tuned"], part.risks[other]) if comparable else None
+        auroc = entries["auroc"]
+        delong = (None, None) if test is None else (test.p, test.ci)
+        found[other] = entries | {"auroc": AurocDifference(auroc.value, auroc.ci, auroc.reason, *delong)}
+    return found
 
 
-def verdict(part: dict[str, Any]) -> dict[str, Any]:
+def verdict(part: Part) -> Verdict:
     """Is the tuned language model worth it? Against the classical model that is hardest to beat on
     these rows.
 
@@ -476,22 +465,22 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
     `no_difference_shown` or `no_comparison`; `against`: the classical model that decides it, the
     one with the highest AUROC where several do; `text`: the same in plain words.
     """
-    rivals = [name for name in RIVALS if name in part["models"]]
+    rivals = [name for name in RIVALS if name in part.models]
     if not rivals:
         return _no_comparison("No classical model was run beside the tuned model, so nothing is shown.")
-    if part["models"]["tuned"]["auroc"]["value"] is None:
+    if part.models["tuned"]["auroc"].value is None:
         return _no_comparison("These rows hold one outcome only, so no comparison can be made.")
-    decisions = {name: _decide(**_key_differences(part, name)) for name in rivals}
+    decisions = {name: _decide(*_key_differences(part, name)) for name in rivals}
     order = ("worse", "no_difference_shown", "better")
-    rival = min(rivals, key=lambda name: (order.index(decisions[name]), -part["models"][name]["auroc"]["value"]))
+    rival = min(rivals, key=lambda name: (order.index(decisions[name]), -_value(part.models[name]["auroc"])))
     decision, named = decisions[rival], COMPARATORS[rival].rival
-    auroc, loss = _key_differences(part, rival).values()
-    found = f"AUROC {auroc['value']:+.3f}{_span(auroc['ci'])}, log-loss {loss['value']:+.3f}{_span(loss['ci'])}"
+    auroc, loss = _key_differences(part, rival)
+    found = f"AUROC {_value(auroc):+.3f}{_span(auroc.ci)}, log-loss {_value(loss):+.3f}{_span(loss.ci)}"
     if _side(auroc) * _side(loss) > 0:
         unclear = f"its ranking and its probabilities point to different sides beside {named}"
     elif _side(loss) < 0:
         unclear = f"it does not rank clearly better than {named}"
-        if "tuned" in part.get("raw", {}):
+        if "tuned" in part.raw:
             unclear += ", and of the two its probabilities alone were adjusted afterwards"
     else:
         unclear = f"it does not differ clearly from {named}"
@@ -503,25 +492,26 @@ def verdict(part: dict[str, Any]) -> dict[str, Any]:
             "cheaper to fit, run and explain."
         ),
     }[decision]
-    happened = part["n_events"]
-    if happened is None or min(happened, part["n"] - happened) < FEW_ROWS:
+    happened = part.n_events
+    if happened is None or min(happened, part.n - happened) < FEW_ROWS:
         told = f"fewer than {FEW} with one of the outcomes" if happened is None else f"{happened} of them events"
-        text += f" With only {part['n']} test rows, {told}, the intervals are wide: read this as a first look."
-    if "censoring" in part:
+        text += f" With only {part.n} test rows, {told}, the intervals are wide: read this as a first look."
+    if part.censoring is not None:
         text += " All figures are weighted by the inverse probability of censoring (IPCW)."
-    return {"decision": decision, "against": rival, "text": text}
+    return Verdict(decision, text, rival)
 
 
-def _no_comparison(text: str) -> dict[str, Any]:
-    return {"decision": "no_comparison", "text": text}
+def _no_comparison(text: str) -> Verdict:
+    return Verdict("no_comparison", text)
 
 
-def _key_differences(part: dict[str, Any], rival: str) -> dict[str, dict[str, Any]]:
-    """What decides: ranking and probabilities."""
-    return {metric: part["differences"][rival][metric] for metric in ("auroc", "log_loss")}
+def _key_differences(part: Part, rival: str) -> tuple[Estimate, Estimate]:
+    """What decides: ranking (AUROC) and probabilities (log-loss)."""
+    assert part.differences is not None
+    return part.differences[rival]["auroc"], part.differences[rival]["log_loss"]
 
 
-def _decide(auroc: dict[str, Any], log_loss: dict[str, Any]) -> str:
+def _decide(auroc: Estimate, log_loss: Estimate) -> Decision:
     """Better: clearly so in ranking, while the probabilities do not even point to worse.
 
     Better probabilities alone do not make it: the language model is calibrated on the validation
@@ -529,7 +519,7 @@ def _decide(auroc: dict[str, Any], log_loss: dict[str, Any]) -> str:
     counts against the costlier model.
     """
     ranking, probabilities = _side(auroc), -_side(log_loss)
-    points_to_worse = auroc["value"] <= -NEGLIGIBLE or log_loss["value"] >= NEGLIGIBLE
+    points_to_worse = _value(auroc) <= -NEGLIGIBLE or _value(log_loss) >= NEGLIGIBLE
     if ranking > 0 and not points_to_worse:
         return "better"
     if min(ranking, probabilities) < 0 and max(ranking, probabilities) <= 0:
@@ -537,14 +527,20 @@ def _decide(auroc: dict[str, Any], log_loss: dict[str, Any]) -> str:
     return "no_difference_shown"
 
 
-def _side(difference: dict[str, Any]) -> int:
+def _value(entry: Estimate) -> float:
+    """Of what is defined where both outcomes are there."""
+    assert entry.value is not None
+    return entry.value
+
+
+def _side(difference: Estimate) -> int:
     """1 when the difference is clearly above 0, by its interval, -1 when clearly below, 0 when it
     does not tell."""
-    ci = difference["ci"]
-    if ci is None or abs(difference["value"]) < NEGLIGIBLE:
+    ci = difference.ci
+    if ci is None or abs(_value(difference)) < NEGLIGIBLE:
         return 0
     return int(ci[0] > 0) - int(ci[1] < 0)
 
 
-def _span(ci: list[float] | None) -> str:
+def _span(ci: Interval | None) -> str:
     return "" if ci is None else f" (95 % CI {ci[0]:+.3f} to {ci[1]:+.3f})"

@@ -3,17 +3,17 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.evaluation import metrics
+from cardiotune.evaluation.catalogue import SUBGROUPS, values
 from cardiotune.evaluation.disclosure import Cell, Rows, Told, withhold
-from cardiotune.evaluation.estimates import Judged, estimate, undefined
+from cardiotune.evaluation.estimates import estimate, undefined
+from cardiotune.evaluation.judged import Judged
+from cardiotune.evaluation.judgement import Estimates, Group
 from cardiotune.evaluation.metrics import Array
 
-METRICS = ("auroc", "observed_expected", "calibration_slope", "sensitivity", "fnr")
 MISSING = "missing"
 """The group of the rows that have no label."""
 WITHHELD = "withheld: this group, or another that it would give away, has fewer than 10 events or non-events"
@@ -26,9 +26,9 @@ def judge_groups(
     resamples: Iterable[Array],
     ids: Sequence[str] = (),
     told: Sequence[Told] = (),
-) -> list[dict[str, Any]]:
-    """One entry a column and group: its size, its events and every model's METRICS, at the model's
-    own threshold.
+) -> list[Group]:
+    """Of each column and group its size, its events and every model's SUBGROUPS, at the model's own
+    threshold.
 
     y_true (n,); models: model -> what it is judged on; columns: title -> labels (n,); resamples:
     row counts, (some replicates, n) at a time. In a replicate a group has the rows that were drawn
@@ -48,44 +48,33 @@ def judge_groups(
             for model, judged_rows in within[cell].items():
                 drawn = counts[:, chosen[cell][model]]
                 drawn = drawn if judged_rows.weight is None else drawn * judged_rows.weight
-                for name, values in _metrics(judged_rows, drawn).items():
-                    samples[cell, model, name].append(values)
+                for name, sample in values(SUBGROUPS, judged_rows, drawn).items():
+                    samples[cell, model, name].append(sample)
 
-    def models_of(cell: Cell) -> dict[str, Any]:
+    def models_of(cell: Cell) -> dict[str, Estimates]:
         if cell in without_size:
             return {}
         if cell in without_events:
-            return {model: {name: undefined(WITHHELD) for name in METRICS} for model in models}
-        entries: dict[str, Any] = defaultdict(dict)
-        for model, rows in within[cell].items():
-            for name, value in _metrics(rows, rows.weight).items():
-                sample = np.concatenate(samples[cell, model, name])
-                entries[model][name] = estimate(name, value.item(), sample, rows)
-        return dict(entries)
+            return {model: dict.fromkeys(SUBGROUPS, undefined(WITHHELD)) for model in models}
+        return {
+            model: {
+                name: estimate(name, value.item(), np.concatenate(samples[cell, model, name]), rows)
+                for name, value in values(SUBGROUPS, rows, rows.weight).items()
+            }
+            for model, rows in within[cell].items()
+        }
 
     return [
-        {
-            "column": cell[0],
-            "group": cell[1],
-            "n": None if cell in without_size else int(rows.sum()),
-            "n_events": None if cell in without_events else int(y_true[rows].sum()),
-            "suppressed": cell in without_events,
-            "models": models_of(cell),
-        }
+        Group(
+            column=cell[0],
+            group=cell[1],
+            n=None if cell in without_size else int(rows.sum()),
+            n_events=None if cell in without_events else int(y_true[rows].sum()),
+            suppressed=cell in without_events,
+            models=models_of(cell),
+        )
         for cell, rows in cells.items()
     ]
-
-
-def _metrics(rows: Judged, weight: Array | None) -> dict[str, Array]:
-    plain = (metrics.auroc, metrics.observed_expected, metrics.calibration_slope)
-    values = [
-        metric(rows.y_true, rows.risk, weight)
-        if rows.unread is None
-        else np.full(() if weight is None or weight.ndim == 1 else len(weight), np.nan)
-        for metric in plain
-    ]
-    cells = metrics.table(rows.y_true, rows.risk, weight, threshold=rows.threshold, unread=rows.unread)
-    return dict(zip(METRICS, [*values, metrics.recall.of(cells), metrics.fnr.of(cells)], strict=True))
 
 
 def _by_risk(risk: Array, rows: Rows) -> NDArray[np.int_]:
@@ -99,7 +88,7 @@ def _groups(labels: Sequence[str | None]) -> dict[str, Rows]:
     return {group: named == group for group in sorted(set(named), key=lambda group: (group == MISSING, _order(group)))}
 
 
-def _order(group: str) -> list[Any]:
+def _order(group: str) -> list[str | float]:
     """ "under 45" before "45 to under 55" before "100 and above"."""
     parts = re.split(r"(\d+(?:\.\d+)?)", re.sub(r"(?<!to )\bunder (?=\d)", "", group))
     return [float(part) if place % 2 else part for place, part in enumerate(parts)]

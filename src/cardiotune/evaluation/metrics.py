@@ -17,7 +17,6 @@ from scipy.sparse import csr_array
 from cardiotune.models import logistic
 
 Array = NDArray[np.float64]
-Metric = Callable[..., Array]
 
 RIDGE = 1e-8
 """Penalty of the calibration curve as a share of all rows: none to speak of, unless a curve would
@@ -178,24 +177,26 @@ def calibration_errors(
 
 
 def ici(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Integrated calibration index: mean distance of the risks from their calibration curve;
-    `calibration_errors`."""
+    """Integrated calibration index: mean |risk - calibration curve|, 0 (best) to 1; the curve is a
+    logistic regression on a restricted cubic spline of logit(risk).
+
+    Austin & Steyerberg, Stat Med 2019;38:4051. NaN with one outcome.
+    """
     return calibration_errors(y_true, y_prob, weight)["ici"]
 
 
 def e50(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Median distance of the risks from their calibration curve; `calibration_errors`."""
+    """Median |risk - calibration curve|, of the curve of the ICI."""
     return calibration_errors(y_true, y_prob, weight)["e50"]
 
 
 def e90(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """90th percentile of the distance of the risks from their calibration curve;
-    `calibration_errors`."""
+    """90th percentile of |risk - calibration curve|, of the curve of the ICI."""
     return calibration_errors(y_true, y_prob, weight)["e90"]
 
 
 def emax(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
-    """Largest distance of a risk from the calibration curve; `calibration_errors`."""
+    """Largest |risk - calibration curve|, of the curve of the ICI."""
     return calibration_errors(y_true, y_prob, weight)["emax"]
 
 
@@ -363,52 +364,3 @@ def decision_curve(y_true: Array, y_prob: Array, weight: Array | None = None, *,
     flagged = np.cumsum(held[..., :0:-1], axis=-1)[..., ::-1][..., column]  # (..., outcomes, m)
     total = flagged[..., 1, :] - odds * flagged[..., 0, :]
     return np.minimum(_ratio(total, np.broadcast_to(weight.sum(-1)[..., None], total.shape)), 1)
-
-
-RANKED: dict[str, Metric] = {"auroc": auroc, "auprc": auprc}
-PROBABILITY: dict[str, Metric] = {
-    "brier": brier,
-    "log_loss": log_loss,
-    "calibration_intercept": calibration_intercept,
-    "calibration_slope": calibration_slope,
-}
-OVERALL: dict[str, Metric] = {"scaled_brier": scaled_brier, "observed_expected": observed_expected}
-CURVE: dict[str, Metric] = {"ici": ici, "e50": e50, "e90": e90, "emax": emax}
-AT_THRESHOLD: dict[str, AtThreshold] = {
-    "accuracy": accuracy,
-    "precision": precision,
-    "npv": npv,
-    "recall": recall,
-    "specificity": specificity,
-    "lr_positive": lr_positive,
-    "lr_negative": lr_negative,
-    "flagged": flagged,
-    "f1": f1,
-    "f1_weighted": f1_weighted,
-}
-NAMES = (*RANKED, *PROBABILITY, *OVERALL, *CURVE, *AT_THRESHOLD)
-
-
-def all_metrics(
-    y_true: Array,
-    y_prob: Array,
-    weight: Array | None = None,
-    *,
-    threshold: float = 0.5,
-    unread: NDArray[np.bool_] | None = None,
-) -> dict[str, Array]:
-    """Every metric by name; shape () or (replicates,).
-
-    `unread` (n,) is given for answers in words, and says which could not be parsed. They are wrong;
-    answers carry no probability, so all but the metrics at a threshold are NaN.
-    """
-    shape = () if weight is None or np.ndim(weight) == 1 else (len(weight),)
-    plain = RANKED | PROBABILITY | OVERALL
-    if unread is None:
-        values = {name: metric(y_true, y_prob, weight) for name, metric in plain.items()}
-        values |= calibration_errors(y_true, y_prob, weight)
-    else:
-        values = {name: np.full(shape, np.nan) for name in plain | CURVE}
-    cells = table(y_true, y_prob, weight, threshold=threshold, unread=unread)
-    values |= {name: metric.of(cells) for name, metric in AT_THRESHOLD.items()}
-    return {name: np.reshape(value, shape) for name, value in values.items()}

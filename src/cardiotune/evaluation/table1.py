@@ -7,8 +7,9 @@ what the table tells to the subgroups, which count some of the same patients.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID
+from cardiotune.data.prepare import Prepared
 from cardiotune.data.small_counts import FEW, HIDDEN, SMALL, is_small
-from cardiotune.data.split import PARTS, Parts
+from cardiotune.data.split import PARTS
 from cardiotune.evaluation.disclosure import Counts, Told, suppress
 from cardiotune.evaluation.subgroups import columns_of
 from cardiotune.settings import Column, DataConfig
@@ -27,32 +29,63 @@ MOST_CATEGORIES = 20
 """Categories that the dictionary does not list are shown up to this many, the most frequent
 ones."""
 GROUPS = ("overall", "no_event", "event")
+Cells = tuple[str, str, str]
+"""One for each of GROUPS."""
 
 
-def table1(frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataConfig) -> dict[str, Any]:
-    """`{"n": {overall, no_event, event}, "columns": [{name, unit, kind, overall, no_event, event,
-    missing}]}`.
+@dataclass(frozen=True, slots=True)
+class Table1Row:
+    """One row of Table 1; every cell is written."""
 
-    frame: a cohort's rows; events (rows,) of 0 and 1; parts (rows,): rows of no part are left out.
-    Every cell is a string. A number has two rows, `mean (SD)` and `median [IQR]`; a coded column
+    name: str
+    unit: str
+    kind: str
+    """What the cells say: `mean (SD)`, `median [IQR]` or `n (%)`."""
+    overall: str
+    no_event: str
+    event: str
+    missing: str
+    """How many lack a value; in a column's first row alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table1:
+    """Who the patients are."""
+
+    n: Mapping[str, int] = field(default_factory=dict)
+    """How many each of GROUPS has."""
+    columns: list[Table1Row] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The content of `table1.json`; empty where there is none."""
+        return cls(content.get("n", {}), [Table1Row(**row) for row in content.get("columns", [])])
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `table1.json`."""
+        return {"n": dict(self.n), "columns": [asdict(row) for row in self.columns]}
+
+
+def table1(prepared: Prepared, data: DataConfig) -> Table1:
+    """The table of a cohort's rows that stand in a part.
+
+    A number has two rows, `mean (SD)` and `median [IQR]`; a coded column
     one row, `n (%)`, for each category (name `sex: woman`); free text one for how many have it.
     Percentages are of all patients of the group, missing ones included. `missing` stands in a
     column's first row.
     """
-    frame, groups, sizes = _used(frame, events, parts)
-    rows = [row for name in data.features for row in _rows(frame[name], name, data.columns[name], groups, sizes)]
-    return {"n": dict(zip(GROUPS, sizes.tolist(), strict=True)), "columns": rows}
+    used = _used(prepared)
+    rows = [row for name in data.features for row in _rows(used.frame[name], data.columns[name], used)]
+    return Table1(dict(zip(GROUPS, used.sizes.tolist(), strict=True)), rows)
 
 
-def told_beside(
-    frame: pl.DataFrame, events: NDArray[Any], parts: Parts, data: DataConfig, subgroups: Sequence[str] | None
-) -> list[Told]:
-    """What the table tells of the columns that are also judged as subgroups, and its sizes;
-    arguments as in `table1`.
+def told_beside(prepared: Prepared, data: DataConfig, subgroups: Sequence[str] | None) -> list[Told]:
+    """What the table tells of the columns that are also judged as subgroups, and its sizes.
 
     subgroups: columns and pairs as in `cardiotune.evaluation.subgroups.subgroups`.
     """
-    frame, groups, sizes = _used(frame, events, parts)
+    used = _used(prepared)
+    frame, groups, sizes = used
     ids = frame[ROW_ID].to_numpy()
 
     def count(column: str, group: int, rows: NDArray[np.bool_], low: float, high: float) -> Told:
@@ -69,7 +102,7 @@ def told_beside(
             few = is_small(missing.sum())
             found.append(count(title, 0, missing, *((1, FEW - 1) if few else (missing.sum(), missing.sum()))))
             continue
-        lines = _Lines(values, column, groups, sizes)
+        lines = _Lines(values, column, used)
         for mask, numbers, marks in zip(lines.masks, lines.counts, lines.marks, strict=True):
             for group, (number, mark) in enumerate(zip(numbers, marks, strict=True)):
                 if group == 0 or mask is not lines.masks[-1]:  # how many lack a value is told overall only
@@ -78,22 +111,24 @@ def told_beside(
     return found
 
 
-def _used(
-    frame: pl.DataFrame, events: NDArray[Any], parts: Parts
-) -> tuple[pl.DataFrame, list[NDArray[np.bool_]], Counts]:
+class _Used(NamedTuple):
     """The rows that stand in a part; which of them are counted in each of GROUPS, and how many."""
-    used = np.isin(parts, PARTS)
-    happened = np.asarray(events)[used].astype(bool)
+
+    frame: pl.DataFrame
+    groups: list[NDArray[np.bool_]]
+    sizes: Counts
+
+
+def _used(prepared: Prepared) -> _Used:
+    used = np.isin(prepared.parts, PARTS)
+    happened = np.asarray(prepared.cohort.events)[used].astype(bool)
     groups = [np.ones(len(happened), bool), ~happened, happened]
-    return frame.filter(pl.Series(used)), groups, np.array([group.sum() for group in groups])
+    return _Used(prepared.cohort.frame.filter(pl.Series(used)), groups, np.array([group.sum() for group in groups]))
 
 
-def _rows(
-    values: pl.Series, name: str, column: Column, groups: list[NDArray[np.bool_]], sizes: Counts
-) -> list[dict[str, str]]:
-    if column.is_coded or column.is_text:
-        return _category_rows(values, name, column, groups, sizes)
-    return _number_rows(values, name, column, groups, int(sizes[0]))
+def _rows(values: pl.Series, column: Column, used: _Used) -> list[Table1Row]:
+    """Of the column that `values` are named after."""
+    return (_category_rows if column.is_coded or column.is_text else _number_rows)(values, column, used)
 
 
 def _named(name: str, column: Column) -> str:
@@ -101,32 +136,27 @@ def _named(name: str, column: Column) -> str:
     return name.replace("_", " ") if "{value}" in (column.phrase or "") else schema.label(name, column)
 
 
-def _row(name: str, unit: str, kind: str, cells: Sequence[str], missing: str) -> dict[str, str]:
-    return {"name": name, "unit": unit, "kind": kind, **dict(zip(GROUPS, cells, strict=True)), "missing": missing}
-
-
 # --------------------------------------------------------------------------------------------------
 # numbers
 
 
-def _number_rows(
-    values: pl.Series, name: str, column: Column, groups: list[NDArray[np.bool_]], n: int
-) -> list[dict[str, str]]:
-    missing = values.null_count()
-    shown = _count(missing, n, SMALL if is_small(missing) else None)
+def _number_rows(values: pl.Series, column: Column, used: _Used) -> list[Table1Row]:
+    missing, groups = values.null_count(), used.groups
+    shown = _count(missing, int(used.sizes[0]), SMALL if is_small(missing) else None)
+    label, unit = _named(values.name, column), column.unit or ""
     if column.is_day:  # a day could point at a patient, a year hardly does
         years = values.dt.year().cast(pl.Float64)
-        cells = _over_groups(years, groups, _median, decimals=0)
-        return [_row(_named(name, column), "year", "median [IQR]", cells, shown)]
+        return [Table1Row(label, "year", "median [IQR]", *_over_groups(years, groups, _median, decimals=0), shown)]
     spread = values.std()
     decimals = 1 if not isinstance(spread, float) or spread >= 1 or spread == 0 else 1 - math.floor(math.log10(spread))
-    label, unit = _named(name, column), column.unit or ""
     means = _over_groups(values, groups, _mean, decimals)
     medians = _over_groups(values, groups, _median, decimals)
-    return [_row(label, unit, "mean (SD)", means, shown), _row(label, unit, "median [IQR]", medians, "")]
+    return [Table1Row(label, unit, "mean (SD)", *means, shown), Table1Row(label, unit, "median [IQR]", *medians, "")]
 
 
-def _over_groups(values: pl.Series, groups: list[NDArray[np.bool_]], write: Any, decimals: int) -> list[str]:
+def _over_groups(
+    values: pl.Series, groups: list[NDArray[np.bool_]], write: Callable[[pl.Series, int], str], decimals: int
+) -> Cells:
     """A summary of fewer than ten patients is nearly their values. Two of the three give the third,
     so both go."""
     recorded = [values.filter(pl.Series(group)).drop_nulls() for group in groups]
@@ -138,7 +168,8 @@ def _over_groups(values: pl.Series, groups: list[NDArray[np.bool_]], write: Any,
     if small[1] != small[2] and not small[0]:
         other = 2 if small[1] else 1
         cells[other] = HIDDEN if len(recorded[other]) else NONE
-    return cells
+    overall, no_event, event = cells
+    return overall, no_event, event
 
 
 def _mean(known: pl.Series, decimals: int) -> str:
@@ -159,26 +190,24 @@ class _Lines:
     """The categories of a column, and last those whose value is missing: who they are, how many,
     and what hides them."""
 
-    def __init__(self, values: pl.Series, column: Column, groups: list[NDArray[np.bool_]], sizes: Counts) -> None:
+    def __init__(self, values: pl.Series, column: Column, used: _Used) -> None:
         categories = _categories(values, column)
         self.names = list(categories)
         self.masks = [values.is_in(codes).fill_null(False).to_numpy() for codes in categories.values()]
         self.masks.append(values.is_null().to_numpy())
-        self.counts = np.array([[(mask & group).sum() for group in groups] for mask in self.masks])
-        self.marks = suppress(self.counts, sizes)
+        self.counts = np.array([[(mask & group).sum() for group in used.groups] for mask in self.masks])
+        self.marks = suppress(self.counts, used.sizes)
 
 
-def _category_rows(
-    values: pl.Series, name: str, column: Column, groups: list[NDArray[np.bool_]], sizes: Counts
-) -> list[dict[str, str]]:
-    lines = _Lines(values, column, groups, sizes)
-    cells = [
-        [_count(count, size, mark) for count, size, mark in zip(counts, sizes, marks, strict=True)]
-        for counts, marks in zip(lines.counts, lines.marks, strict=True)
-    ]
-    missing, label, unit = cells.pop()[0], _named(name, column), column.unit or ""
+def _category_rows(values: pl.Series, column: Column, used: _Used) -> list[Table1Row]:
+    lines = _Lines(values, column, used)
+    cells: list[Cells] = []
+    for counts, marks in zip(lines.counts, lines.marks, strict=True):
+        overall, no_event, event = map(_count, counts, used.sizes, marks)
+        cells.append((overall, no_event, event))
+    missing, label, unit = cells.pop()[0], _named(values.name, column), column.unit or ""
     return [
-        _row(f"{label}: {words}", unit, "n (%)", line, "" if number else missing)
+        Table1Row(f"{label}: {words}", unit, "n (%)", *line, "" if number else missing)
         for number, (words, line) in enumerate(zip(lines.names, cells, strict=True))
     ]
 
@@ -202,4 +231,4 @@ def _count(count: int, size: int, mark: str | None) -> str:
     return f"{count} ({100 * count / size:.1f} %)" if size else NONE
 
 
-__all__ = ["FEW", "GROUPS", "HIDDEN", "SMALL", "table1", "told_beside"]
+__all__ = ["FEW", "GROUPS", "HIDDEN", "SMALL", "Table1", "Table1Row", "table1", "told_beside"]

@@ -12,9 +12,11 @@ from scipy.sparse.csgraph import connected_components
 from cardiotune.comparators import IN_WORDS
 from cardiotune.data.small_counts import told_events
 from cardiotune.errors import ConfigError, DataError, ModelError
-from cardiotune.evaluation import metrics
-from cardiotune.evaluation.estimates import Judged, difference, estimate
+from cardiotune.evaluation.catalogue import values
+from cardiotune.evaluation.estimates import difference, estimate
 from cardiotune.evaluation.intervals import affordable, bootstrap_counts
+from cardiotune.evaluation.judged import Judged
+from cardiotune.evaluation.judgement import UNDEFINED, Estimate, Estimates, Part
 from cardiotune.files import read_json
 from cardiotune.models.predictions import read_predictions
 from cardiotune.report.wording import events, in_order, main_model, metric_words, model_words, number, reads, span
@@ -28,14 +30,7 @@ Risks = dict[str, dict[str, float]]
 Weights = dict[str, float]
 """row_id -> how much the row counts; 1 but for a cohort with weights of censoring."""
 
-COMPARED: dict[str, metrics.Metric] = {
-    "auroc": metrics.auroc,
-    "auprc": metrics.auprc,
-    "brier": metrics.brier,
-    "log_loss": metrics.log_loss,
-    "calibration_slope": metrics.calibration_slope,
-    "calibration_intercept": metrics.calibration_intercept,
-}
+COMPARED = ("auroc", "auprc", "brier", "log_loss", "calibration_slope", "calibration_intercept")
 DIFFERENCES = ("auroc", "auprc", "brier", "log_loss")
 """Compared by difference: of calibration slope and intercept the distance to the best value counts,
 not the sign."""
@@ -78,12 +73,13 @@ def compare(
     candidates = []
     for name, own, judged in zip(names, read, told, strict=True):
         chosen = in_order(list(own.risks)) if all_models else [main_model(own.risks)]
-        whole = judged.get("parts", {}).get("test", {}) if len(ids) == len(own.outcomes) else {}
+        test = judged.get("parts", {}).get("test") if len(ids) == len(own.outcomes) else None
+        whole = Part.from_json(test).models if test else {}
         for model in chosen:
             risk = np.array([own.risks[model][row_id] for row_id in ids], float)
             unread = ~np.isin(risk, (0, 1)) if model in IN_WORDS else None
             rows = Judged(y_true, risk, 0.5, None if (weight == 1).all() else weight, clusters, unread)
-            candidates.append(_Candidate(name, model, rows, whole.get("models", {}).get(model, {})))
+            candidates.append(_Candidate(name, model, rows, whole.get(model, {})))
     if clusters is None and any("cluster" in str(judged.get("interval", {}).get("method")) for judged in told):
         log.warning(
             "compare: rows of one patient are resampled one by one here, though the runs keep them together; the intervals are "
@@ -127,7 +123,7 @@ class _Candidate(NamedTuple):
     run: str
     model: str
     rows: Judged
-    told: dict[str, Any]
+    told: Estimates
     """What the run's own `metrics.json` says of it; empty where other rows are judged here."""
 
 
@@ -221,10 +217,10 @@ def _judge(candidates: list[_Candidate], replicates: int, seed: int, stratified:
     drawn: list[dict[str, list[Array]]] = [{metric: [] for metric in COMPARED} for _ in candidates]
     for counts in bootstrap_counts(first.y_true, replicates, seed, stratified, first.clusters):
         for candidate, samples in zip(candidates, drawn, strict=True):
-            for metric in COMPARED:
-                samples[metric].append(np.atleast_1d(_value(metric, candidate.rows, counts * weight)))
+            for metric, found in values(COMPARED, candidate.rows, counts * weight).items():
+                samples[metric].append(found)
     sampled = [{metric: np.concatenate(parts) for metric, parts in own.items()} for own in drawn]
-    points = [{m: np.asarray(_value(m, candidate.rows, weight)).item() for m in COMPARED} for candidate in candidates]
+    points = [{m: v.item() for m, v in values(COMPARED, one.rows, weight).items()} for one in candidates]
     entries: list[dict[str, Any]] = []
     for candidate, point, sample in zip(candidates, points, sampled, strict=True):
         entry: dict[str, Any] = {
@@ -234,25 +230,17 @@ def _judge(candidates: list[_Candidate], replicates: int, seed: int, stratified:
         }
         if entries:
             entry["differences"] = {
-                m: difference(point[m] - points[0][m], sample[m] - sampled[0][m]) for m in DIFFERENCES
+                m: difference(point[m] - points[0][m], sample[m] - sampled[0][m]).as_json() for m in DIFFERENCES
             }
         entries.append(entry)
     return entries
 
 
-def _value(metric: str, rows: Judged, weight: Array) -> Array:
-    """The metric; NaN of answers in words, which are no probabilities."""
-    if rows.unread is not None:
-        return np.full(weight.shape[:-1], np.nan)
-    return COMPARED[metric](rows.y_true, rows.risk, weight)
-
-
 def _entry(candidate: _Candidate, metric: str, value: float, sample: Array) -> dict[str, Any]:
-    """`{"value", "ci"}`, with the interval of the run's own report where that judges the same
-    rows."""
-    found, told = estimate(metric, value, sample, candidate.rows), candidate.told.get(metric) or {}
-    same = told.get("value") is not None and np.isclose(told["value"], value, rtol=1e-9, atol=1e-12)
-    return {name: told[name] for name in ("value", "ci", "reason") if name in told} if same else found
+    """The estimate, with the interval of the run's own report where that judges the same rows."""
+    told = candidate.told.get(metric, UNDEFINED)
+    same = told.value is not None and np.isclose(told.value, value, rtol=1e-9, atol=1e-12)
+    return Estimate.as_json(told if same else estimate(metric, value, sample, candidate.rows))
 
 
 def as_text(result: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from cardiotune.report.drawing import (
 )
 from cardiotune.report.learning_curve import METRICS as LEARNED
 from cardiotune.report.record import Array, Record, Scores
-from cardiotune.report.wording import in_order, model_words
+from cardiotune.report.wording import in_order, metric_words, model_words
 
 BLUE, GREY, RED = "#0072b2", "#999", "#b00020"
 MOST_COLUMNS = 20
@@ -345,10 +345,10 @@ def forest(record: Record) -> Drawing | None:
     labels = [_group_label(group) for group in groups]
     withheld = sum(group["suppressed"] for group in groups)
 
-    def painter(metric: str, name: str, best: float | None) -> Callable[[Figure], None]:
+    def painter(metric: str, best: float | None) -> Callable[[Figure], None]:
         def paint(figure: Figure) -> None:
             axes = figure.add_subplot()
-            axes.set_title(name, fontsize=11)
+            axes.set_title(metric_words(metric)[0], fontsize=11)
             if best is not None:
                 axes.axvline(best, **REFERENCE)
             for y, group in enumerate(groups):
@@ -374,8 +374,8 @@ def forest(record: Record) -> Drawing | None:
     overall = record.part["models"][main]["auroc"]["value"]
     height = 0.9 + sum(0.24 * (label.count("\n") + 1) + 0.1 for label in labels)
     drawn = [
-        svg("forest-auroc", (WIDTH, height), painter("auroc", "AUROC", overall)),
-        svg("forest-oe", (WIDTH, height), painter("observed_expected", "O:E ratio", 1.0)),
+        svg("forest-auroc", (WIDTH, height), painter("auroc", overall)),
+        svg("forest-oe", (WIDTH, height), painter("observed_expected", 1.0)),
     ]
     rows = [
         (
@@ -467,7 +467,7 @@ def learning_curve(points: list[dict[str, Any]]) -> Drawing:
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(2, 1, sharex=True)
-        for axes, (metric, name) in zip(panels, LEARNED.items(), strict=True):
+        for axes, metric in zip(panels, LEARNED, strict=True):
             lines = curves.by_training_rows(points, metric)
             for number, model in enumerate(models):
                 line = {rows: values for rows, values in lines[model].items() if values}
@@ -478,7 +478,7 @@ def learning_curve(points: list[dict[str, Any]]) -> Drawing:
                 bars = (middle - low, high - middle)
                 label = model_words(model) if axes is panels[0] else None
                 axes.errorbar(at, middle, yerr=bars, capsize=3, elinewidth=1, label=label, **look(model))
-            axes.set_ylabel(name)
+            axes.set_ylabel(metric_words(metric)[0])
         sizes = sorted({rows for line in lines.values() for rows in line})
         panels[1].set(xlabel="Training rows", xscale="log")
         panels[1].xaxis.set_minor_locator(NullLocator())
@@ -493,7 +493,7 @@ def learning_curve(points: list[dict[str, Any]]) -> Drawing:
         caption="Look for where the lines cross and whether they still climb (AUROC) or fall (log-loss) at the right end, "
         "where more patients would help. Points are medians over the seeds, bars reach from the lowest to the highest.",
         svg=svg("learning-curve", (WIDTH, height_with_legend(WIDTH, len(models))), paint),
-        data=table(("model", "size", "training rows", "seed", *LEARNED.values()), rows),
+        data=table(("model", "size", "training rows", "seed", *(metric_words(metric)[0] for metric in LEARNED)), rows),
     )
 
 

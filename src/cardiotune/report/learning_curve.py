@@ -21,6 +21,7 @@ from matplotlib.ticker import NullLocator
 from cardiotune.comparators import IN_WORDS, having
 from cardiotune.config import read_yaml
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.evaluation.catalogue import named
 from cardiotune.files import atomic, write_json, write_text
 from cardiotune.report.curves import by_training_rows
 from cardiotune.report.drawing import STYLE, look
@@ -34,7 +35,7 @@ Size = int | Literal["all"]
 """Training rows; `all` leaves the training part as it is."""
 MIN_ROWS = 4
 """Two events and two non-events."""
-METRICS = {"auroc": "AUROC", "log_loss": "Log-loss"}
+METRICS = ("auroc", "log_loss")
 COMPARED = having(lambda one: one.in_curves)
 """The models of a curve whose experiment does not choose its models: all others would be made at
 every size too."""
@@ -221,8 +222,8 @@ def to_markdown(curve: dict[str, Any]) -> str:
     """A table a metric: a line a model, a column a size; the median over seeds, and the lowest to
     the highest."""
     tables = []
-    for metric, name in METRICS.items():
-        lines = by_training_rows(curve["points"], metric)
+    for metric in METRICS:
+        name, lines = named(metric).words, by_training_rows(curve["points"], metric)
         sizes = sorted({rows for line in lines.values() for rows in line})
         head = ["| " + " | ".join([f"{name}, by training rows", *(f"{rows:.0f}" for rows in sizes)]) + " |"]
         rule = ["|---|" + "---|" * len(sizes)]
@@ -255,8 +256,8 @@ def draw(curve: dict[str, Any], file: Path) -> Path:
         matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the figure
         matplotlib.rcParams.update({**STYLE, "svg.hashsalt": "learning_curve"})
         figure = Figure(figsize=(8.4, 4.2), layout="constrained")
-        for panel, (metric, name) in enumerate(METRICS.items()):
-            _panel(figure, panel, name, by_training_rows(curve["points"], metric))
+        for panel, metric in enumerate(METRICS):
+            _panel(figure, panel, named(metric).words, by_training_rows(curve["points"], metric))
         with atomic(file) as temporary:
             when = {"Date": None} if kind == "svg" else {}  # the same curve gives the same bytes
             figure.savefig(temporary, format=kind, dpi=160, metadata=when)

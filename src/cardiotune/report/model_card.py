@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from cardiotune.comparators import ON_LANGUAGE, ON_TUNED
+from cardiotune.evaluation.catalogue import METRICS
 from cardiotune.files import write_text
 from cardiotune.report import checklists
 from cardiotune.report.record import Record, read_record
@@ -21,7 +22,6 @@ from cardiotune.settings import ModelConfig
 
 HUB_LICENSES = {"Gemma Terms of Use": "gemma", "Apache-2.0": "apache-2.0", "MIT": "mit"}
 """Our name of a licence -> its id on the hub. Any other is `other`, with its name and link."""
-HUB_METRICS = {"auroc": "roc_auc", "brier": "brier_score", "log_loss": "log_loss", "accuracy": "accuracy"}
 TERMS = {
     "medgemma": "The base model is a MedGemma model. HAI-DEF is provided under and subject to the Health AI Developer "
     "Foundations Terms of Use found at https://developers.google.com/health-ai-developer-foundations/terms. The terms "
@@ -78,12 +78,12 @@ def _front_matter(record: Record, exported_to: str | None) -> str:
             task_type="tabular-classification",
             dataset_type="private",
             dataset_name="test part of the run",
-            metric_type=name,
-            metric_name=metric_words(metric)[0],
-            metric_value=round(judged[metric]["value"], 4),
+            metric_type=metric.hub,
+            metric_name=metric.words,
+            metric_value=round(judged[metric.name]["value"], 4),
         )
-        for metric, name in HUB_METRICS.items()
-        if judged.get(metric, {}).get("value") is not None
+        for metric in METRICS
+        if metric.hub and judged.get(metric.name, {}).get("value") is not None
     ]
     about_base: dict[str, Any] = {}
     if tuned:

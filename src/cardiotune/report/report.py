@@ -14,14 +14,13 @@ import numpy as np
 from cardiotune.comparators import LANGUAGE, having
 from cardiotune.data import roles
 from cardiotune.data.small_counts import is_small
-from cardiotune.evaluation import metrics
+from cardiotune.evaluation.catalogue import DIFFERENCES, RAW, SUBGROUPS, THRESHOLDS, Kind, glossary, named
 from cardiotune.evaluation.table1 import HIDDEN, SMALL
 from cardiotune.files import read_json, write_text
 from cardiotune.report import checklists, curves, done, figures, learning_curve, model_card
 from cardiotune.report.done import CALIBRATIONS, HEADS, MOST_NAMES
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.wording import (
-    GLOSSARY,
     KEY_METRICS,
     METRICS,
     capitalized,
@@ -53,10 +52,7 @@ MOST_TABLE1_ROWS = 300
 MOST_MOVED = 5
 """Patients that are named under the probes, and again where risks fell."""
 VERDICT = ("auroc", "log_loss")
-DIFFERENCES = ("auroc", "log_loss", "brier", "accuracy")
-RAW = ("brier", "log_loss", "calibration_intercept", "calibration_slope")
-AT_THRESHOLD = ("flagged", "sensitivity", "specificity", "ppv", "npv", "lr_positive", "lr_negative", "net_benefit")
-OF_SUBGROUP = ("auroc", "observed_expected", "calibration_slope", "sensitivity", "fnr")
+AT_THRESHOLD = ("flagged", *(metric for metric in THRESHOLDS if metric != "flagged"))
 LEARNING_CURVE = Path(learning_curve.FOLDER, learning_curve.FILE)
 """Where `cardiotune learn-curve` leaves the curve in the run folder."""
 WATTS = {"cpu": 65, "cuda": 300}
@@ -123,7 +119,8 @@ def _drawings(record: Record) -> dict[str, Any]:
 def _words(record: Record) -> dict[str, Any]:
     part, manifest, extras = record.part, record.manifest, record.extras
     notes, stages = Notes(), _stages(record)
-    more = [metric for metric in METRICS if metric not in KEY_METRICS]
+    decided = [metric for metric in METRICS if named(metric).kind is Kind.THRESHOLD]
+    others = [metric for metric in METRICS if metric not in (*KEY_METRICS, *decided)]
     return {
         "name": record.config.name,
         "verdict": _verdict(record, notes),
@@ -136,10 +133,8 @@ def _words(record: Record) -> dict[str, Any]:
         "events": record.events,
         "censoring": _censoring(record, notes),
         "key": _comparison(record, record.models, KEY_METRICS, notes),
-        "others": _comparison(
-            record, record.models, [m for m in more if m not in metrics.AT_THRESHOLD], notes, delong=True
-        ),
-        "decided": _comparison(record, record.models, [m for m in more if m in metrics.AT_THRESHOLD], notes),
+        "others": _comparison(record, record.models, others, notes, delong=True),
+        "decided": _comparison(record, record.models, decided, notes),
         "differences": _differences(record, notes),
         "raw": _raw(record, notes),
         "between": done.between(record),
@@ -150,7 +145,7 @@ def _words(record: Record) -> dict[str, Any]:
         "threshold_sources": done.thresholds(record),
         "subgroups": _subgroups(record, notes),
         "notes": notes.texts,
-        "glossary": GLOSSARY,
+        "glossary": glossary(),
         "learning": _learning(record),
         "unexplained": extras["explanations"].get("note"),
         "probes": _probes(extras["probes"]),
@@ -238,7 +233,7 @@ def _comparison(
     judged = record.part["models"]
     columns = [(metric_words(m), m, "ci") for m in wanted if any(m in entries for entries in judged.values())]
     if delong and any(judged[model]["auroc"].get("delong_ci") for model in models):
-        columns.append((("AUROC", "interval by DeLong"), "auroc", "delong_ci"))
+        columns.append(((named("auroc").words, "interval by DeLong"), "auroc", "delong_ci"))
 
     def cell(model: str, metric: str, interval: str) -> dict[str, Any]:
         entry = judged[model].get(metric, {"value": None})
@@ -337,13 +332,13 @@ def _subgroups(record: Record, notes: Notes) -> dict[str, Any]:
                 "name": f"{group['column']}: {group['group']}",
                 "n": "few" if group["n"] is None else group["n"],
                 "events": "few" if group["n_events"] is None else group["n_events"],
-                "cells": [_cell(found.get(metric) or undefined, notes) for metric in OF_SUBGROUP],
+                "cells": [_cell(found.get(metric) or undefined, notes) for metric in SUBGROUPS],
             }
         )
     meanings = record.cohort.get("meanings")
     return {
         "model": model_words(record.main),
-        "header": [metric_words(m)[0] for m in OF_SUBGROUP],
+        "header": [metric_words(m)[0] for m in SUBGROUPS],
         "rows": rows,
         "columns": "" if meanings is None else f"What was taken for what: {roles.told(meanings)}.",
     }
@@ -367,7 +362,7 @@ def _censoring(record: Record, notes: Notes) -> dict[str, Any] | None:
     return {
         "text": text,
         "c_index": {
-            "header": [("C-index", "not weighted; the censored count until they leave")],
+            "header": [(named("c_index").words, "not weighted; the censored count until they leave")],
             "rows": [
                 {
                     "name": model_words(model),

@@ -8,43 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from cardiotune.comparators import COMPARATORS
+from cardiotune.evaluation.catalogue import NAMES, Better, named
 
-HIGHER, LOWER, ONE, ZERO, NEITHER = (
-    "higher is better",
-    "lower is better",
-    "1 is best",
-    "0 is best",
-    "neither end is better",
-)
-METRICS = {
-    "auroc": ("AUROC", HIGHER),
-    "auprc": ("AUPRC", HIGHER),
-    "brier": ("Brier score", LOWER),
-    "log_loss": ("Log-loss", LOWER),
-    "calibration_slope": ("Calibration slope", ONE),
-    "calibration_intercept": ("Calibration intercept", ZERO),
-    "observed_expected": ("O:E ratio", ONE),
-    "ici": ("ICI", LOWER),
-    "scaled_brier": ("Scaled Brier score", HIGHER),
-    "e50": ("E50", LOWER),
-    "e90": ("E90", LOWER),
-    "emax": ("Emax", LOWER),
-    "accuracy": ("Accuracy", HIGHER),
-    "recall": ("Sensitivity (recall)", HIGHER),
-    "sensitivity": ("Sensitivity", HIGHER),
-    "specificity": ("Specificity", HIGHER),
-    "precision": ("PPV (precision)", HIGHER),
-    "ppv": ("PPV", HIGHER),
-    "npv": ("NPV", HIGHER),
-    "fnr": ("Missed events (FNR)", LOWER),
-    "lr_positive": ("LR+", HIGHER),
-    "lr_negative": ("LR−", LOWER),
-    "flagged": ("Flagged", NEITHER),
-    "f1": ("F1", HIGHER),
-    "f1_weighted": ("Weighted F1", HIGHER),
-    "net_benefit": ("Net benefit", HIGHER),
-}
-"""Metric -> its name, and which way is better; in the order in which they are shown."""
 KEY_METRICS = (
     "auroc",
     "auprc",
@@ -56,14 +21,9 @@ KEY_METRICS = (
     "ici",
 )
 """What is read first; the others stand behind a click."""
-GLOSSARY = {
-    "O:E ratio": "observed events by expected events",
-    "ICI, E50, E90, Emax": "mean, median, 90th percentile and maximum of the distance between risk and smoothed observed "
-    "share (Austin & Steyerberg 2019)",
-    "LR+, LR−": "likelihood ratios of being flagged and of not being flagged",
-    "Net benefit": "true positives minus false positives weighted by the odds of the threshold, by all rows "
-    "(Vickers & Elkin 2006)",
-}
+_FIRST = (*KEY_METRICS, "accuracy", "recall", "specificity", "precision")
+METRICS = (*_FIRST, *(name for name in NAMES if name not in _FIRST))
+"""What tables have of a model, in the order in which they are shown."""
 
 
 def model_words(model: str) -> str:
@@ -92,7 +52,8 @@ def main_model(models: Iterable[str]) -> str:
 
 def metric_words(metric: str) -> tuple[str, str]:
     """A metric's name, and which way is better."""
-    return METRICS.get(metric, (metric.replace("_", " ").capitalize(), NEITHER))
+    record = named(metric)
+    return record.words, record.better
 
 
 def percent(share: float) -> str:
@@ -138,7 +99,7 @@ def reads(metric: str, ci: Sequence[float] | None, who: str = "tuned") -> str:
     """A difference in words, first minus other: clear only when its interval leaves out 0."""
     if ci is None or ci[0] <= 0 <= ci[1]:
         return "not clear"
-    better = (ci[1] < 0) == (metric_words(metric)[1] == LOWER)
+    better = (ci[1] < 0) == (named(metric).better is Better.LOWER)
     return f"{who} {'better' if better else 'worse'}".strip()
 
 
