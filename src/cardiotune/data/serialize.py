@@ -96,7 +96,7 @@ def _entropy_a_character(values: pl.Series, name: str, data: DataConfig, seriali
     """
     counts = values.value_counts()["count"].to_numpy()
     shares = counts / counts.sum()
-    text = _column_pieces(values, name, data, serialize.style, serialize.missing == "say")
+    text = _column_pieces(values, name, data, serialize)
     length = cast(float, text.str.len_chars().mean() or 1.0)
     return float(-(shares * np.log(shares)).sum()) / length
 
@@ -116,17 +116,17 @@ def serialize_rows(
         return frame[ready].fill_null(NOT_RECORDED).to_list()
     if serialize.style == "template":
         return _from_template(frame, order, data, serialize)
-    say = serialize.missing == "say"
-    pieces = [_column_pieces(frame[name], name, data, serialize.style, say) for name in order]
+    pieces = [_column_pieces(frame[name], name, data, serialize) for name in order]
     joiner = {"sentence": " ", "list": "\n", "compact": ", "}[serialize.style]
     return pl.select(pl.concat_str(pieces, separator=joiner, ignore_nulls=True)).to_series().to_list()
 
 
-def _column_pieces(values: pl.Series, name: str, data: DataConfig, style: str, say_missing: bool) -> pl.Series:
+def _column_pieces(values: pl.Series, name: str, data: DataConfig, serialize: SerializeConfig) -> pl.Series:
     """One column's share of the text."""
-    label = schema.label(name, data.columns[name])
-    missing = _piece(label, NOT_RECORDED, style) if say_missing else None
-    return _write(values, lambda value: _piece(label, schema.words(value, data.columns[name]), style), missing)
+    column, style = data.columns[name], serialize.style
+    label = schema.label(name, column)
+    missing = _piece(label, NOT_RECORDED, style) if serialize.missing == "say" else None
+    return _write(values, lambda value: _piece(label, schema.words(value, column), style), missing)
 
 
 def _write(values: pl.Series, text_of: Callable[[object], str], missing: str | None) -> pl.Series:
