@@ -22,16 +22,15 @@ from cardiotune.audit.results import Results
 from cardiotune.config import dump
 from cardiotune.data import roles
 from cardiotune.data.cache import keep_tokens
-from cardiotune.data.cohort import EVENT, ROW_ID
+from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.small_counts import shareable
-from cardiotune.data.split import cluster_numbers, counts, overlap
+from cardiotune.data.split import counts, overlap
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError
 from cardiotune.evaluation.judge import judge, of_run
 from cardiotune.evaluation.table1 import table1
 from cardiotune.files import atomic, private, read_json, write_json
-from cardiotune.models import predictions
-from cardiotune.models.predictions import read_predictions, rows_to_tell, weights_of
+from cardiotune.models.predictions import frame_rows, read_predictions, rows_to_tell, write_predictions
 from cardiotune.models.prompts import encode_prompts
 from cardiotune.models.risk_scores import check_inputs
 from cardiotune.models.risks import CohortRisks
@@ -174,24 +173,13 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     if world()[0] == 0 and cohort.device and "device" not in folder.read_manifest():  # where nothing was trained
         folder.update_manifest(device=cohort.device)
     rows, frame, parts = rows_to_tell(prepared, config.evaluation.parts)
-    ids, outcomes, clusters = frame[ROW_ID].to_list(), frame[EVENT].to_list(), cluster_numbers(frame, config.data)
     lines = [
         line
         for name in config.comparators
-        for line in predictions.prediction_rows(
-            name,
-            ids,
-            list(parts),
-            outcomes,
-            risks[name].final[rows],
-            risks[name].raw[rows],
-            config.task.threshold,
-            weights_of(frame),
-            clusters,
-        )
+        for line in frame_rows(name, frame, parts, risks[name].final[rows], risks[name].raw[rows], config)
     ]
     if world()[0] == 0:
-        predictions.write_predictions(folder.predictions, lines)
+        write_predictions(folder.predictions, lines)
         write_json(folder.calibration, cohort.calibration())
         folder.record(folder.predictions, folder.calibration)
 

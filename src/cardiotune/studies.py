@@ -14,11 +14,10 @@ from sklearn.model_selection import StratifiedKFold
 from cardiotune import runs
 from cardiotune.config import dump
 from cardiotune.data import roles
-from cardiotune.data.cohort import EVENT, ROW_ID, WEIGHT, as_written, read_rows
-from cardiotune.data.prepare import read_order, read_prepared
+from cardiotune.data.cohort import EVENT, WEIGHT, place_of_id, place_of_number, read_rows
+from cardiotune.data.prepare import read_order
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.data.small_counts import told_events
-from cardiotune.data.split import cluster_numbers
 from cardiotune.data.table import locate
 from cardiotune.deployment import export as exporting
 from cardiotune.deployment.bulk import Job, score_chunks
@@ -28,19 +27,19 @@ from cardiotune.evaluation import catalogue, probes
 from cardiotune.evaluation import explain as explaining
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
 from cardiotune.evaluation.judge import judge, of_rows
-from cardiotune.files import named_after, plain_name, read_json, sha256, write_json
-from cardiotune.models import calibrate, predictions
-from cardiotune.models import language as scoring
+from cardiotune.files import named_after, plain_name, sha256, write_json
+from cardiotune.models import calibrate
 from cardiotune.models.baselines import LabelledRows, lightgbm
+from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.logistic import logit
-from cardiotune.models.predictions import rows_to_tell, weights_of
-from cardiotune.models.tuned import TunedModel, fit_calibrator
+from cardiotune.models.predictions import frame_rows, rows_to_tell, write_predictions
+from cardiotune.models.tuned import TunedModel
 from cardiotune.reopen import check_tuned, config_of, open_run, reopen, tuned_model
 from cardiotune.report import learning_curve as curve
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, DataConfig
 from cardiotune.stages import run
-from cardiotune.training.checkpoint import verify, version_of
+from cardiotune.training.checkpoint import own_checkpoint, version_of
 from cardiotune.training.model import has_head
 from cardiotune.training.weights import find_weights
 
@@ -63,59 +62,34 @@ def evaluate_checkpoint(
     another table of this name is replaced with `overwrite` alone.
     """
     config = config_of(folder)
-    checkpoint = checkpoint if checkpoint.is_dir() else folder.path / checkpoint
-    if not (checkpoint / "weights").is_dir():
-        kept = ", ".join(sorted(f"checkpoints/{path.name}" for path in folder.checkpoints.glob("step-*")))
-        raise ConfigError(f"{checkpoint}: not a checkpoint of this run; it keeps {kept or 'none'}")
-    made_with = read_json(checkpoint / "state.json").get("config", {})
-    if made_with != config.model_dump(mode="json"):
-        raise ConfigError(f"{checkpoint}: a checkpoint of another run ({made_with.get('name')})")
-    verify(checkpoint, inside="weights/")
+    checkpoint = own_checkpoint(folder, config, checkpoint)
     name = checkpoint.name + (f"-{named_after(table)}" if table else "")
     target = RunFolder(folder.path / "evaluations" / name)
     made_from = {"checkpoint": version_of(checkpoint), "table_sha256": _sha256_of(table, config.data)}
     otherwise = "give the table's file another name"
     runs.check_free(target.path, target.path / EVALUATION, made_from, overwrite, otherwise)
     _, prepared = reopen(folder, None)
-    held = prepared.rows("validation")  # its calibrator is this checkpoint's own
     if table is None:
-        rows, cohort, told_parts = rows_to_tell(prepared, config.evaluation.parts)
+        rows, frame, told_parts = rows_to_tell(prepared, config.evaluation.parts)
         parts, texts = list(told_parts), [prepared.all_texts[row] for row in rows]
     else:
-        cohort = read_rows(table, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
-        parts, texts = ["test"] * cohort.height, serialize_rows(cohort, prepared.order, config.data, config.serialize)
+        frame = read_rows(table, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
+        parts, texts = ["test"] * frame.height, serialize_rows(frame, prepared.order, config.data, config.serialize)
     model = TunedModel(folder, config, prepared.order, checkpoint / "weights")
-    logits = model.logits(prepared.texts_of(held) + texts)
-    shifted = model.corrected(logits)
-    weights = prepared.cohort.weights
-    calibrator = fit_calibrator(
-        config, shifted[: len(held)], prepared.cohort.events[held], None if weights is None else weights[held]
-    )
-    risks = calibrate.apply(calibrator, shifted[len(held) :])
-    untouched = calibrator["method"] == "none" and np.array_equal(shifted, logits)
-    raw = risks if untouched else scoring.probabilities(logits[len(held) :])
-    threshold = config.task.threshold
-    lines = predictions.prediction_rows(
-        "tuned",
-        cohort[ROW_ID],
-        parts,
-        cohort[EVENT],
-        risks,
-        raw,
-        threshold,
-        weights_of(cohort),
-        cluster_numbers(cohort, config.data),
-    )
-    _begin_evaluation(target, made_from)
-    predictions.write_predictions(target.predictions, lines)
-    return target.path, judge(config, target, of_rows(config, cohort))
+    final, raw = model.calibrated_anew(texts, config, prepared)
+    lines = frame_rows("tuned", frame, parts, final, raw, config)
+    return target.path, _leave_evaluation(config, target, made_from, lines, frame)
 
 
-def _begin_evaluation(target: RunFolder, made_from: dict[str, Any]) -> None:
-    """Say what results in this folder are made from, once there are no others in it."""
+def _leave_evaluation(
+    config: Config, target: RunFolder, made_from: dict[str, Any], lines: list[dict[str, Any]], frame: pl.DataFrame
+) -> dict[str, Any]:
+    """Predictions, metrics and what they were made from, in a folder that then holds no others."""
     for file in (target.metrics, target.predictions):
         file.unlink(missing_ok=True)
     write_json(target.path / EVALUATION, made_from)
+    write_predictions(target.predictions, lines)
+    return judge(config, target, of_rows(config, frame))
 
 
 def _sha256_of(table: str | None, data: DataConfig) -> str | None:
@@ -144,29 +118,14 @@ def evaluate_adapter(
     runs.check_free(out, out / EVALUATION, made_from, overwrite, "choose another with --out")
     head = "classifier" if has_head(adapter) else "label_tokens"
     config = config.model_copy(update={"task": config.task.model_copy(update={"head": head})})
-    cohort = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
-    columns = roles.settle(config.data.columns, cohort).columns  # by the values too, as a run learns it
+    frame = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
+    columns = roles.settle(config.data.columns, frame).columns  # by the values too, as a run learns it
     config = config.model_copy(update={"data": config.data.model_copy(update={"columns": columns})})
-    scorer = scoring.LanguageScorer(config, find_weights(config.model), adapter, foreign=True)
-    order = column_order(cohort, config.data, config.serialize)
-    texts = serialize_rows(cohort, order, config.data, config.serialize)
-    risks = scoring.probabilities(scorer.logits(texts, what="scoring"))
-    parts = ["test"] * cohort.height
-    lines = predictions.prediction_rows(
-        "tuned",
-        cohort[ROW_ID],
-        parts,
-        cohort[EVENT],
-        risks,
-        risks,
-        config.task.threshold,
-        weights_of(cohort),
-        cluster_numbers(cohort, config.data),
-    )
-    target = RunFolder(out)
-    _begin_evaluation(target, made_from)
-    predictions.write_predictions(target.predictions, lines)
-    return judge(config, target, of_rows(config, cohort))
+    scorer = LanguageScorer(config, find_weights(config.model), adapter, foreign=True)
+    texts = serialize_rows(frame, column_order(frame, config.data, config.serialize), config.data, config.serialize)
+    risks = probabilities(scorer.logits(texts, what="scoring"))
+    lines = frame_rows("tuned", frame, ["test"] * frame.height, risks, risks, config)
+    return _leave_evaluation(config, RunFolder(out), made_from, lines, frame)
 
 
 def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
@@ -217,27 +176,15 @@ def explain_row(folder: RunFolder, row: str, table: str | None = None, allow_unk
     check_tuned(folder)
     if table is None:
         _, prepared = reopen(folder, None)
-        frame, order, place = prepared.cohort.frame, prepared.order, _place_of(prepared.cohort.frame, row, config.data)
+        frame, order = prepared.cohort.frame, prepared.order
+        place = place_of_id(frame, row, config.data)
         if prepared.parts[place] == "train":
             log.warning("--row: this patient is in the training part, so the model has learned from the outcome")
     else:
         frame, order = read_rows(table, config.data, allow_unknown=allow_unknown).frame, read_order(folder)
-        place = int(row) - 1 if row.isascii() and row.isdigit() else -1
-        if not 0 <= place < frame.height:
-            raise ConfigError(f"--row: expected the number of a row of {table}, 1 to {frame.height}")
+        place = place_of_number(frame, row, table)
     risk_of = language_risk(tuned_model(folder, config, order).risks, order, config.data, config.serialize)
     return leave_one_field_out(risk_of, frame[place : place + 1], config.data)
-
-
-def _place_of(frame: pl.DataFrame, row: str, data: DataConfig) -> int:
-    """The place of the row with this id. An error does not repeat what was typed, which may be a
-    patient's id."""
-    own = data.name_of("id")
-    found = np.flatnonzero((frame[ROW_ID] == row) | (as_written(frame[own or ROW_ID]) == row))
-    if len(found) != 1:
-        ids = f"a row_id of predictions.jsonl{f' or a value of column {own}' if own else ''}"
-        raise ConfigError(f"--row: {len(found)} of the run's {frame.height} rows have this id; expected {ids}")
-    return int(found[0])
 
 
 def learn_curve(
@@ -261,34 +208,12 @@ def learn_curve(
         what = "file" if place.is_file() else "run folder"
         raise ConfigError(f"{place}: is a {what}; name a folder for the curve's own runs with --out")
     curve.check(sizes, range(seeds))
-    sizes = _sizes_that_fit(config, sizes)
+    sizes = curve.sizes_that_fit(config, sizes)
     found = curve.learning_curve(config, sizes, range(seeds), run_one, place, overwrite)
     curve.write(found, place)
-    if out:
-        return found, place
-    if not own.manifest.is_file():
-        log.info("%s: no such run; once it is there, the same command puts the curve into its report", own.path)
-        return found, place
-    differ = curve.differences(own, RunFolder(curve.variant(config, sizes[0], 0, place).run_path))
-    if differ:
-        log.warning("%s: not given the curve, which is of another %s", own.path, ", ".join(differ))
-        return found, place
-    curve.write(found, own.path / curve.FOLDER)
-    own.record(own.path / curve.FOLDER / curve.FILE)
-    return found, own.path / curve.FOLDER
-
-
-def _sizes_that_fit(config: Config, sizes: list[Any]) -> list[Any]:
-    """Without sizes above the training part, if `all` stands for them; else DataError, before hours
-    of smaller ones."""
-    whole = config.model_copy(update={"split": config.split.model_copy(update={"train_rows": None})})
-    rows = len(read_prepared(whole).rows("train"))
-    large = [size for size in sizes if size != "all" and size > rows]
-    if large and "all" not in sizes:
-        raise DataError(f"--sizes: {large[0]}, but the training part has {rows} rows; ask for fewer, or for all")
-    if large:
-        log.info("sizes left out: %s, for all training rows are %d", ", ".join(map(str, large)), rows)
-    return [size for size in sizes if size not in large]
+    first = RunFolder(curve.variant(config, sizes[0], 0, place).run_path)
+    given = out is None and curve.give(found, own, first)
+    return found, own.path / curve.FOLDER if given else place
 
 
 def score_table(

@@ -14,12 +14,12 @@ CHECKS = Checks[Table]()
 
 
 SINGLE_AUROC = 0.95
-
-
+"""No one column of a patient comes near: systolic pressure alone has 0.75 on the cardio table."""
 LATER = re.compile(
     r"death|dead|died|deceased|mortality|surviv\w*|censor\w*|diagnos\w*|icd\d*|discharge\w*|outcomes?|label|follow(up)?|"
     r"followup|readmi\w+|complications?|procedures?|surgery|stent\w*|cabg|pci|autopsy|future|after|post|los"
 )
+"""Words of what is known only after the outcome, or because of it."""
 
 
 @CHECKS.add

@@ -16,9 +16,9 @@ from cardiotune.models.baselines import Baseline, LabelledRows, lightgbm
 
 CHECKS = Checks[Table]()
 TEXT = "__text__"
-
-
 SHUFFLED_ROWS = 20_000
+"""Rows, at most, on which models are fitted to shuffled labels; drawn by distinct rows, so that
+copies stay together."""
 
 
 @CHECKS.add

@@ -19,7 +19,7 @@ from cardiotune.data.table import column_names, is_json, keys_of_all, locate, re
 from cardiotune.data.ukb import build as ukb
 from cardiotune.data.ukb.followup import LOST
 from cardiotune.data.writing import Writings
-from cardiotune.errors import DataError
+from cardiotune.errors import ConfigError, DataError
 from cardiotune.settings import Column, DataConfig
 
 log = logging.getLogger(__name__)
@@ -517,6 +517,25 @@ def as_written(ids: pl.Series) -> pl.Series:
     whole = (ids == ids.floor()) & (ids.abs() < 2**53)
     short = ids.cast(pl.Int64, strict=False).cast(pl.String)
     return short.zip_with(whole.fill_null(False), ids.cast(pl.String))
+
+
+def place_of_id(frame: pl.DataFrame, row: str, data: DataConfig) -> int:
+    """The place, from 0, of the row with this id: `ROW_ID`, or as the table has it. An error does
+    not repeat what was typed, which may be a patient's id."""
+    own = data.name_of("id")
+    found = np.flatnonzero((frame[ROW_ID] == row) | (as_written(frame[own or ROW_ID]) == row))
+    if len(found) != 1:
+        ids = f"a row_id of predictions.jsonl{f' or a value of column {own}' if own else ''}"
+        raise ConfigError(f"--row: {len(found)} of the run's {frame.height} rows have this id; expected {ids}")
+    return int(found[0])
+
+
+def place_of_number(frame: pl.DataFrame, row: str, table: str) -> int:
+    """The place, from 0, of the row with this number, which counts from 1."""
+    place = int(row) - 1 if row.isascii() and row.isdigit() else -1
+    if not 0 <= place < frame.height:
+        raise ConfigError(f"--row: expected the number of a row of {table}, 1 to {frame.height}")
+    return place
 
 
 def _check_duplicates(rows: _Exclusions, data: DataConfig) -> None:

@@ -10,13 +10,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cardiotune.comparators import IN_WORDS
-from cardiotune.data.cohort import WEIGHT
+from cardiotune.data.cohort import EVENT, ROW_ID, WEIGHT
 from cardiotune.data.prepare import Prepared
-from cardiotune.data.split import PARTS, Parts
+from cardiotune.data.split import PARTS, Parts, cluster_numbers
 from cardiotune.errors import DataError, ModelError
 from cardiotune.files import atomic
 from cardiotune.models.calibrate import in_range
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Config
 
 
 def prediction_rows(
@@ -58,6 +59,29 @@ def prediction_rows(
     if clusters is not None:
         rows = [{**row, "cluster": int(cluster)} for row, cluster in zip(rows, clusters, strict=True)]
     return rows
+
+
+def frame_rows(
+    model: str,
+    frame: pl.DataFrame,
+    parts: Iterable[str],
+    risks: NDArray[np.float64],
+    raw_risks: NDArray[np.float64],
+    config: Config,
+) -> list[dict[str, Any]]:
+    """`prediction_rows` of a cohort's rows: who they are, what happened, and how much each
+    counts."""
+    return prediction_rows(
+        model,
+        frame[ROW_ID],
+        parts,
+        frame[EVENT],
+        risks,
+        raw_risks,
+        config.task.threshold,
+        weights_of(frame),
+        cluster_numbers(frame, config.data),
+    )
 
 
 def write_predictions(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.data.prepare import read_order
+from cardiotune.data.prepare import Prepared, read_order
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.files import HASHES, read_json
 from cardiotune.models import calibrate
-from cardiotune.models.language import LanguageScorer
+from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.training.checkpoint import PROBE, record_probe
@@ -53,6 +53,19 @@ class TunedModel:
     def risks(self, texts: list[str]) -> Array:
         """(rows,) final probabilities, with the run's calibrator."""
         return calibrate.apply(read_calibrator(self.run), self.corrected(self.logits(texts)))
+
+    def calibrated_anew(self, texts: list[str], config: Config, prepared: Prepared) -> tuple[Array, Array]:
+        """(texts,) final and raw probabilities, with a calibrator of these weights' own, fitted on
+        the validation part."""
+        held, weights = prepared.rows("validation"), prepared.cohort.weights
+        logits = self.logits(prepared.texts_of(held) + texts)
+        shifted = self.corrected(logits)
+        calibrator = fit_calibrator(
+            config, shifted[: len(held)], prepared.cohort.events[held], None if weights is None else weights[held]
+        )
+        final = calibrate.apply(calibrator, shifted[len(held) :])
+        untouched = calibrator["method"] == "none" and np.array_equal(shifted, logits)
+        return final, final if untouched else probabilities(logits[len(held) :])
 
 
 def fit_calibrator(

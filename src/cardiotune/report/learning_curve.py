@@ -20,6 +20,7 @@ from matplotlib.ticker import NullLocator
 
 from cardiotune.comparators import IN_WORDS, having
 from cardiotune.config import read_yaml
+from cardiotune.data.prepare import read_prepared
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.catalogue import named
 from cardiotune.files import atomic, write_json, write_text
@@ -140,6 +141,19 @@ def check(sizes: Sequence[Size], seeds: Sequence[int]) -> None:
         )
 
 
+def sizes_that_fit(config: Config, sizes: Sequence[Size]) -> list[Size]:
+    """Without sizes above the training part, if `all` stands for them; else DataError, before hours
+    of smaller ones."""
+    whole = config.model_copy(update={"split": config.split.model_copy(update={"train_rows": None})})
+    rows = len(read_prepared(whole).rows("train"))
+    large = [size for size in sizes if size != "all" and size > rows]
+    if large and "all" not in sizes:
+        raise DataError(f"--sizes: {large[0]}, but the training part has {rows} rows; ask for fewer, or for all")
+    if large:
+        log.info("sizes left out: %s, for all training rows are %d", ", ".join(map(str, large)), rows)
+    return [size for size in sizes if size not in large]
+
+
 def _place(size: Size) -> float:
     return float("inf") if size == "all" else size
 
@@ -216,6 +230,23 @@ def write(curve: dict[str, Any], folder: Path) -> None:
     write_json(folder / FILE, curve)
     draw(curve, folder / "learning_curve.png")
     write_text(folder / "learning_curve.md", to_markdown(curve))
+
+
+def give(curve: dict[str, Any], own: RunFolder, one: RunFolder) -> bool:
+    """Leave the curve in the run of its experiment, whose report then shows it.
+
+    False, said aloud, when there is no such run, or when it has other settings or another table
+    than `one`, a run of the curve.
+    """
+    if not own.manifest.is_file():
+        log.info("%s: no such run; once it is there, the same command puts the curve into its report", own.path)
+        return False
+    if differ := differences(own, one):
+        log.warning("%s: not given the curve, which is of another %s", own.path, ", ".join(differ))
+        return False
+    write(curve, own.path / FOLDER)
+    own.record(own.path / FOLDER / FILE)
+    return True
 
 
 def to_markdown(curve: dict[str, Any]) -> str:

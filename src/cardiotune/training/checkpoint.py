@@ -18,9 +18,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cardiotune.errors import ModelError
+from cardiotune.errors import ConfigError, ModelError
 from cardiotune.files import HASHES, read_json, sha256, write_json
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Config
 from cardiotune.training.heads import ClassifierNetwork, RiskNetwork
 from cardiotune.training.model import ADAPTER_FILE, HEAD_FILE
 from cardiotune.training.weights import WANTED, check_safe
@@ -56,6 +57,23 @@ def verify(folder: Path, inside: str = "") -> None:
     wrong += sorted(name for name in added if any(fnmatch(name, pattern) for pattern in WANTED))
     if wrong:
         raise ModelError(f"{folder}: {', '.join(wrong)} changed since it was saved; restore it or train the run again")
+
+
+def own_checkpoint(run: RunFolder, config: Config, checkpoint: Path) -> Path:
+    """The folder of a checkpoint of this run, by its path or by that within the run; its weights
+    are as recorded.
+
+    ConfigError when it is none, or of a run with other settings; ModelError when it is damaged.
+    """
+    folder = checkpoint if checkpoint.is_dir() else run.path / checkpoint
+    if not (folder / "weights").is_dir():
+        kept = ", ".join(sorted(f"checkpoints/{path.name}" for path in run.checkpoints.glob("step-*")))
+        raise ConfigError(f"{folder}: not a checkpoint of this run; it keeps {kept or 'none'}")
+    made_with = read_json(folder / "state.json").get("config", {})
+    if made_with != config.model_dump(mode="json"):
+        raise ConfigError(f"{folder}: a checkpoint of another run ({made_with.get('name')})")
+    verify(folder, inside="weights/")
+    return folder
 
 
 # --------------------------------------------------------------------------------------------------
