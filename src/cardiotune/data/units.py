@@ -1,8 +1,9 @@
 """One clinical quantity in the units that hospitals write it in: `mg/dl` and mmol/L, `yrs` and
 days, `mm Hg` and kPa.
 
-Dimensions are pint's. What it cannot know is here: how clinicians spell units, and what a mole of a
-substance weighs. Every conversion is a straight line, learned once.
+Dimensions are pint's, which is imported where two units differ: it takes a third of a second, and
+most tables need no conversion. What it cannot know is here: how clinicians spell units, and what a
+mole of a substance weighs. Every conversion is a straight line, learned once.
 """
 
 import re
@@ -13,7 +14,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import pint
 from numpy.typing import ArrayLike, NDArray
 
 from cardiotune.data.roles import words
@@ -197,7 +197,9 @@ class Line:
 
 
 @cache
-def _registry() -> pint.UnitRegistry:
+def _registry() -> Any:
+    import pint
+
     registry = pint.UnitRegistry()
     registry.define("international_unit = [biological_activity] = IU")
     return registry
@@ -211,45 +213,45 @@ def line(source: str, target: str, substance: str | None = None) -> Line:
     the units do not measure the same, or are not known.
     """
     failed = f"cannot convert {source} to {target}" + (f" for {substance}" if substance else "")
-    if substance == HBA1C and spelled(source) != spelled(target):
-        factor, offset = _IFCC
-        match spelled(source), spelled(target):
-            case "percent", "mmol/mol":
-                return Line(factor, offset)
-            case "mmol/mol", "percent":
-                return Line(1 / factor, -offset / factor)
+    match spelled(source), spelled(target):
+        case one, other if one == other:
+            return Line(1.0)
+        case "percent", "mmol/mol" if substance == HBA1C:
+            return Line(*_IFCC)
+        case "mmol/mol", "percent" if substance == HBA1C:
+            return Line(1 / _IFCC[0], -_IFCC[1] / _IFCC[0])
+    if substance == HBA1C:
         raise DataError(f"{failed}: it is measured in % (NGSP) or in mmol/mol (IFCC)")
     known = SUBSTANCES.get(substance or "")
-    try:
-        start, end = (_quantity(unit, known) for unit in (source, target))
-    except pint.PintError:
-        raise DataError(
-            f"{failed}: one of them is no known unit; expected such as mg/dL, mmol/L, mmHg or years"
-        ) from None
+    start, end = (_quantity(unit, known) for unit in (source, target))
+    if start is None or end is None:
+        raise DataError(f"{failed}: one of them is no known unit; expected such as mg/dL, mmol/L, mmHg or years")
+    by_amount = ["[substance]" in quantity.dimensionality for quantity in (start, end)]
     mass = {"mw": _registry().Quantity(known.molar_mass, "g/mol")} if known else {}
+    contexts = ["chemistry"] if known else []
+    if not start.is_compatible_with(end, *contexts, **mass):
+        why = "name the substance" if by_amount[0] != by_amount[1] and not known else "they do not measure the same"
+        raise DataError(f"{failed}: {why}")
 
     def converted(number: float) -> float:
         value = _registry().Quantity(number * start.magnitude, start.units)
-        moved = value.to(end.units, "chemistry", **mass) if known else value.to(end.units)
-        return float(moved.magnitude / end.magnitude)
+        return float(value.to(end.units, *contexts, **mass).magnitude / end.magnitude)
 
-    try:
-        zero = converted(0.0)
-        return Line(converted(1.0) - zero, zero)
-    except pint.DimensionalityError:
-        by_amount = ["[substance]" in quantity.dimensionality for quantity in (start, end)]
-        why = "name the substance" if by_amount[0] != by_amount[1] and not known else "they do not measure the same"
-        raise DataError(f"{failed}: {why}") from None
+    zero = converted(0.0)
+    return Line(converted(1.0) - zero, zero)
 
 
 def _quantity(unit: str, substance: Substance | None) -> Any:
-    """One of a unit, as pint has it."""
+    """One of a unit, as pint has it; None where it is not known."""
+    import pint
+
     text = spelled(unit)
-    if not _UNIT.fullmatch(text):
-        raise pint.UndefinedUnitError(unit)
     if substance:
-        text = re.sub(r"([mµ]?)Eq\b", rf"(\1mol/{substance.valence})", text)
-    return _registry().Quantity(_registry().parse_expression(text))
+        text = re.sub(r"([mµ]?)Eq\b", rf"\1mol/{substance.valence}", text)
+    try:
+        return _registry().Quantity(_registry().parse_expression(text)) if _UNIT.fullmatch(text) else None
+    except pint.PintError:
+        return None
 
 
 def convert(values: ArrayLike, source: str, target: str, substance: str | None = None) -> NDArray[np.float64]:
