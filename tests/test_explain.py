@@ -6,9 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cardiotune.data.cohort import EVENT, Cohort
+from cardiotune.data.prepare import Prepared
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.errors import DataError
 from cardiotune.evaluation.explain import (
+    ExplainSettings,
+    Explanations,
     explain,
     grid_of,
     language_risk,
@@ -34,6 +38,13 @@ def toy() -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
     return frame, table["disease"].to_numpy(), parts
 
 
+def importance(
+    risk_of: Any, frame: pl.DataFrame, events: np.ndarray, data: DataConfig, **asked: Any
+) -> list[dict[str, Any]]:
+    found = permutation_importance(risk_of, frame, events, data, ExplainSettings(**asked))
+    return [{key: value for key, value in entry.as_json().items() if key != "model"} for entry in found]
+
+
 def by_age(frame: pl.DataFrame) -> np.ndarray:
     """A risk that depends on the age alone; 0.5 where it is not recorded."""
     risk: np.ndarray = 1 / (1 + np.exp(-0.1 * (frame["age"].fill_null(58).to_numpy() - 58)))
@@ -42,7 +53,7 @@ def by_age(frame: pl.DataFrame) -> np.ndarray:
 
 def test_all_importance_is_where_the_risk_comes_from() -> None:
     frame, events, _ = toy()
-    found = {entry["column"]: entry for entry in permutation_importance(by_age, frame, events, DATA)}
+    found = {entry["column"]: entry for entry in importance(by_age, frame, events, DATA)}
     assert list(found) == DATA.features
     assert found["age"]["value"] > 0.1 and found["age"]["ci"][0] > 0 and found["age"]["log_loss_ci"][0] > 0
     for name in ("sex", "sbp", "smoker", "pain"):
@@ -51,7 +62,7 @@ def test_all_importance_is_where_the_risk_comes_from() -> None:
 
 def test_importance_against_the_slow_way() -> None:
     frame, events, _ = toy()
-    found = permutation_importance(by_age, frame, events, DATA, rows=1000, repeats=1, seed=3)
+    found = importance(by_age, frame, events, DATA, rows=1000, repeats=1, seed=3)
     draw = np.random.default_rng(3)
     shuffled = frame.with_columns(frame["age"][draw.permutation(240)])  # age is the first column
     y = events.astype(float)
@@ -61,7 +72,7 @@ def test_importance_against_the_slow_way() -> None:
 
 def test_one_outcome_has_no_auroc() -> None:
     frame, _, _ = toy()
-    found = permutation_importance(by_age, frame, np.zeros(240, int), DATA)
+    found = importance(by_age, frame, np.zeros(240, int), DATA)
     assert found[0]["value"] is None and found[0]["ci"] is None and found[0]["log_loss"] is not None
 
 
@@ -73,7 +84,7 @@ def test_a_model_is_asked_once_and_about_so_many_rows() -> None:
         asked.append(rows.height)
         return by_age(rows)
 
-    permutation_importance(counting, frame, events, DATA, rows=50, repeats=2)
+    importance(counting, frame, events, DATA, rows=50, repeats=2)
     assert asked == [50 * (1 + 5 * 2)]
 
 
@@ -84,8 +95,8 @@ def test_a_table_model_is_that_of_the_report(name: str) -> None:
     reported = BASELINES[name](LabelledRows(frame, events, parts, DATA))
     some = [7, 3, 200, 4]
     np.testing.assert_allclose(risk_of(frame[some]), reported[some], rtol=1e-12)
-    importance = permutation_importance(risk_of, frame, events, DATA, rows=240)
-    strongest = sorted(importance, key=lambda entry: -entry["value"])[:2]
+    found = importance(risk_of, frame, events, DATA, rows=240)
+    strongest = sorted(found, key=lambda entry: -entry["value"])[:2]
     assert {entry["column"] for entry in strongest} == {"age", "sbp"}, "the outcome was made from these two"
 
 
@@ -93,7 +104,7 @@ def test_one_patients_fields() -> None:
     row = pl.DataFrame({"age": [78.0], "sex": ["1"], "sbp": [150.0], "smoker": ["0"], "pain": [None]}).cast(
         {"pain": pl.String}
     )
-    found = leave_one_field_out(by_age, row, DATA)
+    found = leave_one_field_out(by_age, row, DATA).as_json()
     assert found["risk"] == pytest.approx(1 / (1 + np.exp(-2)))
     age, *others = found["fields"]
     assert [entry["column"] for entry in others] == ["sex", "sbp", "smoker"], "what is missing cannot be left out"
@@ -101,7 +112,7 @@ def test_one_patients_fields() -> None:
     assert age == {"column": "age", "risk": pytest.approx(0.5), "change": pytest.approx(0.5 - found["risk"])}
     assert all((entry["risk"], entry["change"]) == (found["risk"], 0) for entry in others)
     assert "78.0" not in json.dumps(found) and "150.0" not in json.dumps(found), "no value of the patient"
-    nothing = leave_one_field_out(by_age, row.clear(n=1), DATA)
+    nothing = leave_one_field_out(by_age, row.clear(n=1), DATA).as_json()
     assert nothing == {"risk": 0.5, "fields": [], "not_recorded": DATA.features}
     with pytest.raises(DataError, match="give one row"):
         leave_one_field_out(by_age, pl.concat([row, row]), DATA)
@@ -139,7 +150,7 @@ def test_a_derived_column_follows_what_is_shuffled() -> None:
     draw = np.random.default_rng(0)
     weight = draw.uniform(50, 130, 150)
     frame = pl.DataFrame({"height": [170.0] * 150, "weight": weight, "bmi": (weight / 1.7**2).round(1)})
-    found = permutation_importance(lambda f: f["bmi"].to_numpy() / 100, frame, (weight > 90).astype(int), data)
+    found = importance(lambda f: f["bmi"].to_numpy() / 100, frame, (weight > 90).astype(int), data)
     assert {entry["column"] for entry in found if entry["value"] > 0.1} == {"weight", "bmi"}
 
 
@@ -153,9 +164,11 @@ def test_the_toy_language_model_beside_lightgbm(toy_model: Path) -> None:
         ),
         "lightgbm": table_risk(BASELINES["lightgbm"], LabelledRows(frame, events, parts, DATA)),
     }
-    test, training = parts == "test", frame.filter(pl.Series(parts == "train"))
-    asked = {"rows": 30, "repeats": 2, "curves": 2, "grid_points": 4}
-    found = explain(models, frame.filter(pl.Series(test)), events[test], training, DATA, **asked)  # type: ignore[arg-type]
+    prepared = Prepared(Cohort(frame.with_columns(pl.Series(EVENT, events)), []), parts, [], [])
+    asked = ExplainSettings(rows=30, repeats=2, curves=2, grid_points=4)
+    typed = explain(models, prepared, DATA, asked)
+    assert Explanations.from_json(typed.as_json()) == typed
+    found = typed.as_json()
     assert {(e["column"], e["model"]) for e in found["importance"]} == {(c, m) for c in DATA.features for m in models}
     assert len(found["partial_dependence"]) == 2
     for curve in found["partial_dependence"]:
@@ -163,8 +176,7 @@ def test_the_toy_language_model_beside_lightgbm(toy_model: Path) -> None:
         for line in curve["models"].values():
             assert len(line) == len(curve["x"]) and np.isfinite(line).all() and 0 < min(line) <= max(line) < 1
     json.dumps(found, allow_nan=False)
-    again = explain(models, frame.filter(pl.Series(test)), events[test], training, DATA, **asked)  # type: ignore[arg-type]
-    assert found == again
+    assert explain(models, prepared, DATA, asked) == typed
 
 
 def test_language_risk_writes_the_texts_of_the_run() -> None:
@@ -184,5 +196,6 @@ def test_language_risk_writes_the_texts_of_the_run() -> None:
 def test_ready_text_has_no_columns_to_explain() -> None:
     data = DataConfig.model_validate({"path": "t.csv", "columns": {"note": {"role": "text"}, "y": {"role": "target"}}})
     frame = pl.DataFrame({"note": ["a", "b"]})
-    found = explain({"tuned": by_age}, frame, np.array([0, 1]), frame, data)
+    prepared = Prepared(Cohort(frame.with_columns(pl.Series(EVENT, [0, 1])), []), np.array(["test", "train"]), [], [])
+    found = explain({"tuned": by_age}, prepared, data).as_json()
     assert found["importance"] == found["partial_dependence"] == [] and "ready made" in found["note"]

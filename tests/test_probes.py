@@ -11,7 +11,16 @@ from cardiotune.config import configs_folder, read_yaml
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.schema import synthetic_rows
-from cardiotune.evaluation.probes import CONVERSIONS, READY_TEXT, TEMPLATE, _raised, probe, with_values
+from cardiotune.evaluation.probes import (
+    CONVERSIONS,
+    READY_TEXT,
+    TEMPLATE,
+    Probed,
+    ProbeSettings,
+    _raised,
+    probe,
+    with_values,
+)
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.settings import DataConfig, SerializeConfig
 from conftest import TOY_COLUMNS, toy_config
@@ -35,6 +44,15 @@ def reads(pattern: str, weight: float = 0.002) -> Any:
     return score
 
 
+def tried(
+    score: Any, frame: pl.DataFrame, order: list[str], data: DataConfig, serialize: SerializeConfig, **asked: Any
+) -> dict[str, Any]:
+    """The content of `probes.json`."""
+    found = probe(score, frame, order, data, serialize, ProbeSettings(**asked))
+    assert Probed.from_json(found.as_json()) == found
+    return found.as_json()
+
+
 def by_name(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in found["probes"]}
 
@@ -44,7 +62,7 @@ def by_column(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_a_scorer_that_ignores_the_order_does_not_move() -> None:
-    found = probe(reads(r"pressure:? (?:is )?(\d+)"), toy_rows(), DATA.features, DATA, COMPACT)
+    found = tried(reads(r"pressure:? (?:is )?(\d+)"), toy_rows(), DATA.features, DATA, COMPACT)
     assert by_name(found)["order"]["max_change"] == 0
     assert by_name(found)["style: list"]["max_change"] == by_name(found)["style: sentence"]["max_change"] == 0
 
@@ -53,14 +71,14 @@ def test_a_scorer_that_reads_the_place_moves_with_the_order() -> None:
     def place(texts: list[str]) -> np.ndarray:
         return np.array([text.index("smoker") / len(text) for text in texts])
 
-    entry = by_name(probe(place, toy_rows(), DATA.features, DATA, COMPACT))["order"]
+    entry = by_name(tried(place, toy_rows(), DATA.features, DATA, COMPACT))["order"]
     assert 0 < entry["mean_change"] <= entry["p95_change"] <= entry["max_change"] <= 1
     assert entry["n"] == 60
 
 
 def test_only_the_field_that_is_read_matters_when_missing() -> None:
     rows = toy_rows()
-    found = by_name(probe(reads(r"pressure (\d+)"), rows, DATA.features, DATA, COMPACT))
+    found = by_name(tried(reads(r"pressure (\d+)"), rows, DATA.features, DATA, COMPACT))
     assert found["missing: sbp"]["mean_change"] > 0.1
     assert found["missing: sbp"]["n"] == rows["sbp"].count() < 60, "patients who have no value lose none"
     assert all(found[f"missing: {name}"]["max_change"] == 0 for name in ("age", "sex", "smoker", "pain"))
@@ -68,7 +86,7 @@ def test_only_the_field_that_is_read_matters_when_missing() -> None:
 
 def test_the_rows_that_move_most_are_named() -> None:
     rows = toy_rows().with_columns(pl.Series(ROW_ID, [f"r{row}" for row in range(60)]))
-    found = probe(reads(r"pressure (\d+)", -0.002), rows, DATA.features, DATA, COMPACT)
+    found = tried(reads(r"pressure (\d+)", -0.002), rows, DATA.features, DATA, COMPACT)
     known = rows.drop_nulls("sbp").sort("sbp")
     # Without a pressure the risk is 0.1, with it 0.2 less 0.002 a mmHg: the highest pressures move
     # most.
@@ -87,7 +105,7 @@ def test_the_rows_that_move_most_are_named() -> None:
 
 def test_rounding_and_units_by_hand() -> None:
     rows = pl.DataFrame({"age": [61.0], "sex": ["0"], "sbp": [147.0], "smoker": ["1"], "pain": ["none"]})
-    found = by_name(probe(reads(r"pressure ([\d.]+)", 0.002), rows, DATA.features, DATA, COMPACT))
+    found = by_name(tried(reads(r"pressure ([\d.]+)", 0.002), rows, DATA.features, DATA, COMPACT))
     assert found["rounding"]["mean_change"] == pytest.approx(0.002 * 3)  # 147 is written as 150
     assert found["unit: sbp"]["mean_change"] == pytest.approx(0.002 * (147 - 19.6))  # 147 mmHg are 19.6 kPa
     assert found["unit: sbp"]["text"] == "sbp in kPa in place of mmHg"
@@ -136,7 +154,7 @@ def test_the_substance_decides_between_mass_and_amount() -> None:
         seen.extend(texts)
         return np.full(len(texts), 0.5)
 
-    found = by_name(probe(listen, frame, data.features, data, COMPACT))
+    found = by_name(tried(listen, frame, data.features, data, COMPACT))
     assert "unit: ldl" in found and "unit: glucose" in found
     assert "unit: urea" not in found and "unit: cholesterol_mg_dl" not in found, "its name would contradict the unit"
     assert any("ldl 2.6 mmol/L" in text for text in seen) and any("glucose 5.6 mmol/L" in text for text in seen)
@@ -144,8 +162,8 @@ def test_the_substance_decides_between_mass_and_amount() -> None:
 
 def test_a_model_that_rises_is_never_wrong_and_one_that_falls_always() -> None:
     rows = toy_rows()
-    rising = by_column(probe(reads(r"pressure (\d+)"), rows, DATA.features, DATA, COMPACT))
-    falling = by_column(probe(reads(r"pressure (\d+)", -0.002), rows, DATA.features, DATA, COMPACT))
+    rising = by_column(tried(reads(r"pressure (\d+)"), rows, DATA.features, DATA, COMPACT))
+    falling = by_column(tried(reads(r"pressure (\d+)", -0.002), rows, DATA.features, DATA, COMPACT))
     assert set(rising) == {"age", "sbp"}
     assert rising["sbp"]["share_wrong"] == 0 and falling["sbp"]["share_wrong"] == 1
     assert falling["age"]["share_wrong"] == 0
@@ -157,7 +175,7 @@ def test_a_fall_within_the_tolerance_is_not_wrong() -> None:
     score = reads(r"pressure (\d+)", -0.002)  # falls by 0.02 a step
     rows = toy_rows()
     for tolerance, share in ((0.019, 1), (0.021, 0)):
-        found = by_column(probe(score, rows, DATA.features, DATA, COMPACT, tolerance=tolerance))
+        found = by_column(tried(score, rows, DATA.features, DATA, COMPACT, tolerance=tolerance))
         assert found["sbp"]["share_wrong"] == share
 
 
@@ -170,7 +188,7 @@ def test_the_cardio_table_is_recognised_and_derived_columns_follow() -> None:
         texts.extend(asked)
         return np.full(len(asked), 0.5)
 
-    found = by_column(probe(listen, rows, data.features, data, COMPACT))
+    found = by_column(tried(listen, rows, data.features, data, COMPACT))
     assert set(found) == {"cholesterol", "gluc", "age_years", "ap_hi", "weight"}
     stage = r"systolic blood pressure 1[4-9]\d mmHg.*blood pressure category (normal|elevated|hypertension stage 1)"
     assert not [text for text in texts if re.search(stage, text)], "a raised pressure takes its category along"
@@ -211,13 +229,13 @@ def test_with_values_derives_anew_only_what_depends() -> None:
 def test_ready_text_has_no_probes() -> None:
     columns = {"note": {"role": "text"}, "y": {"role": "target"}}
     data = DataConfig.model_validate({"path": "t.csv", "columns": columns})
-    found = probe(reads("x"), pl.DataFrame({"note": ["a"]}), [], data, COMPACT)
+    found = tried(reads("x"), pl.DataFrame({"note": ["a"]}), [], data, COMPACT)
     assert found == {"probes": [], "monotonicity": [], "note": READY_TEXT}
 
 
 def test_a_template_keeps_its_order() -> None:
     template = SerializeConfig(style="template", template="pressure {{ sbp }}, {{ age }} years")
-    found = probe(reads(r"pressure (\d+)"), toy_rows(), DATA.features, DATA, template)
+    found = tried(reads(r"pressure (\d+)"), toy_rows(), DATA.features, DATA, template)
     assert found["note"] == TEMPLATE and not {"order", "names"} & set(by_name(found))
     assert by_name(found)["missing: sbp"]["mean_change"] > 0
 
@@ -232,7 +250,7 @@ def test_the_toy_language_model_gives_finite_numbers_without_values(toy_model: P
         calls.append(len(texts))
         return probabilities(scorer.logits(texts))
 
-    found = probe(score, rows, config.data.features, config.data, config.serialize, rows=12, orders=2)
+    found = tried(score, rows, config.data.features, config.data, config.serialize, rows=12, orders=2)
     assert len(calls) == 1 and calls[0] < 12 * 20
     assert by_name(found)["order"]["max_change"] > 0, "random weights do mind the order"
     numbers = [
@@ -240,4 +258,4 @@ def test_the_toy_language_model_gives_finite_numbers_without_values(toy_model: P
     ]
     assert np.isfinite(numbers).all()
     json.dumps(found, allow_nan=False)
-    assert found == probe(score, rows, config.data.features, config.data, config.serialize, rows=12, orders=2)
+    assert found == tried(score, rows, config.data.features, config.data, config.serialize, rows=12, orders=2)

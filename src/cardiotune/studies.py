@@ -136,7 +136,8 @@ def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
     with folder.stage("probe"):
         model = tuned_model(folder, config, prepared.order)
         frame = prepared.cohort.frame[prepared.rows("test")]
-        found = probes.probe(model.risks, frame, prepared.order, config.data, config.serialize, rows, seed=config.seed)
+        asked = probes.ProbeSettings(rows, seed=config.seed)
+        found = probes.probe(model.risks, frame, prepared.order, config.data, config.serialize, asked).as_json()
         write_json(folder.probes, found)
         folder.record(folder.probes)
     return found
@@ -147,17 +148,17 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
     `explanations.json`."""
     check_tuned(folder)
     config, prepared = reopen(folder, None)
-    frame, events, test = prepared.cohort.frame, prepared.cohort.events, prepared.rows("test")
+    cohort = prepared.cohort
     with folder.stage("explain"):
         model = tuned_model(folder, config, prepared.order)
         models = {
             "tuned": explaining.language_risk(model.risks, prepared.order, config.data, config.serialize),
             "lightgbm": explaining.table_risk(
-                lightgbm, LabelledRows(frame, events, prepared.parts, config.data, config.seed)
+                lightgbm, LabelledRows(cohort.frame, cohort.events, prepared.parts, config.data, config.seed)
             ),
         }
-        training = frame[prepared.rows("train")]
-        found = explaining.explain(models, frame[test], events[test], training, config.data, rows, seed=config.seed)
+        asked = explaining.ExplainSettings(rows, seed=config.seed)
+        found = explaining.explain(models, prepared, config.data, asked).as_json()
         write_json(folder.explanations, found)
         folder.record(folder.explanations)
     return found
@@ -184,7 +185,7 @@ def explain_row(folder: RunFolder, row: str, table: str | None = None, allow_unk
         frame, order = read_rows(table, config.data, allow_unknown=allow_unknown).frame, read_order(folder)
         place = place_of_number(frame, row, table)
     risk_of = language_risk(tuned_model(folder, config, order).risks, order, config.data, config.serialize)
-    return leave_one_field_out(risk_of, frame[place : place + 1], config.data)
+    return leave_one_field_out(risk_of, frame[place : place + 1], config.data).as_json()
 
 
 def learn_curve(

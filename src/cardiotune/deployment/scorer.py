@@ -197,7 +197,7 @@ class RowScorer:
         if data.name_of("text"):
             raise DataError("leave_one_field_out: the patients' texts come ready made, so no field can be left out")
         risk_of = language_risk(self._text_risks, self.order, data, self.config.serialize)
-        return leave_one_field_out(risk_of, self._typed(row), data)
+        return leave_one_field_out(risk_of, self._typed(row), data).as_json()
 
     def check_rows(self, rows: Any) -> list[list[Problem]]:
         """For each row, what is wrong with its cells: an empty list where nothing is. No value is

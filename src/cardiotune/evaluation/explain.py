@@ -6,8 +6,8 @@ together: a language model then shows one progress bar, and a table model is fit
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from cardiotune.data import schema
 from cardiotune.data.cohort import WEIGHT
+from cardiotune.data.prepare import Prepared
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.split import cluster_numbers
 from cardiotune.data.subsample import stratified_rows
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.intervals import around, bootstrap_counts, percentile_interval
+from cardiotune.evaluation.intervals import Interval, around, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.probes import Score, with_values
 from cardiotune.models.baselines import Baseline, LabelledRows, row_weights
 from cardiotune.settings import DataConfig, SerializeConfig
@@ -34,9 +35,115 @@ ROWS = 200
 a second."""
 CURVE_ROWS = 50
 """Patients that a partial dependence is averaged over by default."""
-REPLICATES = 1000
 FEW = 10
 """A category of fewer training patients, which no dictionary lists, is not named."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainSettings:
+    """How much an explanation rests on."""
+
+    rows: int = ROWS
+    repeats: int = 3
+    """Shuffles of each column."""
+    curves: int = 5
+    """Columns that get a curve: those that matter most to the first model."""
+    grid_points: int = 6
+    seed: int = 0
+    replicates: int = 1000
+    """Of the bootstrap behind the intervals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """How much worse a model gets when one column is shuffled; no value with one outcome only, no
+    interval where nothing varies."""
+
+    column: str
+    value: float | None
+    """The fall of the AUROC."""
+    ci: Interval | None
+    log_loss: float | None
+    """The rise of the log-loss."""
+    log_loss_ci: Interval | None
+    model: str = ""
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """An entry of `importance`."""
+        ends = {name: entry.get(name) and tuple(entry[name]) for name in ("ci", "log_loss_ci")}
+        return cls(**{"log_loss": None, **entry, **ends})
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "column": self.column,
+            "value": self.value,
+            "ci": self.ci and list(self.ci),
+            "log_loss": self.log_loss,
+            "log_loss_ci": self.log_loss_ci and list(self.log_loss_ci),
+            "model": self.model,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Dependence:
+    """Mean risk by each model when all rows have the same value in a column, for each value `x`,
+    codes in words."""
+
+    column: str
+    unit: str | None
+    x: list[float | str]
+    models: Mapping[str, list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanations:
+    """Which columns models rest on, and how."""
+
+    importance: list[Importance] = field(default_factory=list)
+    partial_dependence: list[Dependence] = field(default_factory=list)
+    note: str | None = None
+    """Why there is nothing, in words."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The content of `explanations.json`; empty where there is none."""
+        importance = [Importance.from_json(entry) for entry in content.get("importance", [])]
+        curves = [Dependence(**entry) for entry in content.get("partial_dependence", [])]
+        return cls(importance, curves, content.get("note"))
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `explanations.json`."""
+        return {
+            "importance": [entry.as_json() for entry in self.importance],
+            "partial_dependence": [asdict(entry) for entry in self.partial_dependence],
+            **({} if self.note is None else {"note": self.note}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """One field of a patient: the risk without it, and this minus the patient's. Above 0 the field
+    lowers the risk."""
+
+    column: str
+    risk: float
+    change: float
+
+
+@dataclass(frozen=True, slots=True)
+class RowExplained:
+    """What one patient's risk rests on. No value of the patient is in it."""
+
+    risk: float
+    fields: list[LeftOut]
+    """The largest change first."""
+    not_recorded: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return asdict(self)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -88,70 +195,55 @@ def _ask(risk_of: RiskOf, frames: Sequence[pl.DataFrame]) -> list[Array]:
 
 
 def explain(
-    models: Mapping[str, RiskOf],
-    frame: pl.DataFrame,
-    events: NDArray[Any],
-    training: pl.DataFrame,
-    data: DataConfig,
-    rows: int = ROWS,
-    repeats: int = 3,
-    curves: int = 5,
-    grid_points: int = 6,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """`{"importance": [{column, value, ci, model, ...}], "partial_dependence": [{column, unit, x,
-    models}]}`.
+    models: Mapping[str, RiskOf], prepared: Prepared, data: DataConfig, asked: ExplainSettings = ExplainSettings()
+) -> Explanations:
+    """Importance of the columns on the test part, and curves within the range of the training part.
 
-    frame and events: the rows to explain on, mostly the test part; `training`: the training part,
-    for the range of the curves. Curves are drawn for the `curves` columns that matter most to the
-    first model. A table of ready texts has no columns that its language model reads; the result is
-    then empty, with a `note`.
+    A table of ready texts has no columns that its language model reads; the result is then empty,
+    with a note.
     """
     if data.name_of("text"):
-        note = "the patients' texts come ready made, so no column of theirs can be changed"
-        return {"importance": [], "partial_dependence": [], "note": note}
+        return Explanations(note="the patients' texts come ready made, so no column of theirs can be changed")
+    frame, test = prepared.cohort.frame, prepared.rows("test")
+    training, judged, events = frame[prepared.rows("train")], frame[test], prepared.cohort.events[test]
     importance = [
-        {**entry, "model": name}
+        replace(entry, model=name)
         for name, risk_of in models.items()
-        for entry in permutation_importance(risk_of, frame, events, data, rows, repeats, seed)
+        for entry in permutation_importance(risk_of, judged, events, data, asked)
     ]
-    first = [entry for entry in importance if entry["model"] == next(iter(models))]
-    first.sort(key=lambda entry: -(entry["value"] if entry["value"] is not None else -np.inf))
-    grids = {entry["column"]: grid_of(training[entry["column"]], data, grid_points) for entry in first}
-    grids = dict([(name, grid) for name, grid in grids.items() if len(grid) > 1][:curves])
-    some = frame[stratified_rows(events, min(rows, CURVE_ROWS), seed)]
+    first = [entry for entry in importance if entry.model == next(iter(models))]
+    first.sort(key=lambda entry: -(entry.value if entry.value is not None else -np.inf))
+    grids = {entry.column: grid_of(training[entry.column], data, asked.grid_points) for entry in first}
+    grids = dict([(name, grid) for name, grid in grids.items() if len(grid) > 1][: asked.curves])
+    some = judged[stratified_rows(events, min(asked.rows, CURVE_ROWS), asked.seed)]
     lines = {name: partial_dependence(risk_of, some, data, grids) for name, risk_of in models.items()}
     drawn = [
-        {
-            "column": column,
-            "unit": data.columns[column].unit,
-            "x": _spoken(grid, column, data),
-            "models": {name: line[column] for name, line in lines.items()},
-        }
+        Dependence(
+            column,
+            data.columns[column].unit,
+            _spoken(grid, column, data),
+            {name: line[column] for name, line in lines.items()},
+        )
         for column, grid in grids.items()
     ]
-    return {"importance": importance, "partial_dependence": drawn}
+    return Explanations(importance, drawn)
 
 
 def permutation_importance(
     risk_of: RiskOf,
     frame: pl.DataFrame,
-    events: NDArray[Any],
+    events: NDArray[np.int_],
     data: DataConfig,
-    rows: int = ROWS,
-    repeats: int = 3,
-    seed: int = 0,
-    replicates: int = REPLICATES,
-) -> list[dict[str, Any]]:
+    asked: ExplainSettings = ExplainSettings(),
+) -> list[Importance]:
     """How much worse the model ranks and predicts when one column is shuffled among the patients.
 
-    Breiman, Mach Learn 2001;45:5, section 10. For each feature column `{column, value, ci,
-    log_loss, log_loss_ci}`: `value` is the fall of the AUROC, `log_loss` the rise of the log-loss,
-    means over `repeats` shuffles. Intervals are 95 % bootstraps over patients (whole, where they
-    have several rows) and shuffles, null where nothing varies. What is derived from a column is
-    derived anew; a column that others stand in for has a low importance. Texts scored: rows x (1 +
-    columns x repeats). Null where `events`, (n,) of 0 and 1, holds one outcome only.
+    Breiman, Mach Learn 2001;45:5, section 10. Of each feature column means over the shuffles;
+    intervals are 95 % bootstraps over patients (whole, where they have several rows) and shuffles.
+    What is derived from a column is derived anew; a column that others stand in for has a low
+    importance. Texts scored: rows x (1 + columns x repeats). `events`: (n,) of 0 and 1.
     """
+    rows, repeats, seed = asked.rows, asked.repeats, asked.seed
     chosen = stratified_rows(events, rows, seed)
     frame, y_true = frame[chosen], np.asarray(events)[chosen].astype(float)
     draw = np.random.default_rng(seed)
@@ -164,24 +256,21 @@ def permutation_importance(
     weight = row_weights(frame)
     clusters = cluster_numbers(frame, data)
     number = None if clusters is None else np.array(clusters)
-    counts = np.concatenate(list(bootstrap_counts(y_true, replicates, seed, clusters=number)))
+    counts = np.concatenate(list(bootstrap_counts(y_true, asked.replicates, seed, clusters=number)))
     return [
-        {"column": name, **_worse(y_true, base, others[place * repeats : (place + 1) * repeats], counts, weight)}
+        Importance(name, *_worse(y_true, base, others[place * repeats : (place + 1) * repeats], counts, weight))
         for place, name in enumerate(data.features)
     ]
 
 
 def _worse(
     y_true: Array, base: Array, shuffled: list[Array], counts: Array, weight: Array | None = None
-) -> dict[str, Any]:
-    """Each replicate of the bootstrap judges one of the shuffles, so the interval holds the spread
-    of both."""
+) -> tuple[float | None, Interval | None, float | None, Interval | None]:
+    """Fall of the AUROC and rise of the log-loss with their intervals. Each replicate of the
+    bootstrap judges one of the shuffles, so an interval holds the spread of both."""
     counts = counts if weight is None else counts * weight
-    entry: dict[str, Any] = {}
-    for metric, sign, value, ci in (
-        (metrics.auroc, -1, "value", "ci"),
-        (metrics.log_loss, 1, "log_loss", "log_loss_ci"),
-    ):
+
+    def worse(metric: Callable[..., Array], sign: int) -> tuple[float | None, Interval | None]:
         mean = float(
             np.mean([sign * (metric(y_true, risk, weight) - metric(y_true, base, weight)) for risk in shuffled])
         )
@@ -193,17 +282,15 @@ def _worse(
         ]
         interval = percentile_interval(np.concatenate(drawn))
         held = around(mean, interval) if interval and np.isfinite(mean) else None
-        entry |= {value: mean if np.isfinite(mean) else None, ci: held and list(held)}
-    return entry
+        return mean if np.isfinite(mean) else None, held
+
+    return *worse(metrics.auroc, -1), *worse(metrics.log_loss, 1)
 
 
-def leave_one_field_out(risk_of: RiskOf, row: pl.DataFrame, data: DataConfig) -> dict[str, Any]:
-    """For one patient, `{"risk", "fields": [{column, risk, change}], "not_recorded": [column]}`,
-    the largest change first.
+def leave_one_field_out(risk_of: RiskOf, row: pl.DataFrame, data: DataConfig) -> RowExplained:
+    """One patient's risk, and that without each field.
 
-    row: one row with the dictionary's columns, typed; DataError for another number of rows. A
-    field's `risk` is that without it, its `change` this minus the patient's: above 0 where the
-    field lowers the risk. No value of the patient is in it.
+    row: one row with the dictionary's columns, typed; DataError for another number of rows.
     """
     if row.height != 1:
         raise DataError(f"leave_one_field_out: {row.height} rows came; it explains one patient's risk, so give one row")
@@ -211,11 +298,11 @@ def leave_one_field_out(risk_of: RiskOf, row: pl.DataFrame, data: DataConfig) ->
     blanks = [with_values(row, pl.Series(name, [None], dtype=row[name].dtype), data) for name in recorded]
     base, *without = (float(risk[0]) for risk in _ask(risk_of, [row, *blanks]))
     changes = sorted(zip(recorded, without, strict=True), key=lambda entry: -abs(entry[1] - base))
-    return {
-        "risk": base,
-        "fields": [{"column": name, "risk": risk, "change": risk - base} for name, risk in changes],
-        "not_recorded": [name for name in data.features if name not in recorded],
-    }
+    return RowExplained(
+        base,
+        [LeftOut(name, risk, risk - base) for name, risk in changes],
+        [name for name in data.features if name not in recorded],
+    )
 
 
 def partial_dependence(
@@ -262,7 +349,7 @@ def grid_of(training: pl.Series, data: DataConfig, points: int = 6) -> list[Any]
     return []
 
 
-def _spoken(grid: Sequence[Any], name: str, data: DataConfig) -> list[Any]:
+def _spoken(grid: Sequence[Any], name: str, data: DataConfig) -> list[float | str]:
     """Numbers as they are, codes in words."""
     codes = schema.codes_of(data.columns[name])
     return [codes.get(value, value) for value in grid]

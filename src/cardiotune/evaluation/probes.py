@@ -7,8 +7,9 @@ directional expectation tests; the order and wording of a prompt are known to mo
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -30,30 +31,96 @@ WORST = 3
 """Patients that are named, by row id, for each probe."""
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A patient whose risk moved, and how far."""
+
+    row_id: str
+    change: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How far the risks of `n` patients move when they are written otherwise: absolute
+    differences."""
+
+    name: str
+    text: str
+    n: int
+    mean_change: float
+    p95_change: float
+    max_change: float
+    worst: list[Moved] = field(default_factory=list)
+    """The few whose risk moved most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Monotone:
+    """How many of `n` patients get a lower risk where a finding gets worse."""
+
+    column: str
+    text: str
+    n: int
+    share_wrong: float | None
+    worst: list[Moved] = field(default_factory=list)
+    """The few whose risk fell most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """All that was tried."""
+
+    probes: list[Probe] = field(default_factory=list)
+    monotonicity: list[Monotone] = field(default_factory=list)
+    note: str | None = None
+    """Why there are fewer probes, or none."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The content of `probes.json`; empty where there is none."""
+
+        def read(entry: Mapping[str, Any]) -> dict[str, Any]:
+            return {**entry, "worst": [Moved(**moved) for moved in entry.get("worst", [])]}
+
+        probes = [Probe(**read(entry)) for entry in content.get("probes", [])]
+        return cls(probes, [Monotone(**read(entry)) for entry in content.get("monotonicity", [])], content.get("note"))
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `probes.json`."""
+        content = asdict(self)
+        return content if self.note is not None else {name: content[name] for name in ("probes", "monotonicity")}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """How much is tried."""
+
+    rows: int = 100
+    """Patients that are drawn."""
+    orders: int = 3
+    """Random column orders."""
+    tolerance: float = 0.01
+    """A risk that falls by no more does not count as wrong."""
+    seed: int = 0
+
+
 def probe(
     score: Score,
     frame: pl.DataFrame,
     order: Sequence[str],
     data: DataConfig,
     serialize: SerializeConfig,
-    rows: int = 100,
-    orders: int = 3,
-    tolerance: float = 0.01,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """`{"probes": [{name, text, n, mean_change, p95_change, max_change, worst}], "monotonicity":
-    [{column, text, n, share_wrong, worst}]}`, where worst has `{row_id, change}` of the few
-    patients whose risk moved, or fell, most.
+    asked: ProbeSettings = ProbeSettings(),
+) -> Probed:
+    """What changes of the text, and of findings, do to the risks.
 
-    frame: patients to probe with, of which `rows` are drawn; `order`: feature columns as in the
-    run's text; `orders`: how many random column orders to try. Changes are absolute differences of
-    the risk, n the number of patients behind them. `share_wrong` is the share of patients whose
-    risk falls by more than `tolerance` where a finding gets worse. Texts scored: at most about rows
-    x (orders + 10 + twice the columns), equal ones once. A table of ready texts, or a template of
-    the user's, has fewer probes or none, and a `note`.
+    frame: patients to probe with; `order`: feature columns as in the run's text. Texts scored: at
+    most about rows x (orders + 10 + twice the columns), equal ones once. A table of ready texts, or
+    a template of the user's, has fewer probes or none, and a note.
     """
+    rows, orders, seed = asked.rows, asked.orders, asked.seed
     if data.name_of("text"):
-        return {"probes": [], "monotonicity": [], "note": READY_TEXT}
+        return Probed(note=READY_TEXT)
     if frame.height > rows:
         frame = frame.sample(rows, seed=seed)
     variants = list(_rewritten(frame, order, data, serialize, orders, seed)) + list(_without(frame, order, data))
@@ -68,13 +135,11 @@ def probe(
     base = next(risks)
     changes = [np.abs(next(risks) - base) for _ in variants]
     ids = frame.get_column(ROW_ID, default=pl.Series(range(frame.height))).to_numpy()
-    found: dict[str, Any] = {
-        "probes": _summaries(variants, changes, ids),
-        "monotonicity": [
-            _monotone(rise, np.array([base, *(next(risks) for _ in rise.steps)]), tolerance, ids) for rise in rises
-        ],
-    }
-    return {**found, "note": TEMPLATE} if serialize.style == "template" else found
+    summaries = _summaries(variants, changes, ids)
+    rising = [
+        _monotone(rise, np.array([base, *(next(risks) for _ in rise.steps)]), asked.tolerance, ids) for rise in rises
+    ]
+    return Probed(summaries, rising, TEMPLATE if serialize.style == "template" else None)
 
 
 def _risks(score: Score, texts: list[list[str]]) -> list[Array]:
@@ -145,7 +210,7 @@ def _without(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) -> Ite
             yield _Variant(f"missing: {name}", f"{name} is not recorded", blank, data, rows=recorded)
 
 
-def _summaries(variants: list[_Variant], changes: list[Array], ids: NDArray[Any]) -> list[dict[str, Any]]:
+def _summaries(variants: list[_Variant], changes: list[Array], ids: NDArray[Any]) -> list[Probe]:
     """One entry a name. A patient's change over several variants of a name counts once for each in
     mean and quantile."""
     gathered: dict[str, tuple[_Variant, list[Array]]] = {}
@@ -156,23 +221,23 @@ def _summaries(variants: list[_Variant], changes: list[Array], ids: NDArray[Any]
         seen = change if variant.rows is None else np.where(variant.rows, change, 0)
         most[variant.name] = np.maximum(most.get(variant.name, seen), seen)
     return [
-        {
-            "name": name,
-            "text": variant.text,
-            "n": len(moved[0]),
-            "mean_change": float(np.mean(moved)),
-            "p95_change": float(np.quantile(moved, 0.95)),
-            "max_change": float(np.max(moved)),
-            "worst": _worst(most[name], ids),
-        }
+        Probe(
+            name,
+            variant.text,
+            n=len(moved[0]),
+            mean_change=float(np.mean(moved)),
+            p95_change=float(np.quantile(moved, 0.95)),
+            max_change=float(np.max(moved)),
+            worst=_worst(most[name], ids),
+        )
         for name, (variant, moved) in gathered.items()
     ]
 
 
-def _worst(changes: Array, ids: NDArray[Any]) -> list[dict[str, Any]]:
+def _worst(changes: Array, ids: NDArray[Any]) -> list[Moved]:
     """The patients of the largest changes, those above 0."""
     order = np.argsort(-changes, kind="stable")[:WORST]
-    return [{"row_id": str(ids[row]), "change": float(changes[row])} for row in order if changes[row] > 0]
+    return [Moved(str(ids[row]), float(changes[row])) for row in order if changes[row] > 0]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -336,7 +401,7 @@ def _step(finding: _Finding, name: str, column: Column) -> float:
     return finding.steps.get(_plain(column.unit), 0) if column.unit else first
 
 
-def _monotone(rise: _Rise, path: Array, tolerance: float, ids: NDArray[Any]) -> dict[str, Any]:
+def _monotone(rise: _Rise, path: Array, tolerance: float, ids: NDArray[Any]) -> Monotone:
     """path: (1 + steps, rows) risks from the patient's own value upwards. A patient counts once,
     wrong at any step."""
     applies = np.array(rise.applies)
@@ -344,4 +409,4 @@ def _monotone(rise: _Rise, path: Array, tolerance: float, ids: NDArray[Any]) -> 
     n = int(applies.any(axis=0).sum())
     falls = np.where(wrong, -np.diff(path, axis=0), 0).max(axis=0)
     share = float(wrong.any(axis=0).sum() / n)
-    return {"column": rise.column, "text": rise.text, "n": n, "share_wrong": share, "worst": _worst(falls, ids)}
+    return Monotone(rise.column, rise.text, n, share, _worst(falls, ids))
