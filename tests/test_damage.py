@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cardiotune import RiskModel, reopen, stages
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ModelError
 from cardiotune.files import sha256
+from cardiotune.models.calibrate import Calibrator, from_json
 from cardiotune.runs import RunFolder
 from conftest import write_toy_experiment
 from serving import KEY, ROW, ROWS, serving
@@ -284,11 +286,13 @@ def test_predictions_that_are_no_risks_are_not_judged(run: Path, risk: str) -> N
 
 def test_what_is_no_probability_never_leaves(run: Path) -> None:
     scorer = RowScorer.load(run)
-    scorer.calibrator = {**GOOD["isotonic"], "risks": [0.1, 0.4, 20.87]}  # as if it had been changed in memory
+    scorer.calibrator = replace(
+        from_json(GOOD["isotonic"]), risks=(0.1, 0.4, 20.87)
+    )  # as if it had been changed in memory
     for use in (scorer.risks, scorer.predict_proba, scorer.predict, lambda rows: scorer.leave_one_field_out(rows[:1])):
         with pytest.raises(ModelError):
             use(ROWS)
-    scorer.calibrator, scorer._model = GOOD["none"], lambda texts: np.full(len(texts), np.nan)
+    scorer.calibrator, scorer._model = Calibrator(), lambda texts: np.full(len(texts), np.nan)
     with serving(run, lambda: scorer) as (client, _):
         for path in ("/v1/predict", "/v1/explain"):
             answer = client.post(path, json={"rows": [ROW]})
@@ -307,6 +311,6 @@ def test_stages_that_were_prepared_only_ask_for_no_record(tmp_path: Path, toy_mo
         == 0
     )
     scorer = RowScorer.load(run)  # not calibrated yet, which is said
-    assert scorer.calibrator == {"method": "none"}
+    assert scorer.calibrator == Calibrator()
     stages.predict(reopen.open_run(run))
-    assert RowScorer.load(run).calibrator["method"] == "platt"
+    assert RowScorer.load(run).calibrator.method == "platt"

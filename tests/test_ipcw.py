@@ -186,8 +186,8 @@ def test_recalibration_is_fitted_with_weights(method: Any) -> None:
     logits, events, weight, again = rows_and_weights(7)
     weighted = calibrate.update(logits, events.astype(float), method, weight.astype(float))
     repeated = calibrate.update(logits[again], events[again].astype(float), method)
-    assert weighted["intercept"] == pytest.approx(repeated["intercept"], abs=1e-5)
-    assert weighted["slope"] == pytest.approx(repeated["slope"], abs=1e-5)
+    assert weighted.intercept == pytest.approx(repeated.intercept, abs=1e-5)
+    assert weighted.slope == pytest.approx(repeated.slope, abs=1e-5)
 
 
 def test_thresholds_are_fixed_with_weights() -> None:

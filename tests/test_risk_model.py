@@ -173,7 +173,7 @@ def test_versions_tell_models_and_calibrators_apart(run: Path, model: RiskModel,
     assert adapted.scorer_.versions["calibrator"] != versions["calibrator"]
     scored = pl.read_csv(call("predict", run, site, "--site", "site").stdout.encode())
     np.testing.assert_allclose(adapted.predict_proba(pl.read_csv(site))[:, 1], scored["y_prob"], atol=1e-5)
-    names = [threshold["name"] for threshold in model.scorer_.thresholds]
+    names = [threshold.name for threshold in model.scorer_.thresholds]
     assert names == ["decision", "7.5 %", "10 %", "Youden"] and model.scorer_.threshold == 0.5
 
 

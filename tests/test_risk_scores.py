@@ -367,7 +367,9 @@ def test_a_run_shows_a_score_raw_and_recalibrated(tmp_path: Path, toy_model: Pat
     assert rows["y_prob"].is_between(0, 1).all() and (rows["y_prob"] != rows["y_prob_raw"]).any()
     kept = json.loads(run.calibration.read_text())["models"]["score2"]
     assert kept["method"] == "logistic"
-    assert rows["y_prob"].to_numpy() == pytest.approx(calibrate.apply(kept, logit(rows["y_prob_raw"].to_numpy())))
+    assert rows["y_prob"].to_numpy() == pytest.approx(
+        calibrate.apply(calibrate.from_json(kept), logit(rows["y_prob_raw"].to_numpy()))
+    )
     test = json.loads(run.metrics.read_text())["parts"]["test"]
     assert test["models"]["score2"]["auroc"]["value"] > 0.6
     before, after = test["raw"]["score2"]["calibration_intercept"], test["models"]["score2"]["calibration_intercept"]

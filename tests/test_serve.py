@@ -33,6 +33,7 @@ from cardiotune.deployment.scorer import RowScorer
 from cardiotune.deployment.serve import ServeSettings, bind
 from cardiotune.errors import ConfigError, ModelError
 from cardiotune.files import sha256
+from cardiotune.models.calibrate import Calibrator
 from cardiotune.runs import RunFolder
 from serving import KEY, ROW, ROWS, serving, train_toy_run, wait_until
 from test_cli import call
@@ -554,7 +555,7 @@ def test_reloading_takes_a_good_model_and_refuses_a_bad_one(run: Path, tmp_path:
 
 def test_a_reload_under_load_loses_and_mixes_nothing(run: Path, scorer: RowScorer, offline: np.ndarray) -> None:
     other = RowScorer.load(run)
-    other.calibrator = {"method": "platt", "intercept": 3.0, "slope": 1.0}
+    other.calibrator = Calibrator("platt", 3.0, 1.0)
     other.versions = {**other.versions, "calibrator": "other"}
     models = [scorer, other, scorer, other, scorer, other]
     wanted = {scorer.versions["calibrator"]: offline, "other": other.risks(ROWS)}

@@ -198,11 +198,11 @@ def with_settings(record: Record, config: Config) -> Record:
     method = config.evaluation.calibration
     extras["calibration"] |= {
         "method": method,
-        "models": {"tuned": calibrate.fit(logit(scored.y_prob_raw), scored.y_true, method)},
+        "models": {"tuned": calibrate.fit(logit(scored.y_prob_raw), scored.y_true, method).as_json()},
     }
     fixed = thresholds.fix(config.evaluation.thresholds, scored.y_true, scored.y_prob)
     for entries in part["thresholds"].values():
-        entries[1:] = [{**entries[0], **entry} for entry in fixed]
+        entries[1:] = [{**entries[0], **threshold.as_json()} for threshold in fixed]
     manifest["training"] |= {"selected_on": config.train.select_on}
     if config.split.by == "files":
         manifest["data"]["test"] = {"file": "later.csv", "sha256": "0" * 64}

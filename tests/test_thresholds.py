@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from cardiotune.evaluation.metrics import recall, specificity
-from cardiotune.models.thresholds import fix
+from cardiotune.models.thresholds import FixedThreshold, fix
 from cardiotune.settings import Threshold
 
 Y = np.array([0, 0, 0, 1, 0, 1, 1, 0, 1, 1], float)
@@ -13,13 +13,13 @@ P = np.array([0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.55, 0.6, 0.8, 0.9])
 
 
 def found(y: np.ndarray = Y, p: np.ndarray = P, **rule: object) -> float:
-    return fix([Threshold.model_validate(rule)], y, p)[0]["value"]
+    return fix([Threshold.model_validate(rule)], y, p)[0].value
 
 
 def test_a_named_value_is_taken_as_it_is() -> None:
     assert fix([Threshold(name="10 %", value=0.1), Threshold(value=0.075)], Y, P) == [
-        {"name": "10 %", "value": 0.1},
-        {"name": "0.075", "value": 0.075},
+        FixedThreshold("10 %", 0.1),
+        FixedThreshold("0.075", 0.075),
     ]
 
 
@@ -77,7 +77,7 @@ def test_the_same_threshold_as_by_trying_each(rule: dict[str, object], levels: i
         p = np.round(np.clip(draw.normal(0.4 + 0.15 * y, 0.2), 0, 1) * levels) / levels
         weight = 2.0 ** draw.integers(0, 4, 150) if weighted else np.ones(150)  # sums are exact
         asked = Threshold.model_validate(rule)
-        assert fix([asked], y, p, weight if weighted else None)[0]["value"] == by_trying(asked, y, p, weight)
+        assert fix([asked], y, p, weight if weighted else None)[0].value == by_trying(asked, y, p, weight)
 
 
 def test_a_large_part_needs_little_time_and_memory() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
 
 from cardiotune import runs
 from cardiotune.config import dump
@@ -23,15 +22,15 @@ from cardiotune.deployment import export as exporting
 from cardiotune.deployment.bulk import Job, score_chunks
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, DataError
-from cardiotune.evaluation import catalogue, probes
 from cardiotune.evaluation import explain as explaining
+from cardiotune.evaluation import probes
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
 from cardiotune.evaluation.judge import judge, of_rows
+from cardiotune.evaluation.recalibration import adapt
 from cardiotune.files import named_after, plain_name, sha256, write_json
 from cardiotune.models import calibrate
 from cardiotune.models.baselines import LabelledRows, lightgbm
 from cardiotune.models.language import LanguageScorer, probabilities
-from cardiotune.models.logistic import logit
 from cardiotune.models.predictions import frame_rows, rows_to_tell, write_predictions
 from cardiotune.models.tuned import TunedModel
 from cardiotune.reopen import check_tuned, config_of, open_run, reopen, tuned_model
@@ -291,22 +290,9 @@ def recalibrate(
             f"recalibration needs the outcome, of {needed} events and {needed} non-events at least"
         )
     before, _ = _score(folder, frame)
-    logits = logit(before)
-    site = calibrate.update(logits, y_true, method, weight)
-    after = np.empty_like(logits)
-    folds = StratifiedKFold(min(10, fewest), shuffle=True, random_state=config.seed)
-    for train_rows, rows in folds.split(logits, y_true):
-        counted = None if weight is None else weight[train_rows]
-        fitted = calibrate.update(logits[train_rows], y_true[train_rows], method, counted)
-        after[rows] = calibrate.apply(fitted, logits[rows])
-    judged = {
-        when: {
-            name: float(np.asarray(catalogue.named(name).of(y_true, risks, weight)).item()) for name in catalogue.RAW
-        }
-        for when, risks in (("before", before), ("after", after))
-    }
+    found = adapt(before, y_true, method, weight, config.seed)
     size = {"n": len(y_true), "n_events": told_events(len(y_true), int(y_true.sum()))}
-    finite = {when: {k: v if np.isfinite(v) else None for k, v in found.items()} for when, found in judged.items()}
-    write_json(file, {**site, **made_from, **size, **finite})
+    judged = {"before": found.before, "after": found.after}
+    write_json(file, {**found.calibrator.as_json(), **made_from, **size, **judged})
     folder.record(file)
-    return file, finite
+    return file, judged

@@ -29,6 +29,7 @@ from cardiotune.files import read_json, recover
 from cardiotune.models import calibrate
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.logistic import logit
+from cardiotune.models.thresholds import FixedThreshold
 from cardiotune.models.tuned import (
     TunedModel,
     probe_texts,
@@ -51,7 +52,6 @@ TextModel = Callable[[list[str]], Array]
 EXPORT = "export.json"
 """In an export's folder: format, order of the columns, odds multiplier, versions, parity with its
 run."""
-NONE: calibrate.Calibrator = {"method": "none"}
 
 
 def is_export(folder: Path) -> bool:
@@ -111,13 +111,16 @@ class RowScorer:
         self.config = config
         self.order = order
         # Nothing in it: the run was not predicted yet, or this is its base model.
-        self.calibrator = tuned_calibrator(calibration, f"{config.name}: calibration") if calibration else NONE
-        self.thresholds: list[dict[str, Any]] = calibration.get("thresholds", {}).get("tuned", [])
-        """`{"name", "value"}`: the decision threshold and those by rule, fixed on the validation
-        part."""
+        self.calibrator = (
+            tuned_calibrator(calibration, f"{config.name}: calibration") if calibration else calibrate.Calibrator()
+        )
+        fixed = calibration.get("thresholds", {}).get("tuned", [])
+        self.thresholds = [FixedThreshold(entry["name"], entry["value"]) for entry in fixed]
+        """The decision threshold and those by rule, fixed on the validation part."""
         self.odds_multiplier = odds_multiplier
         self.site = site
-        changed = {"calibrator": self.calibrator, "odds_multiplier": odds_multiplier, "site": site}
+        adapted = site and site.as_json()
+        changed = {"calibrator": self.calibrator.as_json(), "odds_multiplier": odds_multiplier, "site": adapted}
         self.versions = {
             "cardiotune": __version__,
             **versions,

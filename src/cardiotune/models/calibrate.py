@@ -6,6 +6,7 @@ changes how rows are ranked (isotonic may tie some).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,9 +19,6 @@ from cardiotune.models.logistic import most_probable, sigmoid
 Array = NDArray[np.float64]
 Method = Literal["none", "temperature", "platt", "isotonic", "beta"]
 Update = Literal["intercept", "logistic"]
-Calibrator = dict[str, Any]
-"""`{"method": ..., ...}` and the method's own numbers."""
-
 SLOPE_SD = 0.2
 """Standard deviation of the normal prior on a slope, whose mean is 1: forty rows hardly move it,
 thousands decide it."""
@@ -35,8 +33,34 @@ NUMBERS: dict[str, tuple[str, ...]] = {
     "intercept": ("intercept", "slope"),
     "logistic": ("intercept", "slope"),
     "beta": ("intercept", "slope_log_p", "slope_log_1_p"),
+    "isotonic": ("logits", "risks"),
 }
-"""Method -> the numbers that it is made of. Isotonic has two lists, `logits` and `risks`."""
+"""Method -> the numbers that it is made of, as they stand in JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrator:
+    """How logits become probabilities. Numbers that are not of its method are those that change
+    nothing."""
+
+    method: Method | Update = "none"
+    intercept: float = 0.0
+    slope: float = 1.0
+    slope_log_p: float = 1.0
+    """Of log p."""
+    slope_log_1_p: float = 1.0
+    """Of -log(1 - p)."""
+    logits: tuple[float, ...] = ()
+    """Isotonic: where the steps are, rising."""
+    risks: tuple[float, ...] = ()
+    """Isotonic: the probability at each, from 0 to 1, rising; straight lines between them."""
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"method": ..., ...}` and the method's own numbers."""
+        own = {name: getattr(self, name) for name in NUMBERS[self.method]}
+        return {"method": self.method} | {
+            name: list(value) if isinstance(value, tuple) else value for name, value in own.items()
+        }
 
 
 def fit(logits: Array, y_true: Array, method: Method, weight: Array | None = None) -> Calibrator:
@@ -56,60 +80,57 @@ def fit(logits: Array, y_true: Array, method: Method, weight: Array | None = Non
             f"and {len(y_true) - events}; use more rows, or evaluation.calibration=none"
         )
     if method == "none":
-        return {"method": method}
+        return Calibrator()
     if method == "isotonic":
         return _isotonic(logits, y_true, weight)
     if method == "temperature":
         (slope,) = _maximum_a_posteriori(logits[:, None], y_true, weight, intercept=False)
-        return {"method": method, "slope": slope}
+        return Calibrator(method, slope=slope)
     if method == "platt":
         intercept, slope = _maximum_a_posteriori(logits[:, None], y_true, weight)
-        return {"method": method, "intercept": intercept, "slope": slope}
+        return Calibrator(method, intercept, slope)
     intercept, above, below = _maximum_a_posteriori(_beta_terms(logits), y_true, weight)
-    return {"method": method, "intercept": intercept, "slope_log_p": above, "slope_log_1_p": below}
+    return Calibrator(method, intercept, slope_log_p=above, slope_log_1_p=below)
 
 
 def apply(calibrator: Calibrator, logits: Array) -> Array:
     """(rows,) calibrated probabilities of logits (rows,). Raises ModelError for a calibrator that
     is not ours, and for what is no probability, as of logits that are not finite."""
-    return in_range(_applied(check(calibrator), logits))
+    _check(calibrator.as_json())
+    if calibrator.method == "isotonic":
+        return in_range(np.interp(logits, calibrator.logits, calibrator.risks))
+    if calibrator.method == "beta":
+        slopes = np.array([calibrator.slope_log_p, calibrator.slope_log_1_p])
+        return in_range(sigmoid(calibrator.intercept + _beta_terms(logits) @ slopes))
+    return in_range(sigmoid(calibrator.intercept + calibrator.slope * logits))
 
 
-def _applied(calibrator: Calibrator, logits: Array) -> Array:
-    match calibrator["method"]:
-        case "none":
-            return sigmoid(logits)
-        case "temperature":
-            return sigmoid(calibrator["slope"] * logits)
-        case "beta":
-            slopes = np.array([calibrator["slope_log_p"], calibrator["slope_log_1_p"]])
-            return sigmoid(calibrator["intercept"] + _beta_terms(logits) @ slopes)
-        case "isotonic":
-            return np.interp(logits, calibrator["logits"], calibrator["risks"])
-    return sigmoid(calibrator["intercept"] + calibrator["slope"] * logits)
-
-
-def check(calibrator: Any, file: object = "calibration") -> Calibrator:
+def from_json(content: Any, file: object = "calibration") -> Calibrator:
     """The calibrator read from `file`, if `fit` or `update` can have made it; else ModelError.
 
     Its numbers are finite, and no higher logit gets a lower risk: slopes are not negative, isotonic
-    risks rise, from 0 to 1.
+    risks rise, from 0 to 1. Keys that are not of its method are passed over.
     """
-    fault = _fault(calibrator)
-    if fault:
+    _check(content, file)
+    own: dict[str, Any] = {name: content[name] for name in NUMBERS[content["method"]]}
+    if content["method"] == "isotonic":
+        own = {name: tuple(values) for name, values in own.items()}
+    return Calibrator(content["method"], **own)
+
+
+def _check(content: Any, file: object = "calibration") -> None:
+    if fault := _fault(content):
         raise ModelError(f"{file}: not a calibrator of this program ({fault}); restore it, or make it anew")
-    found: Calibrator = calibrator
-    return found
 
 
-def _fault(calibrator: Any) -> str:
+def _fault(content: Any) -> str:
     """What is wrong with a calibrator, in words; empty when nothing is."""
-    if not isinstance(calibrator, dict):
+    if not isinstance(content, dict):
         return "no object with a method"
-    method = calibrator.get("method")
+    method = content.get("method")
     if method == "isotonic":
-        logits: Any = calibrator.get("logits")
-        risks: Any = calibrator.get("risks")
+        logits: Any = content.get("logits")
+        risks: Any = content.get("risks")
         if not (_are_numbers(logits) and _are_numbers(risks) and 0 < len(logits) == len(risks)):
             return "isotonic needs as many logits as risks, all of them finite numbers"
         if (np.diff(logits) < 0).any() or (np.diff(risks) < 0).any() or risks[0] < 0 or risks[-1] > 1:
@@ -117,10 +138,10 @@ def _fault(calibrator: Any) -> str:
         return ""
     if not isinstance(method, str) or method not in NUMBERS:
         return "an unknown method"
-    numbers = [calibrator.get(name) for name in NUMBERS[method]]
+    numbers = [content.get(name) for name in NUMBERS[method]]
     if not _are_numbers(numbers):
         return f"{method} needs {' and '.join(NUMBERS[method])}, finite numbers"
-    if any(calibrator[name] < 0 for name in NUMBERS[method] if name.startswith("slope")):
+    if any(content[name] < 0 for name in NUMBERS[method] if name.startswith("slope")):
         return "a negative slope, which would turn the model's order round"
     return ""
 
@@ -161,9 +182,9 @@ def update(logits: Array, y_true: Array, method: Update, weight: Array | None = 
     if method == "intercept":
         ones = np.ones((len(logits), 1))
         (shift,) = most_probable(ones, logits, y_true, np.zeros(1), np.zeros(1), [(None, None)], weight)
-        return {"method": method, "intercept": float(shift), "slope": 1.0}
+        return Calibrator(method, float(shift))
     intercept, slope = _maximum_a_posteriori(logits[:, None], y_true, weight, prior=False)
-    return {"method": method, "intercept": intercept, "slope": slope}
+    return Calibrator(method, intercept, slope)
 
 
 def _beta_terms(logits: Array) -> Array:
@@ -188,4 +209,4 @@ def _isotonic(logits: Array, y_true: Array, weight: Array | None) -> Calibrator:
     # Off 0 and 1: a group of rows without events does not prove that there never is one.
     margin = 1 / (len(y_true) + 2)
     risks = np.clip(rising.y_thresholds_, margin, 1 - margin)
-    return {"method": "isotonic", "logits": rising.X_thresholds_.tolist(), "risks": risks.tolist()}
+    return Calibrator("isotonic", logits=tuple(rising.X_thresholds_.tolist()), risks=tuple(risks.tolist()))

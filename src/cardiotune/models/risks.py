@@ -25,6 +25,7 @@ from cardiotune.models.language import LanguageScorer, choose_examples, probabil
 from cardiotune.models.logistic import logit
 from cardiotune.models.risk_scores import PUBLISHED, completed_risks
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
+from cardiotune.models.thresholds import FixedThreshold
 from cardiotune.models.tuned import TunedModel, fit_calibrator
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
@@ -122,16 +123,19 @@ class CohortRisks:
         held = np.flatnonzero(self.parts == CALIBRATED_ON)
         y_true = self.events[held].astype(float)
         rules = self.config.evaluation.thresholds
-        decision = {"name": "decision", "value": self.config.task.threshold}
+        decision = FixedThreshold("decision", self.config.task.threshold)
+
+        def fixed(risks: Risks) -> list[FixedThreshold]:
+            return [decision, *thresholds.fix(rules, y_true, risks.final[held], self._weights_of(held))]
+
         return {
             "method": self.config.evaluation.calibration,
             "fitted_on": CALIBRATED_ON,
             "n": len(held),
             "n_events": told_events(len(held), int(y_true.sum())),
-            "models": self.calibrators,
+            "models": {name: calibrator.as_json() for name, calibrator in self.calibrators.items()},
             "thresholds": {
-                name: [decision, *thresholds.fix(rules, y_true, risks.final[held], self._weights_of(held))]
-                for name, risks in self.found.items()
+                name: [threshold.as_json() for threshold in fixed(risks)] for name, risks in self.found.items()
             },
         }
 
@@ -256,7 +260,7 @@ class CohortRisks:
         calibrator = fit_calibrator(self.config, shifted[held], self.events[rows], self._weights_of(rows))
         self.calibrators["tuned"] = calibrator
         final = self._spread(calibrate.apply(calibrator, shifted))
-        if calibrator["method"] == "none" and np.array_equal(shifted, logits):
+        if calibrator.method == "none" and np.array_equal(shifted, logits):
             return _same(final)  # not even by the last digit: where they differ, something was done
         return Risks(final, self._spread(probabilities(logits)))
 

@@ -2,6 +2,7 @@
 at."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,21 @@ from cardiotune.settings import Threshold
 Array = NDArray[np.float64]
 
 
-def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array | None = None) -> list[dict[str, Any]]:
-    """`{"name", "value"}` for each rule. y_true, y_prob: (rows,) of the validation part; all of one
+@dataclass(frozen=True, slots=True)
+class FixedThreshold:
+    """A threshold that is known by name."""
+
+    name: str
+    value: float
+    """The risk, 0 to 1, at and above which a row is flagged."""
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"name", "value"}`."""
+        return asdict(self)
+
+
+def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array | None = None) -> list[FixedThreshold]:
+    """The threshold of each rule. y_true, y_prob: (rows,) of the validation part; all of one
     model. weight (rows,): how much each row counts, by default 1.
 
     A named value is taken as it is. `sensitivity`: the highest threshold at which at least `at` of
@@ -23,7 +37,7 @@ def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array 
     the highest. Takes n log n.
     """
     counted = np.ones(len(y_true)) if weight is None else weight
-    return [{"name": rule.label, "value": _value(rule, y_true, y_prob, counted)} for rule in rules]
+    return [FixedThreshold(rule.label, _value(rule, y_true, y_prob, counted)) for rule in rules]
 
 
 def _value(rule: Threshold, y_true: Array, y_prob: Array, weight: Array) -> float:

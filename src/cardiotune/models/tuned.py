@@ -64,7 +64,7 @@ class TunedModel:
             config, shifted[: len(held)], prepared.cohort.events[held], None if weights is None else weights[held]
         )
         final = calibrate.apply(calibrator, shifted[len(held) :])
-        untouched = calibrator["method"] == "none" and np.array_equal(shifted, logits)
+        untouched = calibrator.method == "none" and np.array_equal(shifted, logits)
         return final, final if untouched else probabilities(logits[len(held) :])
 
 
@@ -77,14 +77,14 @@ def fit_calibrator(
         return calibrate.fit(logits, events.astype(float), config.evaluation.calibration, weight)
     except DataError as error:
         log.warning("%s; probabilities stay as they are", error)
-        return {"method": "none"}
+        return calibrate.Calibrator()
 
 
 def read_calibrator(run: RunFolder) -> calibrate.Calibrator:
     """The calibrator of the run's model; none, said aloud, before the run was predicted."""
     if not run.checked(run.calibration).is_file():
         log.warning("%s: not calibrated yet; `cardiotune predict %s` does that first", run.path, run.path)
-        return {"method": "none"}
+        return calibrate.Calibrator()
     return tuned_calibrator(read_json(run.calibration), run.calibration)
 
 
@@ -92,7 +92,7 @@ def tuned_calibrator(calibration: dict[str, Any], file: object) -> calibrate.Cal
     """The tuned model's, of the content of a `calibration.json`; ModelError when it is not
     sound."""
     models = calibration.get("models")
-    return calibrate.check(models.get("tuned") if isinstance(models, dict) else None, file)
+    return calibrate.from_json(models.get("tuned") if isinstance(models, dict) else None, file)
 
 
 def recorded_model(run: RunFolder, config: Config) -> Path:
@@ -121,7 +121,7 @@ def read_site(run: RunFolder, site: str) -> calibrate.Calibrator:
         raise ConfigError(
             f"--site {site}: this run has been recalibrated for {known}; see `cardiotune recalibrate --help`"
         )
-    return calibrate.check(read_json(run.checked(file)), file)
+    return calibrate.from_json(read_json(run.checked(file)), file)
 
 
 def probe_texts(config: Config, order: list[str]) -> list[str]:
