@@ -108,8 +108,8 @@ def test_the_audit_finds_no_leak(name: str) -> None:
     prepared = read_prepared(config)
     assert all(prepared.cohort.events[prepared.rows(part)].any() for part in ("train", "validation", "test"))
     findings = audit_prepared(config, prepared)
-    assert {finding["severity"] for finding in findings} == {"note"}
-    of_outcome = [finding["text"].split()[0] for finding in findings if finding["check"] == "missing_by_group"]
+    assert {finding.severity for finding in findings} == {"note"}
+    of_outcome = [finding.text.split()[0] for finding in findings if finding.check == "missing_by_group"]
     assert of_outcome == (["st_segment"] if name == "hungarian" else [])
 
 
