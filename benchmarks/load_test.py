@@ -32,10 +32,11 @@ import psutil
 
 from cardiotune.data.cohort import needed_columns, read_rows
 from cardiotune.data.schema import synthetic_rows
-from cardiotune.deployment.scorer import RowScorer
+from cardiotune.deployment.scorer import RowScorer, settings_of
 from cardiotune.errors import RunError
 from cardiotune.files import write_json
 from cardiotune.runs import environment
+from cardiotune.training.machine import set_up
 
 CLIENTS = (1, 8, 64, 500)
 PATIENTS = 512
@@ -188,6 +189,7 @@ def memory_over(
 
 def measure(run: Path, clients: Sequence[int], seconds: float, minutes: float, table: Path | None) -> dict[str, Any]:
     """All of it, as the JSON has it."""
+    set_up(settings_of(run).train.threads)
     scorer = RowScorer.load(run)
     rows, risks = patients(scorer, table)
     distinct = len(np.unique(risks.round(4)))

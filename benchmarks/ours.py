@@ -10,6 +10,7 @@ from cardiotune import reopen, stages
 from cardiotune.config import load_config, load_resolved
 from cardiotune.data.prepare import read_prepared
 from cardiotune.models.language import LanguageScorer
+from cardiotune.training.machine import set_up
 from cardiotune.training.packing import by_token_budget, lay_out
 from cardiotune.training.weights import find_weights
 
@@ -34,6 +35,7 @@ class Scorer:
         if dtype := job.get("score_dtype"):
             config = config.model_copy(update={"model": config.model.model_copy(update={"score_dtype": dtype})})
         tuned = run.adapter if job["tuned"] else None
+        set_up(config.train.threads)
         self.scorer = LanguageScorer(config, find_weights(config.model), tuned)
         self.dtype = str(self.scorer.dtype).removeprefix("torch.")
 
@@ -50,6 +52,7 @@ def way(job: dict[str, Any]) -> dict[str, Any]:
     marks = [time.perf_counter()]
     prepared = read_prepared(config)
     marks.append(time.perf_counter())
+    set_up(config.train.threads)
     scorer = LanguageScorer(config, find_weights(config.model), None)
     marks.append(time.perf_counter())
     prompts = scorer.encoder.encode(prepared.texts)

@@ -27,7 +27,8 @@ from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.data.prepare import read_prepared
 from cardiotune.data.serialize import prompt_text
-from cardiotune.training.model import build_encoder, computes_in_bfloat16
+from cardiotune.training.machine import computes_in_bfloat16
+from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import find_weights
 
 CONTENDERS = ["ours", "trainer", "trainer_bfloat16", "ours_bfloat16", "trainer_autocast", "sft_bfloat16"]

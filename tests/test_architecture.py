@@ -9,7 +9,7 @@ import cardiotune
 
 SOURCE = Path(cardiotune.__file__).parent
 ROOMS = ("data", "synthetic_ukb", "training", "models", "evaluation", "audit", "report", "deployment")
-HALL = ("config", "settings", "comparators", "compatibility", "runs", "files", "processes", "errors")
+HALL = ("config", "settings", "comparators", "compatibility", "runs", "files", "processes", "progress", "errors")
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -62,3 +62,7 @@ def test_yaml_is_read_in_one_place() -> None:
 
 def test_no_file_is_called_utils() -> None:
     assert not {"utils", "common", "base", "helpers"} & {file.stem for file in MODULES}
+
+
+def test_there_is_one_progress_bar() -> None:
+    assert [file.name for file in MODULES if "rich.progress" in file.read_text("utf-8")] == ["progress.py"]

@@ -16,7 +16,7 @@ from cardiotune.models.language import LanguageScorer
 from cardiotune.training.families import FAMILIES, tree_families
 from cardiotune.training.fixed_weights import fix_weights
 from cardiotune.training.lean import slim
-from cardiotune.training.model import computes_in_bfloat16
+from cardiotune.training.machine import computes_in_bfloat16
 from cardiotune.training.packing import lay_out
 from conftest import build_toy_encoder, build_toy_model, toy_config
 from test_lean import PROMPTS, plain_network

@@ -13,7 +13,8 @@ from cardiotune.training.families import tree_families
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.last_layer import compute_what_is_read
 from cardiotune.training.lean import slim
-from cardiotune.training.model import _adapt, _unfreeze, build_encoder, load_base, read, set_up
+from cardiotune.training.machine import set_up
+from cardiotune.training.model import _adapt, _unfreeze, build_encoder, load_base, read
 from cardiotune.training.packing import lay_out
 from conftest import build_toy_model, toy_config
 

@@ -6,6 +6,8 @@ import pickle
 import stat
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
+import transformers
 import yaml
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -22,6 +26,7 @@ from sklearn.model_selection import cross_val_score
 from cardiotune import RiskModel
 from cardiotune.deployment.scorer import Problem, RowScorer
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
+from cardiotune.training.machine import set_up, settings_kept
 from conftest import build_toy_table, write_toy_experiment
 from test_cli import call, run_tuned_alone
 
@@ -64,6 +69,47 @@ def offline(run: Path, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame
 def test_importing_the_package_is_cheap() -> None:
     code = "import sys, cardiotune; assert not {'torch', 'polars', 'sklearn'} & set(sys.modules); cardiotune.RiskModel"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def settings_of_this_process() -> dict[str, object]:
+    return {
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "only warns": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "filled": torch.utils.deterministic.fill_uninitialized_memory,
+        "warnings": list(warnings.filters),
+        "bars": transformers.utils.logging.is_progress_bar_enabled(),
+        "verbosity": transformers.logging.get_verbosity(),
+        "workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
+
+
+@pytest.fixture
+def own_settings() -> Iterator[dict[str, object]]:
+    """Settings that are a user's own, and none that a command would choose."""
+    with settings_kept():
+        torch.set_num_threads(3)
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        warnings.simplefilter("default")
+        transformers.logging.set_verbosity_warning()
+        transformers.utils.logging.enable_progress_bar()
+        yield settings_of_this_process()
+
+
+def test_a_users_own_settings_stay_while_rows_are_scored(run: Path, own_settings: dict[str, object]) -> None:
+    for scorer in (RiskModel.load(run), RowScorer.load(run), RowScorer.load(run, tuned=False)):
+        scorer.predict_proba(NEW)
+        assert settings_of_this_process() == own_settings
+
+
+def test_a_users_own_settings_are_back_after_a_fit(experiment: Path, own_settings: dict[str, object]) -> None:
+    table, random_numbers = build_toy_table(120, seed=3), torch.get_rng_state()
+    RiskModel(experiment, ["train.max_steps=1"]).fit(table.drop("disease"), table["disease"])
+    assert settings_of_this_process() == own_settings
+    assert torch.equal(torch.get_rng_state(), random_numbers)
+    set_up(2)  # as a command does
+    assert settings_of_this_process() != own_settings
 
 
 @pytest.mark.parametrize("kind", ["polars", "lazy", "pandas", "arrow", "dicts", "text"])

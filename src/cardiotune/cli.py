@@ -723,8 +723,10 @@ def serve(
             from cardiotune.deployment.vllm import load_vllm
 
             return load_vllm(folder, backend_url, backend_model, os.environ.get("VLLM_API_KEY"), site)
-        from cardiotune.deployment.scorer import RowScorer
+        from cardiotune.deployment.scorer import RowScorer, settings_of
+        from cardiotune.training.machine import set_up
 
+        set_up(settings_of(folder).train.threads)
         return RowScorer.load(folder, site)
 
     bind(ServeSettings(folder, host, port, keys, limits, batches), load).run()

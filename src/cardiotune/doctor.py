@@ -18,7 +18,7 @@ def examine() -> dict[str, Any]:
     import psutil
     import torch
 
-    from cardiotune.training.model import computes_in_bfloat16
+    from cardiotune.training.machine import computes_in_bfloat16
     from cardiotune.training.weights import cache_folder, describe
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

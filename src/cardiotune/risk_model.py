@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
+from cardiotune import stages
 from cardiotune.config import compose, load_config, run_name
 from cardiotune.data.schema import DEFAULT_CODES, code_reader
 from cardiotune.data.table import cells_of
@@ -20,6 +21,7 @@ from cardiotune.deployment.scorer import Array, Problem, RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.files import private
 from cardiotune.settings import Column, Config
+from cardiotune.training.machine import settings_kept
 
 SMALLEST_TEST = 0.01
 """Share of the rows that a fit leaves to the test part, which nobody looks at: whoever calls it
@@ -73,8 +75,6 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises ConfigError, DataError and ModelError as `cardiotune train` does.
         """
-        from cardiotune import stages
-
         cells, config = cells_of(X), self._experiment()
         target = str(config.data.name_of("target"))
         if self.out is not None and not (isinstance(self.out, str | Path) and str(self.out)):
@@ -83,17 +83,18 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         kept = tempfile.TemporaryDirectory(prefix="cardiotune-")
         place = Path(os.path.abspath(self.out)) if self.out else Path(kept.name) / "run"
         # The rows lie on disk for as long as the fit takes, readable by their owner alone.
-        with tempfile.TemporaryDirectory(prefix="cardiotune-") as closed, private():
+        with tempfile.TemporaryDirectory(prefix="cardiotune-") as closed, private(), settings_kept():
             table = Path(closed) / "table.parquet"
             cells.with_columns(pl.Series(target, outcome, pl.String)).write_parquet(table)
             run, prepared = stages.prepare(_to_fit(config, table, place, cells.height), place=place)
             stages.train(run, prepared)
             stages.predict(run, prepared)
             run.update_manifest(status="trained")
+            scorer = RowScorer.load(place)
         self._kept = kept
         self.n_features_in_ = cells.width
         self.feature_names_in_ = np.array(cells.columns, dtype=object)
-        self._use(place, RowScorer.load(place))
+        self._use(place, scorer)
         return self
 
     def predict_proba(self, X: Any) -> Array:

@@ -41,7 +41,7 @@ from cardiotune.report.report import write_report
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.training.distributed import check_meeting_place, join, launch, world
-from cardiotune.training.model import set_up
+from cardiotune.training.machine import set_up
 from cardiotune.training.start import fine_tune
 from cardiotune.training.trunk import forget
 from cardiotune.training.weights import find_weights, origin, weights_hashes
@@ -142,6 +142,7 @@ def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = Fa
     process = current()
     if process.is_worker:
         check_meeting_place(process)
+        set_up(config.train.threads)
         fine_tune(folder, *reopen(folder, None), resume)
         if not process.is_launched:
             record_saved_probe(folder, config)
@@ -149,7 +150,9 @@ def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = Fa
     with folder.stage("train"):
         if config.launch.processes > 1 or config.deepspeed:
             launch(config, ["train", str(folder.path), *(["--resume"] if resume else [])])
+            set_up(config.train.threads)  # and not before: those that were launched have the memory
         else:
+            set_up(config.train.threads)
             fine_tune(folder, *reopen(folder, prepared), resume)
         record_saved_probe(folder, config)
 
@@ -168,9 +171,9 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     join(config)
     config, prepared = reopen(folder, prepared)
     cohort = CohortRisks(folder, config, prepared)
-    with folder.stage("predict") if world()[0] == 0 else nullcontext():
+    with folder.stage("predict") if world().rank == 0 else nullcontext():
         risks = cohort.all()
-    if world()[0] == 0 and cohort.device and "device" not in folder.read_manifest():  # where nothing was trained
+    if world().rank == 0 and cohort.device and "device" not in folder.read_manifest():  # where nothing was trained
         folder.update_manifest(device=cohort.device)
     rows, frame, parts = rows_to_tell(prepared, config.evaluation.parts)
     lines = [
@@ -178,7 +181,7 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
         for name in config.comparators
         for line in frame_rows(name, frame, parts, risks[name].final[rows], risks[name].raw[rows], config)
     ]
-    if world()[0] == 0:
+    if world().rank == 0:
         write_predictions(folder.predictions, lines)
         write_json(folder.calibration, cohort.calibration())
         folder.record(folder.predictions, folder.calibration)

@@ -39,6 +39,7 @@ from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, DataConfig
 from cardiotune.stages import run
 from cardiotune.training.checkpoint import own_checkpoint, version_of
+from cardiotune.training.machine import set_up
 from cardiotune.training.model import has_head
 from cardiotune.training.weights import find_weights
 
@@ -74,6 +75,7 @@ def evaluate_checkpoint(
     else:
         frame = read_rows(table, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
         parts, texts = ["test"] * frame.height, serialize_rows(frame, prepared.order, config.data, config.serialize)
+    set_up(config.train.threads)
     model = TunedModel(folder, config, prepared.order, checkpoint / "weights")
     final, raw = model.calibrated_anew(texts, config, prepared)
     lines = frame_rows("tuned", frame, parts, final, raw, config)
@@ -120,6 +122,7 @@ def evaluate_adapter(
     frame = read_rows(config.data.path, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
     columns = roles.settle(config.data.columns, frame).columns  # by the values too, as a run learns it
     config = config.model_copy(update={"data": config.data.model_copy(update={"columns": columns})})
+    set_up(config.train.threads)
     scorer = LanguageScorer(config, find_weights(config.model), adapter, foreign=True)
     texts = serialize_rows(frame, column_order(frame, config.data, config.serialize), config.data, config.serialize)
     risks = probabilities(scorer.logits(texts, what="scoring"))
@@ -132,6 +135,7 @@ def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
     `probes.json`."""
     check_tuned(folder)
     config, prepared = reopen(folder, None)
+    set_up(config.train.threads)
     with folder.stage("probe"):
         model = tuned_model(folder, config, prepared.order)
         frame = prepared.cohort.frame[prepared.rows("test")]
@@ -148,6 +152,7 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
     check_tuned(folder)
     config, prepared = reopen(folder, None)
     cohort = prepared.cohort
+    set_up(config.train.threads)
     with folder.stage("explain"):
         model = tuned_model(folder, config, prepared.order)
         models = {
@@ -183,6 +188,7 @@ def explain_row(folder: RunFolder, row: str, table: str | None = None, allow_unk
     else:
         frame, order = read_rows(table, config.data, allow_unknown=allow_unknown).frame, read_order(folder)
         place = place_of_number(frame, row, table)
+    set_up(config.train.threads)
     risk_of = language_risk(tuned_model(folder, config, order).risks, order, config.data, config.serialize)
     return leave_one_field_out(risk_of, frame[place : place + 1], config.data).as_json()
 
@@ -228,11 +234,6 @@ def score_table(
     return pl.concat(score_chunks(Job(folder.path, table, keep_ids, tuned, site)))
 
 
-def _score(folder: RunFolder, frame: pl.DataFrame, tuned: bool = True, site: str | None = None) -> tuple[Array, Array]:
-    """Final and raw risks of rows that the run has not seen, (rows,) each."""
-    return RowScorer.load(folder.path, site, tuned).score(frame)
-
-
 def export(
     path: Path, to: Any, out: Path, precision: Any = "f16", check: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
@@ -245,6 +246,7 @@ def export(
     """
     folder = open_run(path)
     check_tuned(folder)
+    set_up(config_of(folder).train.threads)
     prepared = None
     try:
         prepared = reopen(folder, None)[1]
@@ -289,7 +291,8 @@ def recalibrate(
             f"{table}: {config.data.name_of('target')} is known in {frame.height} rows, {int(y_true.sum())} of them events; "
             f"recalibration needs the outcome, of {needed} events and {needed} non-events at least"
         )
-    before, _ = _score(folder, frame)
+    set_up(config.train.threads)
+    before = RowScorer.load(folder.path).score(frame).final
     found = adapt(before, y_true, method, weight, config.seed)
     size = {"n": len(y_true), "n_events": told_events(len(y_true), int(y_true.sum()))}
     judged = {"before": found.before, "after": found.after}

@@ -26,11 +26,12 @@ from cardiotune.data.table import locate
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, InterruptedRunError
 from cardiotune.files import HASHES, atomic, read_json, sha256, write_json, write_text
-from cardiotune.models.language import progress
 from cardiotune.processes import current
+from cardiotune.progress import progress
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, LaunchConfig
 from cardiotune.training.distributed import check_meeting_place, launch, meet
+from cardiotune.training.machine import set_up
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class Job:
         return TableChunks(self.table, self.config.data, self.keep_ids, known, self.chunk_rows, self.allow_unknown)
 
     def scorer(self) -> RowScorer:
-        """The model."""
+        """The model, in a process that is set up for it."""
+        set_up(self.config.train.threads)
         return RowScorer.load(self.folder, self.site, self.tuned)
 
     @property
@@ -161,7 +163,7 @@ def _score_own(job: Job, parts: Path, chunks: TableChunks, suffix: str) -> None:
     if not left:
         return
     scorer = job.scorer()
-    with progress("scoring the table", sum(chunks.chunks[number].rows for number in left)) as advance:
+    with progress("scoring the table", sum(chunks.chunks[number].rows for number in left)) as bar:
         for number in left:
             frame = predictions(scorer, chunks, number)
             part = _part(parts, number, suffix)
@@ -171,7 +173,7 @@ def _score_own(job: Job, parts: Path, chunks: TableChunks, suffix: str) -> None:
                 else:
                     frame.write_csv(temporary, include_header=number == 0)
             write_text(_hash_of(part), sha256(part))
-            advance(frame.height)
+            bar.advance(frame.height)
 
 
 def _part(parts: Path, number: int, suffix: str) -> Path:

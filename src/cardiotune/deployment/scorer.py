@@ -42,7 +42,7 @@ from cardiotune.runs import RunFolder
 from cardiotune.settings import Column, Config, suggest
 from cardiotune.training.checkpoint import check_probe, verify, version_of
 from cardiotune.training.loss import corrected
-from cardiotune.training.model import build_encoder, set_up
+from cardiotune.training.model import build_encoder
 from cardiotune.training.scoring import all_finite
 from cardiotune.training.weights import same_weights
 
@@ -58,6 +58,15 @@ def is_export(folder: Path) -> bool:
     """Whether a folder was written by `cardiotune export`."""
     recover(folder)
     return (folder / EXPORT).is_file()
+
+
+def settings_of(folder: Path) -> Config:
+    """The settings of a run folder or an export; ConfigError when it is neither."""
+    if is_export(folder):
+        return load_resolved(folder / "config.yaml")
+    run = RunFolder(folder)
+    run.read_manifest()
+    return load_resolved(run.checked(run.config))
 
 
 class Problem(NamedTuple):
@@ -321,7 +330,6 @@ def _exported_model(folder: Path, kind: str, config: Config) -> TextModel:
     """The model in an export, by the library that its format is for."""
     if kind == "merged":
         return LanguageScorer(config, folder, folder, foreign=True).logits
-    set_up(config.train.threads)
     encoder = build_encoder(config, folder)
     model: OnnxModel | GgufModel
     if kind == "onnx":

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
-from cardiotune.training.distributed import merge, share
+from cardiotune.training.distributed import merge, own_batches
 
 UNPARSABLE = -1
 """Stands for an answer that is neither."""
@@ -88,7 +88,7 @@ class Generator:
         share of them."""
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # little padding
         found = np.full(len(prompts), np.nan)
-        for rows in share([order[i : i + self.batch_rows] for i in range(0, len(order), self.batch_rows)]):
+        for rows in own_batches([order[i : i + self.batch_rows] for i in range(0, len(order), self.batch_rows)]):
             found[rows] = [parse(text) for text in self.write([prompts[row] for row in rows])]
             if on_rows:
                 on_rows(len(rows))

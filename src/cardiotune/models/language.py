@@ -2,7 +2,6 @@
 and prefix only."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,15 @@ from cardiotune.data.tokens import PromptEncoder, TokenRows
 from cardiotune.errors import DataError
 from cardiotune.models.calibrate import in_range
 from cardiotune.models.costs import scoring
+from cardiotune.progress import progress
 from cardiotune.settings import Config
 from cardiotune.training.checkpoint import check_probe, verify
 from cardiotune.training.fixed_weights import fix_weights
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.lean import slim
+from cardiotune.training.machine import own_device
 from cardiotune.training.memory import release
-from cardiotune.training.model import (
-    build_encoder,
-    load_base,
-    load_tuned,
-    score_dtype,
-    set_up,
-)
+from cardiotune.training.model import build_encoder, load_base, load_tuned, score_dtype
 from cardiotune.training.scoring import score
 
 log = logging.getLogger(__name__)
@@ -44,7 +39,7 @@ class LanguageScorer:
         """
         release()  # a model that was dropped, before there is another
         self.config = config
-        self.device = set_up(config.train.threads)
+        self.device = own_device()
         self.dtype = score_dtype(config.model, self.device)
         self.encoder: PromptEncoder = build_encoder(config, weights)
         self.pad_id = self.encoder.pad_id
@@ -76,31 +71,16 @@ class LanguageScorer:
 
     def _score(self, network: Any, prompts: TokenRows, what: str) -> NDArray[np.float64]:
         budget, layout = self.config.evaluation.score_batch_tokens, self.network.layout
-        with progress(what, len(prompts)) as advance, scoring(len(prompts)):
+        with progress(what, len(prompts)) as bar, scoring(len(prompts)):
             name = f"{self.config.model.name} in {str(self.dtype).removeprefix('torch.')}"
-            return score(network, prompts, self.pad_id, budget, self.device, layout, torch.float32, advance, whose=name)
+            return score(
+                network, prompts, self.pad_id, budget, self.device, layout, torch.float32, bar.advance, whose=name
+            )
 
     def check(self, saved: Path, probe_texts: Sequence[str]) -> None:
         """ModelError unless the loaded model scores the recorded synthetic sample as it did when it
         was saved."""
         check_probe(saved, self.logits(probe_texts, what="checking"), self.dtype)
-
-
-def progress(what: str, rows: int) -> Any:
-    """A progress bar; entering it gives a function that takes the number of rows just done."""
-    from contextlib import contextmanager
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    @contextmanager
-    def bar() -> Any:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as shown:
-            task = shown.add_task(what, total=rows)
-            yield lambda done: shown.update(task, advance=done)
-
-    return bar()
 
 
 def choose_examples(

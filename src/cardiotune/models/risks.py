@@ -21,12 +21,13 @@ from cardiotune.errors import DataError
 from cardiotune.models import calibrate, generation, thresholds
 from cardiotune.models.baselines import BASELINES, LabelledRows, prevalence
 from cardiotune.models.costs import clock, scoring, starting
-from cardiotune.models.language import LanguageScorer, choose_examples, probabilities, progress
+from cardiotune.models.language import LanguageScorer, choose_examples, probabilities
 from cardiotune.models.logistic import logit
 from cardiotune.models.risk_scores import PUBLISHED, completed_risks
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.models.thresholds import FixedThreshold
 from cardiotune.models.tuned import TunedModel, fit_calibrator
+from cardiotune.progress import progress
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.training.distributed import world
@@ -105,7 +106,7 @@ class CohortRisks:
                 self.__dict__.pop("base", None)
             with clock() as running:
                 self.found[name] = MAKERS[name](self, name)
-            if world()[0] == 0:  # two that write at once would lose what one of them has recorded
+            if world().rank == 0:  # two that write at once would lose what one of them has recorded
                 self.run.update_manifest(scoring={name: {**running.entry(), **self._about(name)}})
         return self.found
 
@@ -115,7 +116,7 @@ class CohortRisks:
         about = COMPARATORS[name]
         if about.needs:
             return {"needs": list(about.needs)}
-        return {"device": self.device, "processes": world()[1]} if about.language else {}
+        return {"device": self.device, "processes": world().size} if about.language else {}
 
     def calibration(self) -> dict[str, Any]:
         """The content of `calibration.json`: calibrators and thresholds, fixed on the validation
@@ -220,12 +221,12 @@ class CohortRisks:
             base.logits(
                 rows.take(np.arange(min(16, len(rows)))), what="checking"
             )  # words do not tell that it is damaged
-        with progress("free generation", len(prompts)) as advance, scoring(len(prompts)):
-            parsed = generator.parsed(prompts, generation.choose_parser(task.options, labels), advance)
+        with progress("free generation", len(prompts)) as bar, scoring(len(prompts)):
+            parsed = generator.parsed(prompts, generation.choose_parser(task.options, labels), bar.advance)
         test = self.parts[self.scored] == "test"
         rows = self.scored[test]
         judged = generation.judge(parsed[test], self.events[rows], self._weights_of(rows))
-        if world()[0] == 0:
+        if world().rank == 0:
             self.run.update_manifest(free_generation=judged)
         share = prevalence(self.rows)[0]
         return _same(self._spread(generation.risks(parsed, float(share))))

@@ -134,6 +134,6 @@ def record_saved_probe(folder: RunFolder, config: Config) -> None:
     saved = folder.tuned_folder(config.method.kind)
     scorer = LanguageScorer(config, same_weights(folder, config.model), saved)
     logits = scorer.logits(probe_texts(config, read_order(folder)), what="checking")
-    if world()[0] == 0:
+    if world().rank == 0:
         record_probe(saved, logits, scorer.dtype)
         folder.record(saved / HASHES, saved / PROBE, folder.training)

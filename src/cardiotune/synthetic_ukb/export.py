@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from cardiotune.errors import ConfigError, RunError
-from cardiotune.files import make_folder, private
+from cardiotune.files import make_folder, private, publish
 from cardiotune.synthetic_ukb.answers import answer
 from cardiotune.synthetic_ukb.disease import area_under_curve, live_on, true_risk
 from cardiotune.synthetic_ukb.people import Array, Values, draw
@@ -86,7 +86,7 @@ def write_export(folder: Path, rows: int, seed: int = 0, style: Style = "csv", c
         shutil.rmtree(partial, ignore_errors=True)
         make_folder(partial)
         made = _write(partial, rows, seed, style, columns)
-        partial.replace(target)  # an empty folder gives way
+        publish(partial, target)  # an empty folder gives way
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror or error})") from None
     finally:

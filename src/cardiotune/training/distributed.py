@@ -34,11 +34,11 @@ SHUTDOWN_SECONDS = 120
 killed."""
 
 
-def world() -> tuple[int, int]:
-    """(rank, processes) of this process; (0, 1) when it is alone."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+def world() -> Process:
+    """This process among those that it has joined to compute together (`join`); alone before that,
+    as one of many is that works for itself."""
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return current() if joined else Process()
 
 
 def join(config: Config) -> None:
@@ -295,20 +295,20 @@ def deepspeed_config(config: Config, settings: DeepSpeed, dtype: torch.dtype) ->
     }
 
 
-def share(batches: list[Any]) -> list[Any]:
+def own_batches(batches: list[Any]) -> list[Any]:
     """This process's share of batches: every `processes`-th. All get the same number, the last ones
     one of others'.
 
     Under ZeRO-3 a forward pass is a joint act of all processes, so none may make fewer of them.
     """
-    rank, processes = world()
-    rounds = -(-len(batches) // processes)
-    return [batches[min(rank + turn * processes, len(batches) - 1)] for turn in range(rounds)]
+    own = world()
+    rounds = -(-len(batches) // own.size)
+    return [batches[min(own.rank + turn * own.size, len(batches) - 1)] for turn in range(rounds)]
 
 
 def merge(values: np.ndarray) -> np.ndarray:
     """Bring together arrays in which each process filled its own rows and left the others NaN."""
-    if world()[1] == 1:
+    if world().size == 1:
         return values
     known = torch.from_numpy(~np.isnan(values)).double()
     total = torch.from_numpy(np.nan_to_num(values))
@@ -316,5 +316,5 @@ def merge(values: np.ndarray) -> np.ndarray:
     total, known = total.to(device), known.to(device)
     torch.distributed.all_reduce(total)
     torch.distributed.all_reduce(known)
-    # A row that two processes scored (see `share`) is the same number twice.
+    # A row that two processes scored (see `own_batches`) is the same number twice.
     return (total / known).cpu().numpy()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cardiotune.training.model import computes_in_bfloat16
+from cardiotune.training.machine import computes_in_bfloat16
 
 ACTIVATIONS = {"GELUTanh": ("gelu", "tanh"), "SiLUActivation": ("swish", ""), "SiLU": ("swish", "")}
 """Class of an activation -> what oneDNN calls it, and the algorithm."""

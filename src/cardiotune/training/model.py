@@ -3,7 +3,6 @@ else."""
 
 import json
 import logging
-import os
 import re
 import warnings
 from importlib.util import find_spec
@@ -16,7 +15,6 @@ from cardiotune.compatibility import Scoring, score_refusals
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import PromptEncoder
 from cardiotune.errors import ModelError
-from cardiotune.processes import current
 from cardiotune.settings import Config, ModelConfig
 from cardiotune.training.families import family_of, known_family, read_config
 from cardiotune.training.heads import (
@@ -29,6 +27,7 @@ from cardiotune.training.heads import (
     untie,
 )
 from cardiotune.training.lean import slim
+from cardiotune.training.machine import computes_in_bfloat16, quiet_loading
 from cardiotune.training.trunk import check_layers
 from cardiotune.training.weights import check_base, check_safe
 
@@ -45,43 +44,6 @@ encoders."""
 ADAPTERS = ("ADALORA", "BOFT", "HRA", "IA3", "LOHA", "LOKR", "LORA", "OFT", "RANDLORA", "VERA")
 """PEFT's kinds that are summed into the weights; others bring prompts, or adapters of other
 folders."""
-
-
-def set_up(threads: int | None) -> torch.device:
-    """Quiet libraries, thread count, deterministic kernels; returns the device: this process's GPU,
-    or the CPU."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    process = current()
-    torch.set_num_threads(threads or max(1, _physical_cores() // process.local_size))
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Deterministic mode also fills every new tensor with NaN, to show reads of what was never
-    # written; it costs a pass over each.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if torch.cuda.is_available():
-        device = torch.device("cuda", process.local_rank)
-        torch.cuda.set_device(device)
-        return device
-    return torch.device("cpu")
-
-
-def _physical_cores() -> int:
-    import psutil
-
-    return int(psutil.cpu_count(logical=False) or 1)
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware (elsewhere it is slower than
-    float32)."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def train_dtype(model: ModelConfig, device: torch.device) -> torch.dtype:
@@ -184,15 +146,16 @@ def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.de
     quantized = _quantization(config, dtype)
     placed = {"quantization_config": quantized, "device_map": {"": device}} if quantized else {}
     try:
-        model = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=attention_of(config.model, folder, device),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **placed,
-        )
+        with quiet_loading():
+            model = kind.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=attention_of(config.model, folder, device),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **placed,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: the weights cannot be loaded ({_first_line(error)})") from None
     # bitsandbytes repacks 4-bit weights for inference the first time a CPU model is evaluated, and
@@ -427,7 +390,8 @@ def load_plain(weights: Path, saved: Path, config: Config) -> Any:
 
 
 def _with_adapter(base: Any, folder: Path) -> Any:
-    from peft import PeftConfig, PeftModel, TaskType
+    with quiet_loading():
+        from peft import PeftConfig, PeftModel, TaskType
 
     if not (folder / ADAPTER_FILE).is_file():
         raise ModelError(f"{folder}: {ADAPTER_FILE} is missing; the adapter is not whole")
@@ -441,7 +405,7 @@ def _with_adapter(base: Any, folder: Path) -> Any:
         if config.task_type == TaskType.SEQ_CLS:  # its head is read by `load_head`
             others = [name for name in config.modules_to_save or [] if name not in FOREIGN_HEADS]
             config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, others or None
-        with warnings.catch_warnings():
+        with quiet_loading():
             # PEFT only warns when weights are missing, and goes on with untrained ones.
             warnings.filterwarnings("error", message=".*[Mm]issing.*keys.*")
             adapted = PeftModel.from_pretrained(base, folder, is_trainable=False, config=config)

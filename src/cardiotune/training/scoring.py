@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from cardiotune.errors import ModelError
-from cardiotune.training.distributed import merge, share
+from cardiotune.training.distributed import merge, own_batches
 from cardiotune.training.packing import KnownStates, Prompts, by_token_budget, lay_out_rows
 
 
@@ -32,7 +32,7 @@ def score(
     finite.
     """
     found: np.ndarray | None = None
-    for rows in share(list(by_token_budget(prompts, batch_tokens, layout))):
+    for rows in own_batches(list(by_token_budget(prompts, batch_tokens, layout))):
         batch = lay_out_rows(rows, prompts, pad_id, layout, states).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             values = network(batch).double().cpu().numpy()

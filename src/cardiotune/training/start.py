@@ -11,6 +11,7 @@ from cardiotune.settings import Config
 from cardiotune.training import model as building
 from cardiotune.training.distributed import join, world
 from cardiotune.training.loss import balance
+from cardiotune.training.machine import own_device
 from cardiotune.training.packing import Rows
 from cardiotune.training.train import train as follow_recipe
 from cardiotune.training.trunk import over_frozen_trunk
@@ -23,7 +24,7 @@ def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: boo
     """Fine-tune in this process, one of several or the only one; the run folder then has the tuned
     model."""
     weights = same_weights(folder, config.model)
-    device = building.set_up(config.train.threads)
+    device = own_device()
     join(config)
     dtype = building.train_dtype(config.model, device)
     encoder = building.build_encoder(config, weights)
@@ -49,5 +50,5 @@ def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: boo
         summary = follow_recipe(
             network, known["train"], known["validation"], balanced, config, folder, pad_id, dtype, resume
         )
-    if world()[0] == 0:
+    if world().rank == 0:
         folder.update_manifest(training=summary, device=str(device))

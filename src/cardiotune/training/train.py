@@ -3,8 +3,8 @@
 import json
 import logging
 import math
+import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from cardiotune.errors import InterruptedRunError, ModelError, RunError
 from cardiotune.files import write_folder, write_json
+from cardiotune.progress import progress as progress_bar
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, TrainConfig
 from cardiotune.training import checkpoint
@@ -53,7 +52,7 @@ def train(
     when the step is finished and saved.
     """
     settings = config.train
-    rank, processes = world()
+    rank, processes = world().rank, world().size
 
     # --- steps ------------------------------------------------------------------------------------
     pass_rows = settings.batch_size
@@ -82,8 +81,7 @@ def train(
     trackers = Trackers(run, config, progress.step) if rank == 0 else None
     batches = _batches(balance.rows, step_rows, config.seed, progress.step)
     start, first_step = time.perf_counter(), progress.step
-    with _bar(rank == 0) as shown, _signals() as stop_signal:
-        bar = shown.add_task("training", total=steps, completed=first_step, loss=float("nan"), speed=0.0)
+    with progress_bar("training", steps, first_step, quiet=rank > 0) as bar, _signals() as stop_signal:
         while progress.step < steps and not progress.stopped_early:
             step = progress.step + 1
             rows = next(batches)
@@ -124,7 +122,7 @@ def train(
             speed = (step - first_step) * step_rows / (time.perf_counter() - start)
             if trackers:
                 trackers.add(step, {f"train/{name}": value for name, value in entry.items() if name != "step"})
-            shown.update(bar, advance=1, loss=loss_value, speed=speed)
+            bar.advance(1, f"loss {loss_value:.3f}  {speed:.1f} rows/s")
 
             # --- a look at the validation part, and a checkpoint ----------------------------------
             looked = step % look_every == 0 or step == steps
@@ -147,10 +145,9 @@ def train(
                 if trackers:
                     trackers.add(step, {f"validation/{name}": look[name] for name in ("log_loss", "brier", "auroc")})
                 recent = np.mean([entry["loss"] for entry in progress.history["steps"][-look_every:]])
-                shown.console.print(
+                bar.say(
                     f"step {step}/{steps}  loss {recent:.3f}  validation log-loss {look['log_loss']:.4f}  "
-                    f"AUROC {look['auroc']:.3f}  {speed:.1f} rows/s" + ("  best" if better else ""),
-                    highlight=False,
+                    f"AUROC {look['auroc']:.3f}  {speed:.1f} rows/s" + ("  best" if better else "")
                 )
             asked = _agree(stop_signal, device)
             due = settings.save_every is not None and step % settings.save_every == 0
@@ -217,13 +214,11 @@ def validation_metrics(events: np.ndarray, logits: np.ndarray, weights: np.ndarr
 
 def publish_weights(run: RunFolder, step_folder: Path, config: Config) -> None:
     """Copy a checkpoint's weights to the run's `adapter/` or `model/`."""
-    from shutil import copy2
-
     checkpoint.verify(step_folder, inside="weights/")
 
     def fill(work: Path) -> None:
         for file in (step_folder / "weights").iterdir():
-            copy2(file, work / file.name)
+            shutil.copy2(file, work / file.name)
 
     write_folder(run.tuned_folder(config.method.kind), fill)
 
@@ -319,7 +314,7 @@ def _agree(stop_signal: list[int], device: torch.device) -> int:
 
 def _greatest(own: int, device: torch.device) -> int:
     """The greatest of all processes' numbers."""
-    if world()[1] == 1:
+    if world().size == 1:
         return own
     seen = torch.tensor(own, device=device)
     torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
@@ -375,7 +370,7 @@ def _save(
     deepspeed = accelerator.distributed_type == "DEEPSPEED"
     if deepspeed:
         spread.save_checkpoint(str(engine_folder), tag="engine", exclude_frozen_parameters=True)
-    if world()[0] == 0:
+    if world().rank == 0:
 
         def fill(work: Path) -> None:
             (work / "weights").mkdir()
@@ -410,7 +405,7 @@ def _keep_best(progress: _Progress, run: RunFolder, settings: TrainConfig, devic
     )  # ties: the earlier one
     behind = [look for look in looks if look["step"] != progress.best.get("step")]
     chosen = -1
-    if world()[0] == 0:
+    if world().rank == 0:
         for look in [progress.best, *behind] if progress.best else []:
             folder = _step_folder(run, int(look["step"]))
             if look is not progress.best and not folder.is_dir():
@@ -442,10 +437,10 @@ def _all_generators() -> torch.Tensor:
     own = torch.get_rng_state()
     if torch.cuda.is_available():
         own = torch.cat([own, torch.cuda.get_rng_state()])
-    if world()[1] == 1:
+    if world().size == 1:
         return own[None]
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    states = [torch.empty_like(own, device=device) for _ in range(world()[1])]
+    states = [torch.empty_like(own, device=device) for _ in range(world().size)]
     torch.distributed.all_gather(states, own.to(device))
     return torch.stack(states).cpu()
 
@@ -486,16 +481,3 @@ def _restore(folder: Path, spread: Any, optimizer: Any, config: Config, rank: in
     torch.set_rng_state(own[:size])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state(own[size:])
-
-
-def _bar(visible: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:.1f} rows/s"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True, quiet=not visible, soft_wrap=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )

@@ -78,7 +78,7 @@ def over_frozen_trunk(
         with torch.autocast(trunk.device.type, dtype, enabled=dtype != torch.float32):
             known = {
                 name: replace(
-                    rows, states=trunk.remember(rows.prompts, folder / f"{name}.{world()[0]}", pad_id, config)
+                    rows, states=trunk.remember(rows.prompts, folder / f"{name}.{world().rank}", pad_id, config)
                 )
                 for name, rows in parts.items()
             }

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cardiotune.errors import ModelError
-from cardiotune.files import hash_files, make_folder, private, sha256, write_json
+from cardiotune.files import hash_files, make_folder, private, publish, sha256, write_json
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Gguf, ModelConfig
 
@@ -278,7 +278,7 @@ def _from_package(model: ModelConfig) -> Path | None:
             folder / "cardiotune_source.json",
             {"package": model.gguf.package, "gguf_sha256": model.gguf.sha256},
         )
-        folder.replace(target)
+        publish(folder, target)
     except OSError as error:
         if target.is_dir():  # another process was quicker; both convert the same bytes
             return target
