@@ -95,7 +95,11 @@ def measure(rows: int, folder: Path, *overrides: str) -> dict[str, Any]:
     before = time.process_time()
     with clock.step("thresholds"):
         y_true = prepared.cohort.events[held].astype(float)
-        fixed = {m: thresholds.fix(config.evaluation.thresholds, y_true, risk[held]) for m, risk in risks.items()}
+        rules = config.evaluation.thresholds
+        fixed = {
+            model: [threshold.as_json() for threshold in thresholds.fix(rules, y_true, risk[held])]
+            for model, risk in risks.items()
+        }
         write_json(run.calibration, {"thresholds": fixed})
         run.record(run.predictions, run.calibration)
     with clock.step("evaluate"):

@@ -26,7 +26,7 @@ from benchmarks import speed
 from cardiotune import stages
 from cardiotune.config import load_config
 from cardiotune.data.prepare import read_prepared
-from cardiotune.data.serialize import prompt_text
+from cardiotune.data.serialize import shared_pieces
 from cardiotune.training.machine import computes_in_bfloat16
 from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import find_weights
@@ -91,7 +91,8 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
 
         job = speed.job_of(config, weights, folder, steps=1) | {"task": "score", "sizes": given.peak_sizes}
         own = {"run": str(run_folder.path), "tuned": True, "texts": texts, "blocks": [warm_up, *measured]}
-        whole = [prompt_text(config, text) for text in texts]
+        pieces = shared_pieces(config.task, config.data.name_of("text") is not None)
+        whole = [pieces.whole(text) for text in texts]
         few = [spread(rows, reference_rows) for rows in (warm_up, *measured)]
         jobs = {name: job | (own if name.startswith("ours") else {"texts": whole, "blocks": few}) for name in names}
         if "ours_bfloat16" in jobs:

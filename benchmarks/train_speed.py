@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import speed
 from cardiotune import stages
 from cardiotune.config import load_config
-from cardiotune.data.serialize import prompt_text
+from cardiotune.data.serialize import shared_pieces
 from cardiotune.errors import ConfigError
 from cardiotune.training.model import build_encoder
 from cardiotune.training.weights import find_weights
@@ -82,9 +82,10 @@ def run(given: argparse.Namespace, start: float) -> dict[str, Any]:
         micro = given.reference_micro_batch or (LONG_MICRO_BATCH if long else config.train.batch_size)
         if config.train.batch_size % micro:
             raise ConfigError(f"--reference-micro-batch {micro}: expected a divisor of {config.train.batch_size}")
+        pieces = shared_pieces(config.task, config.data.name_of("text") is not None)
         read: dict[str, Any] = {
             part: {
-                "texts": [prompt_text(config, text) for text in prepared.texts_of(prepared.rows(part))],
+                "texts": [pieces.whole(text) for text in prepared.texts_of(prepared.rows(part))],
                 "events": prepared.cohort.events[prepared.rows(part)].tolist(),
             }
             for part in ("train", "validation")

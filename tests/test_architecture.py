@@ -1,6 +1,8 @@
-"""A module imports only from the rooms before its own; the hall imports from none of them."""
+"""A module imports only from the rooms before its own, the hall from none of them; there are no
+circles, and no room is above its share."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,21 +15,43 @@ HALL = ("config", "settings", "comparators", "compatibility", "runs", "files", "
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
-def imported(file: Path) -> set[str]:
-    """First part below `cardiotune` of every import, those inside functions too."""
-    found = set()
-    package = file.relative_to(SOURCE).parent.parts
+def name_of(file: Path) -> str:
+    """`cardiotune.data.table`; a package's is its folder's."""
+    parts = file.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(file: Path) -> set[str]:
+    """Names in full of what a file imports of this package, inside functions too."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ["cardiotune", *package][: len(package) + 2 - node.level] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {name.split(".")[1] for name in names if name.startswith("cardiotune.")}
-    return found
+            assert not node.level, f"{file.name}: imports name the package"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("cardiotune.")}
+
+
+def imported(file: Path) -> set[str]:
+    """First part below `cardiotune` of every import."""
+    return {name.split(".")[1] for name in imports(file)}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules of one circle of imports, in order; none where there is none."""
+    done: set[str] = set()
+
+    def walk(way: list[str]) -> list[str]:
+        for following in sorted(graph[way[-1]] - done):
+            if following in way:
+                return [*way[way.index(following) :], following]
+            if found := walk([*way, following]):
+                return found
+        done.add(way[-1])
+        return []
+
+    return next((found for module in graph if (found := walk([module]))), [])
 
 
 def test_the_walk_sees_imports_inside_functions(tmp_path: Path) -> None:
@@ -53,6 +77,34 @@ def test_no_room_reaches_back_to_the_commands() -> None:
     inside = [file for file in MODULES if file.relative_to(SOURCE).parts[0].removesuffix(".py") in (*ROOMS, *HALL)]
     assert len(inside) > 12
     assert not any({"cli", "stages", "studies", "reopen", "doctor", "risk_model"} & imported(file) for file in inside)
+
+
+def test_no_import_leads_back_to_where_it_came_from() -> None:
+    """Of all modules but the package's own, which loads `RiskModel` when it is asked for."""
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    names = {name_of(file): file for file in MODULES if file.parent != SOURCE or file.stem != "__init__"}
+    graph = {
+        name: {found if found in names else found.rpartition(".")[0] for found in imports(file)} & names.keys() - {name}
+        for name, file in names.items()
+    }
+    assert {"cardiotune.stages", "cardiotune.training.start"} <= graph.keys()
+    assert "cardiotune.training.train" in graph["cardiotune.training.start"]
+    assert circle(graph) == []
+
+
+LARGEST_SHARE = 0.25
+
+
+def test_no_room_holds_more_than_a_quarter_of_the_lines() -> None:
+    files = [file for ending in ("py", "j2", "js", "html", "css") for file in SOURCE.rglob(f"*.{ending}")]
+    lines: Counter[str] = Counter()
+    for file in files:
+        lines[file.relative_to(SOURCE).parts[0]] += len(file.read_text("utf-8").splitlines())
+    shares = {room: round(lines[room] / lines.total(), 3) for room in ROOMS}
+    assert set(shares) | {"settings"} == {
+        folder.name for folder in SOURCE.iterdir() if (folder / "__init__.py").is_file()
+    }
+    assert max(shares.values()) <= LARGEST_SHARE, shares
 
 
 def test_yaml_is_read_in_one_place() -> None:
