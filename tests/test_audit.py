@@ -26,6 +26,7 @@ from cardiotune.data.prepare import Prepared
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.split import split_cohort
 from cardiotune.models.baselines import Baseline, LabelledRows, lightgbm, logistic_regression
+from cardiotune.models.predictions import Prediction
 from cardiotune.settings import DataConfig, SerializeConfig, SplitConfig
 from conftest import TOY_COLUMNS, build_toy_table
 
@@ -503,7 +504,8 @@ def test_the_ceiling_of_the_config_is_documented_and_that_of_the_audit() -> None
 
 
 def test_rows_in_two_parts_and_a_test_part_that_is_known() -> None:
-    rows = [{"row_id": "a", "part": "test"}, {"row_id": "a", "part": "validation"}, {"row_id": "b", "part": "test"}]
+    places = [("a", "test"), ("a", "validation"), ("b", "test")]
+    rows = [Prediction(row_id, part, "tuned", 1, 0.5, 0.5, 1, 0.5) for row_id, part in places]
     metrics = {"parts": {"test": judged(0.9, [0.88, 0.92]), "validation": judged(0.8, [0.77, 0.83])}}
     findings = audit_results(Results(rows, metrics))
     assert grave(findings) == {"shared_ids": "leak", "test_above_validation": "warning"}

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.files import write_json
-from cardiotune.models.predictions import write_predictions
+from cardiotune.models.predictions import Prediction, write_predictions
 from cardiotune.report.report import write_report
 from test_report import add_everything, make_run
 
@@ -115,8 +115,9 @@ def test_long_names_are_not_cut_off(browser: Browser, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
     name = "boosted_trees_of_the_hospital_with_monotone_pressure"
     rows += [{**row, "model": name} for row in rows if row["model"] == "tuned"]
-    write_predictions(run.predictions, rows)
-    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
+    told = [Prediction.from_json(row) for row in rows]
+    write_predictions(run.predictions, told)
+    write_json(run.metrics, evaluate_predictions(told, 100, 0))
     column = "walking_pace_in_the_last_four_weeks_as_said_by_the_patient"
     write_json(
         run.path / "explanations.json",

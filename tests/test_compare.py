@@ -13,7 +13,7 @@ from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
 from cardiotune.evaluation.metrics import auroc
 from cardiotune.files import write_json
-from cardiotune.models.predictions import prediction_rows, write_predictions
+from cardiotune.models.predictions import prediction_rows, read_predictions, write_predictions
 from cardiotune.report.compare import _joined, as_text, compare
 from cardiotune.runs import RunFolder
 
@@ -178,8 +178,7 @@ def test_one_quantity_has_one_interval_in_the_report_and_beside_others(tmp_path:
     clusters = np.arange(N) // 2
     runs = [make(tmp_path / name, {"tuned": risks(seed, 0.8)}, clusters=clusters) for seed, name in enumerate("ab")]
     for seed, run in enumerate(runs):
-        rows = [row for row in map(json.loads, run.predictions.read_text().splitlines())]
-        write_json(run.metrics, evaluate_predictions(rows, 120, 7 + seed))
+        write_json(run.metrics, evaluate_predictions(read_predictions(run), 120, 7 + seed))
     result = compare(runs)
     assert (result["interval"]["replicates"], result["interval"]["seed"]) == (120, 7)
     for run, entry in zip(runs, result["entries"], strict=True):

@@ -1,6 +1,7 @@
 import json
 import time
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -26,7 +27,8 @@ from cardiotune.evaluation.intervals import (
 from cardiotune.evaluation.judged import Judged
 from cardiotune.evaluation.judgement import Estimate, Part
 from cardiotune.evaluation.metrics import Array
-from cardiotune.models.predictions import prediction_rows
+from cardiotune.models.predictions import Prediction, prediction_rows
+from cardiotune.models.thresholds import NamedThreshold
 from oracles.ask import ask, golden
 
 SCHEMA = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))
@@ -48,9 +50,7 @@ def noisy(signal: Array, noise: float, seed: int) -> Array:
     return 1 / (1 + np.exp(-(signal + np.random.default_rng([7, seed]).normal(0, noise, len(signal)))))
 
 
-def predictions(
-    y_true: Any, risks: dict[str, Array], part: str = "test", threshold: float = 0.5
-) -> list[dict[str, Any]]:
+def predictions(y_true: Any, risks: dict[str, Array], part: str = "test", threshold: float = 0.5) -> list[Prediction]:
     ids = [f"r{row}" for row in range(len(y_true))]
     return [
         row
@@ -271,15 +271,15 @@ def rows_of_two_models() -> list[dict[str, Any]]:
         (lambda rows: rows[:-1], "model tuned does not cover the same rows of part test"),
         (lambda rows: rows[1:], "model tuned does not cover the same rows of part test"),
         (lambda rows: [*rows[:-2], rows[-1], rows[-2]], "in the same order"),
-        (lambda rows: [*rows[:-1], {**rows[-1], "row_id": "other"}], "does not cover the same rows"),
-        (lambda rows: [*rows[:-1], {**rows[-1], "y_true": 1 - rows[-1]["y_true"]}], "the same outcomes"),
-        (lambda rows: [*rows[:-1], {**rows[-1], "y_true": None}], "does not cover the same rows"),
+        (lambda rows: [*rows[:-1], replace(rows[-1], row_id="other")], "does not cover the same rows"),
+        (lambda rows: [*rows[:-1], replace(rows[-1], y_true=1 - (rows[-1].y_true or 0))], "the same outcomes"),
+        (lambda rows: [*rows[:-1], replace(rows[-1], y_true=None)], "does not cover the same rows"),
         (lambda rows: [*rows, rows[0], rows[60]], "a row_id stands twice in part test"),
-        (lambda rows: [*rows[:-1], {**rows[-1], "y_prob": 1.1}], "model tuned, part test: y_true must be 0, 1 or null"),
-        (lambda rows: [*rows[:-1], {**rows[-1], "y_prob": float("nan")}], "y_prob from 0 to 1"),
-        (lambda rows: [{**row, "y_true": 2} for row in rows], "y_true must be 0, 1 or null"),
-        (lambda rows: [*rows[:-1], {**rows[-1], "threshold": 0.3}], "model tuned, part test: rows have different thresholds"),
-        (lambda rows: [{**row, "y_true": None} for row in rows], "no row with a known outcome"),
+        (lambda rows: [*rows[:-1], replace(rows[-1], y_prob=1.1)], "model tuned, part test: y_true must be 0, 1 or null"),
+        (lambda rows: [*rows[:-1], replace(rows[-1], y_prob=float("nan"))], "y_prob from 0 to 1"),
+        (lambda rows: [replace(row, y_true=2) for row in rows], "y_true must be 0, 1 or null"),
+        (lambda rows: [*rows[:-1], replace(rows[-1], threshold=0.3)], "model tuned, part test: rows have different thresholds"),
+        (lambda rows: [replace(row, y_true=None) for row in rows], "no row with a known outcome"),
         (lambda rows: [], "no row with a known outcome"),
     ],
 )  # fmt: skip
@@ -346,7 +346,7 @@ def test_a_model_is_judged_the_same_whoever_stands_beside_it() -> None:
 def test_thresholds_are_described() -> None:
     y_true, signal = cohort(400)
     risks = {"lightgbm": noisy(signal, 1, 0).round(8), "tuned": noisy(signal, 1, 1).round(8)}
-    named = {"tuned": [{"name": "low", "value": 0.2}, {"name": "nobody", "value": 1.0}]}
+    named = {"tuned": [NamedThreshold("low", 0.2), NamedThreshold("nobody", 1.0)]}
     result = evaluate_predictions(predictions(y_true, risks, threshold=0.4), REPLICATES, 0, thresholds=named)
     check(result)
     found = result["parts"]["test"]["thresholds"]
@@ -376,7 +376,7 @@ def test_thresholds_are_described() -> None:
     assert nobody["net_benefit"]["reason"] == "a threshold of 1 weighs a false positive without bound"
     assert nobody["flagged"]["value"] == 0 and nobody["npv"]["value"] == pytest.approx(1 - events / 400)
     with pytest.raises(DataError, match="model tuned: a threshold is not from 0 to 1"):
-        evaluate_predictions(predictions(y_true, risks), 20, 0, thresholds={"tuned": [{"name": "x", "value": 7.5}]})
+        evaluate_predictions(predictions(y_true, risks), 20, 0, thresholds={"tuned": [NamedThreshold("x", 7.5)]})
 
 
 def test_the_decision_curve_is_net_benefit_at_every_threshold() -> None:
@@ -775,7 +775,7 @@ def test_a_large_part_takes_less_than_a_minute() -> None:
     risk = draw.random(34_000)
     y_true = (draw.random(34_000) < risk).astype(int)
     rows = predictions(y_true, {"tuned": risk})
-    thresholds = {"tuned": [{"name": str(value), "value": value} for value in (0.075, 0.1, 0.5)]}
+    thresholds = {"tuned": [NamedThreshold(str(value), value) for value in (0.075, 0.1, 0.5)]}
     start = time.perf_counter()
     result = evaluate_predictions(rows, 1000, 0, thresholds=thresholds)
     seconds = time.perf_counter() - start

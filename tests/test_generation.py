@@ -24,6 +24,7 @@ from cardiotune.models.generation import (
     word_parser,
 )
 from cardiotune.models.predictions import prediction_rows
+from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.training import model as building
 from cardiotune.training.heads import LabelTokenNetwork
 from cardiotune.training.scoring import score
@@ -190,8 +191,8 @@ def part_of(parsed: Any, y_true: Any, threshold: float = 0.5, prevalence: float 
     tuned = np.linspace(0.2, 0.8, len(y_true))
     rows = prediction_rows("free_generation", ids, ["test"] * len(ids), y_true, told, told, threshold)
     rows += prediction_rows("tuned", ids, ["test"] * len(ids), y_true, tuned, tuned, threshold)
-    assert [row["prediction"] for row in rows[: len(ids)]] == [None if p == UNPARSABLE else p for p in parsed]
-    named = {"free_generation": [{"name": "low", "value": 0.1}]}
+    assert [row.prediction for row in rows[: len(ids)]] == [None if p == UNPARSABLE else p for p in parsed]
+    named = {"free_generation": [NamedThreshold("low", 0.1)]}
     groups = {"half": {row_id: "ab"[place % 2] for place, row_id in enumerate(ids)}}
     result = evaluate_predictions(rows, 50, 0, thresholds=named, table=FromTable(groups))
     schema = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))

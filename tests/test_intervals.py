@@ -20,6 +20,7 @@ from cardiotune.evaluation.intervals import auroc_interval, ratio_interval, symm
 from cardiotune.evaluation.judged import Judged
 from cardiotune.evaluation.metrics import Array
 from cardiotune.models.predictions import prediction_rows
+from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.report.curves import Resampling, calibration_band, calibration_points, curve_risks, roc_band
 from cardiotune.report.wording import span
 
@@ -44,7 +45,7 @@ def judged(
         for model, risk in risks.items()
         for row in prediction_rows(model, ids, ["test"] * len(ids), y_true, risk, risk**2, 0.5, weight, clusters)
     ]
-    named = {model: [{"name": str(value), "value": value} for value in (0.1, 0.5, 1.0)] for model in risks}
+    named = {model: [NamedThreshold(str(value), value) for value in (0.1, 0.5, 1.0)] for model in risks}
     groups = {} if group is None else {"site": dict(zip(ids, group, strict=True))}
     table = FromTable(groups, horizon_days=3652)
     result = evaluate_predictions(rows, replicates, 0, stratified, named, table)

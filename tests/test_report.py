@@ -16,7 +16,8 @@ from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts
 from cardiotune.evaluation.metrics import emax, ici
 from cardiotune.files import write_json, write_text
-from cardiotune.models.predictions import prediction_rows, write_predictions
+from cardiotune.models.predictions import Prediction, prediction_rows, write_predictions
+from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.report.curves import (
     BAND_GRID,
     BAND_REPLICATES,
@@ -174,17 +175,18 @@ def add_everything(run: RunFolder) -> RunFolder:
         for row in rows
         if row["model"] == "lightgbm"
     ]
-    write_predictions(run.predictions, rows)
+    told = [Prediction.from_json(row) for row in rows]
+    write_predictions(run.predictions, told)
     models = list(dict.fromkeys(row["model"] for row in rows))
     ids = list(dict.fromkeys(row["row_id"] for row in rows))
-    thresholds = {m: [{"name": "7.5 %", "value": 0.075}, {"name": "Youden", "value": 0.41}] for m in models}
+    thresholds = {m: [NamedThreshold("7.5 %", 0.075), NamedThreshold("Youden", 0.41)] for m in models}
     bands = ("under 45", "45 to under 65", "65 and above")
     groups = {
         "sex": {row_id: ("woman", "man")[number // 2 % 2] for number, row_id in enumerate(ids)},
         "age": {row_id: bands[number % 29 % 3] for number, row_id in enumerate(ids)},
         "ward": {row_id: "small <ward>" if number < 12 else None for number, row_id in enumerate(ids)},
     }
-    write_json(run.metrics, evaluate_predictions(rows, 100, 0, thresholds=thresholds, table=FromTable(groups)))
+    write_json(run.metrics, evaluate_predictions(told, 100, 0, thresholds=thresholds, table=FromTable(groups)))
     for name, content in extras().items():
         write_json(run.path / f"{name}.json", content)
     seconds = {"tuned": {"rows": 200, "seconds": 14.0}, "logistic_regression": {"rows": 200, "seconds": 0.01}}
@@ -391,8 +393,9 @@ def test_a_model_that_it_does_not_know_is_named_in_words(tmp_path: Path) -> None
     run = make_run(tmp_path / "run", ("logistic_regression", "tuned"))
     rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
     rows += [{**row, "model": "my_$stacked_model"} for row in rows if row["model"] == "tuned"]
-    write_predictions(run.predictions, rows)
-    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
+    told = [Prediction.from_json(row) for row in rows]
+    write_predictions(run.predictions, told)
+    write_json(run.metrics, evaluate_predictions(told, 100, 0))
     assert "My $stacked model" in texts(run)[0]
 
 
@@ -586,8 +589,9 @@ def test_risks_of_exactly_0_and_1_and_of_one_value_are_drawn(tmp_path: Path) -> 
             row["y_prob"] = row["y_prob_raw"] = 0.3
         if row["model"] == "lightgbm":
             row["y_prob"] = row["y_prob_raw"] = float(round(row["y_prob"]))
-    write_predictions(run.predictions, rows)
-    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
+    told = [Prediction.from_json(row) for row in rows]
+    write_predictions(run.predictions, told)
+    write_json(run.metrics, evaluate_predictions(told, 100, 0))
     html, _ = texts(run)
     assert "ROC curves on the test part: Logistic regression, LightGBM" in html
 
@@ -647,8 +651,9 @@ def test_a_rare_event_fills_the_calibration_figure(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in run.predictions.read_text().splitlines()]
     for row in rows:
         row["y_prob"] = row["y_prob_raw"] = 0.15 * row["y_prob"]
-    write_predictions(run.predictions, rows)
-    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
+    told = [Prediction.from_json(row) for row in rows]
+    write_predictions(run.predictions, told)
+    write_json(run.metrics, evaluate_predictions(told, 100, 0))
     html, _ = texts(run)
     assert "The axes end at 0.2, above which 1 % of the rows are at most." in html
 
@@ -735,14 +740,15 @@ def test_bands_and_tables_are_of_the_same_resamples(tmp_path: Path) -> None:
         rows = [row for row in rows if row["part"] == "test"]
         places = {row_id: place for place, row_id in enumerate(dict.fromkeys(row["row_id"] for row in rows))}
         if name != "once":
-            told = name == "together"
+            grouped = name == "together"
             rows = [
-                row | {"row_id": f"{row['row_id']}{copy}"} | ({"cluster": places[row["row_id"]]} if told else {})
+                row | {"row_id": f"{row['row_id']}{copy}"} | ({"cluster": places[row["row_id"]]} if grouped else {})
                 for row in rows
                 for copy in range(4)
             ]
-        write_predictions(run.predictions, rows)
-        write_json(run.metrics, evaluate_predictions(rows, 200, 0))
+        told = [Prediction.from_json(row) for row in rows]
+        write_predictions(run.predictions, told)
+        write_json(run.metrics, evaluate_predictions(told, 200, 0))
         widths[name] = band_widths(run, "tuned")
         judged = json.loads(run.metrics.read_text())["parts"]["test"]["models"]["tuned"]
         tables[name] = judged["auroc"]["ci"][1] - judged["auroc"]["ci"][0]
@@ -769,8 +775,9 @@ def test_the_main_model_is_not_chosen_by_the_test_part(tmp_path: Path) -> None:
 def test_one_patient_in_the_test_part_is_said_and_has_no_interval(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ("lightgbm", "tuned"))
     rows = [json.loads(line) | {"cluster": 0} for line in run.predictions.read_text().splitlines()]
-    write_predictions(run.predictions, rows)
-    write_json(run.metrics, evaluate_predictions(rows, 100, 0))
+    told = [Prediction.from_json(row) for row in rows]
+    write_predictions(run.predictions, told)
+    write_json(run.metrics, evaluate_predictions(told, 100, 0))
     html, text = texts(run)
     for page in (html, text):
         assert "All rows are of one patient (or group), so there are no intervals" in page

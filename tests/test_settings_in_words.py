@@ -249,12 +249,12 @@ def with_models(run: RunFolder, folder: Path, models: tuple[str, ...]) -> RunFol
     tree = merged(json.loads(read_record(run).config.model_dump_json()), {"models": list(models), "name": folder.name})
     write_text(other.config, dump(Config.model_validate(tree)))
     rows = read_predictions(run)
-    known = {row["model"] for row in rows}
+    known = {row.model for row in rows}
     chosen = [
-        {**row, "model": model}
+        replace(row, model=model)
         for model in models
         for row in rows
-        if row["model"] == (model if model in known else "lightgbm")
+        if row.model == (model if model in known else "lightgbm")
     ]
     write_predictions(other.predictions, chosen)
     write_json(other.metrics, evaluate_predictions(chosen, 100, 0))

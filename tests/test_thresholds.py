@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from cardiotune.evaluation.metrics import recall, specificity
-from cardiotune.models.thresholds import FixedThreshold, fix
+from cardiotune.models.thresholds import NamedThreshold, fix
 from cardiotune.settings import Threshold
 
 Y = np.array([0, 0, 0, 1, 0, 1, 1, 0, 1, 1], float)
@@ -18,8 +18,8 @@ def found(y: np.ndarray = Y, p: np.ndarray = P, **rule: object) -> float:
 
 def test_a_named_value_is_taken_as_it_is() -> None:
     assert fix([Threshold(name="10 %", value=0.1), Threshold(value=0.075)], Y, P) == [
-        FixedThreshold("10 %", 0.1),
-        FixedThreshold("0.075", 0.075),
+        NamedThreshold("10 %", 0.1),
+        NamedThreshold("0.075", 0.075),
     ]
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from cardiotune.data.small_counts import FEW, HIDDEN, SMALL
 from cardiotune.data.ukb.read import open_export
 from cardiotune.errors import DataError
 from cardiotune.evaluation.censoring import c_index
-from cardiotune.models.predictions import write_predictions
+from cardiotune.models.predictions import read_predictions, write_predictions
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.synthetic_ukb.export import write_export
@@ -92,7 +93,7 @@ def test_metrics_are_weighted_from_the_export_to_the_report(run: RunFolder, prep
 
     bare = RunFolder(tmp_path / "bare")
     shutil.copytree(run.path, bare.path)
-    write_predictions(bare.predictions, [{n: v for n, v in row.items() if n != "weight"} for row in rows])
+    write_predictions(bare.predictions, [replace(row, weight=None, weighted=False) for row in read_predictions(run)])
     bare.record(bare.predictions)
     with pytest.raises(DataError, match="without the weights of censoring"):
         stages.evaluate(bare, prepared)

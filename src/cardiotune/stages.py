@@ -34,6 +34,7 @@ from cardiotune.models.predictions import frame_rows, read_predictions, rows_to_
 from cardiotune.models.prompts import encode_prompts
 from cardiotune.models.risk_scores import check_inputs
 from cardiotune.models.risks import CohortRisks
+from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.models.tuned import record_saved_probe
 from cardiotune.processes import current
 from cardiotune.reopen import config_of, describe_files, reopen
@@ -197,7 +198,8 @@ def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, A
             table = of_run(config, reopen(folder, prepared)[1])
         except DataError as error:
             log.warning("no subgroups, and nothing that judges times: %s", error)
-        fixed = read_json(folder.checked(folder.calibration)).get("thresholds")
+        found = read_json(folder.checked(folder.calibration)).get("thresholds", {})
+        fixed = {model: [NamedThreshold.from_json(entry) for entry in entries] for model, entries in found.items()}
         result = judge(config, folder, table, fixed)
     folder.record(folder.metrics)
     return result

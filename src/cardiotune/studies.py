@@ -31,7 +31,7 @@ from cardiotune.files import named_after, plain_name, sha256, write_json
 from cardiotune.models import calibrate
 from cardiotune.models.baselines import LabelledRows, lightgbm
 from cardiotune.models.language import LanguageScorer, probabilities
-from cardiotune.models.predictions import frame_rows, rows_to_tell, write_predictions
+from cardiotune.models.predictions import Prediction, frame_rows, rows_to_tell, write_predictions
 from cardiotune.models.tuned import TunedModel
 from cardiotune.reopen import check_tuned, config_of, open_run, reopen, tuned_model
 from cardiotune.report import learning_curve as curve
@@ -83,7 +83,7 @@ def evaluate_checkpoint(
 
 
 def _leave_evaluation(
-    config: Config, target: RunFolder, made_from: dict[str, Any], lines: list[dict[str, Any]], frame: pl.DataFrame
+    config: Config, target: RunFolder, made_from: dict[str, Any], lines: list[Prediction], frame: pl.DataFrame
 ) -> dict[str, Any]:
     """Predictions, metrics and what they were made from, in a folder that then holds no others."""
     for file in (target.metrics, target.predictions):

@@ -8,14 +8,14 @@ from cardiotune.audit.ceilings import above, believable
 from cardiotune.audit.findings import Checks, Finding, Severity
 from cardiotune.audit.table import FEW
 from cardiotune.data.split import PARTS
+from cardiotune.models.predictions import Prediction
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
     """What a run left."""
 
-    rows: Sequence[Mapping[str, Any]]
-    """Of `predictions.jsonl`."""
+    rows: Sequence[Prediction]
     metrics: Mapping[str, Any]
     """Content of `metrics.json`."""
     columns: Iterable[str] = ()
@@ -36,7 +36,7 @@ def shared_predictions(results: Results) -> list[Finding]:
     """Row ids in two parts."""
     parts: dict[str, set[str]] = {}
     for row in results.rows:
-        parts.setdefault(row["row_id"], set()).add(row["part"])
+        parts.setdefault(row.row_id, set()).add(row.part)
     shared = sum(len(held) > 1 for held in parts.values())
     text = f"{shared} row ids of the predictions stand in more than one part"
     return [Finding("shared_ids", "leak", text, {"rows": shared})] if shared else []

@@ -13,6 +13,7 @@ from cardiotune.data.schema import MISSING, codes_of, expected
 from cardiotune.deployment.rows import plain_label
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.files import read_json
+from cardiotune.models.predictions import Prediction
 from cardiotune.report.curves import calibration_points
 from cardiotune.report.wording import KEY_METRICS, metric_words
 from cardiotune.runs import RunFolder
@@ -105,9 +106,14 @@ def calibration_groups(folder: Path) -> list[dict[str, float]] | None:
         return None
     with file.open(encoding="utf-8") as lines:
         rows = [
-            (row["y_true"], row["y_prob"], row.get("weight", 1.0), row.get("cluster", -1 - number))
-            for number, row in enumerate(map(json.loads, lines))
-            if row["model"] == "tuned" and row["part"] == "test" and row["y_true"] is not None
+            (
+                row.y_true,
+                row.y_prob,
+                1.0 if row.weight is None else row.weight,
+                -1 - number if row.cluster is None else row.cluster,
+            )
+            for number, row in enumerate(Prediction.from_json(json.loads(line)) for line in lines)
+            if row.model == "tuned" and row.part == "test" and row.y_true is not None
         ]
     y_true, risk, weight, cluster = np.array(rows, float).reshape(-1, 4).T
     if len(set(y_true)) < 2:

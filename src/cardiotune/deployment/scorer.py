@@ -29,7 +29,7 @@ from cardiotune.files import read_json, recover
 from cardiotune.models import calibrate
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.logistic import logit
-from cardiotune.models.thresholds import FixedThreshold
+from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.models.tuned import (
     TunedModel,
     probe_texts,
@@ -124,7 +124,7 @@ class RowScorer:
             tuned_calibrator(calibration, f"{config.name}: calibration") if calibration else calibrate.Calibrator()
         )
         fixed = calibration.get("thresholds", {}).get("tuned", [])
-        self.thresholds = [FixedThreshold(entry["name"], entry["value"]) for entry in fixed]
+        self.thresholds = [NamedThreshold.from_json(entry) for entry in fixed]
         """The decision threshold and those by rule, fixed on the validation part."""
         self.odds_multiplier = odds_multiplier
         self.site = site

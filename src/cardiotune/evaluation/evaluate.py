@@ -51,6 +51,8 @@ from cardiotune.evaluation.judgement import (
 )
 from cardiotune.evaluation.metrics import Array
 from cardiotune.evaluation.survival import EVENT, Followed
+from cardiotune.models.predictions import Prediction
+from cardiotune.models.thresholds import NamedThreshold
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +92,12 @@ class FromTable:
     """How far times are judged."""
 
 
-Thresholds = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Model -> `{"name", "value"}` of each threshold to describe."""
+Thresholds = Mapping[str, Sequence[NamedThreshold]]
+"""Model -> the thresholds to describe."""
 
 
 def evaluate_predictions(
-    rows: list[dict[str, Any]],
+    rows: list[Prediction],
     replicates: int,
     seed: int,
     stratified: bool = False,
@@ -119,14 +121,14 @@ def evaluate_predictions(
     Raises DataError for rows that do not fit together, unknown rows and thresholds beyond 0 and 1.
     """
     bootstrap, table = _Bootstrap(replicates, seed, stratified), table or FromTable()
-    parts: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    unknown: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    parts: dict[str, dict[str, list[Prediction]]] = defaultdict(lambda: defaultdict(list))
+    unknown: dict[str, dict[str, list[Prediction]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        (unknown if row["y_true"] is None else parts)[row["part"]][row["model"]].append(row)
+        (unknown if row.y_true is None else parts)[row.part][row.model].append(row)
     if not parts:
         raise DataError("no row with a known outcome to evaluate")
-    if table.clusters is None and any("cluster" in row for row in rows):
-        table = replace(table, clusters={row["row_id"]: row.get("cluster") for row in rows})
+    if table.clusters is None and any(row.cluster is not None for row in rows):
+        table = replace(table, clusters={row.row_id: row.cluster for row in rows})
     judged = {}
     for name, models in parts.items():
         part = _read_part(name, models, thresholds or {}, table)
@@ -137,7 +139,7 @@ def evaluate_predictions(
     judgement = Judgement(
         interval=Method(0.95, method, replicates, seed, EXCEPTIONS),
         parts=judged,
-        weights=WEIGHTED if any("weight" in row for row in rows) else None,
+        weights=WEIGHTED if any(row.weighted for row in rows) else None,
     )
     return judgement.as_json()
 
@@ -208,11 +210,11 @@ class _Rows:
         return counts if self.weight is None else counts * self.weight
 
 
-def _read_part(name: str, models: dict[str, list[dict[str, Any]]], thresholds: Thresholds, table: FromTable) -> _Rows:
+def _read_part(name: str, models: dict[str, list[Prediction]], thresholds: Thresholds, table: FromTable) -> _Rows:
     subgroups, clusters = table.subgroups, table.clusters
     y_true, risks, decision = _check_rows(name, models)
-    raw = {model: np.array([row["y_prob_raw"] for row in rows], float) for model, rows in models.items()}
-    ids = [row["row_id"] for row in next(iter(models.values()))]
+    raw = {model: np.array([row.y_prob_raw for row in rows], float) for model, rows in models.items()}
+    ids = [row.row_id for row in next(iter(models.values()))]
     if any(
         row_id not in known
         for known in (*subgroups.values(), *([] if clusters is None else [clusters]))
@@ -222,8 +224,7 @@ def _read_part(name: str, models: dict[str, list[dict[str, Any]]], thresholds: T
             f"part {name}: some predicted rows are not in the table that tells their subgroups and clusters"
         )
     named = {
-        model: [(str(entry["name"]), float(entry["value"])) for entry in thresholds.get(model, ())]
-        or [("decision", value)]
+        model: [(fixed.name, fixed.value) for fixed in thresholds.get(model, ())] or [("decision", value)]
         for model, value in decision.items()
     }
     unread = {}
@@ -248,10 +249,10 @@ def _read_part(name: str, models: dict[str, list[dict[str, Any]]], thresholds: T
     )
 
 
-def _weights(part: str, models: dict[str, list[dict[str, Any]]]) -> Array | None:
+def _weights(part: str, models: dict[str, list[Prediction]]) -> Array | None:
     """(rows,) weights; None where no row has one. DataError for one that is not above 0, or that
     not all models have."""
-    found = [[row.get("weight") for row in rows] for rows in models.values()]
+    found = [[row.weight for row in rows] for rows in models.values()]
     if all(weight is None for weights in found for weight in weights):
         return None
     if any(weights != found[0] for weights in found) or not all(weight and weight > 0 for weight in found[0]):
@@ -382,13 +383,13 @@ def _judge_raw(part: _Rows, bootstrap: _Bootstrap) -> dict[str, Estimates]:
 
 
 def _judge_times(
-    part: _Rows, unknown: dict[str, list[dict[str, Any]]], table: FromTable, bootstrap: _Bootstrap
+    part: _Rows, unknown: dict[str, list[Prediction]], table: FromTable, bootstrap: _Bootstrap
 ) -> Censoring:
     """What the weights are worth and, with `followed`, the C-index and the observed risk of all at
     risk, censored ones too."""
     assert part.weight is not None
     known, horizon_days = table.followed or {}, table.horizon_days
-    ids = part.ids + [row["row_id"] for row in next(iter(unknown.values()), []) if row["row_id"] in known]
+    ids = part.ids + [row.row_id for row in next(iter(unknown.values()), []) if row.row_id in known]
     few = is_small(len(ids) - len(part.ids))  # then no number may tell how many there are with the censored
     judged = Censoring(
         prevalence=float(np.average(part.y_true, weights=part.weight)),
@@ -406,7 +407,7 @@ def _judge_times(
     drawn = list(bootstrap_counts(happened, replicates, bootstrap.seed, bootstrap.stratified, number))
     models: dict[str, Times] = {}
     for model, risk in part.risks.items():
-        risk_of = {row["row_id"]: float(row["y_prob"]) for row in unknown.get(model, [])}
+        risk_of = {row.row_id: float(row.y_prob) for row in unknown.get(model, [])}
         risks = np.concatenate([risk, [risk_of[row_id] for row_id in ids[len(risk) :]]])
         models[model] = judge_times(time, status, risks, horizon_days, drawn, tell_sizes=not few)
     missing = next((m.c_index.reason for m in models.values() if "not installed" in (m.c_index.reason or "")), None)
@@ -415,25 +416,25 @@ def _judge_times(
     return replace(judged, models=models)
 
 
-def _check_rows(part: str, models: dict[str, list[dict[str, Any]]]) -> tuple[Array, dict[str, Array], dict[str, float]]:
+def _check_rows(part: str, models: dict[str, list[Prediction]]) -> tuple[Array, dict[str, Array], dict[str, float]]:
     """Outcomes (rows,), each model's risks (rows,) and threshold; DataError unless all models have
     the same rows."""
-    keys = [(row["row_id"], row["y_true"]) for row in next(iter(models.values()))]
+    keys = [(row.row_id, row.y_true) for row in next(iter(models.values()))]
     if len({row_id for row_id, _ in keys}) < len(keys):
         raise DataError(f"predictions: a row_id stands twice in part {part} for the same model; keep one")
     y_true = np.array([outcome for _, outcome in keys], float)
-    risks = {name: np.array([row["y_prob"] for row in rows], float) for name, rows in models.items()}
+    risks = {name: np.array([row.y_prob for row in rows], float) for name, rows in models.items()}
     for name, rows in models.items():
-        if [(row["row_id"], row["y_true"]) for row in rows] != keys:
+        if [(row.row_id, row.y_true) for row in rows] != keys:
             raise DataError(
                 f"predictions: model {name} does not cover the same rows of part {part} as the others, in the same "
                 "order and with the same outcomes; make them anew with `cardiotune predict`"
             )
         if not np.isin(y_true, (0, 1)).all() or not np.all((risks[name] >= 0) & (risks[name] <= 1)):
             raise DataError(f"predictions: model {name}, part {part}: y_true must be 0, 1 or null, y_prob from 0 to 1")
-        if len({row["threshold"] for row in rows}) > 1:
+        if len({row.threshold for row in rows}) > 1:
             raise DataError(f"predictions: model {name}, part {part}: rows have different thresholds; use one a model")
-    return y_true, risks, {name: float(rows[0]["threshold"]) for name, rows in models.items()}
+    return y_true, risks, {name: float(rows[0].threshold) for name, rows in models.items()}
 
 
 def _differences(

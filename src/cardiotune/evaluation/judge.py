@@ -29,7 +29,7 @@ def judge(
     """
     settings = config.evaluation
     rows = read_predictions(folder)
-    if _weighted(config) and not all("weight" in row for row in rows):
+    if _weighted(config) and not all(row.weighted for row in rows):
         raise DataError(
             f"{folder.predictions}: without the weights of censoring; make it anew with `cardiotune predict`"
         )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,48 @@ from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
 
-def prediction_rows(
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A line of `predictions.jsonl`: ids, part, model and numbers; never a patient's text or
+    values."""
+
+    row_id: str
+    part: str
+    model: str
+    y_true: int | None
+    """1 or 0; None where the outcome is not known."""
+    y_prob: float
+    y_prob_raw: float
+    """The model's own, before anything that was added to its odds in training is taken out."""
+    prediction: int | None
+    """None for an answer in words that could not be parsed."""
+    threshold: float
+    weight: float | None = None
+    """How much the row counts when it is judged; 0 for the censored, None for who is no part of a
+    cohort."""
+    cluster: int | None = None
+    """A number that rows of one patient share, and that tells nothing else."""
+    weighted: bool = False
+    """Whether the rows of its cohort have weights; not a key of its own in the file."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of the line; `weight` and `cluster` where the cohort has them."""
+        line = {name: getattr(self, name) for name in KEYS}
+        line |= {"weight": self.weight} if self.weighted else {}
+        return line | ({} if self.cluster is None else {"cluster": self.cluster})
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> "Prediction":
+        """Of the object of a line; KeyError where it lacks a key."""
+        weight, cluster = line.get("weight"), line.get("cluster")
+        return cls(**{name: line[name] for name in KEYS}, weight=weight, cluster=cluster, weighted="weight" in line)
+
+
+KEYS = ("row_id", "part", "model", "y_true", "y_prob", "y_prob_raw", "prediction", "threshold")
+"""Of every line."""
+
+
+def prediction_rows(  # an argument a key of the file
     model: str,
     row_ids: Iterable[str],
     parts: Iterable[str],
@@ -30,35 +72,29 @@ def prediction_rows(
     threshold: float,
     weights: Iterable[float | None] | None = None,
     clusters: Iterable[int] | None = None,
-) -> list[dict[str, Any]]:
-    """Objects of `predictions.jsonl`: ids, part, model and numbers; never a patient's text or
-    values.
-
-    raw_risks are the model's own, before anything that was added to its odds in training is taken
-    out. `weights`, where the rows of a cohort have some, say how much each counts when it is
-    judged; 0 for the censored, None for who is no part of a cohort. `clusters`: a number that rows
-    of one patient share, and that tells nothing else. An answer in words that could not be parsed
-    is no prediction: null.
-    """
+) -> list[Prediction]:
+    """The lines of one model. `weights` where the rows of a cohort have some, `clusters` where rows
+    are of one patient. ModelError for risks that are no probabilities."""
     in_range(risks, model), in_range(raw_risks, model)
-    rows = [
-        {
-            "row_id": row_id,
-            "part": part,
-            "model": model,
-            "y_true": None if event is None else int(event),
-            "y_prob": float(risk),
-            "y_prob_raw": float(raw),
-            "prediction": None if model in IN_WORDS and risk not in (0, 1) else int(risk >= threshold),
-            "threshold": threshold,
-        }
-        for row_id, part, event, risk, raw in zip(row_ids, parts, events, risks, raw_risks, strict=True)
+    none = [None] * len(risks)
+    counted, grouped = none if weights is None else weights, none if clusters is None else clusters
+    given = zip(row_ids, parts, events, risks, raw_risks, counted, grouped, strict=True)
+    return [
+        Prediction(
+            row_id,
+            part,
+            model,
+            y_true=None if event is None else int(event),
+            y_prob=float(risk),
+            y_prob_raw=float(raw),
+            prediction=None if model in IN_WORDS and risk not in (0, 1) else int(risk >= threshold),
+            threshold=threshold,
+            weight=weight,
+            cluster=None if cluster is None else int(cluster),
+            weighted=weights is not None,
+        )
+        for row_id, part, event, risk, raw, weight, cluster in given
     ]
-    if weights is not None:
-        rows = [{**row, "weight": weight} for row, weight in zip(rows, weights, strict=True)]
-    if clusters is not None:
-        rows = [{**row, "cluster": int(cluster)} for row, cluster in zip(rows, clusters, strict=True)]
-    return rows
 
 
 def frame_rows(
@@ -68,7 +104,7 @@ def frame_rows(
     risks: NDArray[np.float64],
     raw_risks: NDArray[np.float64],
     config: Config,
-) -> list[dict[str, Any]]:
+) -> list[Prediction]:
     """`prediction_rows` of a cohort's rows: who they are, what happened, and how much each
     counts."""
     return prediction_rows(
@@ -84,26 +120,27 @@ def frame_rows(
     )
 
 
-def write_predictions(file: Path, rows: list[dict[str, Any]]) -> None:
+def write_predictions(file: Path, rows: Iterable[Prediction]) -> None:
     """`predictions.jsonl`, whole or not at all."""
     with atomic(file) as temporary, temporary.open("w", encoding="utf-8") as out:
         for row in rows:
-            out.write(json.dumps(row, allow_nan=False) + "\n")
+            out.write(json.dumps(row.as_json(), allow_nan=False) + "\n")
 
 
-def read_predictions(run: RunFolder) -> list[dict[str, Any]]:
+def read_predictions(run: RunFolder) -> list[Prediction]:
     """The rows of `predictions.jsonl`; DataError when there is none, ModelError when they are not
     what was written."""
     if not run.predictions.is_file():
         raise DataError(f"{run.predictions}: no predictions yet; make them with `cardiotune predict {run.path}`")
     try:
         with run.checked(run.predictions).open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
+            rows = [Prediction.from_json(json.loads(line)) for line in file]
         for name in ("y_prob", "y_prob_raw"):
-            risks = [row[name] if type(row[name]) in (int, float) else np.nan for row in rows]  # NumPy reads text too
+            given = [getattr(row, name) for row in rows]
+            risks = [risk if type(risk) in (int, float) else np.nan for risk in given]  # NumPy reads text too
             in_range(np.array(risks, float), f"{run.predictions}: {name}")
         return rows
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(
             f"{run.predictions}: damaged; make the predictions anew with `cardiotune predict {run.path}`"
         ) from None

@@ -25,7 +25,7 @@ from cardiotune.models.language import LanguageScorer, choose_examples, probabil
 from cardiotune.models.logistic import logit
 from cardiotune.models.risk_scores import PUBLISHED, completed_risks
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
-from cardiotune.models.thresholds import FixedThreshold
+from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.models.tuned import TunedModel, fit_calibrator
 from cardiotune.progress import progress
 from cardiotune.runs import RunFolder
@@ -124,9 +124,9 @@ class CohortRisks:
         held = np.flatnonzero(self.parts == CALIBRATED_ON)
         y_true = self.events[held].astype(float)
         rules = self.config.evaluation.thresholds
-        decision = FixedThreshold("decision", self.config.task.threshold)
+        decision = NamedThreshold("decision", self.config.task.threshold)
 
-        def fixed(risks: Risks) -> list[FixedThreshold]:
+        def fixed(risks: Risks) -> list[NamedThreshold]:
             return [decision, *thresholds.fix(rules, y_true, risks.final[held], self._weights_of(held))]
 
         return {

@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class FixedThreshold:
+class NamedThreshold:
     """A threshold that is known by name."""
 
     name: str
@@ -25,8 +25,13 @@ class FixedThreshold:
         """`{"name", "value"}`."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> "NamedThreshold":
+        """Of `{"name", "value"}`; other keys are passed over."""
+        return cls(entry["name"], entry["value"])
 
-def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array | None = None) -> list[FixedThreshold]:
+
+def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array | None = None) -> list[NamedThreshold]:
     """The threshold of each rule. y_true, y_prob: (rows,) of the validation part; all of one
     model. weight (rows,): how much each row counts, by default 1.
 
@@ -37,7 +42,7 @@ def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array 
     the highest. Takes n log n.
     """
     counted = np.ones(len(y_true)) if weight is None else weight
-    return [FixedThreshold(rule.label, _value(rule, y_true, y_prob, counted)) for rule in rules]
+    return [NamedThreshold(rule.label, _value(rule, y_true, y_prob, counted)) for rule in rules]
 
 
 def _value(rule: Threshold, y_true: Array, y_prob: Array, weight: Array) -> float:

@@ -155,12 +155,12 @@ def _read(run: RunFolder) -> _Read:
     risks: Risks = {}
     try:
         for row in read_predictions(run):
-            if row["part"] == "test" and row["y_true"] is not None:
-                outcomes[row["row_id"]] = row["y_true"]
-                weights[row["row_id"]] = float(row.get("weight", 1.0))
-                risks.setdefault(row["model"], {})[row["row_id"]] = row["y_prob"]
-                if "cluster" in row:
-                    clusters[row["row_id"]] = row["cluster"]
+            if row.part == "test" and row.y_true is not None:
+                outcomes[row.row_id] = row.y_true
+                weights[row.row_id] = 1.0 if row.weight is None else row.weight
+                risks.setdefault(row.model, {})[row.row_id] = row.y_prob
+                if row.cluster is not None:
+                    clusters[row.row_id] = row.cluster
     except (ValueError, KeyError, TypeError):
         raise ModelError(
             f"{run.predictions}: damaged; make the predictions anew with `cardiotune predict {run.path}`"

@@ -11,7 +11,7 @@ from cardiotune.comparators import IN_WORDS
 from cardiotune.config import load_resolved
 from cardiotune.errors import DataError
 from cardiotune.files import read_json
-from cardiotune.models.predictions import read_predictions
+from cardiotune.models.predictions import Prediction, read_predictions
 from cardiotune.report.wording import events, in_order, main_model
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
@@ -98,18 +98,20 @@ def read_record(run: RunFolder) -> Record:
     )
 
 
-def scores(rows: list[dict[str, Any]], models: list[str]) -> dict[str, Scores]:
+def scores(rows: list[Prediction], models: list[str]) -> dict[str, Scores]:
     """Outcomes and risks of each model on the test rows with a known outcome."""
-    judged = [row for row in rows if row["part"] == "test" and row["y_true"] is not None]
+    judged = [row for row in rows if row.part == "test" and row.y_true is not None]
     found = {}
     for model in models:
-        own = [row for row in judged if row["model"] == model]
-        y_true, y_prob, raw = (np.array([row[n] for row in own], float) for n in ("y_true", "y_prob", "y_prob_raw"))
-        weighted = all(row.get("weight") is not None for row in own)
-        weight = np.array([row["weight"] for row in own], float) if own and weighted else None
+        own = [row for row in judged if row.model == model]
+        y_true, y_prob, raw = (
+            np.array([getattr(row, n) for row in own], float) for n in ("y_true", "y_prob", "y_prob_raw")
+        )
+        weighted = all(row.weight is not None for row in own)
+        weight = np.array([row.weight for row in own], float) if own and weighted else None
         if model in IN_WORDS:  # what is neither 1 nor 0 is no answer, and flags nobody
             y_prob = raw = np.where(y_prob == 1, 1.0, 0.0)
-        numbers = [row["cluster"] for row in own if "cluster" in row]
+        numbers = [row.cluster for row in own if row.cluster is not None]
         clusters = np.array(numbers) if numbers and len(set(numbers)) < len(own) else None
         found[model] = Scores(y_true, y_prob, raw, weight, clusters)
     return found
