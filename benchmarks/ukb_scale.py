@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def measure(export: Path, *overrides: str) -> dict[str, Any]:
         order = column_order(cohort.frame, config.data, config.serialize)
         texts = serialize_rows(cohort.frame, order, config.data, config.serialize)
     seconds = sum(step["seconds"] for step in steps.measured.values())
-    return {"rows": cohort.flow[0]["left"], "cohort": len(texts), "seconds": seconds, "peak_mib": round(peak_memory_mib()),
-            "steps": steps.measured, "flow": cohort.flow}  # fmt: skip
+    return {"rows": cohort.flow[0].left, "cohort": len(texts), "seconds": seconds, "peak_mib": round(peak_memory_mib()),
+            "steps": steps.measured, "flow": [asdict(step) for step in cohort.flow]}  # fmt: skip
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def refusal(data: DataConfig) -> str:
 
 
 def flow(cohort: Cohort) -> list[tuple[str, int, int]]:
-    return [(step["step"], step["excluded"], step["left"]) for step in cohort.flow]
+    return [(step.step, step.excluded, step.left) for step in cohort.flow]
 
 
 def test_clean_table(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_clean_table(tmp_path: Path) -> None:
     cohort = read_cohort(config(table(tmp_path, frame.with_columns(extra=pl.lit("x")))), 0)
     assert flow(cohort) == [("rows in the table", 0, 240)]
     assert cohort.events.tolist() == frame["disease"].to_list()
-    assert cohort.notes["columns_ignored"] == ["extra"]
-    assert cohort.notes["missing"] == {"age": 0, "sex": 0, "sbp": 0, "smoker": 0, "pain": frame["pain"].null_count()}
+    assert cohort.notes.columns_ignored == ["extra"]
+    assert cohort.notes.missing == {"age": 0, "sex": 0, "sbp": 0, "smoker": 0, "pain": frame["pain"].null_count()}
     assert cohort.frame["pain"].drop_nulls().n_unique() == 2, "`none` is a code of this column, not a missing value"
     assert cohort.frame["age"].to_list() == frame["age"].cast(float).to_list()
 
@@ -85,7 +85,7 @@ def test_out_of_range_can_be_blanked_or_refused(tmp_path: Path) -> None:
     file = table(tmp_path, change(build_toy_table(), "age", {1: 200, 2: 200}))
     cohort = read_cohort(config(file, out_of_range="missing"), 0)
     assert cohort.frame.height == 240 and cohort.frame["age"].null_count() == 2
-    assert cohort.notes["values_out_of_range"] == {"age": 2} and cohort.notes["missing"]["age"] == 2
+    assert cohort.notes.values_out_of_range == {"age": 2} and cohort.notes.missing["age"] == 2
     assert "values out of range: age (<10 rows)" in refusal(config(file, out_of_range="error"))
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_derived_from_a_blanked_value(tmp_path: Path) -> None:
     assert cohort.frame["sbp"][0] is None and cohort.frame["pulse"][0] is None
     assert cohort.frame["pulse"][1] is None and cohort.frame["dbp"][1] == 179, "only the implausible one is blanked"
     assert cohort.frame["pulse"][3] == 40
-    assert cohort.notes["values_out_of_range"] == {"sbp": 1, "pulse": 2}
+    assert cohort.notes.values_out_of_range == {"sbp": 1, "pulse": 2}
     assert flow(read_cohort(config(table(tmp_path, frame), columns, out_of_range="exclude"), 0))[1:] == [
         ("sbp out of range", 1, 239),
         ("pulse out of range", 2, 237),
@@ -285,7 +285,7 @@ def test_scoring_needs_the_features_only(tmp_path: Path) -> None:
     frame = build_toy_table(20).drop("patient_id", "disease").with_columns(extra=pl.lit(CANARY))
     cohort = read_rows(str(table(tmp_path, frame)), config("training.csv"))
     assert cohort.frame.height == 20 and cohort.frame[EVENT].null_count() == 20
-    assert cohort.notes["columns_ignored"] == ["extra"]
+    assert cohort.notes.columns_ignored == ["extra"]
     assert cohort.frame[ROW_ID].n_unique() == 20
 
 
@@ -296,7 +296,7 @@ def test_scoring_keeps_every_row(tmp_path: Path) -> None:
     assert cohort.frame[ROW_ID].to_list() == frame["patient_id"].to_list()
     assert cohort.frame["age"][:3].to_list() == [None, None, frame["age"][2]]
     assert cohort.frame["pain"][2] is None
-    assert cohort.notes["values_out_of_range"] == {"age": 1, "pain": 1}
+    assert cohort.notes.values_out_of_range == {"age": 1, "pain": 1}
 
 
 def test_scoring_does_not_mind_the_columns_of_the_split(tmp_path: Path) -> None:
@@ -346,8 +346,8 @@ def cardio(folder: Path, rule: str) -> DataConfig:
 )
 def test_published_cardio_rows(shared_data: Path, rule: str, stage_1: int, stage_2: int) -> None:
     cohort = read_cohort(cardio(shared_data, rule), 0)
-    assert cohort.flow[0]["left"] == 70_000 and cohort.frame.height == 68_205
-    assert {step["step"] for step in cohort.flow[1:]} == {"ap_hi out of range", "ap_lo out of range"}
+    assert cohort.flow[0].left == 70_000 and cohort.frame.height == 68_205
+    assert {step.step for step in cohort.flow[1:]} == {"ap_hi out of range", "ap_lo out of range"}
     assert Counter(cohort.frame["bp_category"]) == {
         "normal": 9_417,
         "elevated": 3_101,
@@ -366,7 +366,7 @@ def test_rows_out_of_range_leave_the_published_protocols_only(shared_data: Path,
     draft(str(path), "cardio", tmp_path)
     cohort = read_cohort(load_config(tmp_path / "experiment.yaml").data, 0)
     assert flow(cohort) == [("rows in the table", 0, 70_000)]
-    for name, count in cohort.notes["values_out_of_range"].items():
+    for name, count in cohort.notes.values_out_of_range.items():
         assert cohort.frame[name].null_count() >= count > 0
     assert (
         cohort.frame.filter(pl.col("ap_hi").is_null())["bp_category"].null_count() == cohort.frame["ap_hi"].null_count()

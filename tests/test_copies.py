@@ -12,6 +12,7 @@ from cardiotune.audit.audit import audit_table
 from cardiotune.audit.table import Table
 from cardiotune.data.cohort import Cohort, read_cohort
 from cardiotune.data.copies import EqualRows, column_keys, equal_rows
+from cardiotune.data.counts import Repeats, Step
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.split import split_cohort
 from cardiotune.settings import DataConfig
@@ -92,9 +93,9 @@ def test_equal_rows_stay_and_are_said(tmp_path: Path, caplog: pytest.LogCaptureF
     frame = symptoms(520)
     with caplog.at_level(logging.INFO, "cardiotune"):
         cohort = cohort_of(tmp_path, frame)
-    assert cohort.flow == [{"step": "rows in the table", "excluded": 0, "left": 520}]
+    assert cohort.flow == [Step("rows in the table", 0, 520)]
     assert cohort.events.mean() == pytest.approx(frame["y"].mean())
-    assert cohort.notes["equal_rows"] == {"rows": 520 - frame.n_unique(), "beyond_chance": False}
+    assert cohort.notes.equal_rows == Repeats(520 - frame.n_unique(), beyond_chance=False)
     assert "in every feature and the outcome, as chance explains; they stay" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -103,7 +104,7 @@ def test_a_table_that_was_appended_to_itself(tmp_path: Path, caplog: pytest.LogC
     frame = pl.concat([symptoms(520)] * 2)
     with caplog.at_level(logging.WARNING, "cardiotune"):
         cohort = cohort_of(tmp_path, frame)
-    assert cohort.frame.height == 1040 and cohort.notes["equal_rows"]["beyond_chance"]
+    assert cohort.frame.height == 1040 and cohort.notes.equal_rows.beyond_chance
     assert "more than chance explains" in caplog.text and "data.duplicate_rows=exclude" in caplog.text
     data, config = data_of(frame), toy_config(tmp_path)
     parts = split_cohort(cohort, data, config.split, 0)
@@ -120,4 +121,4 @@ def test_a_repeated_id_is_a_copy_and_left_out(tmp_path: Path) -> None:
     frame = build_toy_table()
     pl.concat([frame, frame[:12]]).write_csv(tmp_path / "t.csv")
     cohort = read_cohort(DataConfig.model_validate({"path": str(tmp_path / "t.csv"), "columns": TOY_COLUMNS}), 0)
-    assert cohort.flow[1:] == [{"step": "duplicate of an earlier row", "excluded": 12, "left": 240}]
+    assert cohort.flow[1:] == [Step("duplicate of an earlier row", 12, 240)]

@@ -153,8 +153,8 @@ def test_cardio_file_as_it_is(tmp_path: Path, shared_data: Path) -> None:
     config = load_config(written.experiment, ["data.max_rows=2000"])
     assert config.task.outcome == "cardiovascular disease"
     cohort = read_cohort(config.data, config.seed)
-    assert cohort.flow[0]["left"] == 70_000 and cohort.frame.height == 2000
-    assert sum(step["excluded"] for step in cohort.flow) == 68_000
+    assert cohort.flow[0].left == 70_000 and cohort.frame.height == 2000
+    assert sum(step.excluded for step in cohort.flow) == 68_000
     assert config.data.columns["id"].role == "id" and "bp_category" in config.data.features
 
 
@@ -179,7 +179,7 @@ def test_hospital_files(
     cohort = read_cohort(config.data, 0)
     assert cohort.frame.height == rows and int(cohort.events.sum()) == events
     as_drafted = read_cohort(load_config(written.experiment).data, 0)
-    assert sum(step["excluded"] for step in as_drafted.flow) == rows - as_drafted.frame.height <= 3
+    assert sum(step.excluded for step in as_drafted.flow) == rows - as_drafted.frame.height <= 3
 
 
 # --------------------------------------------------------------------------------------------------

@@ -73,10 +73,10 @@ def test_rows_are_as_published(name: str, script: ModuleType, shared_data: Path)
 def test_the_dictionary_fits(name: str) -> None:
     data = hospital(name).data
     cohort = read_cohort(data, 0)
-    assert [step["left"] for step in cohort.flow] == [COUNTS[name][0]]
+    assert [step.left for step in cohort.flow] == [COUNTS[name][0]]
     assert int(cohort.events.sum()) == COUNTS[name][1]
-    assert {column: count for column, count in cohort.notes["missing"].items() if count} == MISSING[name]
-    assert not cohort.notes["values_out_of_range"] and not cohort.notes["columns_ignored"]
+    assert {column: count for column, count in cohort.notes.missing.items() if count} == MISSING[name]
+    assert not cohort.notes.values_out_of_range and not cohort.notes.columns_ignored
     for column, entry in data.columns.items():
         if entry.codes and entry.role == "feature":
             assert set(cohort.frame[column].drop_nulls()) <= entry.codes.keys(), column

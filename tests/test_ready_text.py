@@ -12,6 +12,7 @@ import yaml
 
 from cardiotune import stages, studies
 from cardiotune.config import load_config
+from cardiotune.data.counts import Step
 from cardiotune.data.draft import draft
 from cardiotune.data.prepare import read_prepared, show_prompts
 from cardiotune.errors import ConfigError, DataError
@@ -132,7 +133,7 @@ def test_names_and_answers_are_configurable(experiment: Path, tmp_path: Path) ->
     prepared = read_prepared(load_config(experiment, ["use.dataset=./dataset.yaml"]))
     assert prepared.texts[:2] == [row["prompt"] for row in rows[:2]]
     assert prepared.cohort.events.tolist() == [row["output"] for row in objects()]
-    assert prepared.cohort.notes["columns_ignored"] == ["instruction"]
+    assert prepared.cohort.notes.columns_ignored == ["instruction"]
 
 
 def test_features_beside_a_ready_text_serve_the_classical_models(experiment: Path) -> None:
@@ -147,7 +148,7 @@ def test_features_beside_a_ready_text_serve_the_classical_models(experiment: Pat
 def test_rows_without_text_are_left_out_and_counted(experiment: Path) -> None:
     write_lines(experiment.parent / "train.jsonl", [*objects(), {"input": " ", "output": 1}, {"output": 0}])
     flow = read_prepared(load_config(experiment)).cohort.flow
-    assert flow[1] == {"step": "text missing", "excluded": 2, "left": 160}
+    assert flow[1] == Step("text missing", 2, 160)
 
 
 def test_init_drafts_ready_text(experiment: Path, tmp_path: Path, toy_model: Path) -> None:

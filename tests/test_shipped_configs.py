@@ -110,9 +110,9 @@ def test_models_of_the_brief() -> None:
 
 def test_embedded_table_fits_its_dictionary() -> None:
     cohort = read_cohort(load_config("statlog_heart").data, 0)
-    assert [step["left"] for step in cohort.flow] == [270]
+    assert [step.left for step in cohort.flow] == [270]
     assert int(cohort.events.sum()) == 120
-    assert set(cohort.notes["missing"].values()) == {0}
+    assert set(cohort.notes.missing.values()) == {0}
 
 
 # --------------------------------------------------------------------------------------------------

@@ -2,35 +2,35 @@
 could work out."""
 
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
 
+from cardiotune.data.counts import Step
 from cardiotune.data.small_counts import FEW, HIDDEN, SMALL, hide, tell_each, tell_flow, tell_parts, told_events
 from cardiotune.report.curves import calibration_points, histogram, merged
 
 
-def flow_of(excluded: list[int], left: int) -> list[dict[str, Any]]:
+def flow_of(excluded: list[int], left: int) -> list[Step]:
     rows = [left + sum(excluded[place:]) for place in range(len(excluded) + 1)]
     steps = [("rows in the table", 0, rows[0])]
     steps += [(f"reason {place}", count, rows[place + 1]) for place, count in enumerate(excluded)]
-    return [{"step": step, "excluded": out, "left": stay} for step, out, stay in steps]
+    return [Step(*step) for step in steps]
 
 
-def possible(told: list[dict[str, Any]], most: int) -> list[tuple[int, ...]]:
+def possible(told: list[Step], most: int) -> list[tuple[int, ...]]:
     """Every list of exclusions that fits what is told, by trying them all."""
     ranges = []
     for step in told[1:]:
-        count = step["excluded"]
+        count = step.excluded
         ranges.append(range(1, FEW) if count == SMALL else range(FEW, most) if count == HIDDEN else [count])
     found = []
     for counts in itertools.product(*ranges):
-        left = told[-1]["left"] + sum(counts)
-        fits = told[0]["left"] in (HIDDEN, left)
+        left = told[-1].left + sum(counts)
+        fits = told[0].left in (HIDDEN, left)
         for step, count in zip(told[1:], counts, strict=True):
             left -= count
-            fits &= step["left"] in (HIDDEN, left)
+            fits &= step.left in (HIDDEN, left)
         if fits:
             found.append(counts)
     return found
@@ -42,32 +42,32 @@ def test_no_small_exclusion_follows_from_what_is_told(seed: int) -> None:
     excluded = [int(draw.choice([0, 1, 3, 9, 10, 11, 14, 30])) for _ in range(draw.integers(1, 5))]
     flow = flow_of(excluded, 200)
     told = tell_flow(flow)
-    assert told[-1]["left"] == 200
+    assert told[-1].left == 200
     fits = possible(told, 60)
     assert tuple(excluded) in fits, "what is told is true"
     for place, count in enumerate(excluded):
         if 0 < count < FEW:
-            assert told[place + 1]["excluded"] == SMALL
+            assert told[place + 1].excluded == SMALL
             assert len({counts[place] for counts in fits}) > 1
-        elif told[place + 1]["excluded"] != HIDDEN:
-            assert told[place + 1]["excluded"] == count
+        elif told[place + 1].excluded != HIDDEN:
+            assert told[place + 1].excluded == count
     if not any(0 < count < FEW for count in excluded):
         assert told == flow
 
 
 def test_neighbouring_steps_by_hand() -> None:
     told = tell_flow(flow_of([124, 5, 7, 91], 2000))
-    assert [step["excluded"] for step in told] == [0, 124, SMALL, SMALL, 91]
-    assert [step["left"] for step in told] == [2227, 2103, HIDDEN, 2091, 2000]
+    assert [step.excluded for step in told] == [0, 124, SMALL, SMALL, 91]
+    assert [step.left for step in told] == [2227, 2103, HIDDEN, 2091, 2000]
     told = tell_flow(flow_of([124, 5, 91], 2000))
-    assert [step["excluded"] for step in told] == [0, 124, SMALL, HIDDEN], (
+    assert [step.excluded for step in told] == [0, 124, SMALL, HIDDEN], (
         "the next larger one goes with a single small one"
     )
-    assert [step["left"] for step in told] == [2220, 2096, HIDDEN, 2000]
+    assert [step.left for step in told] == [2220, 2096, HIDDEN, 2000]
     told = tell_flow(flow_of([3], 240))
-    assert [step["left"] for step in told] == [HIDDEN, 240], "nothing else can hide it but how many there were"
+    assert [step.left for step in told] == [HIDDEN, 240], "nothing else can hide it but how many there were"
     told = tell_flow(flow_of([9, 9, 40], 240))
-    assert [step["excluded"] for step in told] == [0, SMALL, SMALL, HIDDEN], "18 is twice 9 and nothing else"
+    assert [step.excluded for step in told] == [0, SMALL, SMALL, HIDDEN], "18 is twice 9 and nothing else"
 
 
 def test_hide_takes_the_last_only_where_nothing_else_is_left() -> None:

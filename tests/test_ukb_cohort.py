@@ -149,9 +149,9 @@ def test_sixty_traps(traps: Path) -> None:
 def test_counts_of_the_flow(traps: Path) -> None:
     cohort = cohort_of(traps)
     reasons = [expected for _, _, expected in TRAPS if isinstance(expected, str)]
-    excluded = {step["step"]: step["excluded"] for step in cohort.flow[1:]}
+    excluded = {step.step: step.excluded for step in cohort.flow[1:]}
     assert excluded == {reason: reasons.count(reason) for reason in reasons}
-    assert cohort.flow[0]["left"] == 60 and cohort.flow[-1]["left"] == cohort.frame.height == 60 - len(reasons)
+    assert cohort.flow[0].left == 60 and cohort.flow[-1].left == cohort.frame.height == 60 - len(reasons)
     assert cohort.events.sum() == sum(expected == 1 for _, _, expected in TRAPS)
 
 
@@ -196,7 +196,7 @@ def test_predictors_of_the_traps(traps: Path) -> None:
 
 def test_weights_stand_for_the_censored(traps: Path) -> None:
     cohort = cohort_of(traps, "data.ukb.censored=ipcw")
-    excluded = {step["step"]: step["excluded"] for step in cohort.flow[1:]}
+    excluded = {step.step: step.excluded for step in cohort.flow[1:]}
     assert excluded[NOBODY] == 3 and excluded[LOST] == 2 and RECORDS_END not in excluded
     follow = build(traps, config(traps, "data.ukb.censored=ipcw").data).follow
     cells = build(traps, config(traps, "data.columns.nation.role=feature", "data.ukb.censored=ipcw").data).cells

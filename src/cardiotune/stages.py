@@ -23,6 +23,7 @@ from cardiotune.config import dump
 from cardiotune.data import roles
 from cardiotune.data.cache import keep_tokens
 from cardiotune.data.cohort import ROW_ID
+from cardiotune.data.counts import CohortCounts
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.small_counts import shareable
 from cardiotune.data.split import counts, overlap
@@ -99,17 +100,18 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
             pl.DataFrame({"row_id": frame[ROW_ID], "part": prepared.parts}).write_parquet(temporary)
         described = table1(prepared, config.data).as_json()
         write_json(folder.table1, described)
-        exact = {
-            "flow": prepared.cohort.flow,
-            "notes": prepared.cohort.notes,
-            "parts": counts(prepared.parts, prepared.cohort.events),
-            "overlap": overlap(prepared.cohort, prepared.parts, prepared.texts, config.data),
-        }
-        write_json(folder.exact_counts, exact)
+        exact = CohortCounts(
+            prepared.cohort.flow,
+            prepared.cohort.notes,
+            counts(prepared.parts, prepared.cohort.events),
+            overlap(prepared.cohort, prepared.parts, prepared.texts, config.data),
+        )
+        write_json(folder.exact_counts, exact.as_json())
+        shared = shareable(exact, described)
         told = {
-            **shareable(exact, described),
+            **shared.as_json(),
             "column_order": prepared.order,
-            "meanings": found.meanings,
+            "meanings": {meaning: meant.as_json() for meaning, meant in found.meanings.items()},
             "tokens": tokens,
         }
         write_json(folder.cohort, told)
@@ -124,9 +126,9 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
                 **origin(model, weights),
             }
             folder.update_manifest(base_model={**named, "sha256": weights_hashes(weights)})
-    for part, count in told["parts"].items():
+    for part, count in shared.parts.items():
         log.info("%s: %s rows, %s events", part, *("few or hidden" if c is None else c for c in count.values()))
-    log.info("what the columns mean: %s", roles.told(found.meanings))
+    log.info("what the columns mean: %s", roles.meanings_in_words(found.meanings))
     for meaning in ("age", "sex"):
         if why := found.passed_over.get(meaning):
             log.warning("%s: %s", meaning, why)

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from sklearn.model_selection import train_test_split
 
 from cardiotune.data import copies, identifiers, schema
+from cardiotune.data.counts import Notes, Repeats, Step, UkbNotes
 from cardiotune.data.row_ids import hashed_id, row_key
 from cardiotune.data.small_counts import HIDDEN, tell_flow, told
 from cardiotune.data.table import column_names, is_json, keys_of_all, locate, read_cells
@@ -50,9 +50,9 @@ class Cohort:
     """
 
     frame: pl.DataFrame
-    flow: list[dict[str, Any]]
-    """Exclusions in order: `{"step", "excluded", "left"}`, the first with the rows read."""
-    notes: dict[str, Any] = field(default_factory=dict)
+    flow: list[Step]
+    """Exclusions in order, the first with the rows read."""
+    notes: Notes = field(default_factory=Notes)
     """Counts that are not exclusions: ignored columns, blanked values, missing values a feature."""
     censored: pl.DataFrame | None = None
     """With weights: those whose outcome is not known because their follow-up ended early, columns
@@ -88,7 +88,6 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
         tally.add(read.frame, blanked)
         check_meant(file, tally.present, tally.outside, data, "or correct codes, range or type in data.columns")
     rows = _Exclusions(file, read.frame)
-    notes: dict[str, Any] = {"columns_ignored": read.ignored, **read.notes}
     censored = None
     for reason in read.steps:
         if reason == LOST and WEIGHT in rows.frame.columns:
@@ -116,17 +115,16 @@ def read_cohort(data: DataConfig, seed: int, keep_row_ids: bool = False) -> Coho
         if censored is not None:
             censored = censored.sample(fraction=data.max_rows / rows.frame.height, seed=seed)
         rows.exclude(f"not in the random sample of data.max_rows = {data.max_rows}", pl.Series(drawn))
-    notes["missing"] = {name: rows.frame[name].null_count() for name in data.features}
+    outside = None
     if data.out_of_range == "missing":
         kept = {name: int(rows.frame[LINE].is_in(list(lines)).sum()) for name, lines in blanked.items()}
-        notes["values_out_of_range"] = {name: count for name, count in kept.items() if count}
-        if notes["values_out_of_range"]:
-            log.warning(
-                "%s: values out of range are taken as missing: %s", file.name, counted(notes["values_out_of_range"])
-            )
-    _note_equal_rows(rows, data, notes)
+        outside = {name: count for name, count in kept.items() if count}
+        if outside:
+            log.warning("%s: values out of range are taken as missing: %s", file.name, counted(outside))
+    missing = {name: rows.frame[name].null_count() for name in data.features}
+    notes = Notes(read.ignored, read.ukb, missing, outside, _equal_rows(rows, data))
     for step in tell_flow(rows.flow)[1:]:
-        log.info("excluded %s rows: %s", "some" if step["excluded"] == HIDDEN else step["excluded"], step["step"])
+        log.info("excluded %s rows: %s", "some" if step.excluded == HIDDEN else step.excluded, step.step)
     left = None if censored is None else censored.drop(LINE)
     return Cohort(rows.frame.drop(LINE), rows.flow, notes, left, read.columns)
 
@@ -144,7 +142,7 @@ class _Read:
     """Lines with a value out of range, by column."""
     steps: tuple[str, ...] = ()
     """Reasons in `LEFT`, in order."""
-    notes: dict[str, Any] = field(default_factory=dict)
+    ukb: UkbNotes | None = None
     columns: dict[str, Column] = field(default_factory=dict)
     """As in `Cohort`."""
 
@@ -168,7 +166,7 @@ def _read_files(data: DataConfig, keep_row_ids: bool) -> _Read:
         for name, numbers in read.blanked.items():
             blanked[name] = blanked.get(name, set()) | numbers
         lines += frame.height
-    return _Read(pl.concat(frames), sorted(ignored), blanked, read.steps, read.notes, data.columns)
+    return _Read(pl.concat(frames), sorted(ignored), blanked, read.steps, read.ukb, data.columns)
 
 
 class _Exclusions:
@@ -177,12 +175,12 @@ class _Exclusions:
     def __init__(self, file: Path, frame: pl.DataFrame) -> None:
         self.file = file
         self.frame = frame
-        self.flow: list[dict[str, Any]] = [{"step": "rows in the table", "excluded": 0, "left": frame.height}]
+        self.flow = [Step("rows in the table", 0, frame.height)]
 
     def exclude(self, step: str, keep: pl.Series) -> None:
         if not keep.all():
             self.frame = self.frame.filter(keep)
-            self.flow.append({"step": step, "excluded": int((~keep).sum()), "left": self.frame.height})
+            self.flow.append(Step(step, int((~keep).sum()), self.frame.height))
         if self.frame.height == 0:
             raise DataError(f"{self.file}: no row is left after the exclusion: {step}")
 
@@ -203,12 +201,10 @@ def read_rows(path: str, data: DataConfig, keep_row_ids: bool = False, allow_unk
     tally = Tally()
     tally.add(frame, read.blanked)
     outside = tally.check(file, data, allow_unknown)
-    flow = [{"step": "rows in the table", "excluded": 0, "left": height}]
+    flow = [Step("rows in the table", 0, height)]
     if read.steps:
         frame = _only_known_outcomes(frame, flow)
-    return Cohort(
-        frame.drop(LINE), flow, {"columns_ignored": read.ignored, "values_out_of_range": outside, **read.notes}
-    )
+    return Cohort(frame.drop(LINE), flow, Notes(read.ignored, read.ukb, values_out_of_range=outside))
 
 
 def typed_rows(
@@ -303,14 +299,14 @@ def check_present(source: object, present: list[str], data: DataConfig) -> list[
     return needed
 
 
-def _only_known_outcomes(frame: pl.DataFrame, flow: list[dict[str, Any]]) -> pl.DataFrame:
+def _only_known_outcomes(frame: pl.DataFrame, flow: list[Step]) -> pl.DataFrame:
     """Of an export to be scored: without who withdrew; no outcome for who would not be in a cohort,
     and follow-up only for those who would be, or are censored.
     """
     stay = frame[LEFT].ne_missing(ukb.WITHDREW)
     if not stay.all():
         frame = frame.filter(stay)
-        flow.append({"step": ukb.WITHDREW, "excluded": int((~stay).sum()), "left": frame.height})
+        flow.append(Step(ukb.WITHDREW, int((~stay).sum()), frame.height))
     follow = [name for name in (TIME, STATUS, WEIGHT) if name in frame.columns]
     at_risk = pl.col(LEFT).is_null() | (pl.col(LEFT) == LOST)
     return frame.with_columns(
@@ -349,7 +345,7 @@ def _read_rows(
             pl.col("left").alias(LEFT),
         )
         frame = frame.hstack(follow)
-        read = _Read(frame, [], blanked, built.steps, {"ukb": built.notes}, data.columns)
+        read = _Read(frame, [], blanked, built.steps, built.notes, data.columns)
         key = built.key
     else:
         cells, ignored = _read_wanted(file, data, target_needed)
@@ -566,15 +562,14 @@ def _check_duplicates(rows: _Exclusions, data: DataConfig) -> None:
         )
 
 
-def _note_equal_rows(rows: _Exclusions, data: DataConfig, notes: dict[str, Any]) -> None:
-    """Say how many rows equal an earlier one in all that matters, and whether chance explains
-    it."""
+def _equal_rows(rows: _Exclusions, data: DataConfig) -> Repeats | None:
+    """How many rows equal an earlier one in all that matters, and whether chance explains it; said
+    in the log."""
     patient = data.name_of("group")
     keys = copies.column_keys(rows.frame, data.inputs, data)
     equal = copies.equal_rows(keys, rows.frame[EVENT].to_numpy(), rows.frame[patient] if patient else None)
     if not equal.rows:
-        return
-    notes["equal_rows"] = {"rows": equal.rows, "beyond_chance": equal.copied}
+        return None
     said = f"{rows.file.name}: {told(equal.rows)} rows equal an earlier one in every feature and the outcome"
     if equal.copied:
         log.warning(
@@ -585,6 +580,7 @@ def _note_equal_rows(rows: _Exclusions, data: DataConfig, notes: dict[str, Any])
         )
     else:
         log.info("%s, as chance explains; they stay", said)
+    return Repeats(equal.rows, equal.copied)
 
 
 def _check_missing(rows: _Exclusions, data: DataConfig) -> None:

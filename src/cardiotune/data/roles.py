@@ -254,14 +254,26 @@ def _rank(meaning: Meaning, name: str, column: Column) -> tuple[bool, bool, bool
     return not column.is_number and meaning == "age", scale(meaning, name, column) != 1, not years
 
 
+class Meant(NamedTuple):
+    """The column of a meaning, and how it is read."""
+
+    column: str
+    codes: Mapping[str, str] | None = None
+    """Of the sex: code -> `man` or `woman`, of the codes that tell."""
+    unit: str | None = None
+    """Of the age: `years`, `months`, `weeks` or `days`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"column": "age_years", "unit": "years"}`."""
+        return {key: value for key, value in self._asdict().items() if value is not None}
+
+
 class Settled(NamedTuple):
     """A dictionary in which every column has its meaning, `none` for most, so that nothing is
     learned again."""
 
     columns: dict[str, Column]
-    meanings: dict[str, dict[str, Any]]
-    """`{"age": {"column": "age_years", "unit": "years"}, "sex": {"column": "is_male", "codes":
-    {"1": "man", ...}}}`."""
+    meanings: dict[Meaning, Meant]
     passed_over: dict[Meaning, str]
 
 
@@ -278,37 +290,32 @@ def settle(columns: Mapping[str, Column], frame: pl.DataFrame) -> Settled:
     learned = learn(columns, frame)
     meant = {name: meaning for meaning, name in learned.columns.items()}
     settled = {name: c.model_copy(update={"meaning": meant.get(name, "none")}) for name, c in columns.items()}
-    return Settled(settled, _record(columns, learned.columns, frame), learned.passed_over)
+    found = {meaning: _meant(meaning, name, columns[name], frame[name]) for meaning, name in learned.columns.items()}
+    return Settled(settled, found, learned.passed_over)
 
 
-def _record(
-    columns: Mapping[str, Column], found: Mapping[Meaning, str], frame: pl.DataFrame
-) -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = {}
-    for meaning, name in found.items():
-        entries[meaning] = {"column": name}
-        if meaning == "sex":
-            codes = sorted(frame[name].cast(pl.String).drop_nulls().unique().to_list())
-            entries[meaning]["codes"] = sex_of(name, columns[name], codes)
-        elif meaning == "age" and (factor := scale(meaning, name, columns[name])):
-            entries[meaning]["unit"] = next(f"{unit}s" for unit, count in _PER_YEAR.items() if factor == 1 / count)
-    return entries
+def _meant(meaning: Meaning, name: str, column: Column, values: pl.Series) -> Meant:
+    if meaning == "sex":
+        codes = sorted(values.cast(pl.String).drop_nulls().unique().to_list())
+        return Meant(name, codes=sex_of(name, column, codes))
+    factor = scale(meaning, name, column) if meaning == "age" else None
+    return Meant(name, unit=next((f"{unit}s" for unit, count in _PER_YEAR.items() if factor == 1 / count), None))
 
 
-def told(entries: Mapping[str, Mapping[str, Any]]) -> str:
+def meanings_in_words(entries: Mapping[Meaning, Meant]) -> str:
     """`Settled.meanings` in words: `age: column age_years (years); sex: column is_male (1 = man, 0
     = woman)`."""
     named = [meaning for meaning in MEANINGS if meaning in entries or meaning in ("age", "sex")]
     return "; ".join(f"{spoken(meaning)}: {_told(meaning, entries.get(meaning))}" for meaning in named)
 
 
-def _told(meaning: str, entry: Mapping[str, Any] | None) -> str:
+def _told(meaning: str, entry: Meant | None) -> str:
     if entry is None:
         return f"no column (give a feature `meaning: {meaning}`)"
-    codes = ", ".join(f"{code} = {word}" for code, word in entry.get("codes", {}).items())
+    codes = ", ".join(f"{code} = {word}" for code, word in (entry.codes or {}).items())
     unknown = "its codes do not say who is a man" if meaning == "sex" else ""
-    more = codes or entry.get("unit") or unknown
-    return f"column {entry['column']}" + (f" ({more})" if more else "")
+    more = codes or entry.unit or unknown
+    return f"column {entry.column}" + (f" ({more})" if more else "")
 
 
 def spoken(meaning: str) -> str:

@@ -6,7 +6,10 @@ Control, Wiley 2012, chapter 4. Tables of several dimensions: `cardiotune.evalua
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from cardiotune.data.counts import CohortCounts, Count, Step
 
 FEW = 10
 """A count below this, but not 0, is not told: a neighbour could recognise a patient."""
@@ -20,9 +23,9 @@ def is_small(count: float) -> bool:
     return 0 < count < FEW
 
 
-def told(count: int) -> int | str:
+def told(count: Count) -> Count:
     """A count that stands for itself, or `SMALL`."""
-    return SMALL if is_small(count) else count
+    return SMALL if is_small(int(count)) else count
 
 
 def told_events(n: int, n_events: int) -> int | None:
@@ -60,38 +63,36 @@ def _given_away(counts: Sequence[int]) -> bool:
     )
 
 
-def tell_flow(flow: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Exclusions `{"step", "excluded", "left"}` in order, as they may be told; how many are left in
-    the end is always told.
+def tell_flow(flow: Sequence[Step]) -> list[Step]:
+    """Exclusions in order, as they may be told; how many are left in the end is always told.
 
     Small exclusions become SMALL, others that would give them away HIDDEN. How many are left is
     hidden from the first hidden step to the last: their differences are the exclusions. Where one
     small exclusion stands alone, the number that the table had is hidden too.
     """
-    counts = [int(step["excluded"]) for step in flow[1:]]
+    counts = [int(step.excluded) for step in flow[1:]]
     hidden, safe = hide(counts)
     first, last = (min(hidden), max(hidden)) if hidden else (len(counts), -1)
     if not safe:
         first = -1
 
-    def row(place: int, step: Mapping[str, Any]) -> dict[str, Any]:
-        excluded: int | str = int(step["excluded"])
+    def row(place: int, step: Step) -> Step:
+        excluded = step.excluded
         if place in hidden:
-            excluded = SMALL if is_small(int(step["excluded"])) else HIDDEN
-        return {**step, "excluded": excluded, "left": HIDDEN if first <= place < last else step["left"]}
+            excluded = SMALL if is_small(counts[place]) else HIDDEN
+        return Step(step.step, excluded, HIDDEN if first <= place < last else step.left)
 
     return [row(place, step) for place, step in enumerate(flow, -1)]
 
 
-def tell_parts(parts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int | None]]:
+def tell_parts(parts: Mapping[str, Mapping[str, int | None]]) -> dict[str, dict[str, int | None]]:
     """`{"n", "n_events"}` a part, as they may be told beside the totals; a number that is not told
     is None.
 
     The test part's is the last to go, for its metrics stand on it.
     """
     names = list(parts)
-    sizes = [parts[name]["n"] for name in names]
-    events = [parts[name]["n_events"] for name in names]
+    sizes, events = ([int(parts[name][key] or 0) for name in names] for key in ("n", "n_events"))
     last = names.index("test") if "test" in names else None
     without_size, _ = hide(sizes, last)
     few = without_size.union(
@@ -106,35 +107,38 @@ def tell_parts(parts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, in
     }
 
 
-def tell_each(counts: Mapping[str, int], hide_all: bool = False) -> dict[str, int | str]:
+def tell_each(counts: Mapping[str, Count], hide_all: bool = False) -> dict[str, Count]:
     """Counts that do not add up to anything: small ones become SMALL, and with `hide_all` the
     others HIDDEN."""
-    return {
-        name: SMALL if is_small(count) else HIDDEN if hide_all and count else count for name, count in counts.items()
-    }
+    return {name: HIDDEN if hide_all and int(count) >= FEW else told(count) for name, count in counts.items()}
 
 
-def shareable(exact: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+def shareable(exact: CohortCounts, described: Mapping[str, Any]) -> CohortCounts:
     """Exact counts of the cohort as they may leave the machine, beside Table 1.
 
     Where Table 1 hides how many lack a value because it would give a small count away, none of the
     larger ones is told.
     """
     hidden = any(row["missing"] == HIDDEN for row in described["columns"])
-    notes = dict(exact["notes"])
-    for name in ("missing", "values_out_of_range"):
-        if name in notes:
-            notes[name] = tell_each(notes[name], hidden)
-    if equal := notes.get("equal_rows"):
-        notes["equal_rows"] = {**equal, "rows": told(equal["rows"])}
-    if ukb := notes.get("ukb"):
-        listed = {**ukb["withdrawals"], "listed": told(ukb["withdrawals"]["listed"])}
-        notes["ukb"] = {**ukb, "withdrawals": listed}
-        if kinship := ukb["kinship"]:
-            notes["ukb"]["kinship"] = {**kinship, "pairs": told(kinship["pairs"])}
-    return {
-        "flow": tell_flow(exact["flow"]),
-        "notes": notes,
-        "parts": tell_parts(exact["parts"]),
-        "overlap": {kind: tell_each(found) for kind, found in exact["overlap"].items()},
-    }
+    notes = exact.notes
+
+    def each(counts: Mapping[str, Count] | None) -> dict[str, Count] | None:
+        return None if counts is None else tell_each(counts, hidden)
+
+    equal, ukb = notes.equal_rows, notes.ukb
+    if ukb:
+        listed = replace(ukb.withdrawals, listed=told(ukb.withdrawals.listed))
+        related = ukb.kinship and replace(ukb.kinship, pairs=told(ukb.kinship.pairs))
+        ukb = replace(ukb, withdrawals=listed, kinship=related)
+    return CohortCounts(
+        tell_flow(exact.flow),
+        replace(
+            notes,
+            missing=each(notes.missing),
+            values_out_of_range=each(notes.values_out_of_range),
+            equal_rows=equal and replace(equal, rows=told(equal.rows)),
+            ukb=ukb,
+        ),
+        tell_parts(exact.parts),
+        {kind: tell_each(found) for kind, found in exact.overlap.items()},
+    )

@@ -302,7 +302,7 @@ def _check_groups(parts: Parts, data: DataConfig, frame: pl.DataFrame) -> None:
         )
 
 
-def overlap(cohort: Cohort, parts: Parts, texts: Sequence[str], data: DataConfig) -> dict[str, Any]:
+def overlap(cohort: Cohort, parts: Parts, texts: Sequence[str], data: DataConfig) -> dict[str, dict[str, int]]:
     """What the parts share, counted. That they share no id and no group, `split_cohort` has
     checked.
 

@@ -335,12 +335,12 @@ def _subgroups(record: Record, notes: Notes) -> dict[str, Any]:
                 "cells": [_cell(found.get(metric) or undefined, notes) for metric in SUBGROUPS],
             }
         )
-    meanings = record.cohort.get("meanings")
+    meant = {meaning: roles.Meant(**entry) for meaning, entry in record.cohort.get("meanings", {}).items()}
     return {
         "model": model_words(record.main),
         "header": [metric_words(m)[0] for m in SUBGROUPS],
         "rows": rows,
-        "columns": "" if meanings is None else f"What was taken for what: {roles.told(meanings)}.",
+        "columns": f"What was taken for what: {roles.meanings_in_words(meant)}." if "meanings" in record.cohort else "",
     }
 
 

@@ -3,12 +3,13 @@ leaves and why."""
 
 import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from cardiotune.data.counts import FollowUp, Kinship, UkbNotes, Withdrawals
 from cardiotune.data.ukb import followup
 from cardiotune.data.ukb.endpoints import absent_sources, first_records, parse_date, read_endpoint
 from cardiotune.data.ukb.fields import check_showcase, fields
@@ -38,9 +39,8 @@ class Built:
     was not asked for."""
     steps: tuple[str, ...]
     """Reasons to leave, in order."""
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    key: bytes = b""
+    notes: UkbNotes
+    key: bytes
     """A digest of all participants: the same for the same people in any style of export, and secret
     as their list is."""
 
@@ -53,9 +53,8 @@ def build(path: Path, data: DataConfig, target_needed: bool = True) -> Built:
     """
     settings = data.ukb
     export = open_export(path)
-    notes: dict[str, Any] = {"files_ignored": export.ignored, "files": [table.file.name for table in export.tables]}
-    if showcase := _given(settings.showcase) or _in_folder(path, SHOWCASE):
-        notes["fields_checked_with_showcase"] = check_showcase(showcase)
+    showcase = _given(settings.showcase) or _in_folder(path, SHOWCASE)
+    checked = check_showcase(showcase) if showcase else None
     target = data.name_of("target")
     own = {ID_COLUMN, FAMILY, VISIT, target}
     names = [n for n, c in data.columns.items() if not c.derive and c.role != "ignore" and n not in own]
@@ -65,14 +64,17 @@ def build(path: Path, data: DataConfig, target_needed: bool = True) -> Built:
     raw = export.baseline({*needed, *extra_fields(data, names), VISIT_DATE, CENTRE, LOST_DATE})
     cells = make_columns(raw, data, names)
     visit = raw.select(parse_date(pl.col(str(VISIT_DATE)))).to_series()
-    extra = {ID_COLUMN: raw[EID], VISIT: visit, FAMILY: _family(export, settings, notes)}
+    family, kinship = _family(export, settings)
+    extra = {ID_COLUMN: raw[EID], VISIT: visit, FAMILY: family}
     cells = cells.with_columns(s.alias(n) for n, s in extra.items() if n in data.columns)
-    gone = _gone(export, settings, notes)
-    follow = _follow(export, raw.with_columns(gone), visit, settings, target_needed, notes)
+    gone, withdrawals = _gone(export, settings)
+    follow, endpoint, until = _follow(export, raw.with_columns(gone), visit, settings, target_needed)
     if target:
         cells = cells.with_columns(follow["label"].alias(target))
     cells = cells.select(name for name in data.columns if name in cells.columns)
     steps = (WITHDREW, INCOMPLETE, *followup.STEPS)
+    files = [table.file.name for table in export.tables]
+    notes = UkbNotes(export.ignored, files, checked, kinship, withdrawals, endpoint, until)
     return Built(cells, follow, steps, notes, _key(raw[EID], visit))
 
 
@@ -91,8 +93,10 @@ def _is_input(name: str, data: DataConfig) -> bool:
 
 
 def _follow(
-    export: Export, raw: pl.DataFrame, visit: pl.Series, settings: UkbConfig, needed: bool, notes: dict[str, Any]
-) -> pl.DataFrame:
+    export: Export, raw: pl.DataFrame, visit: pl.Series, settings: UkbConfig, needed: bool
+) -> tuple[pl.DataFrame, dict[str, Any] | None, FollowUp | None]:
+    """Outcome and follow-up of the participants; the definition of the outcome, and how long
+    records run."""
     try:
         endpoint = read_endpoint(settings.endpoint)
         absent = absent_sources(export, endpoint)
@@ -102,7 +106,7 @@ def _follow(
         log.info("no outcome: %s", error)
         kinds = {"label": pl.Int32, "time": pl.Int64, "status": pl.Int32, "weight": pl.Float64}
         empty = {name: pl.repeat(None, raw.height, dtype=kind, eager=True) for name, kind in kinds.items()}
-        return pl.DataFrame({**empty, "left": raw["gone"]})
+        return pl.DataFrame({**empty, "left": raw["gone"]}), None, None
     if absent:
         log.warning(
             "endpoint %s: the export lacks %s; cases that only these show are missed", settings.endpoint, absent
@@ -114,20 +118,16 @@ def _follow(
         visit=visit, nation=pl.lit(nation, pl.String), lost=pl.lit(lost, pl.Date), gone=raw["gone"]
     )
     until = {nation: str(day) for nation, day in followup.censoring_dates(settings).items()}
-    notes["endpoint"] = {"name": settings.endpoint, **endpoint.model_dump(mode="json"), "sources_absent": absent}
-    notes["follow_up"] = {
-        "horizon_days": followup.horizon_days(settings),
-        "records_until": until,
-        "lost_known": lost is not None,
-    }
-    return followup.follow(people, settings)
+    defined = {"name": settings.endpoint, **endpoint.model_dump(mode="json"), "sources_absent": absent}
+    followed = FollowUp(followup.horizon_days(settings), until, lost is not None)
+    return followup.follow(people, settings), defined, followed
 
 
-def _gone(export: Export, settings: UkbConfig, notes: dict[str, Any]) -> pl.Series:
-    """(participants,) the reason of those who are no part of the cohort whatever their outcome."""
+def _gone(export: Export, settings: UkbConfig) -> tuple[pl.Series, Withdrawals]:
+    """(participants,) the reason of those who are no part of the cohort whatever their outcome; and
+    the list that says so."""
     file = _given(settings.withdrawals) or companion(export.path, WITHDRAWALS)
     withdrawn = read_withdrawals(file) if file else pl.Series(EID, [], pl.String)
-    notes["withdrawals"] = {"file": file.name if file else None, "listed": len(withdrawn)}
     if file is None:
         log.warning(
             "no list of withdrawals: give the newest in data.ukb.withdrawals, or put it into the export's folder"
@@ -139,19 +139,17 @@ def _gone(export: Export, settings: UkbConfig, notes: dict[str, Any]) -> pl.Seri
         .then(pl.lit(INCOMPLETE))
         .alias("gone")
     )
-    return left.to_series()
+    return left.to_series(), Withdrawals(file.name if file else None, len(withdrawn))
 
 
-def _family(export: Export, settings: UkbConfig, notes: dict[str, Any]) -> pl.Series:
+def _family(export: Export, settings: UkbConfig) -> tuple[pl.Series, Kinship | None]:
     """(participants,) who is kept together in a split; everybody alone without a kinship file."""
     file = _given(settings.kinship) or companion(export.path, KINSHIP)
     if file is None:
-        notes["kinship"] = None
         log.info("no kinship file: relatives may fall in different parts; give it in data.ukb.kinship")
-        return export.eids
+        return export.eids, None
     pairs = read_kinship(file)
-    notes["kinship"] = {"file": file.name, "pairs": pairs.height}
-    return families(export.eids, pairs)
+    return families(export.eids, pairs), Kinship(file.name, pairs.height)
 
 
 def _given(path: str | None) -> Path | None:

@@ -6,8 +6,8 @@ the last day of the nation's hospital records, the horizon. What comes after is 
 does not count: no hospital code after a loss, no death after the records of Wales have ended.
 """
 
+from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -41,10 +41,10 @@ def horizon_days(settings: UkbConfig) -> int:
     return int(settings.horizon_years * DAYS_A_YEAR)
 
 
-def censoring_dates(settings: UkbConfig) -> dict[str, Any]:
+def censoring_dates(settings: UkbConfig) -> dict[str, date]:
     """Last day of hospital records, by nation."""
     if settings.censoring_dates:
-        return settings.censoring_dates.model_dump()
+        return dict(settings.censoring_dates)
     known = read_yaml(Path(__file__).with_name("freezes.yaml"))
     if settings.freeze not in known:
         raise ConfigError(
