@@ -222,7 +222,7 @@ def _equal(keys: Keys, telling: NDArray[np.bool_], one: Rows, other: Rows) -> ND
 
 def _different(columns: Sequence[_Values], rows: Rows, least: float, table: Cohort) -> NDArray[np.float64]:
     """Evidence of the pairs of rows of one table. Equal ones are left out where they are copies."""
-    if table.notes.get("equal_rows", {}).get("beyond_chance"):
+    if table.notes.equal_rows and table.notes.equal_rows.beyond_chance:
         rows = rows[np.unique(total([column.keys for column in columns])[rows], return_index=True)[1]]
     found = _alike(columns, rows, rows, least)
     return found.evidence[found.pairs[:, 0] < found.pairs[:, 1]]
