@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from cardiotune.config import compose, dump, load_config, shipped
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
 from cardiotune.files import private
 from cardiotune.settings import Config
+
+if TYPE_CHECKING:
+    from cardiotune.deployment.record import Parity
 
 # Before any library that reads them: nothing leaves the machine unless it is asked for.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -418,12 +421,12 @@ def export(
         os.environ["HF_HUB_OFFLINE"] = "0"
     from cardiotune import studies
     from cardiotune.deployment import hub
-    from cardiotune.deployment.scorer import is_export
+    from cardiotune.deployment.record import is_export
 
     if check or not (to == "hub" and is_export(out_folder)):
         found = studies.export(run, "merged" if to == "hub" else to, out_folder, precision, check, overwrite)
         if as_json:
-            sys.stdout.write(json.dumps(found, indent=2) + "\n")
+            sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
         else:
             _show_parity(found)
         _say(f"{'the same' if check else 'exported'}: {out_folder}", as_json)
@@ -432,18 +435,17 @@ def export(
         _say(f"uploaded: {hub.upload(out_folder, wanted, public)}", as_json)
 
 
-def _show_parity(found: dict[str, Any]) -> None:
+def _show_parity(found: "Parity") -> None:
     from cardiotune.deployment.parity import as_text
 
     table = Table("", "run", "export")
-    for name, key in (("AUROC", "auroc"), ("Brier score", "brier")):
-        if "test" in found:
-            table.add_row(name, *map(as_text, found["test"][key]))
-    if "test" in found:
+    if found.test:
+        for name, values in (("AUROC", found.test.auroc), ("Brier score", found.test.brier)):
+            table.add_row(name, *map(as_text, values))
         out.print(table)
     _say(
-        f"difference in probability: at most {found['max_difference']:.2g}, mean {found['mean_difference']:.2g} "
-        f"(allowed {found['tolerance']:g})"
+        f"difference in probability: at most {found.max_difference:.2g}, mean {found.mean_difference:.2g} "
+        f"(allowed {found.tolerance:g})"
     )
 
 

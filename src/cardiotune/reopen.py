@@ -9,7 +9,7 @@ from cardiotune.config import load_resolved
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.table import locate
-from cardiotune.deployment.scorer import is_export
+from cardiotune.deployment.record import is_export
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.files import sha256
 from cardiotune.models.tuned import TunedModel, read_calibrator

@@ -20,6 +20,7 @@ from cardiotune.data.small_counts import told_events
 from cardiotune.data.table import locate
 from cardiotune.deployment import export as exporting
 from cardiotune.deployment.bulk import Job, score_chunks
+from cardiotune.deployment.record import Parity
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import explain as explaining
@@ -236,7 +237,7 @@ def score_table(
 
 def export(
     path: Path, to: Any, out: Path, precision: Any = "f16", check: bool = False, overwrite: bool = False
-) -> dict[str, Any]:
+) -> Parity:
     """The run's model in another format, in `out`; or, with `check`, an export that is there put
     through the gate again.
 

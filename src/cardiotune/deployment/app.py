@@ -28,7 +28,8 @@ from starlette.exceptions import HTTPException
 
 from cardiotune import __version__
 from cardiotune.deployment.batching import QueueFullError
-from cardiotune.deployment.limits import Guard, Limits, Refusal, busy
+from cardiotune.deployment.card import ServedModel
+from cardiotune.deployment.limits import Failure, Guard, Limits, Refusal, RowProblem, busy
 from cardiotune.deployment.rows import MOST_PROBLEMS, Row, as_rows, problems
 from cardiotune.deployment.served import Prediction, Served
 from cardiotune.errors import CardioTuneError, DataError, ModelError, PromptsTooLongError, RunError
@@ -55,6 +56,20 @@ class Models(Protocol):
 
     async def stop(self) -> None:
         """Answer what was accepted."""
+
+
+class Allowed(BaseModel):
+    """What one request may hold, and how long its answer may take."""
+
+    rows: int
+    body_bytes: int
+    answer_seconds: float
+
+
+class Model(ServedModel):
+    """Answer of `/v1/model`."""
+
+    limits: Allowed
 
 
 class Predictions(BaseModel):
@@ -90,29 +105,6 @@ class Status(BaseModel):
     """Answer of the probes and of a reload."""
 
     status: str
-
-
-class Problem(BaseModel):
-    """What is wrong with a row; its number counts from 0."""
-
-    row: int | None
-    column: str | None
-    problem: str
-
-
-class Fault(BaseModel):
-    """What went wrong, without a word of what was sent."""
-
-    code: str
-    message: str
-    details: list[Problem]
-
-
-class Failure(BaseModel):
-    """Every answer that is not a success."""
-
-    error: Fault
-    request_id: str
 
 
 class Measures:
@@ -209,12 +201,9 @@ def create_app(models: Models, limits: Limits, keys: list[bytes], measures: Meas
         return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/model", summary="The model: fields of a row, versions, card, metrics", responses=GUARDED)
-    async def model() -> dict[str, Any]:
-        served = current()
-        return {
-            **served.description,
-            "limits": {"rows": limits.rows, "body_bytes": limits.body_bytes, "answer_seconds": seconds},
-        }
+    async def model() -> Model:
+        allowed = Allowed(rows=limits.rows, body_bytes=limits.body_bytes, answer_seconds=seconds)
+        return Model(**dict(current().description), limits=allowed)
 
     @app.get(
         "/v1/report", summary="The run's report, HTML", response_class=Response, responses=GUARDED | _failures(404)
@@ -330,7 +319,7 @@ async def _answered(submit: Callable[[], "Future[list[Answer]]"], rows: int, sec
         raise busy("the model does not answer; try again", 5) from None
     except PromptsTooLongError as error:
         named = sorted({min(row, rows - 1) for row in error.rows})  # an explanation asks about variants of its one row
-        found = [{"row": row, "column": None, "problem": "its prompt is too long"} for row in named]
+        found = [RowProblem(row=row, column=None, problem="its prompt is too long") for row in named]
         count = f"{len(named)} of {rows} rows cannot be read whole by this model"
         raise Refusal(422, count + _first_are_listed(found), found[:MOST_PROBLEMS]) from None
     except DataError as error:  # a row that passed the dictionary and still cannot be scored
@@ -347,7 +336,7 @@ def _versions(request: Request, served: Served) -> dict[str, str]:
 
 
 def _failed(request: Request, refusal: Refusal) -> Response:
-    return JSONResponse(refusal.content(request.state.request_id), refusal.status, refusal.headers)
+    return JSONResponse(refusal.content(request.state.request_id).model_dump(), refusal.status, refusal.headers)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from cardiotune import __version__
 from cardiotune.data.cohort import needed_columns
@@ -17,85 +18,160 @@ from cardiotune.models.predictions import Prediction
 from cardiotune.report.curves import calibration_points
 from cardiotune.report.wording import KEY_METRICS, metric_words
 from cardiotune.runs import RunFolder
-from cardiotune.settings import Column, Config
+from cardiotune.settings import Column
 
 CARDS = ("model_card.md", "README.md")
 """The model card in a run folder, and in an export."""
 
 
-def describe(scorer: RowScorer, folder: Path) -> dict[str, Any]:
-    """Name, outcome, versions, threshold, the fields of a row, and what the run's folder tells of
-    test and training.
+class BaseWeights(BaseModel):
+    """The language model that was fine-tuned."""
 
-    What an export does not hold (metrics, calibration groups) is null.
-    """
-    config = scorer.config
+    name: str
+    license: str | None
+    revision: str | None
+
+
+class Code(BaseModel):
+    """A code of a column, and what it means."""
+
+    code: str
+    meaning: str
+
+
+class FieldKind(BaseModel):
+    """What a form asks of a column's type."""
+
+    values: str
+    """`number`, `code`, `day` or `text`."""
+    whole: bool
+    yes_or_no: bool
+
+
+class FormField(BaseModel):
+    """A column of a row, as a form shows it."""
+
+    column: str
+    label: str
+    type: str
+    kind: FieldKind
+    role: str
+    unit: str | None
+    range: tuple[float, float] | None
+    decimals: int | None
+    codes: list[Code] | None
+    missing: list[str]
+    """Codes that mean that nothing was recorded."""
+    decimal: str | None
+    day_first: bool | None
+    expected: str
+    """What may stand there, in words."""
+
+
+class PartSize(BaseModel):
+    """The patients that the metrics are of; counts below ten are null."""
+
+    n: int
+    n_events: int | None
+
+
+class KeyMetric(BaseModel):
+    """A metric of the test part, what it reads as, and its 95 % interval."""
+
+    metric: str
+    reads: str
+    value: float | None
+    ci: tuple[float, float] | None
+
+
+class CalibrationGroup(BaseModel):
+    """Test patients of like risk: how many of them had the outcome."""
+
+    mean_risk: float
+    observed: float
+    low: float
+    high: float
+    """Of the 95 % interval of the share."""
+
+
+class ServedModel(BaseModel):
+    """Answer of `/v1/model`, but for the limits of the server. What an export does not hold
+    (metrics, calibration groups) is null."""
+
+    name: str
+    outcome: str
+    research_use_only: bool
+    threshold: float
+    versions: dict[str, str]
+    base_model: BaseWeights
+    fields: list[FormField]
+    missing_marks: list[str]
+    """Texts that stand for a missing value in any column."""
+    test_part: PartSize | None
+    metrics: list[KeyMetric] | None
+    calibration_groups: list[CalibrationGroup] | None
+    explains: bool
+    card: str | None
+    """The model card, Markdown."""
+    has_report: bool
+
+
+def describe(scorer: RowScorer, folder: Path) -> ServedModel:
+    """What is said of a model: of its settings, and of what its folder tells of test and
+    training."""
+    config, card = scorer.config, (file for name in CARDS if (file := folder / name).is_file())
     test = read_json(RunFolder(folder).checked(folder / "metrics.json")).get("parts", {}).get("test", {})
-    return {
-        "name": config.name,
-        "outcome": config.task.outcome,
-        "research_use_only": True,
-        "threshold": scorer.threshold,
-        "versions": {**scorer.versions, "server": __version__},
-        "base_model": {"name": config.model.name, "license": config.model.license, "revision": config.model.revision},
-        "fields": fields(config),
-        "missing_marks": list(MISSING),
-        "test_part": {"n": test["n"], "n_events": test["n_events"]} if test else None,
-        "metrics": _metrics(test),
-        "calibration_groups": calibration_groups(folder),
-        "explains": config.data.name_of("text") is None,
-        "card": next((file.read_text("utf-8") for name in CARDS if (file := folder / name).is_file()), None),
-        "has_report": (folder / "report.html").is_file(),
-    }
+    model = config.model
+    return ServedModel(
+        name=config.name,
+        outcome=config.task.outcome,
+        research_use_only=True,
+        threshold=scorer.threshold,
+        versions={**scorer.versions, "server": __version__},
+        base_model=BaseWeights(name=model.name, license=model.license, revision=model.revision),
+        fields=[_field(name, config.data.columns[name]) for name in needed_columns(config.data, target_needed=False)],
+        missing_marks=list(MISSING),
+        test_part=PartSize(n=test["n"], n_events=test["n_events"]) if test else None,
+        metrics=_metrics(test),
+        calibration_groups=calibration_groups(folder),
+        explains=config.data.name_of("text") is None,
+        card=next((file.read_text("utf-8") for file in card), None),
+        has_report=(folder / "report.html").is_file(),
+    )
 
 
-def fields(config: Config) -> list[dict[str, Any]]:
-    """The columns of a row, in the dictionary's order, as a form shows them."""
-    data = config.data
-    return [
-        {
-            "column": name,
-            "label": plain_label(name, column),
-            "type": column.type,
-            "kind": kind_of(column),
-            "role": column.role,
-            "unit": column.unit,
-            "range": column.range,
-            "decimals": column.decimals,
-            "codes": [{"code": code, "meaning": meaning} for code, meaning in codes_of(column).items()] or None,
-            "missing": column.missing,
-            "decimal": column.decimal,
-            "day_first": column.day_first,
-            "expected": expected(column),
-        }
-        for name in needed_columns(data, target_needed=False)
-        for column in [data.columns[name]]
-    ]
+def _field(name: str, column: Column) -> FormField:
+    return FormField(
+        column=name,
+        label=plain_label(name, column),
+        type=column.type,
+        kind=FieldKind(values=column.kind.values, whole=column.kind.whole, yes_or_no=column.kind.yes_or_no),
+        role=column.role,
+        unit=column.unit,
+        range=column.range,
+        decimals=column.decimals,
+        codes=[Code(code=code, meaning=meaning) for code, meaning in codes_of(column).items()] or None,
+        missing=column.missing,
+        decimal=column.decimal,
+        day_first=column.day_first,
+        expected=expected(column),
+    )
 
 
-def kind_of(column: Column) -> dict[str, Any]:
-    """What the page asks of a column's type: `values` (number, code, day or text), `whole`,
-    `yes_or_no`."""
-    return {key: getattr(column.kind, key) for key in ("values", "whole", "yes_or_no")}
-
-
-def _metrics(test: dict[str, Any]) -> list[dict[str, Any]] | None:
+def _metrics(test: dict[str, Any]) -> list[KeyMetric] | None:
     """The key metrics of the tuned model on the test part, with their intervals."""
     judged = test.get("models", {}).get("tuned")
     if judged is None:
         return None
     return [
-        {"metric": metric_words(name)[0], "reads": metric_words(name)[1], **_estimate(judged[name])}
+        KeyMetric(metric=title, reads=reads, value=judged[name]["value"], ci=judged[name].get("ci"))
         for name in KEY_METRICS
         if name in judged
+        for title, reads, *_ in [metric_words(name)]
     ]
 
 
-def _estimate(entry: dict[str, Any]) -> dict[str, Any]:
-    return {"value": entry["value"], "ci": entry.get("ci")}
-
-
-def calibration_groups(folder: Path) -> list[dict[str, float]] | None:
+def calibration_groups(folder: Path) -> list[CalibrationGroup] | None:
     """Groups of test patients by their risk: mean risk, share with the outcome, its 95 % interval.
     The report draws them.
 
@@ -119,7 +195,4 @@ def calibration_groups(folder: Path) -> list[dict[str, float]] | None:
     if len(set(y_true)) < 2:
         return None
     groups = zip(*calibration_points(y_true, risk, weight, cluster.astype(int)), strict=True)
-    return [
-        {"mean_risk": float(mean), "observed": float(share), "low": float(low), "high": float(high)}
-        for mean, share, low, high in groups
-    ]
+    return [CalibrationGroup(mean_risk=mean, observed=share, low=low, high=high) for mean, share, low, high in groups]

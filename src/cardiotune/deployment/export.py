@@ -22,7 +22,8 @@ from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.subsample import stratified_rows
 from cardiotune.deployment import gguf, onnx, parity
-from cardiotune.deployment.scorer import EXPORT, RowScorer, is_export
+from cardiotune.deployment.record import EXPORT, ExportRecord, Format, Parity, is_export
+from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.files import private, read_json, write_folder, write_json, write_text
 from cardiotune.models.tuned import probe_texts, recorded_model
@@ -37,7 +38,6 @@ from cardiotune.training.weights import same_weights
 
 log = logging.getLogger(__name__)
 
-Format = Literal["merged", "gguf", "onnx"]
 Precision = Literal["f32", "f16", "q8_0", "q4_k_m"]
 LIBRARY = {"merged": "transformers", "gguf": "llama.cpp", "onnx": "onnxruntime"}
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.jinja")
@@ -53,8 +53,8 @@ def export(
     precision: Precision = "f16",
     prepared: Prepared | None = None,
     overwrite: bool = False,
-) -> dict[str, Any]:
-    """Write the export and return what the parity gate found, as `parity.gate`; `precision` is that
+) -> Parity:
+    """Write the export and return what the parity gate found; `precision` is that
     of a GGUF.
 
     prepared: the run's cohort, if its table is at hand; its test part is then compared too. Raises
@@ -72,40 +72,33 @@ def export(
     made_from = {"kind": kind, "versions": versions}
     check_free(out, out / EXPORT, made_from, overwrite, "choose another folder with --out")
     original = RowScorer.load(run.path)
-    found: dict[str, Any] = {}
+    gated: list[Parity] = []
 
     def fill(work: Path) -> None:
         log.info("writing the model as %s", kind)
         _write_model(run, config, to, precision, original.order, work)
         write_text(work / "config.yaml", dump(exported_config(config)))
         write_json(work / "calibration.json", _calibration(run))
-        entry = {
-            "schema_version": 1,
-            "format": to,
-            "kind": kind,
-            "order": original.order,
-            "odds_multiplier": original.odds_multiplier,
-            "versions": versions,
-            "dictionary": original.schema,
-        }
-        write_json(work / EXPORT, entry)
+        record = ExportRecord(to, kind, original.order, original.odds_multiplier, versions, original.schema)
+        record.write(work)
         copy = RowScorer.open_export(work, verified=False)
         log.info("scoring the same rows with both")
-        found.update(parity.gate(original, copy, kind, *_test_part(prepared, config)))
+        found = parity.gate(original, copy, kind, *_test_part(prepared, config))
         record_probe(work, copy.text_logits(probe_texts(config, original.order)), torch.float32)
-        write_json(work / EXPORT, {**entry, "parity": found})
+        record.write(work, found)
         write_text(work / "README.md", f"{_card(run, to)}\n{parity.in_words(kind, found)}")
+        gated.append(found)
 
     write_folder(out, fill)
-    return found
+    return gated[0]
 
 
-def check_again(run: RunFolder, folder: Path, prepared: Prepared | None = None) -> dict[str, Any]:
+def check_again(run: RunFolder, folder: Path, prepared: Prepared | None = None) -> Parity:
     """Put an export that was made before through the gate again; ModelError when it is damaged or
     no longer the same."""
     if not is_export(folder):
         raise ConfigError(f"{folder}: not an export; make one with `cardiotune export RUN --to FORMAT --out DIR`")
-    copy, kind = RowScorer.load(folder), read_json(folder / EXPORT)["kind"]
+    copy, kind = RowScorer.load(folder), ExportRecord.read(folder).kind
     return parity.gate(
         RowScorer.load(run.path), copy, kind, *_test_part(prepared, load_resolved(run.checked(run.config)))
     )

@@ -3,7 +3,11 @@ export made, never data."""
 
 from pathlib import Path
 
-from cardiotune.deployment.scorer import is_export
+import httpx
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+from cardiotune.deployment.record import is_export
 from cardiotune.errors import ConfigError, RunError
 from cardiotune.files import HASHES, read_json
 from cardiotune.training.checkpoint import verify
@@ -26,10 +30,6 @@ def upload(folder: Path, repository: str, public: bool = False) -> str:
     is there and public, and that was not asked for; RunError when the hub refuses or cannot be
     reached.
     """
-    import httpx
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
     files = to_upload(folder)
     api = HfApi()
     try:

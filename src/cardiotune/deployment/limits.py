@@ -21,6 +21,7 @@ from typing import Any
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
+from pydantic import BaseModel
 
 from cardiotune.errors import ConfigError
 
@@ -89,6 +90,29 @@ class Limits:
     """Of all clients together."""
 
 
+class RowProblem(BaseModel):
+    """What is wrong with a row, if with one; its number counts from 0. Never a value."""
+
+    row: int | None
+    column: str | None
+    problem: str
+
+
+class Fault(BaseModel):
+    """What went wrong, without a word of what was sent."""
+
+    code: str
+    message: str
+    details: list[RowProblem]
+
+
+class Failure(BaseModel):
+    """Every answer that is not a success."""
+
+    error: Fault
+    request_id: str
+
+
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault
     """An answer other than success: status, a message that repeats nothing of the request, details,
     headers."""
@@ -97,17 +121,16 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
         self,
         status: int,
         message: str,
-        details: list[dict[str, Any]] | None = None,
+        details: list[RowProblem] | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.details, self.headers = status, message, details or [], headers or {}
 
-    def content(self, request_id: str) -> dict[str, Any]:
+    def content(self, request_id: str) -> Failure:
         """The body of the answer; of a fault of ours it says nothing but the request's id."""
         code = WORDS.get(self.status, "internal" if self.status >= 500 else "refused")
-        found = {"code": code, "message": self.message, "details": self.details}
-        return {"error": found, "request_id": request_id}
+        return Failure(error=Fault(code=code, message=self.message, details=self.details), request_id=request_id)
 
 
 def busy(message: str, seconds: int = 1) -> Refusal:
@@ -273,7 +296,7 @@ class _Answer:
         sees that."""
         if self.status:
             return
-        body = json.dumps(refusal.content(self._request_id)).encode()
+        body = json.dumps(refusal.content(self._request_id).model_dump()).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
         encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self({"type": "http.response.start", "status": refusal.status, "headers": encoded})

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from cardiotune.data.schema import synthetic_rows
+from cardiotune.deployment.record import BothJudged, Parity
 from cardiotune.deployment.scorer import RowScorer, Scored
 from cardiotune.errors import ModelError
 from cardiotune.evaluation import metrics
@@ -18,13 +19,11 @@ another order; the others round the weights to 16, about 8.5 and about 4.8 bits.
 q4_k_m should look at its AUROC and Brier score."""
 
 
-def gate(run: RowScorer, export: RowScorer, kind: str, test: pl.DataFrame | None, events: Any = None) -> dict[str, Any]:
+def gate(run: RowScorer, export: RowScorer, kind: str, test: pl.DataFrame | None, events: Any = None) -> Parity:
     """Score the same rows with both: rows drawn from the dictionary and, where the run has it at
     hand, its test part.
 
-    test: typed rows; events: (rows,) of 0 and 1. Returns `{"tolerance", "n_synthetic",
-    "max_difference", "mean_difference"}` of all rows and, with a test part, `{"test": {"n",
-    "auroc": [run, export], "brier": [run, export]}}`. Raises ModelError when a difference in
+    test: typed rows; events: (rows,) of 0 and 1. Raises ModelError when a difference in
     probability, final or raw, is over the format's tolerance.
     """
     tolerance = TOLERANCE[kind]
@@ -33,25 +32,19 @@ def gate(run: RowScorer, export: RowScorer, kind: str, test: pl.DataFrame | None
     if test is not None:
         pairs.append((run.score(test), export.score(test)))
     differences = np.concatenate([_apart(*pair) for pair in pairs])
-    found: dict[str, Any] = {
-        "tolerance": tolerance,
-        "n_synthetic": SYNTHETIC_ROWS,
-        "max_difference": float(differences.max()),
-        "mean_difference": float(differences.mean()),
-    }
+    judged = None
     if test is not None:
-        y_true = np.asarray(events, float)
-        found["test"] = {
-            "n": len(y_true),
-            **{
-                name: [_finite(metric(y_true, scored.final)) for scored in pairs[1]]
-                for name, metric in (("auroc", metrics.auroc), ("brier", metrics.brier))
-            },
-        }
-    if not found["max_difference"] <= tolerance:
+        y_true, (by_run, by_export) = np.asarray(events, float), pairs[1]
+        auroc, brier = (
+            (_finite(metric(y_true, by_run.final)), _finite(metric(y_true, by_export.final)))
+            for metric in (metrics.auroc, metrics.brier)
+        )
+        judged = BothJudged(len(y_true), auroc, brier)
+    found = Parity(tolerance, SYNTHETIC_ROWS, float(differences.max()), float(differences.mean()), judged)
+    if not found.max_difference <= tolerance:
         raise ModelError(
-            f"parity: the export differs from its run by up to {found['max_difference']:.2g} in probability (mean "
-            f"{found['mean_difference']:.2g}); {kind} may by {tolerance:g}. It is refused"
+            f"parity: the export differs from its run by up to {found.max_difference:.2g} in probability (mean "
+            f"{found.mean_difference:.2g}); {kind} may by {tolerance:g}. It is refused"
         )
     return found
 
@@ -73,27 +66,27 @@ def as_text(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.4f}"
 
 
-def in_words(kind: str, found: dict[str, Any]) -> str:
+def in_words(kind: str, found: Parity) -> str:
     """The gate's numbers, for the model card."""
     lines = [
         "## Parity with the run that it was exported from",
         "",
         f"Format {kind}; the same rows scored by the run and by the files here. Allowed difference in probability: "
-        f"{found['tolerance']:g}.",
+        f"{found.tolerance:g}.",
         "",
         "| rows | largest difference | mean difference |",
         "|---|--:|--:|",
-        f"| {found['n_synthetic']} synthetic{' and the test part' if 'test' in found else ''} | "
-        f"{found['max_difference']:.2g} | {found['mean_difference']:.2g} |",
+        f"| {found.n_synthetic} synthetic{' and the test part' if found.test else ''} | "
+        f"{found.max_difference:.2g} | {found.mean_difference:.2g} |",
         "",
     ]
-    if test := found.get("test"):
+    if test := found.test:
         lines += [
-            f"| test part, {test['n']} rows | run | export |",
+            f"| test part, {test.n} rows | run | export |",
             "|---|--:|--:|",
             *(
-                f"| {name} | {' | '.join(as_text(value) for value in test[key])} |"
-                for name, key in (("AUROC", "auroc"), ("Brier score", "brier"))
+                f"| {name} | {' | '.join(as_text(value) for value in values)} |"
+                for name, values in (("AUROC", test.auroc), ("Brier score", test.brier))
             ),
             "",
         ]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cardiotune.data.cohort import needed_columns
 from cardiotune.data.schema import code_reader, codes_of, expected, label
+from cardiotune.deployment.limits import RowProblem
 from cardiotune.settings import Column, DataConfig, spelling
 
 LONGEST_TEXT = 20_000
@@ -48,15 +49,14 @@ def as_rows(body: BaseModel) -> list[Row]:
     return [row.model_dump(by_alias=True) for row in body.rows]  # type: ignore[attr-defined]
 
 
-def problems(error: ValidationError, data: DataConfig) -> list[dict[str, Any]]:
-    """What is wrong, as `{"row", "column", "problem"}`; row counts from 0, either may be null.
-    Never a value."""
+def problems(error: ValidationError, data: DataConfig) -> list[RowProblem]:
+    """What is wrong with the rows that were sent. Never a value."""
     found = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         where = fault["loc"]
         row = where[1] if len(where) > 1 and isinstance(where[1], int) else None
         column = where[2] if len(where) > 2 and where[2] in data.columns else None
-        found.append({"row": row, "column": column, "problem": _in_words(fault, column, data)})
+        found.append(RowProblem(row=row, column=column, problem=_in_words(fault, column, data)))
     return found
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +24,10 @@ from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.table import cells_of
 from cardiotune.deployment.gguf import GgufModel
 from cardiotune.deployment.onnx import OnnxModel
+from cardiotune.deployment.record import ExportRecord, Format, is_export
 from cardiotune.errors import ConfigError, DataError, RunError
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
-from cardiotune.files import read_json, recover
+from cardiotune.files import read_json
 from cardiotune.models import calibrate
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.logistic import logit
@@ -49,15 +51,6 @@ from cardiotune.training.weights import same_weights
 Array = NDArray[np.float64]
 TextModel = Callable[[list[str]], Array]
 """Patients' texts, n of them -> logits (n,), as the model gives them."""
-EXPORT = "export.json"
-"""In an export's folder: format, order of the columns, odds multiplier, versions, parity with its
-run."""
-
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder was written by `cardiotune export`."""
-    recover(folder)
-    return (folder / EXPORT).is_file()
 
 
 def settings_of(folder: Path) -> Config:
@@ -87,6 +80,19 @@ class Scored(NamedTuple):
     """As the model gives them, before class imbalance is taken out and they are calibrated."""
 
 
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What is done to a model's logits before they are a patient's risk."""
+
+    calibration: dict[str, Any] = field(default_factory=dict)
+    """As `calibration.json`; only `tuned` is read of it. Empty before the run was predicted, and of
+    a base model."""
+    odds_multiplier: float = 1.0
+    """What class weights and oversampling multiplied the odds by in training."""
+    site: calibrate.Calibrator | None = None
+    """The recalibration for another site."""
+
+
 class RowScorer:
     """Raw rows -> calibrated risks, the same that `cardiotune predict` writes. May be called from
     several threads.
@@ -110,16 +116,15 @@ class RowScorer:
         config: Config,
         order: list[str],
         model: TextModel,
-        calibration: dict[str, Any],
-        odds_multiplier: float,
         versions: dict[str, str],
-        site: calibrate.Calibrator | None = None,
+        correction: Correction | None = None,
     ) -> None:
-        """`order`: columns in the order of the text. `calibration`: as `calibration.json`; only
-        `tuned` is read of it."""
+        """`order`: columns in the order of the text. `versions`: of the run, its format and the
+        model."""
+        correction = correction or Correction()
+        calibration, odds_multiplier, site = correction.calibration, correction.odds_multiplier, correction.site
         self.config = config
         self.order = order
-        # Nothing in it: the run was not predicted yet, or this is its base model.
         self.calibrator = (
             tuned_calibrator(calibration, f"{config.name}: calibration") if calibration else calibrate.Calibrator()
         )
@@ -160,12 +165,12 @@ class RowScorer:
         versions = {"run": config.name, "format": "run"}
         if not tuned:
             base = LanguageScorer(config, same_weights(run, config.model), None)
-            return cls(config, order, base.logits, {}, 1.0, {**versions, "model": "base"})
+            return cls(config, order, base.logits, {**versions, "model": "base"})
         read_calibrator(run)  # refused, if damaged, before the weights are loaded; says so when the run has none yet
         calibration = read_json(run.calibration)
         model = TunedModel(run, config, order)
         versions["model"] = version_of(recorded_model(run, config))
-        return cls(config, order, model.logits, calibration, model.odds_multiplier, versions, adapted)
+        return cls(config, order, model.logits, versions, Correction(calibration, model.odds_multiplier, adapted))
 
     @classmethod
     def open_export(cls, folder: Path, verified: bool = True) -> "RowScorer":
@@ -173,14 +178,14 @@ class RowScorer:
         sample, as `load` does."""
         if verified:
             verify(folder)
-        entry, config = read_json(folder / EXPORT), load_resolved(folder / "config.yaml")
-        model = _exported_model(folder, entry["format"], config)
+        record, config = ExportRecord.read(folder), load_resolved(folder / "config.yaml")
+        model = _exported_model(folder, record.format, config)
         if verified:
-            exact = torch.float32 if entry["format"] != "gguf" else torch.float16
-            check_probe(folder, model(probe_texts(config, entry["order"])), exact)
-        versions = {**entry["versions"], "format": entry["kind"]}
+            exact = torch.float32 if record.format != "gguf" else torch.float16
+            check_probe(folder, model(probe_texts(config, record.order)), exact)
+        versions = {**record.versions, "format": record.kind}
         calibration = read_json(folder / "calibration.json")
-        return cls(config, entry["order"], model, calibration, entry["odds_multiplier"], versions)
+        return cls(config, record.order, model, versions, Correction(calibration, record.odds_multiplier))
 
     # ----------------------------------------------------------------------------------------------
     # raw rows
@@ -326,7 +331,7 @@ class RowScorer:
         return [_described(name, self.config.data.columns[name]) for name in needed_columns(self.config.data, False)]
 
 
-def _exported_model(folder: Path, kind: str, config: Config) -> TextModel:
+def _exported_model(folder: Path, kind: Format, config: Config) -> TextModel:
     """The model in an export, by the library that its format is for."""
     if kind == "merged":
         return LanguageScorer(config, folder, folder, foreign=True).logits

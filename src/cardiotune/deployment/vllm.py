@@ -7,6 +7,7 @@ normalizer falls out.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from cardiotune.config import load_resolved
 from cardiotune.data.prepare import read_order
 from cardiotune.data.tokens import LabelTokens, PromptEncoder
-from cardiotune.deployment.scorer import RowScorer
+from cardiotune.deployment.scorer import Correction, RowScorer
 from cardiotune.errors import ConfigError, RunError
 from cardiotune.files import read_json
 from cardiotune.models.tuned import odds_multiplier, probe_texts, read_calibrator, read_site, recorded_model
@@ -33,33 +34,40 @@ TOP = 20
 labels are among them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a vLLM server is asked."""
+
+    url: str
+    """Ends in `/v1`."""
+    model: str | None = None
+    """The name that the model is served under; by default the only one."""
+    key: str | None = None
+    seconds: float = 60
+    """For one answer."""
+
+
 class VllmModel:
     """Patients' texts -> logits, by a server that holds the tuned model (merged, or the base with
     its adapter)."""
 
     def __init__(
         self,
-        url: str,
+        server: Server,
         encoder: PromptEncoder,
         labels: LabelTokens,
-        model: str | None = None,
-        key: str | None = None,
         batch_rows: int = 64,
-        seconds: float = 60,
     ) -> None:
-        """`url` ends in `/v1`. `model`: the name it is served under; by default the only one.
-        `seconds`: for one answer.
-
-        ConfigError when the server does not serve that model, RunError when it does not answer.
-        """
+        """ConfigError when the server does not serve that model, RunError when it is silent."""
         self.encoder, self.labels, self.batch_rows = encoder, labels, batch_rows
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._url = url.rstrip("/")
-        self._client = httpx.Client(headers=headers, timeout=seconds, trust_env=False)
+        headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+        self._url = server.url.rstrip("/")
+        self._client = httpx.Client(headers=headers, timeout=server.seconds, trust_env=False)
         try:
             names = [str(entry["id"]) for entry in self._ask("GET", "/models")["data"]]
         except (KeyError, TypeError):
             raise self._strange() from None
+        model = server.model
         if model is None and len(names) == 1:
             (model,) = names
         if model not in names:
@@ -145,7 +153,9 @@ def load_vllm(
     weights = same_weights(run, config.model)
     encoder = build_encoder(config, weights)
     labels = encoder.label_tokens(config.task.positive_label, config.task.negative_label)
-    model = VllmModel(url, encoder, labels, name, key)
+    model = VllmModel(Server(url, name, key), encoder, labels)
     check_probe(saved, model(probe_texts(config, order)), torch.bfloat16)
     versions = {"run": config.name, "format": "vllm", "model": version_of(saved)}
-    return RowScorer(config, order, model, read_json(run.calibration), odds_multiplier(run), versions, adapted)
+    return RowScorer(
+        config, order, model, versions, Correction(read_json(run.calibration), odds_multiplier(run), adapted)
+    )
