@@ -27,7 +27,7 @@ from cardiotune.models.predictions import prediction_rows
 from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.training import model as building
 from cardiotune.training.heads import LabelTokenNetwork
-from cardiotune.training.scoring import score
+from cardiotune.training.scoring import Batching, score
 from cardiotune.training.weights import find_weights
 from conftest import toy_config
 
@@ -274,7 +274,7 @@ def test_the_written_answer_is_the_likelier_label(gemma: tuple[LabelTokenNetwork
     for answer in ("Yes", "No"):  # after three patients with this answer
         shown = encoder.with_examples([(f"age {age} years", answer) for age in (44, 57, 63)])
         prompts = shown.encode(["age 51 years", "age 70 years, sex man, chest pain typical"])
-        logits = score(network, prompts, 0, 512, CPU, network.layout)
+        logits = score(network, prompts, Batching(0, 512, CPU, network.layout))
         parsed = generator.parsed(prompts, word_parser("No", "Yes"))
         assert parsed.tolist() == (logits > 0).astype(int).tolist()
         answers += parsed.tolist()
@@ -291,7 +291,7 @@ def test_a_listed_option_is_hardly_ever_written_by_a_small_base_model(gemma: tup
     parsed = generator.parsed(prompts, option_parser(NO, YES))
     found = judge(parsed, np.array([0, 1]))
     assert found["share_unparsable"] == 1 and found["accuracy"] == 0
-    assert np.isfinite(score(network, prompts, 0, 512, CPU, network.layout)).all()
+    assert np.isfinite(score(network, prompts, Batching(0, 512, CPU, network.layout))).all()
 
 
 # --------------------------------------------------------------------------------------------------

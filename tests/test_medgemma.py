@@ -20,7 +20,7 @@ from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.model import build, build_encoder, load_base, load_tokenizer
 from cardiotune.training.optimizer import build_optimizer
 from cardiotune.training.packing import lay_out
-from cardiotune.training.scoring import score
+from cardiotune.training.scoring import Batching, score
 from conftest import build_toy_model
 
 CPU = torch.device("cpu")
@@ -161,7 +161,7 @@ def test_text_alone_is_scored_as_by_the_stock_class(
     assert encoder.tokenizer.decode([labels.positive]) == "1"
     network = LabelTokenNetwork(load_base(checkpoint, config, torch.float32, CPU), labels).eval()
     assert network.layout == "tree"
-    ours = score(network, prompts, 0, 512, CPU, network.layout)
+    ours = score(network, prompts, Batching(0, 512, CPU, network.layout))
     with torch.no_grad():
         logits = torch.cat([source(input_ids=torch.tensor([prompt])).logits[:, -1] for prompt in prompts])
     np.testing.assert_allclose(ours, (logits[:, labels.positive] - logits[:, labels.negative]).numpy(), atol=1e-4)

@@ -17,10 +17,11 @@ from cardiotune.files import HASHES, hash_files
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.predictions import prediction_rows
 from cardiotune.runs import RunFolder
+from cardiotune.training import train as recipe
 from cardiotune.training.heads import LabelTokenNetwork
 from cardiotune.training.model import load_base
 from cardiotune.training.packing import Rows
-from cardiotune.training.scoring import all_finite, score
+from cardiotune.training.scoring import Batching, all_finite, score
 from conftest import toy_config, write_toy_experiment
 from serving import ROW
 from test_cli import call, check_refusal
@@ -59,10 +60,21 @@ def test_no_comparator_is_made_of_a_damaged_base_model(
     assert not run.predictions.exists() and not run.calibration.exists()
 
 
-def test_a_damaged_base_model_is_not_trained_on(tmp_path: Path, toy_model: Path) -> None:
+@pytest.mark.parametrize(
+    ("first_look", "said"),
+    [
+        (16, "before step 1: the model: its output is not a finite number in 16 of 16 rows"),
+        (0, "step 1: the loss is not finite"),  # as with a fault that these rows do not show
+    ],
+)
+def test_a_damaged_base_model_is_not_trained_on(
+    tmp_path: Path, toy_model: Path, first_look: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "FIRST_LOOK", first_look)
     file = write_toy_experiment(tmp_path, damaged(toy_model, tmp_path / "base", NAN))
     done = call("run", file, "models=[tuned]")
-    assert done.exit_code == 5 and "the loss is not finite" in done.stderr and "internal" not in done.stderr
+    assert done.exit_code == 5 and "internal" not in done.stderr
+    assert said in done.stderr
     assert not (tmp_path / "runs" / "toy" / "adapter").exists()
 
 
@@ -119,7 +131,7 @@ def test_a_type_that_is_too_small_for_the_model_is_named(tmp_path: Path, toy_mod
     small = LabelTokenNetwork(load_base(base, toy_config(base), torch.float16, torch.device("cpu")), labels)
     prompts = whole.encoder.prompts(texts)
     with pytest.raises(ModelError, match=r"toy in float16: .* in 2 of 2 rows; .* model.score_dtype=float32"):
-        score(small, prompts, 0, 512, torch.device("cpu"), small.layout, whose="toy in float16")
+        score(small, prompts, Batching(0, 512, torch.device("cpu"), small.layout), whose="toy in float16")
 
 
 class Endless:
@@ -134,7 +146,7 @@ class Endless:
 def test_one_row_is_enough() -> None:
     rows = Rows([[1, 2, 3], [1, 2, 4], [5, 6, 7]], torch.zeros(3).int().numpy())
     with pytest.raises(ModelError, match="in 1 of 3 rows"):
-        score(Endless(), rows.prompts, 0, 64, torch.device("cpu"), "padded")
+        score(Endless(), rows.prompts, Batching(0, 64, torch.device("cpu"), "padded"))
 
 
 @pytest.mark.parametrize("risk", [NAN, 1.5, -1e-9, float("inf")])

@@ -16,7 +16,7 @@ from cardiotune.errors import ConfigError, ModelError
 from cardiotune.training import model as building
 from cardiotune.training.checkpoint import save_weights, trained_state
 from cardiotune.training.heads import LabelTokenNetwork
-from cardiotune.training.scoring import score
+from cardiotune.training.scoring import Batching, score
 from cardiotune.training.weights import find_weights
 
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ def test_the_positive_label_is_the_positive_token(loaded: tuple[Path, LabelToken
     logits = []
     for answer in ("Yes", "No"):
         shown = encoder.with_examples([(f"age {age} years", answer) for age in (44, 57, 63)])
-        logits.append(score(model, shown.encode(["age 51 years"]), 0, 512, CPU, model.layout)[0])
+        logits.append(score(model, shown.encode(["age 51 years"]), Batching(0, 512, CPU, model.layout))[0])
     yes, no = logits
     assert yes > no
 
@@ -68,8 +68,8 @@ def test_the_tree_is_exact_on_the_real_model(loaded: tuple[Path, LabelTokenNetwo
     _, model, encoder = loaded
     texts = [f"age {age} years, sex {sex}, chest pain none" for age in (48, 61, 75) for sex in ("woman", "man")]
     prompts = encoder.encode(texts)
-    together = score(model, prompts, 0, 4096, CPU, model.layout)
-    alone = np.concatenate([score(model, [prompt], 0, 4096, CPU, model.layout) for prompt in prompts])
+    together = score(model, prompts, Batching(0, 4096, CPU, model.layout))
+    alone = np.concatenate([score(model, [prompt], Batching(0, 4096, CPU, model.layout)) for prompt in prompts])
     np.testing.assert_allclose(1 / (1 + np.exp(-together)), 1 / (1 + np.exp(-alone)), atol=1e-5)
 
 
@@ -95,8 +95,8 @@ def test_stock_peft_gives_the_same_logits(
             if weight.requires_grad:
                 weight.add_(torch.randn_like(weight) * 0.01)
     prompts = encoder.encode(["age 61 years, sex man", "age 40 years, sex woman, chest pain none"])
-    ours = score(tuned, prompts, 0, 512, CPU, model.layout)
-    assert np.abs(ours - score(model, prompts, 0, 512, CPU, model.layout)).max() > 0.01
+    ours = score(tuned, prompts, Batching(0, 512, CPU, model.layout))
+    assert np.abs(ours - score(model, prompts, Batching(0, 512, CPU, model.layout))).max() > 0.01
     (tmp_path / "adapter").mkdir()
     save_weights(tuned, trained_state(tuned), tmp_path / "adapter")
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

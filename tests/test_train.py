@@ -3,6 +3,7 @@ holds."""
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from transformers import AutoModelForCausalLM
 from cardiotune.errors import ModelError, RunError
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, Imbalance, TrainConfig
+from cardiotune.training import train as recipe
 from cardiotune.training.checkpoint import check_probe, check_same_weights, record_probe, trained_state, verify
+from cardiotune.training.course import Summary
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import balance, mean_log_loss
 from cardiotune.training.model import build, build_encoder, load_base, load_tuned
 from cardiotune.training.packing import Rows, lay_out
-from cardiotune.training.scoring import score
-from cardiotune.training.train import learning_rate_factor, train
+from cardiotune.training.scoring import Batching, score
+from cardiotune.training.train import Material, learning_rate_factor, train
 from conftest import toy_config
 
 CPU = torch.device("cpu")
@@ -40,27 +43,28 @@ def build_rows(rows: int, seed: int) -> Rows:
     return Rows([[1, 10, 11, 50 if e else 51, *draw.integers(60, 90, 4).tolist()] for e in events], events)
 
 
-def run_training(config: Config, folder: Path, network: RiskNetwork | None = None) -> dict[str, Any]:
+def run_training(config: Config, folder: Path, network: RiskNetwork | None = None) -> Summary:
     training = build_rows(64, 0)
     balanced = balance(training.events, Imbalance(), 0)
     network = network or build_network(config)
-    return train(network, training, build_rows(32, 1), balanced, config, RunFolder(folder), 0, torch.float32)
+    material = Material(training, build_rows(32, 1), balanced, pad_id=0)
+    return train(network, material, config, RunFolder(folder), torch.float32)
 
 
 def scored(network: RiskNetwork, prompts: list[list[int]], budget: int = 1024) -> np.ndarray:
     network.eval()
-    return score(network, prompts, 0, budget, CPU, network.layout)
+    return score(network, prompts, Batching(0, budget, CPU, network.layout))
 
 
 def test_training_learns_and_keeps_the_best_step(toy_model: Path, tmp_path: Path) -> None:
     summary = run_training(toy_config(toy_model), tmp_path)
     history = json.loads((tmp_path / "logs" / "training.json").read_text())["history"]
     looks = {look["step"]: look["log_loss"] for look in history["validation"]}
-    assert summary["selected_step"] == min(looks, key=lambda step: looks[step])
+    assert summary.selected_step == min(looks, key=lambda step: looks[step])
     assert min(looks.values()) < 0.5 < history["steps"][0]["loss"]
-    assert len(history["steps"]) == summary["steps"] == 32
+    assert len(history["steps"]) == summary.steps == 32
     kept = {folder.name for folder in (tmp_path / "checkpoints").iterdir()}
-    assert kept == {f"step-{summary['selected_step']:06d}", "step-000024", "step-000032"}  # the best, and the last two
+    assert kept == {f"step-{summary.selected_step:06d}", "step-000024", "step-000032"}  # the best, and the last two
     assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
 
 
@@ -72,10 +76,45 @@ def test_same_seed_gives_the_same_adapter_bytes(toy_model: Path, tmp_path: Path)
     assert adapters[0] == adapters[1]
 
 
+def test_the_first_look_changes_nothing(toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout draws the random numbers that it would draw without."""
+    left: list[tuple[bytes, dict[str, Any]]] = []
+    for rows in (16, 0):
+        monkeypatch.setattr(recipe, "FIRST_LOOK", rows)
+        run = RunFolder(tmp_path / str(rows))
+        run_training(toy_config(toy_model, method={"dropout": 0.1}, train={"max_steps": 6}), run.path)
+        told = json.loads(run.training.read_text())
+        del told["rows_per_second"]
+        left.append(((run.adapter / "adapter_model.safetensors").read_bytes(), told))
+    assert left[0] == left[1]
+
+
+def test_a_fault_in_scoring_shows_before_the_first_step(toy_model: Path, tmp_path: Path) -> None:
+    network = build_network(toy_config(toy_model))
+    next(network.parameters()).data[10:] = float("nan")
+    with pytest.raises(RunError, match="before step 1: the model: its output is not a finite number in 16 of 16 rows"):
+        run_training(toy_config(toy_model), tmp_path, network)
+    assert not RunFolder(tmp_path).checkpoints.exists()
+
+
+def test_rows_a_second_are_those_of_steps_alone(
+    toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*given: Any, **named: Any) -> Any:
+        time.sleep(0.2)
+        return score(*given, **named)
+
+    monkeypatch.setattr(recipe, "score", slowly)
+    begun = time.perf_counter()
+    found = run_training(toy_config(toy_model, train={"max_steps": 4, "evaluate_every": 1}), tmp_path)
+    whole, of_steps = time.perf_counter() - begun, found.steps * found.rows_a_step / found.rows_per_second
+    assert 0 < of_steps < whole - 5 * 0.2, "four looks, and the one before the first step"
+
+
 def test_max_steps_and_early_stopping_end_training(toy_model: Path, tmp_path: Path) -> None:
-    assert run_training(toy_config(toy_model, train={"max_steps": 3}), tmp_path / "a")["steps"] == 3
+    assert run_training(toy_config(toy_model, train={"max_steps": 3}), tmp_path / "a").steps == 3
     hardly = {"learning_rate": 1e-12, "early_stopping": 1, "evaluate_every": 1, "epochs": 9}
-    assert run_training(toy_config(toy_model, train=hardly), tmp_path / "b")["steps"] < 72
+    assert run_training(toy_config(toy_model, train=hardly), tmp_path / "b").steps < 72
 
 
 @pytest.mark.parametrize("layout", ["padded", "tree"])
@@ -106,11 +145,14 @@ def test_eight_by_one_trains_like_two_by_four(toy_model: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_and_saves_nothing(toy_model: Path, tmp_path: Path, bad: float) -> None:
+def test_a_loss_that_is_not_finite_stops_and_saves_nothing(
+    toy_model: Path, tmp_path: Path, bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "FIRST_LOOK", 0)  # it would be seen there
     config = toy_config(toy_model)
     network = build_network(config)
     next(p for p in network.parameters() if p.requires_grad).data[:] = bad
-    with pytest.raises(RunError, match="not finite"):
+    with pytest.raises(RunError, match="the loss is not finite"):
         run_training(config, tmp_path, network)
     assert not (tmp_path / "adapter").exists()
 

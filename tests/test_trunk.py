@@ -20,7 +20,7 @@ from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import balance
 from cardiotune.training.model import build, build_encoder, load_base
 from cardiotune.training.packing import Layout, Rows, lay_out, lay_out_rows
-from cardiotune.training.train import train
+from cardiotune.training.train import Material, train
 from cardiotune.training.trunk import FrozenTrunk, forget, over_frozen_trunk
 from conftest import build_toy_model, toy_config, write_toy_experiment
 
@@ -80,7 +80,8 @@ def test_training_over_kept_states_is_training(toy_model: Path, tmp_path: Path) 
         with over_frozen_trunk(network, parts, using, run, 0, torch.float32) as known:
             assert ((run.path / "trunk").stat().st_mode & 0o777 == 0o700) if over_states else known is parts
             assert not over_states or not list((run.path / "trunk").iterdir()), "mapped, and no longer to be found"
-            train(network, known["train"], known["validation"], balanced, config, run, 0, torch.float32)
+            material = Material(known["train"], known["validation"], balanced, pad_id=0)
+            train(network, material, config, run, torch.float32)
         assert not (run.path / "trunk").exists()
         histories.append(json.loads(run.training.read_text())["history"])
     for kind in ("steps", "validation"):

@@ -17,7 +17,7 @@ from cardiotune.runs import RunFolder
 from cardiotune.settings import Column, DataConfig, Imbalance
 from cardiotune.training.loss import balance
 from cardiotune.training.model import build, build_encoder, load_base
-from cardiotune.training.train import Rows, train, validation_metrics
+from cardiotune.training.train import Material, Rows, train, validation_metrics
 from conftest import toy_config
 
 DATA = DataConfig(
@@ -34,7 +34,8 @@ def first_loss(toy_model: Path, folder: Path, weights: np.ndarray | None) -> flo
     events = np.arange(16) % 2
     prompts = [[1, 10, 50 + event, *draw.integers(60, 90, 3).tolist()] for event in events]
     rows = Rows(prompts, events, weights=weights)
-    train(network, rows, rows, balance(events, Imbalance(), 0), config, RunFolder(folder), 0, torch.float32)
+    material = Material(rows, rows, balance(events, Imbalance(), 0), pad_id=0)
+    train(network, material, config, RunFolder(folder), torch.float32)
     history: dict[str, Any] = json.loads(RunFolder(folder).training.read_text())["history"]
     return float(history["steps"][0]["loss"])
 

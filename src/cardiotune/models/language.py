@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cardiotune.data.tokens import PromptEncoder, TokenRows
@@ -23,7 +22,7 @@ from cardiotune.training.lean import slim
 from cardiotune.training.machine import own_device
 from cardiotune.training.memory import release
 from cardiotune.training.model import build_encoder, load_base, load_tuned, score_dtype
-from cardiotune.training.scoring import score
+from cardiotune.training.scoring import Batching, score
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +69,11 @@ class LanguageScorer:
         return self._score(self.network.hidden, self.encoder.prompts(texts), what)
 
     def _score(self, network: Any, prompts: TokenRows, what: str) -> NDArray[np.float64]:
-        budget, layout = self.config.evaluation.score_batch_tokens, self.network.layout
+        budget = self.config.evaluation.score_batch_tokens
+        batching = Batching(self.pad_id, budget, self.device, self.network.layout)
+        name = f"{self.config.model.name} in {str(self.dtype).removeprefix('torch.')}"
         with progress(what, len(prompts)) as bar, scoring(len(prompts)):
-            name = f"{self.config.model.name} in {str(self.dtype).removeprefix('torch.')}"
-            return score(
-                network, prompts, self.pad_id, budget, self.device, layout, torch.float32, bar.advance, whose=name
-            )
+            return score(network, prompts, batching, bar.advance, whose=name)
 
     def check(self, saved: Path, probe_texts: Sequence[str]) -> None:
         """ModelError unless the loaded model scores the recorded synthetic sample as it did when it

@@ -9,6 +9,7 @@ generators and the progress; nothing is pickled except what DeepSpeed writes of 
 import hashlib
 import logging
 import shutil
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -231,10 +232,20 @@ def drop_old(run: RunFolder, keep: set[int], newest: int, current: int) -> None:
 # the same model in a later process
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How a saved model scores a fixed synthetic sample."""
+
+    dtype: str
+    """What it was computed in, as PyTorch names it."""
+    logits: list[float]
+    """(rows of the sample,), six decimals."""
+
+
 def record_probe(folder: Path, logits: np.ndarray, dtype: torch.dtype) -> None:
     """Keep the logits of a fixed synthetic sample beside the weights, for `check_probe` in later
     processes."""
-    write_json(folder / PROBE, {"dtype": str(dtype), "logits": [round(float(z), 6) for z in logits]})
+    write_json(folder / PROBE, asdict(Probe(str(dtype), [round(float(z), 6) for z in logits])))
 
 
 def check_probe(folder: Path, logits: np.ndarray, dtype: torch.dtype) -> None:
@@ -246,9 +257,9 @@ def check_probe(folder: Path, logits: np.ndarray, dtype: torch.dtype) -> None:
     """
     if not (folder / PROBE).is_file():
         return
-    recorded = read_json(folder / PROBE)
-    exact = dtype == torch.float32 and recorded["dtype"] == str(dtype)
-    apart = float(np.max(np.abs(np.array(recorded["logits"]) - logits)))
+    recorded = Probe(**read_json(folder / PROBE))
+    exact = dtype == torch.float32 and recorded.dtype == str(dtype)
+    apart = float(np.max(np.abs(np.array(recorded.logits) - logits)))
     if not apart <= (0.01 if exact else 0.25):
         raise ModelError(
             f"{folder}: the model does not score the recorded sample as it did when saved (logits {apart:.3g} apart); "

@@ -16,7 +16,7 @@ attention costs tokens x (depth + block), not tokens squared.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -84,6 +84,12 @@ class Rows:
     events: NDArray[np.int_]
     states: KnownStates | None = None
     weights: NDArray[np.float64] | None = None
+
+    def head(self, rows: int) -> "Rows":
+        """The first rows, so many of them or all; their numbers, by which `states` knows them, stay
+        the same."""
+        weights = None if self.weights is None else self.weights[:rows]
+        return replace(self, prompts=self.prompts[:rows], events=self.events[:rows], weights=weights)
 
 
 def rounded(places: torch.Tensor) -> torch.Tensor:

@@ -1,25 +1,34 @@
 """Rows in, logits out: what training, prediction and serving share, without the recipe."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from cardiotune.errors import ModelError
 from cardiotune.training.distributed import merge, own_batches
-from cardiotune.training.packing import KnownStates, Prompts, by_token_budget, lay_out_rows
+from cardiotune.training.packing import KnownStates, Layout, Prompts, by_token_budget, lay_out_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How rows are put through a network."""
+
+    pad_id: int
+    tokens: int
+    """Of a batch at most; a longer row is a batch of its own."""
+    device: torch.device
+    layout: Layout
+    dtype: torch.dtype = torch.float32
+    """What products are computed in: under autocast where it is not float32."""
 
 
 @torch.no_grad()
 def score(
     network: Callable[..., torch.Tensor],
     prompts: Prompts,
-    pad_id: int,
-    batch_tokens: int,
-    device: torch.device,
-    layout: Any,
-    dtype: torch.dtype = torch.float32,
+    batching: Batching,
     on_rows: Callable[[int], None] | None = None,
     states: KnownStates | None = None,
     whose: str = "the model",
@@ -32,8 +41,9 @@ def score(
     finite.
     """
     found: np.ndarray | None = None
-    for rows in own_batches(list(by_token_budget(prompts, batch_tokens, layout))):
-        batch = lay_out_rows(rows, prompts, pad_id, layout, states).to(device)
+    device, layout, dtype = batching.device, batching.layout, batching.dtype
+    for rows in own_batches(list(by_token_budget(prompts, batching.tokens, layout))):
+        batch = lay_out_rows(rows, prompts, batching.pad_id, layout, states).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             values = network(batch).double().cpu().numpy()
         values[~np.isfinite(values)] = np.nan  # one sign for all processes

@@ -13,6 +13,7 @@ from cardiotune.training.distributed import join, world
 from cardiotune.training.loss import balance
 from cardiotune.training.machine import own_device
 from cardiotune.training.packing import Rows
+from cardiotune.training.train import Material
 from cardiotune.training.train import train as follow_recipe
 from cardiotune.training.trunk import over_frozen_trunk
 from cardiotune.training.weights import same_weights
@@ -47,8 +48,7 @@ def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: boo
     log.info("training on %s in %s", device, str(dtype).removeprefix("torch."))
     pad_id = encoder.pad_id
     with over_frozen_trunk(network, encoded, config, folder, pad_id, dtype) as known:
-        summary = follow_recipe(
-            network, known["train"], known["validation"], balanced, config, folder, pad_id, dtype, resume
-        )
+        material = Material(known["train"], known["validation"], balanced, pad_id)
+        summary = follow_recipe(network, material, config, folder, dtype, resume)
     if world().rank == 0:
-        folder.update_manifest(training=summary, device=str(device))
+        folder.update_manifest(training=summary.as_json(), device=str(device))

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +19,54 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from cardiotune.errors import InterruptedRunError, ModelError, RunError
 from cardiotune.files import write_folder, write_json
-from cardiotune.progress import progress as progress_bar
+from cardiotune.progress import progress
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, TrainConfig
 from cardiotune.training import checkpoint
+from cardiotune.training.course import Course, Look, Step, Summary
 from cardiotune.training.distributed import make_accelerator, world
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import Balance, corrected, mean_log_loss
 from cardiotune.training.optimizer import build_optimizer
 from cardiotune.training.packing import Rows, lay_out_rows
-from cardiotune.training.scoring import score
+from cardiotune.training.scoring import Batching, score
 from cardiotune.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
 
+FIRST_LOOK = 16
+"""Validation rows that are scored before the first step: a fault in scoring shows then, and not
+after an epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a model learns from, and what its steps are judged by."""
+
+    training: Rows
+    validation: Rows
+    balance: Balance
+    """How the training part is drawn and weighted."""
+    pad_id: int
+
+
 def train(
     network: RiskNetwork,
-    training: Rows,
-    validation: Rows,
-    balance: Balance,
+    material: Material,
     config: Config,
     run: RunFolder,
-    pad_id: int,
     dtype: torch.dtype,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> Summary:
     """Fine-tune `network`; the best step's weights, by the validation metric, end in
     `run.tuned_folder(config)`.
 
     Returns a summary; the whole history is in `run.training` and, for TensorBoard, in `run.logs`.
-    Raises RunError when the loss is no longer finite, InterruptedRunError after SIGTERM or Ctrl-C,
-    when the step is finished and saved.
+    Raises RunError when the loss or the output is no longer finite, InterruptedRunError after
+    SIGTERM or Ctrl-C, when the step is finished and saved.
     """
-    settings = config.train
+    settings, training, validation, balance = config.train, material.training, material.validation, material.balance
     rank, processes = world().rank, world().size
 
     # --- steps ------------------------------------------------------------------------------------
@@ -63,50 +78,57 @@ def train(
 
     # --- model and optimizer, spread over the processes -------------------------------------------
     accelerator = make_accelerator(config, dtype)  # before anything that would settle the kind of processes for it
-    progress = _Progress() if not resume else _resume(network, config, run)
-    device, layout = accelerator.device, network.layout
+    course, folder = _resume(network, config, run) if resume else (Course(), None)
+    device = accelerator.device
     optimizer = build_optimizer(network, settings, config.method)
-    spread, optimizer = accelerator.prepare(network, optimizer)
+    called, optimizer = accelerator.prepare(network, optimizer)
+    spread = _Spread(accelerator, network, called, optimizer)
+    budget = config.evaluation.score_batch_tokens
+    batching = Batching(material.pad_id, budget, device, network.layout, dtype)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     # Averaging over processes and, in DeepSpeed, over passes is undone: the loss already divides by
     # the step's rows.
     scale = processes * (settings.gradient_accumulation if config.deepspeed else 1)
     torch.manual_seed(config.seed * 1000 + rank)
-    if progress.folder:
-        _restore(progress.folder, spread, optimizer, config, rank)
-        _keep_best(progress, run, settings, device)  # now, and not when all other steps are done
+    if folder:
+        _restore(folder, spread, rank)
+        _keep_best(course, run, settings, device)  # now, and not when all other steps are done
+    if course.step < steps:
+        _logits(called, validation.head(FIRST_LOOK), batching, f"before step {course.step + 1}")
 
     # --- loop -------------------------------------------------------------------------------------
-    trackers = Trackers(run, config, progress.step) if rank == 0 else None
-    batches = _batches(balance.rows, step_rows, config.seed, progress.step)
-    start, first_step = time.perf_counter(), progress.step
-    with progress_bar("training", steps, first_step, quiet=rank > 0) as bar, _signals() as stop_signal:
-        while progress.step < steps and not progress.stopped_early:
-            step = progress.step + 1
+    trackers = Trackers(run, config, course.step) if rank == 0 else None
+    batches = _batches(balance.rows, step_rows, config.seed, course.step)
+    seconds, first_step = 0.0, course.step  # of steps alone, without looks and saves
+    with progress("training", steps, first_step, quiet=rank > 0) as bar, _signals() as stop_signal:
+        while course.step < steps and not course.stopped_early:
+            begun = time.perf_counter()
+            step = course.step + 1
             rows = next(batches)
             own = rows[rank * len(rows) // processes : (rank + 1) * len(rows) // processes]
-            factor = learning_rate_factor(progress.step, steps, settings)
+            factor = learning_rate_factor(course.step, steps, settings)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
-            spread.train()
+            called.train()
             own_loss = torch.zeros((), device=device)
             for first in range(0, len(own), pass_rows):
                 part = own[first : first + pass_rows]
-                batch = lay_out_rows(part.tolist(), training.prompts, pad_id, layout, training.states).to(device)
+                batch = lay_out_rows(part.tolist(), training.prompts, material.pad_id, network.layout, training.states)
+                batch = batch.to(device)
                 events = torch.tensor(training.events[part], dtype=torch.float32, device=device)
                 row_weights = torch.tensor(balance.weights, device=device)[events.long()]
                 if training.weights is not None:
                     row_weights *= torch.tensor(training.weights[part], dtype=torch.float32, device=device)
                 last_pass = first + pass_rows >= len(own)
-                with _synchronized(accelerator, spread, last_pass):
+                with spread.synchronized(last_pass):
                     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                        logits = spread(batch)  # (rows of this pass,)
+                        logits = called(batch)  # (rows of this pass,)
                     loss = mean_log_loss(logits, events, row_weights, len(rows))
-                    _backward(accelerator, loss * scale, last_pass)
+                    spread.backward(loss * scale, last_pass)
                 own_loss += loss.detach()
             loss_value = float(accelerator.reduce(own_loss, "sum"))
-            norm = _clip(accelerator, spread, weights, settings.max_grad_norm)
+            norm = spread.clip(weights, settings.max_grad_norm)
             if not math.isfinite(loss_value) or not math.isfinite(norm):
                 raise RunError(
                     f"step {step}: the loss is not finite; the last good checkpoint is kept. Lower train.learning_rate "
@@ -115,44 +137,35 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
 
-            progress.step = step
-            rate = base_rates[0] * factor
-            entry = {"step": step, "loss": loss_value, "learning_rate": rate, "grad_norm": norm}
-            progress.history["steps"].append(entry)
-            speed = (step - first_step) * step_rows / (time.perf_counter() - start)
+            course.step = step
+            entry = Step(step, loss_value, base_rates[0] * factor, norm)
+            course.steps.append(entry)
+            seconds += time.perf_counter() - begun
+            speed = (step - first_step) * step_rows / seconds
             if trackers:
-                trackers.add(step, {f"train/{name}": value for name, value in entry.items() if name != "step"})
+                trackers.add(step, {f"train/{name}": value for name, value in asdict(entry).items() if name != "step"})
             bar.advance(1, f"loss {loss_value:.3f}  {speed:.1f} rows/s")
 
             # --- a look at the validation part, and a checkpoint ----------------------------------
             looked = step % look_every == 0 or step == steps
             if looked:
-                _keep_best(progress, run, settings, device)
-                spread.eval()
-                budget = config.evaluation.score_batch_tokens
-                held, states = validation.prompts, validation.states
-                try:
-                    raw = score(spread, held, pad_id, budget, device, layout, dtype, states=states)
-                except ModelError as error:
-                    raise RunError(f"step {step}: {error}; the last good checkpoint is kept") from None
+                _keep_best(course, run, settings, device)
+                raw = _logits(called, validation, batching, f"step {step}", "; the last good checkpoint is kept")
                 seen = corrected(raw, balance.odds_multiplier)
-                look = {
-                    "step": step,
-                    "epoch": step / steps_per_epoch,
-                    **validation_metrics(validation.events, seen, validation.weights),
-                }
-                better = progress.add_look(look, settings)
+                judged = validation_metrics(validation.events, seen, validation.weights)
+                look = Look(step, step / steps_per_epoch, **judged)
+                better = course.add_look(look, settings)
                 if trackers:
-                    trackers.add(step, {f"validation/{name}": look[name] for name in ("log_loss", "brier", "auroc")})
-                recent = np.mean([entry["loss"] for entry in progress.history["steps"][-look_every:]])
+                    trackers.add(step, {f"validation/{name}": value for name, value in judged.items()})
+                recent = np.mean([entry.loss for entry in course.steps[-look_every:]])
                 bar.say(
-                    f"step {step}/{steps}  loss {recent:.3f}  validation log-loss {look['log_loss']:.4f}  "
-                    f"AUROC {look['auroc']:.3f}  {speed:.1f} rows/s" + ("  best" if better else "")
+                    f"step {step}/{steps}  loss {recent:.3f}  validation log-loss {look.log_loss:.4f}  "
+                    f"AUROC {look.auroc:.3f}  {speed:.1f} rows/s" + ("  best" if better else "")
                 )
             asked = _agree(stop_signal, device)
             due = settings.save_every is not None and step % settings.save_every == 0
             if looked or due or asked:
-                _save(accelerator, network, spread, optimizer, progress, config, run)
+                _save(spread, course, config, run)
             if asked:
                 raise InterruptedRunError(
                     f"stopped by {signal.Signals(asked).name} after step {step}, which is saved; go on with "
@@ -161,33 +174,32 @@ def train(
                 )
     if trackers:
         trackers.close()
-    if progress.stopped_early:
-        log.info("no better validation %s in %d looks: stopped", settings.select_on, progress.looks_without_better)
+    if course.stopped_early:
+        log.info("no better validation %s in %d looks: stopped", settings.select_on, course.looks_without_better)
 
     # --- the best step becomes the run's model ----------------------------------------------------
-    _keep_best(progress, run, settings, device)
-    if not progress.best:
+    _keep_best(course, run, settings, device)
+    if course.best is None:
         raise ModelError(
             f"{run.checkpoints}: no step that was judged on the validation part is whole; train the run again"
         )
-    seconds = time.perf_counter() - start
-    summary = {
-        "steps": progress.step,
-        "steps_planned": steps,
-        "rows_a_step": step_rows,
-        "rows_per_second": round((progress.step - first_step) * step_rows / seconds, 3),
-        "selected_step": int(progress.best["step"]),
-        "selected_on": settings.select_on,
-        **({"better_steps_lost": lost} if (lost := _better_than_best(progress, settings)) else {}),
-        "dtype": str(dtype).removeprefix("torch."),
-        "processes": processes,
-        "odds_multiplier": balance.odds_multiplier,
-    }
+    summary = Summary(
+        steps=course.step,
+        steps_planned=steps,
+        rows_a_step=step_rows,
+        rows_per_second=round((course.step - first_step) * step_rows / seconds, 3) if seconds else 0.0,
+        selected_step=course.best.step,
+        selected_on=settings.select_on,
+        better_steps_lost=course.lost(settings.select_on),
+        dtype=str(dtype).removeprefix("torch."),
+        processes=processes,
+        odds_multiplier=balance.odds_multiplier,
+    )
     if rank == 0:
-        publish_weights(run, _step_folder(run, int(progress.best["step"])), config)
-        write_json(run.training, {**summary, "history": progress.history})
+        _publish_weights(run, _step_folder(run, course.best.step), config)
+        write_json(run.training, {**summary.as_json(), "history": course.history})
     accelerator.wait_for_everyone()
-    return {**summary, "resumed_after_step": first_step} if first_step else summary
+    return replace(summary, resumed_after_step=first_step)
 
 
 def learning_rate_factor(step: int, steps: int, settings: TrainConfig) -> float:
@@ -212,7 +224,7 @@ def validation_metrics(events: np.ndarray, logits: np.ndarray, weights: np.ndarr
     }
 
 
-def publish_weights(run: RunFolder, step_folder: Path, config: Config) -> None:
+def _publish_weights(run: RunFolder, step_folder: Path, config: Config) -> None:
     """Copy a checkpoint's weights to the run's `adapter/` or `model/`."""
     checkpoint.verify(step_folder, inside="weights/")
 
@@ -223,40 +235,14 @@ def publish_weights(run: RunFolder, step_folder: Path, config: Config) -> None:
     write_folder(run.tuned_folder(config.method.kind), fill)
 
 
-# --------------------------------------------------------------------------------------------------
-# progress
-
-
-class _Progress:
-    """Where training stands; everything here is in a checkpoint's `state.json`."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.best: dict[str, float] = {}
-        self.looks_without_better = 0
-        self.stopped_early = False
-        self.history: dict[str, list[dict[str, float]]] = {"steps": [], "validation": []}
-        self.folder: Path | None = None
-
-    def add_look(self, look: dict[str, float], settings: TrainConfig) -> bool:
-        """Record a look at the validation part; True when it is the best so far."""
-        self.history["validation"].append(look)
-        better = not self.best or _key(look, settings.select_on) < _key(self.best, settings.select_on)
-        self.best = look if better else self.best
-        self.looks_without_better = 0 if better else self.looks_without_better + 1
-        self.stopped_early = bool(settings.early_stopping) and self.looks_without_better >= (
-            settings.early_stopping or 0
-        )
-        return better
-
-    def as_json(self, config: Config) -> dict[str, Any]:
-        kept = ("step", "best", "looks_without_better", "stopped_early", "history")
-        return {**{name: getattr(self, name) for name in kept}, "config": config.model_dump(mode="json")}
-
-
-def _key(look: dict[str, float], metric: str) -> float:
-    """Smaller is better."""
-    return -look["auroc"] if metric == "auroc" else look[metric]
+def _logits(called: Any, rows: Rows, batching: Batching, when: str, and_now: str = "") -> np.ndarray:
+    """(rows,) logits of validation rows, as they are between two steps; a joint act of all
+    processes. RunError where one is not finite."""
+    called.eval()
+    try:
+        return score(called, rows.prompts, batching, states=rows.states)
+    except ModelError as error:
+        raise RunError(f"{when}: {error}{and_now}") from None
 
 
 def _batches(rows: np.ndarray, step_rows: int, seed: int, skip: int) -> Iterator[np.ndarray]:
@@ -282,29 +268,42 @@ def _batches(rows: np.ndarray, step_rows: int, seed: int, skip: int) -> Iterator
 # one process or many
 
 
-@contextmanager
-def _synchronized(accelerator: Any, spread: Any, last_pass: bool) -> Iterator[None]:
-    """Plain data parallelism exchanges gradients in the step's last pass only."""
-    if last_pass or accelerator.distributed_type == "DEEPSPEED":
-        yield
-    else:
-        with accelerator.no_sync(spread):
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """A network that trains, spread over the processes: by plain data parallelism, or DeepSpeed."""
+
+    accelerator: Any
+    network: RiskNetwork
+    called: Any
+    """What stands around the network and is called in its place."""
+    optimizer: Any
+
+    @property
+    def by_deepspeed(self) -> bool:
+        return bool(self.accelerator.distributed_type == "DEEPSPEED")
+
+    @contextmanager
+    def synchronized(self, last_pass: bool) -> Iterator[None]:
+        """Plain data parallelism exchanges gradients in the step's last pass only."""
+        if last_pass or self.by_deepspeed:
             yield
+        else:
+            with self.accelerator.no_sync(self.called):
+                yield
 
+    def backward(self, loss: torch.Tensor, last_pass: bool) -> None:
+        """Gradients of a pass."""
+        if self.by_deepspeed:
+            # The engine steps the optimizer itself in the step's last pass.
+            self.accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=last_pass)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
 
-def _backward(accelerator: Any, loss: torch.Tensor, last_pass: bool) -> None:
-    if accelerator.distributed_type == "DEEPSPEED":
-        # The engine steps the optimizer itself in the step's last pass.
-        accelerator.deepspeed_engine_wrapped.backward(loss, sync_gradients=last_pass)
-    else:
-        loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _clip(accelerator: Any, spread: Any, weights: list[torch.nn.Parameter], limit: float) -> float:
-    """Clip the gradient to the limit; its norm before. DeepSpeed has clipped already."""
-    if accelerator.distributed_type == "DEEPSPEED":
-        return float(spread.get_global_grad_norm())
-    return float(torch.nn.utils.clip_grad_norm_(weights, limit))
+    def clip(self, weights: list[torch.nn.Parameter], limit: float) -> float:
+        """Clip the gradient to the limit; its norm before. DeepSpeed has clipped already."""
+        if self.by_deepspeed:
+            return float(self.called.get_global_grad_norm())
+        return float(torch.nn.utils.clip_grad_norm_(weights, limit))
 
 
 def _agree(stop_signal: list[int], device: torch.device) -> int:
@@ -353,83 +352,66 @@ def _step_folder(run: RunFolder, step: int) -> Path:
     return run.checkpoints / f"step-{step:06d}"
 
 
-def _save(
-    accelerator: Any,
-    network: RiskNetwork,
-    spread: Any,
-    optimizer: Any,
-    progress: _Progress,
-    config: Config,
-    run: RunFolder,
-) -> None:
+def _save(spread: _Spread, course: Course, config: Config, run: RunFolder) -> None:
     """Write a checkpoint, read its weights back, drop those that are no longer needed. A joint act
     of all processes."""
+    network = spread.network
     state = checkpoint.trained_state(network)
     generators = _all_generators()
     engine_folder = run.checkpoints / ".engine"
-    deepspeed = accelerator.distributed_type == "DEEPSPEED"
-    if deepspeed:
-        spread.save_checkpoint(str(engine_folder), tag="engine", exclude_frozen_parameters=True)
+    if spread.by_deepspeed:
+        spread.called.save_checkpoint(str(engine_folder), tag="engine", exclude_frozen_parameters=True)
     if world().rank == 0:
 
         def fill(work: Path) -> None:
             (work / "weights").mkdir()
             checkpoint.save_weights(network, state, work / "weights")
-            if deepspeed:
-                for script in engine_folder.rglob(
-                    "*.py"
-                ):  # a converter that DeepSpeed leaves; a folder with code is refused
+            if spread.by_deepspeed:
+                # A converter that DeepSpeed leaves; a folder with code is refused.
+                for script in engine_folder.rglob("*.py"):
                     script.unlink()
                 engine_folder.replace(work / "engine")
             else:
-                save_file(checkpoint.optimizer_tensors(optimizer), work / "optimizer.safetensors")
+                save_file(checkpoint.optimizer_tensors(spread.optimizer), work / "optimizer.safetensors")
             save_file({"generators": generators}, work / "generators.safetensors")
-            write_json(work / "state.json", progress.as_json(config))
+            write_json(work / "state.json", {**course.as_json(), "config": config.model_dump(mode="json")})
 
-        folder = _step_folder(run, progress.step)
+        folder = _step_folder(run, course.step)
         write_folder(folder, fill)
         checkpoint.check_same_weights(network, state, folder / "weights")
-        best = {int(progress.best["step"])} if progress.best else set()
-        checkpoint.drop_old(run, best, config.train.save_total_limit, progress.step)
-    accelerator.wait_for_everyone()
+        best = {course.best.step} if course.best else set()
+        checkpoint.drop_old(run, best, config.train.save_total_limit, course.step)
+    spread.accelerator.wait_for_everyone()
 
 
-def _keep_best(progress: _Progress, run: RunFolder, settings: TrainConfig, device: torch.device) -> None:
+def _keep_best(course: Course, run: RunFolder, settings: TrainConfig, device: torch.device) -> None:
     """Read the best step's weights again. Where they are damaged or gone, the best of the steps
     that are whole takes its place.
 
     The first process reads and decides for all.
     """
-    looks = sorted(
-        progress.history["validation"], key=lambda look: _key(look, settings.select_on)
-    )  # ties: the earlier one
-    behind = [look for look in looks if look["step"] != progress.best.get("step")]
+    best = course.best
+    if best is None:
+        return
+    looks = sorted(course.looks, key=lambda look: look.key(settings.select_on))  # ties: the earlier one
+    behind = [look for look in looks if look.step != best.step]
     chosen = -1
     if world().rank == 0:
-        for look in [progress.best, *behind] if progress.best else []:
-            folder = _step_folder(run, int(look["step"]))
-            if look is not progress.best and not folder.is_dir():
+        for look in [best, *behind]:
+            folder = _step_folder(run, look.step)
+            if look is not best and not folder.is_dir():
                 continue  # dropped long ago
             try:
                 checkpoint.verify(folder, inside="weights/")
-                chosen = int(look["step"])
+                chosen = look.step
                 break
             except ModelError as error:
                 log.warning("damaged checkpoint passed over: %s", error)
     chosen = _greatest(chosen, device)
-    if progress.best and chosen != progress.best["step"]:
-        log.warning(
-            "the best step, %d, is lost; %s",
-            progress.best["step"],
-            f"the best that is left is {chosen}" if chosen > 0 else "no other is left",
-        )
-        progress.best = next((look for look in looks if look["step"] == chosen), {})
-
-
-def _better_than_best(progress: _Progress, settings: TrainConfig) -> list[int]:
-    """Steps that were judged better than the one that is kept, and are lost."""
-    kept = _key(progress.best, settings.select_on)
-    return [int(look["step"]) for look in progress.history["validation"] if _key(look, settings.select_on) < kept]
+    if chosen != best.step:
+        left = f"the best that is left is {chosen}" if chosen > 0 else "no other is left"
+        log.warning("the best step, %d, is lost; %s", best.step, left)
+        course.best = next((look for look in looks if look.step == chosen), None)
 
 
 def _all_generators() -> torch.Tensor:
@@ -445,38 +427,35 @@ def _all_generators() -> torch.Tensor:
     return torch.stack(states).cpu()
 
 
-def _resume(network: RiskNetwork, config: Config, run: RunFolder) -> _Progress:
-    """Progress and weights of the newest good checkpoint; from the start when there is none yet."""
-    progress = _Progress()
+def _resume(network: RiskNetwork, config: Config, run: RunFolder) -> tuple[Course, Path | None]:
+    """Where training stood at the newest good checkpoint, whose weights the network then has, and
+    its folder; from the start when there is none yet."""
     good = checkpoint.good_checkpoints(run)
     if not good:
         log.warning("%s: no whole checkpoint; training starts at the first step", run.path)
-        return progress
+        return Course(), None
     state: dict[str, Any] = json.loads((good[0] / "state.json").read_text())
-    before, now = state.pop("config"), config.model_dump(mode="json")
+    before, now = state["config"], config.model_dump(mode="json")
     changed = [f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in now if before.get(k) != now.get(k)]
     if changed:
         raise ModelError(
             f"{good[0]}: made with other settings ({'; '.join(changed)[:300]}); a resumed run keeps its own"
         )
-    for name, value in state.items():
-        setattr(progress, name, value)
-    progress.folder = good[0]
+    course = Course.from_json(state)
     checkpoint.load_weights(network, good[0] / "weights")
-    log.info("resuming after step %d", progress.step)
-    return progress
+    log.info("resuming after step %d", course.step)
+    return course, good[0]
 
 
-def _restore(folder: Path, spread: Any, optimizer: Any, config: Config, rank: int) -> None:
+def _restore(folder: Path, spread: _Spread, rank: int) -> None:
     """Optimizer and random numbers, once the model is spread over the processes."""
-    if config.deepspeed:
-        spread.load_checkpoint(str(folder / "engine"), tag="engine", load_module_strict=False)
+    if spread.by_deepspeed:
+        spread.called.load_checkpoint(str(folder / "engine"), tag="engine", load_module_strict=False)
     else:
-        inner = getattr(optimizer, "optimizer", optimizer)
+        inner = getattr(spread.optimizer, "optimizer", spread.optimizer)
         checkpoint.restore_optimizer(inner, load_file(folder / "optimizer.safetensors"))
-    own = load_file(folder / "generators.safetensors")["generators"][
-        rank
-    ].clone()  # it reads from the start of the memory
+    generators = load_file(folder / "generators.safetensors")["generators"]
+    own = generators[rank].clone()  # it reads from the start of the memory
     size = len(torch.get_rng_state())
     torch.set_rng_state(own[:size])
     if torch.cuda.is_available():
