@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from cardiotune import RiskModel, stages
 from cardiotune.data.serialize import Pieces
-from cardiotune.data.tokens import PromptEncoder
+from cardiotune.data.tokens import Capacity, PromptEncoder
 from cardiotune.errors import ModelError, PromptsTooLongError
 from cardiotune.models.language import LanguageScorer
 from cardiotune.settings import Config
@@ -138,7 +138,7 @@ def test_a_pad_token_that_the_model_does_not_know_is_not_used(toy_model: Path) -
     known = len(tokenizer)
     tokenizer.add_special_tokens({"pad_token": "<later>"})
     assert tokenizer.pad_token_id == known
-    encoder = PromptEncoder(tokenizer, Pieces("", "Answer:"), "plain", 100, vocabulary=known)
+    encoder = PromptEncoder(tokenizer, Pieces("", "Answer:"), "plain", 100, capacity=Capacity(vocabulary=known))
     assert encoder.pad_id == tokenizer.eos_token_id
     encoder.vocabulary = known + 1
     assert encoder.pad_id == known

@@ -73,7 +73,7 @@ def test_numbers(cells: list[str], settings: dict[str, Any], values: list[float 
     "cell", ["8.98846567431158e+307", "8.988e307", "1.701e38", "1.7014118346046923e+38", ".", ".a", ".Z", "._"]
 )
 def test_missing_as_stata_and_sas_write_it(cell: str) -> None:
-    text, values = schema.read(pl.Series("x", [cell, "25.1"]), Column())
+    text, values = schema.texts_and_values(pl.Series("x", [cell, "25.1"]), Column())
     assert text.to_list() == [None, "25.1"] and values.to_list() == [None, 25.1]
 
 

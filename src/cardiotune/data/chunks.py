@@ -145,7 +145,7 @@ class TableChunks:
         chunks: list[Chunk] = []
         signs: dict[str, Signs] = {}
         for _, cells in self._pieces(rows):
-            for name, found in schema.signs(cells.select(self._columns), self.data.columns).items():
+            for name, found in schema.table_signs(cells.select(self._columns), self.data.columns).items():
                 signs[name] = signs.get(name, frozenset()) | found
         self._writings = Writings(signs, self.data.columns)
         tell_writings(self.file, self._writings)

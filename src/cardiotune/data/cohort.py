@@ -226,7 +226,8 @@ def typed_rows(
 
 
 def plausible_rows(values: list[pl.Series], data: DataConfig) -> tuple[pl.DataFrame, dict[str, set[int]]]:
-    """`typed_rows` of columns that have been typed before, as `schema.read` gives them."""
+    """`typed_rows` of columns that have been typed before, as `schema.texts_and_values` gives
+    them."""
     data = data.model_copy(update={"out_of_range": "missing"})
     frame, blanked = _plausible(pl.DataFrame(values).with_row_index(LINE), data)
     return frame.drop(LINE), blanked

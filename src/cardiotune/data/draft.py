@@ -35,7 +35,7 @@ MAX_SPELLINGS = 1000
 SMALL_TABLE = 1000
 """Rows below which a draft trains three epochs; a larger table teaches as much in one."""
 DATE_WORDS = {"date", "datum", "dt", "dat", "fecha"}
-NEARLY_ALL = 0.9
+MOST_CELLS = 0.9
 NOT_KNOWN = re.compile(
     "unk(nown)?|not (known|available|recorded|reported|assessed)|missing|no (data|information)|nk|n\\.a\\.|refused|"
     "(don't|do not) know|prefer not to (say|answer)|lost to follow[- ]?up|unbekannt|keine angabe|k\\.a\\.|inconnue?|"
@@ -86,7 +86,7 @@ def _check_names(file: Path, cells: pl.DataFrame) -> bool:
     variables, those words may be patients. A column of age or sex tells that the rows are patients.
     """
     head = cells.head(200)
-    typed = [name for name in cells.columns if (c := head[name].drop_nulls()).len() and _share(c) > NEARLY_ALL]
+    typed = [name for name in cells.columns if (c := head[name].drop_nulls()).len() and _share(c) > MOST_CELLS]
     words = [name for name in typed if name and not is_value(name)]
     if typed and not words and any(is_value(name) for name in typed):
         raise DataError(
@@ -373,7 +373,7 @@ def _guess_number(numbers: pl.Series, distinct: int, name: str, writings: Writin
     whole = bool((numbers == numbers.round()).all())
     apart = sentinels.sentinels(numbers)
     notes = [note for note in (writings.told(name), sentinels.in_words(apart) if apart else "") if note]
-    if DATE_WORDS & set(roles.words(name)) and numbers.is_between(10_000, 80_000).mean() > NEARLY_ALL:  # type: ignore[operator]
+    if DATE_WORDS & set(roles.name_words(name)) and numbers.is_between(10_000, 80_000).mean() > MOST_CELLS:  # type: ignore[operator]
         notes.append(
             "it is called a date but holds numbers, such as days since 1900 or 1960: write dates as 2020-01-31"
         )
@@ -403,9 +403,9 @@ def _guess_date(cells: pl.Series, name: str, writings: Writings) -> tuple[dict[s
 def _almost_numbers(present: pl.Series, unreadable: int, name: str, writings: Writings) -> str:
     """What to do with a column of numbers in which some cells are none; empty for other columns. No
     cell is repeated."""
-    if present.str.contains(writing.TWO_NUMBERS).sum() > NEARLY_ALL * len(present):
+    if present.str.contains(writing.TWO_NUMBERS).sum() > MOST_CELLS * len(present):
         return "it looks like two numbers in a cell (systolic/diastolic?): split it into two columns"
-    if writing.with_unit(present).sum() > NEARLY_ALL * len(present):
+    if writing.with_unit(present).sum() > MOST_CELLS * len(present):
         return "numbers with a unit: take it off, and name it in unit"
     if name not in writings.columns:
         return ""

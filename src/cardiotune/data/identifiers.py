@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from cardiotune.data import schema, writing
-from cardiotune.data.roles import meanings_of, words
+from cardiotune.data.roles import meanings_of, name_words
 from cardiotune.data.writing import EXPONENT, LIKE_NUMBER, SPACE, SURELY_DATE, TWO_NUMBERS
 from cardiotune.settings import Column
 
@@ -35,7 +35,7 @@ class Identifier(NamedTuple):
 
 
 NEARLY_ALL = 0.95
-FEW = 5
+FEWEST_VALUES = 5
 """Fewer different values have no form."""
 SEVERAL = 20
 """Codes of a category are seldom more."""
@@ -43,8 +43,8 @@ LOOKED_AT = 2000
 """Different values, at most, of which the form is judged."""
 MANY_DIGITS = 7
 MAX_ROWS_A_PATIENT = 50
-"""With more rows of each value, or fewer than FEW values, `id` or `study_id` stands for studies,
-not for patients."""
+"""With more rows of each value, or fewer than FEWEST_VALUES values, `id` or `study_id` stands for
+studies, not for patients."""
 FLAGS = frozenset(["0", "1", "2", "yes", "no", "y", "n", "true", "false", "t", "f", "ja", "nein", "j", "unknown"])
 """`email: yes` is no address; but a column that is called an id is one, with whatever values."""
 
@@ -66,12 +66,14 @@ def is_of_patients(key: Identifier, values: pl.Series, columns: Iterable[str]) -
     if key.kind not in ("patient", "weak", "family") or "many figures" in key.what or not 1 < distinct < len(values):
         return False
     redcap = any(name.lower().startswith("redcap_") for name in columns)
-    return key.kind == "patient" or redcap or (distinct >= FEW and len(values) <= MAX_ROWS_A_PATIENT * distinct)
+    return (
+        key.kind == "patient" or redcap or (distinct >= FEWEST_VALUES and len(values) <= MAX_ROWS_A_PATIENT * distinct)
+    )
 
 
 def _called(name: str) -> str:
     """Its words, in small letters and without figures."""
-    return " ".join(word.rstrip("0123456789") for word in words(name) if not word.isdigit())
+    return " ".join(word.rstrip("0123456789") for word in name_words(name) if not word.isdigit())
 
 
 def identify(name: str, cells: pl.Series, people: pl.DataFrame | None = None) -> Identifier | None:
@@ -104,10 +106,10 @@ def in_texts(notes: pl.Series) -> Identifier | None:
         if what in WITHOUT_LABEL:
             found = notes.str.extract(rf"(?i)(?:^|[^\w.+-])({pattern})(?:$|[^\w@-])").drop_nulls()
             passed = [value for value in found if check(compact(value))]
-            if len(passed) >= max(FEW, len(notes) / 20) and len(passed) >= NEARLY_ALL * len(found):
+            if len(passed) >= max(FEWEST_VALUES, len(notes) / 20) and len(passed) >= NEARLY_ALL * len(found):
                 return Identifier("patient", what, "by its check digit" if check is not _any else "by its form")
     labelled = notes.str.contains(rf"(?i)\b({_LABELS})\b\s*(?:[:#=]|is\b|no\b)")
-    if labelled.sum() >= max(FEW, len(notes) / 20):
+    if labelled.sum() >= max(FEWEST_VALUES, len(notes) / 20):
         return Identifier("patient", "a number, a name or a date of birth of the patient", "by its name")
     return None
 
@@ -252,7 +254,7 @@ def _by_name(name: str, present: pl.Series, known: pl.Series) -> Identifier | No
     if numeric and not _whole(present):
         return None
     keyed = kind == "contact" or bool(known.str.contains(r"\d").all())
-    unique = len(known) > NEARLY_ALL * len(present) and len(known) > FEW
+    unique = len(known) > NEARLY_ALL * len(present) and len(known) > FEWEST_VALUES
     if _UNSURE.fullmatch(name) and not (keyed and (unique or len(known) > SEVERAL)):
         return None
     if _LISTED.fullmatch(name) and not (keyed and unique):
@@ -419,7 +421,7 @@ WITHOUT_LABEL = (
 
 
 def _by_form(present: pl.Series, known: pl.Series) -> Identifier | None:
-    if len(known) < FEW:
+    if len(known) < FEWEST_VALUES:
         return None
     looked_at = known.sort().gather_every(max(1, len(known) // LOOKED_AT))
     if looked_at.str.contains(r"^[+-]?\d{0,7}(?:[.,]\d*)?$").sum() > (1 - NEARLY_ALL) * len(looked_at):
@@ -477,14 +479,14 @@ def _by_behaviour(
     numbers = present.cast(pl.Float64, strict=False)
     unique = len(known) >= 0.98 * len(present)
     if numbers.null_count() == 0:
-        if not _whole(present) or any(map(_MEASURED.fullmatch, words(name))) or _days(present):
+        if not _whole(present) or any(map(_MEASURED.fullmatch, name_words(name))) or _days(present):
             return None
         if len(known) == len(present) > SEVERAL and _counts(numbers):
             return Identifier("record", "the number of a row", BEHAVES)
         digits = present.str.strip_chars("+-").str.len_chars()
         usual = int(digits.mode()[0])
         alike = int((digits == usual).sum()) >= NEARLY_ALL * len(present)
-        different = len(known) > (FEW if unique else SEVERAL)
+        different = len(known) > (FEWEST_VALUES if unique else SEVERAL)
         if usual >= MANY_DIGITS and alike and different:
             return Identifier("weak", "a key of many figures", BEHAVES)
         return None

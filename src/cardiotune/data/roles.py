@@ -101,7 +101,7 @@ _KEY = re.compile(r"(\w+)\s*=\s*(\w+)")
 """A code and its meaning in a header: `sex (1=male, 2=female)`."""
 
 
-def words(name: str) -> list[str]:
+def name_words(name: str) -> list[str]:
     """Words of `ageAtVisit`, `AGE_YEARS` or `The age is {value}.`, in small letters without
     accents; figures stay."""
     plain = unicodedata.normalize("NFKD", name.replace("{value}", " ").replace("ß", "ss").replace("ø", "o"))
@@ -112,7 +112,7 @@ def words(name: str) -> list[str]:
 @cache
 def meanings_of(name: str) -> frozenset[Meaning]:
     """What a name, or a phrase, can mean."""
-    said = {word for word in words(_KEY.sub(" ", name)) if not word.isdigit()}
+    said = {word for word in name_words(_KEY.sub(" ", name)) if not word.isdigit()}
     found = set()
     for meaning, ways in _CALLED.items():
         aside = _ASIDE | _OWN_ASIDE.get(meaning, frozenset())
@@ -156,7 +156,7 @@ def scale(meaning: Meaning, name: str, column: Column) -> float | None:
     if meaning == "age":
         return _years(unit, name, column)
     if meaning in ("systolic_pressure", "diastolic_pressure"):
-        told = [word for word in words(name) if word in _PRESSURES]
+        told = [word for word in name_words(name) if word in _PRESSURES]
         return _PRESSURES.get(unit or (told[0] if told else "mmhg"))
     if meaning == "body_mass_index":
         return 1.0 if unit in ("", "kg/m2", "kgm-2", "kg/m**2") else None
@@ -167,7 +167,9 @@ def _years(unit: str, name: str, column: Column) -> float | None:
     if not column.is_number:
         return None
     if not unit and column.derive is None:
-        said = {word for word in words(name) + words(column.phrase or "") if len(word) > 1}  # `a` is an article too
+        said = {
+            word for word in name_words(name) + name_words(column.phrase or "") if len(word) > 1
+        }  # `a` is an article too
         told = {_TIMES.get(word, word) for word in said} & set(_PER_YEAR)
         if len(told) > 1 or (not told and column.range is not None and column.range[1] > 150):
             return None
@@ -250,7 +252,9 @@ def learn(columns: Mapping[str, Column], frame: pl.DataFrame | None = None) -> L
 
 
 def _rank(meaning: Meaning, name: str, column: Column) -> tuple[bool, bool, bool]:
-    years = meaning == "age" and "year" in {_TIMES.get(word, word) for word in words(f"{name} {column.unit or ''}")}
+    years = meaning == "age" and "year" in {
+        _TIMES.get(word, word) for word in name_words(f"{name} {column.unit or ''}")
+    }
     return not column.is_number and meaning == "age", scale(meaning, name, column) != 1, not years
 
 
@@ -336,9 +340,9 @@ def sex_of(name: str, column: Column, present: Iterable[str] = ()) -> dict[str, 
     use.
     """
     codes = codes_of(column) or {code: code for code in present}
-    found = {code: side for code, word in codes.items() if (side := _side(words(word)))}
+    found = {code: side for code, word in codes.items() if (side := _side(name_words(word)))}
     letters = {word.lower(): code for code, word in codes.items() if len(word) == 1}
-    pairs = (*LETTERS, ("m", "v")) if "geslacht" in words(name) else LETTERS
+    pairs = (*LETTERS, ("m", "v")) if "geslacht" in name_words(name) else LETTERS
     if not found and (pair := next((pair for pair in pairs if letters.keys() >= set(pair)), None)):
         found = {letters[pair[0]]: "man", letters[pair[1]]: "woman"}
     if not found:
@@ -353,8 +357,8 @@ def _side(word: list[str]) -> str:
 
 
 def _by_name(name: str, codes: Mapping[str, str]) -> dict[str, str]:
-    letters = {"m", "f"} & {*words(name)}  # `Sex_M`, as an indicator of one category is called
-    side = _side(words(name)) or ({"m": "man", "f": "woman"}[letters.pop()] if len(letters) == 1 else "")
+    letters = {"m", "f"} & {*name_words(name)}  # `Sex_M`, as an indicator of one category is called
+    side = _side(name_words(name)) or ({"m": "man", "f": "woman"}[letters.pop()] if len(letters) == 1 else "")
     truth = {code: TRUTH.get(word.lower(), word) for code, word in codes.items()}
     if not side or set(truth.values()) != {"0", "1"}:
         return {}

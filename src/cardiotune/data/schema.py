@@ -31,7 +31,7 @@ TRUTH = {"true": "1", "false": "0", "yes": "1", "no": "0"}
 # reading cells
 
 
-def signs(cells: pl.DataFrame, columns: Mapping[str, Column]) -> dict[str, Signs]:
+def table_signs(cells: pl.DataFrame, columns: Mapping[str, Column]) -> dict[str, Signs]:
     """What the cells of a table show of how its numbers and dates are written, by column."""
     known = {name: columns[name] for name in cells.columns if name in columns}
     return {
@@ -43,7 +43,7 @@ def signs(cells: pl.DataFrame, columns: Mapping[str, Column]) -> dict[str, Signs
 
 def writings(cells: pl.DataFrame, columns: Mapping[str, Column]) -> Writings:
     """How a table's columns are written, as all of its cells tell."""
-    return Writings(signs(cells, columns), columns)
+    return Writings(table_signs(cells, columns), columns)
 
 
 def parse(cells: pl.Series, column: Column, writing: Writing | None = None) -> tuple[pl.Series, int]:
@@ -52,17 +52,17 @@ def parse(cells: pl.Series, column: Column, writing: Writing | None = None) -> t
     Numbers -> Float64; days -> Date; codes (without a trailing `.0`) and text -> String. `writing`:
     how numbers and dates are written; by default what these cells tell.
     """
-    text, values = read(cells, column, writing)
+    text, values = texts_and_values(cells, column, writing)
     return values, values.null_count() - text.null_count()
 
 
 def unreadable(cells: pl.Series, column: Column, writing: Writing | None = None) -> pl.Series:
     """True where a cell holds something that is not of the column's type."""
-    text, values = read(cells, column, writing)
+    text, values = texts_and_values(cells, column, writing)
     return text.is_not_null() & values.is_null()
 
 
-def read(cells: pl.Series, column: Column, writing: Writing | None = None) -> tuple[pl.Series, pl.Series]:
+def texts_and_values(cells: pl.Series, column: Column, writing: Writing | None = None) -> tuple[pl.Series, pl.Series]:
     """Cells as text -> what was recorded, null where nothing was; and typed values, null where it
     could not be read either."""
     text = recorded(cells, column)

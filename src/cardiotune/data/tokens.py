@@ -4,6 +4,7 @@ its own."""
 import logging
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal, overload
@@ -76,6 +77,19 @@ class TokenRows(Sequence[list[int]]):
         return self.last - self.first + len(self.prefix) + len(self.suffix)
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What a model takes. None is no limit."""
+
+    positions: int | None = None
+    """Tokens of the longest prompt that it has places for."""
+    vocabulary: int | None = None
+    """How many tokens it knows."""
+
+
+NO_LIMIT = Capacity()
+
+
 class PromptEncoder:
     """Turns patients' texts into lists of token ids for one model and one task.
 
@@ -90,22 +104,16 @@ class PromptEncoder:
         prompt: Literal["plain", "chat"],
         max_tokens: int,
         closed: bool = False,
-        positions: int | None = None,
-        vocabulary: int | None = None,
+        capacity: Capacity = NO_LIMIT,
     ) -> None:
         """`closed` adds the tokenizer's end tokens too, as an encoder wants them; a decoder's
-        prompt stays open.
-
-        positions: tokens of the longest prompt that the model has places for; vocabulary: how many
-        tokens it knows. None is no limit.
-        """
+        prompt stays open."""
         self.tokenizer = tokenizer
         self.pieces = pieces
         self.prompt = prompt
         self.max_tokens = max_tokens
         self.closed = closed
-        self.positions = positions
-        self.vocabulary = vocabulary
+        self.positions, self.vocabulary = capacity.positions, capacity.vocabulary
         # Elsewhere a chat prompt is rendered and split into tokens as a whole; with a text of ours
         # around it, it never was.
         self.whole = pieces.alone and prompt == "chat"
@@ -242,15 +250,8 @@ class PromptEncoder:
         answer."""
         texts = self.clean([text for text, _ in examples])
         solved = self.pieces.solved(zip(texts, (answer for _, answer in examples), strict=True))
-        other = PromptEncoder(
-            self.tokenizer,
-            self.pieces,
-            self.prompt,
-            self.max_tokens * (len(examples) + 1),
-            self.closed,
-            self.positions,
-            self.vocabulary,
-        )
+        other = copy(self)
+        other.max_tokens *= len(examples) + 1
         before, after = other._frame(solved)
         other.prefix = other._ids(before, start=self.prompt == "plain")
         if other.whole:  # the examples are ours, so the text is split from them as ever

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cardiotune.data.roles import words
+from cardiotune.data.roles import name_words
 from cardiotune.errors import DataError
 
 # --------------------------------------------------------------------------------------------------
@@ -89,13 +89,13 @@ def substance_of(*names: str) -> str | None:
 
     Symbols such as `K` and `Ca` count only where they are the whole name, but for its unit.
     """
-    said = [frozenset(words(name)) for name in names]
+    said = [frozenset(name_words(name)) for name in names]
     alone = {name.difference(_SPELLED) or name for name in said}
     everything = frozenset[str]().union(*said)
     found = {
         name: way
         for name, ways in _CALLED.items()
-        for way in (frozenset(words(way)) for way in ways.split("|"))
+        for way in (frozenset(name_words(way)) for way in ways.split("|"))
         if way in alone or (way <= everything and sum(map(len, way)) > 2)
     }
     # A name within another's: `urea nitrogen` is no urea, `glycated haemoglobin` no haemoglobin.

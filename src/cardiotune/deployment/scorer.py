@@ -243,7 +243,7 @@ class RowScorer:
         writings = schema.writings(cells.select(names), data.columns)
         for name in names:
             column = data.columns[name]
-            text, values = schema.read(cells[name], column, writings[name])
+            text, values = schema.texts_and_values(cells[name], column, writings[name])
             typed.append(values)
             missing = text.is_null()
             for kind, rows_of in (("unreadable", values.is_null() & ~missing), ("missing", missing)):

@@ -10,7 +10,7 @@ hand a column to the classical models (`cardiotune.models.baselines.ENCODINGS`),
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-Values = Literal["number", "code", "day", "text"]
+ValueKind = Literal["number", "code", "day", "text"]
 """What typed cells are: a number (Float64), a code of the dictionary (String), a day (Date), free
 text (String)."""
 
@@ -25,7 +25,7 @@ class ColumnType:
     """
 
     name: str
-    values: Values
+    values: ValueKind
     expected: str
     """What may stand in a cell, in words, where no codes are listed."""
     encoding: str
@@ -94,6 +94,6 @@ else:
     RoleName = Literal[tuple(COLUMN_ROLES)]
 
 
-def types_of(*values: Values) -> tuple[str, ...]:
+def types_of(*values: ValueKind) -> tuple[str, ...]:
     """Names of the types whose values are such, in this order."""
     return tuple(kind.name for held in values for kind in COLUMN_TYPES.values() if kind.values == held)

@@ -13,7 +13,7 @@ import torch
 
 from cardiotune.compatibility import Scoring, score_refusals
 from cardiotune.data.serialize import shared_pieces
-from cardiotune.data.tokens import PromptEncoder
+from cardiotune.data.tokens import Capacity, PromptEncoder
 from cardiotune.errors import ModelError
 from cardiotune.settings import Config, ModelConfig
 from cardiotune.training.families import family_of, known_family, read_config
@@ -124,8 +124,7 @@ def build_encoder(config: Config, folder: Path) -> PromptEncoder:
         config.model.prompt,
         config.serialize.max_tokens,
         closed=config.model.family == "encoder",
-        positions=family.longest(text),
-        vocabulary=text.vocab_size,
+        capacity=Capacity(family.longest(text), text.vocab_size),
     )
     if config.task.head == "label_tokens":
         encoder.label_tokens(config.task.positive_label, config.task.negative_label)

@@ -74,7 +74,7 @@ def code(field: int) -> pl.Expr:
     return pl.when(~cell.is_in(fields()[field].missing)).then(cell)
 
 
-def told(field: int, answer: str, unknown: Iterable[str] | None = None) -> pl.Expr:
+def answered(field: int, answer: str, unknown: Iterable[str] | None = None) -> pl.Expr:
     """ "1" where a question of several answers has `answer`, "0" where it was answered without it,
     null where it was not.
 
@@ -98,7 +98,7 @@ def _pressure(automatic: int, manual: int) -> pl.Expr:
 
 def _by_sex(answer: str) -> pl.Expr:
     """Medication: women were asked 6153, men 6177; a participant answered one of them."""
-    return pl.coalesce(told(6153, answer), told(6177, answer))
+    return pl.coalesce(answered(6153, answer), answered(6177, answer))
 
 
 def egfr(creatinine_umol_l: pl.Expr, age_years: pl.Expr, male: pl.Expr) -> pl.Expr:
@@ -163,9 +163,9 @@ NAMED: dict[str, Predictor] = {
     "lipid_medication": Predictor((6153, 6177), lambda: _by_sex("1")),
     "bp_medication": Predictor((6153, 6177), lambda: _by_sex("2")),
     "insulin": Predictor((6153, 6177), lambda: _by_sex("3")),
-    "father_heart_disease": Predictor((20107,), lambda: told(20107, "1", GROUP_1)),
-    "mother_heart_disease": Predictor((20110,), lambda: told(20110, "1", GROUP_1)),
-    "sibling_heart_disease": Predictor((20111,), lambda: told(20111, "1", GROUP_1)),
+    "father_heart_disease": Predictor((20107,), lambda: answered(20107, "1", GROUP_1)),
+    "mother_heart_disease": Predictor((20110,), lambda: answered(20110, "1", GROUP_1)),
+    "sibling_heart_disease": Predictor((20111,), lambda: answered(20111, "1", GROUP_1)),
     "illnesses": Predictor((20002,), _illnesses),
 }
 """Columns that are made from several fields, or from a coding that is no plain one, by name."""

@@ -26,7 +26,7 @@ TABLES = (".csv", ".tsv", ".tab", ".txt", ".parquet")
 WITHDRAWALS = re.compile(r"(w\d+.*|.*withdr.*)\.(csv|txt)", re.IGNORECASE)
 KINSHIP = re.compile(r".*rel.*\.dat", re.IGNORECASE)
 SHOWCASE = "Data_Dictionary_Showcase.tsv"
-MISSING = ["NA", ""]
+EMPTY_CELLS = ["NA", ""]
 SHARED = 0.5
 """Share of participants that two files of one application have in common at least."""
 TAIL_BYTES = 1 << 22
@@ -47,7 +47,12 @@ class Table:
         if is_parquet(self.file):
             return pl.scan_parquet(self.file, glob=False)
         return pl.scan_csv(
-            self.file, separator=self.separator, infer_schema=False, null_values=MISSING, glob=False, encoding="utf8"
+            self.file,
+            separator=self.separator,
+            infer_schema=False,
+            null_values=EMPTY_CELLS,
+            glob=False,
+            encoding="utf8",
         )
 
     def pick(self, places: Iterable[Place]) -> pl.LazyFrame:
