@@ -24,7 +24,8 @@ from cardiotune.evaluation.catalogue import (
 )
 from cardiotune.evaluation.judged import Judged
 from cardiotune.report import compare, learning_curve, wording
-from cardiotune.report.report import AT_THRESHOLD, VERDICT
+from cardiotune.report.report import VERDICT
+from cardiotune.report.tables import AT_THRESHOLD
 
 SCHEMA = schema.read()
 DEFS: dict[str, Any] = SCHEMA["$defs"]

@@ -7,9 +7,11 @@ from huggingface_hub import ModelCard
 
 from cardiotune.config import dump
 from cardiotune.data.small_counts import HIDDEN
+from cardiotune.errors import ModelError
+from cardiotune.evaluation.table1 import Table1, Table1Row
 from cardiotune.files import write_json, write_text
-from cardiotune.report.checklists import FILE, NOT_PROVIDED, facts, fill, write_checklists
-from cardiotune.report.model_card import TERMS, write_model_card
+from cardiotune.report.checklists import FILE, NOT_PROVIDED, as_markdown, facts, fill
+from cardiotune.report.model_card import TERMS, render
 from cardiotune.report.record import read_record
 from cardiotune.report.report import write_report
 from cardiotune.runs import RunFolder
@@ -66,8 +68,8 @@ def test_probast_ai_has_its_16_and_18_questions_in_four_domains() -> None:
 
 
 def test_paraphrases_are_called_so(rich: RunFolder) -> None:
-    assert "paraphrased by us" in write_checklists(rich).read_text()
-    assert "the published tool decides" in write_checklists(rich).read_text()
+    assert "paraphrased by us" in as_markdown(fill(read_record(rich)))
+    assert "the published tool decides" in as_markdown(fill(read_record(rich)))
 
 
 def test_the_sum_of_missing_values_is_not_told_beside_a_small_count(tmp_path: Path) -> None:
@@ -80,8 +82,15 @@ def test_the_sum_of_missing_values_is_not_told_beside_a_small_count(tmp_path: Pa
         found["notes"]["missing"] = counts
         write_json(run.cohort, found)
         assert facts(read_record(run))["missing"].endswith(said)
-    write_json(run.table1, {"n": {}, "columns": [{"missing": "20 (9.0 %)"}, {"missing": HIDDEN}]})
+    write_json(run.table1, Table1({}, [Table1Row(*"abcdef", missing) for missing in ("20 (9.0 %)", HIDDEN)]).as_json())
     assert facts(read_record(run))["missing"].endswith("; values are missing in 2 of 2 columns")
+
+
+def test_a_file_that_says_something_else_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ("prevalence", "logistic_regression"))
+    write_json(run.table1, {"n": {}, "columns": [{"colour": "blue"}]})
+    with pytest.raises(ModelError, match=r"table1.json: does not hold what CardioTune writes; restore it"):
+        read_record(run)
 
 
 def test_every_fact_that_an_item_names_can_be_known(rich: RunFolder) -> None:
@@ -110,22 +119,21 @@ def test_a_run_without_a_language_model_has_no_llm_list(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ("prevalence", "logistic_regression"))
     names = [checklist.name for checklist in fill(read_record(run))]
     assert names == ["TRIPOD+AI", "PROBAST+AI"]
-    assert "Tuned" not in write_checklists(run).read_text()
+    assert "Tuned" not in as_markdown(fill(read_record(run)))
 
 
 def test_the_barest_run_gives_sound_tables(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ("prevalence",), outcomes=(0,))
     write_json(run.manifest, {})
     run.cohort.unlink()
-    text = write_checklists(run).read_text()
+    text = as_markdown(fill(read_record(run)))
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 6 for row in rows)
     assert not re.search(r"\b(None|nan)\b", text)
 
 
 def test_the_card_has_front_matter_that_the_hub_reads(rich: RunFolder) -> None:
-    file = write_model_card(rich)
-    card = ModelCard.load(file)
+    card = ModelCard(render(read_record(rich)))
     test = json.loads(rich.metrics.read_text())["parts"]["test"]["models"]["tuned"]
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results["roc_auc"] == pytest.approx(test["auroc"]["value"], abs=1e-4)
@@ -154,7 +162,7 @@ def test_the_card_carries_the_terms_of_gemma_and_medgemma(
     config = settings(("logistic_regression", "tuned"))
     model = config.model.model_copy(update={"name": name, "hub_id": hub_id, "license": license_name})
     write_text(run.config, dump(config.model_copy(update={"model": model})))
-    card = ModelCard.load(write_model_card(run))
+    card = ModelCard(render(read_record(run)))
     assert TERMS[notice] in card.text
     assert sum(text in card.text for text in TERMS.values()) == 1
     assert card.data.base_model == hub_id
@@ -166,7 +174,7 @@ def test_the_card_carries_the_terms_of_gemma_and_medgemma(
 
 def test_a_card_without_a_language_model_names_no_base(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ("prevalence", "logistic_regression"))
-    card = ModelCard.load(write_model_card(run))
+    card = ModelCard(render(read_record(run)))
     assert card.data.base_model is None
     assert "Logistic regression for a yes/no prediction" in card.text
 
@@ -174,7 +182,7 @@ def test_a_card_without_a_language_model_names_no_base(tmp_path: Path) -> None:
 def test_files_hold_what_the_report_holds(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ("prevalence", "logistic_regression"))
     write_report(run)
-    assert (run.path / "checklists.md").read_text() == write_checklists(run).read_text()
-    assert (run.path / "model_card.md").read_text() == write_model_card(run).read_text()
+    assert (run.path / "checklists.md").read_text() == as_markdown(fill(read_record(run)))
+    assert (run.path / "model_card.md").read_text() == render(read_record(run))
     left = sum(not answer.provided for checklist in fill(read_record(run)) for answer in checklist.answers)
     assert run.report.read_text().count('class="missing-answer"') == left > 20

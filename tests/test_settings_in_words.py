@@ -193,20 +193,23 @@ def config_with(config: Config, path: tuple[str, ...], value: Any) -> Config:
 def with_settings(record: Record, config: Config) -> Record:
     """The record as a run with these settings would have left it: what of the settings is told by
     its files is in them."""
-    extras, part, manifest = copy.deepcopy(record.extras), copy.deepcopy(record.part), copy.deepcopy(record.manifest)
+    manifest = copy.deepcopy(record.manifest)
     scored = record.scored["tuned"]
     method = config.evaluation.calibration
-    extras["calibration"] |= {
+    calibration = record.calibration | {
         "method": method,
         "models": {"tuned": calibrate.fit(logit(scored.y_prob_raw), scored.y_true, method).as_json()},
     }
     fixed = thresholds.fix(config.evaluation.thresholds, scored.y_true, scored.y_prob)
-    for entries in part["thresholds"].values():
-        entries[1:] = [{**entries[0], **threshold.as_json()} for threshold in fixed]
+    judged = {
+        model: [first, *(replace(first, name=threshold.name, value=threshold.value) for threshold in fixed)]
+        for model, (first, *_) in record.part.thresholds.items()
+    }
     manifest["training"] |= {"selected_on": config.train.select_on}
     if config.split.by == "files":
         manifest["data"]["test"] = {"file": "later.csv", "sha256": "0" * 64}
-    return replace(record, config=config, extras=extras, part=part, manifest=manifest)
+    part = replace(record.part, thresholds=judged)
+    return replace(record, config=config, calibration=calibration, part=part, manifest=manifest)
 
 
 def told(record: Record) -> str:

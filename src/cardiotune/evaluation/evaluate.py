@@ -40,12 +40,12 @@ from cardiotune.evaluation.judgement import (
     DecisionCurve,
     Estimate,
     Estimates,
-    FixedThreshold,
     Group,
     Judgement,
     Method,
     NetBenefit,
     Part,
+    ThresholdJudged,
     Times,
     Verdict,
 )
@@ -342,7 +342,7 @@ def _model(part: _Rows, model: str, point: dict[str, Array], sample: dict[str, A
     return entries | {"auroc": Auroc(auroc.value, auroc.ci, auroc.reason, ci)}
 
 
-def _thresholds(part: _Rows, model: str, point: dict[str, Array], sample: dict[str, Array]) -> list[FixedThreshold]:
+def _thresholds(part: _Rows, model: str, point: dict[str, Array], sample: dict[str, Array]) -> list[ThresholdJudged]:
     judged = part.judged(model)
 
     def entry(metric: str, place: int, threshold: float) -> Estimate:
@@ -350,7 +350,7 @@ def _thresholds(part: _Rows, model: str, point: dict[str, Array], sample: dict[s
         return estimate(metric, point[key].item(), sample[key], judged.at(threshold))
 
     return [
-        FixedThreshold(name, threshold, {metric: entry(metric, place, threshold) for metric in THRESHOLDS})
+        ThresholdJudged(name, threshold, {metric: entry(metric, place, threshold) for metric in THRESHOLDS})
         for place, (name, threshold) in enumerate(part.named[model])
     ]
 

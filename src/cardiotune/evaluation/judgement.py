@@ -82,7 +82,7 @@ def _json_of(estimates: Estimates) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class FixedThreshold:
+class ThresholdJudged:
     """What a model does at a threshold that was fixed beforehand."""
 
     name: str
@@ -302,7 +302,7 @@ class Part:
     n_events: int | None
     """None for a small count."""
     models: Mapping[str, Estimates]
-    thresholds: Mapping[str, list[FixedThreshold]] = field(default_factory=dict)
+    thresholds: Mapping[str, list[ThresholdJudged]] = field(default_factory=dict)
     decision_curve: DecisionCurve | None = None
     replicates: int | None = None
     """Of the bootstrap, where the part is so large that it gets fewer."""
@@ -327,7 +327,9 @@ class Part:
             n=entry["n"],
             n_events=entry["n_events"],
             models={model: _estimates(found) for model, found in entry["models"].items()},
-            thresholds={model: [FixedThreshold.from_json(one) for one in found] for model, found in thresholds.items()},
+            thresholds={
+                model: [ThresholdJudged.from_json(one) for one in found] for model, found in thresholds.items()
+            },
             decision_curve=DecisionCurve.from_json(curve) if curve else None,
             replicates=entry.get("replicates"),
             cautions=entry.get("cautions", []),

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cardiotune.audit.findings import Finding
 from cardiotune.comparators import LANGUAGE, having
 from cardiotune.data.schema import label
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
-from cardiotune.files import write_text
 from cardiotune.report import done
 from cardiotune.report.done import MISSING
-from cardiotune.report.record import Record, read_record
+from cardiotune.report.record import Record
 from cardiotune.report.wording import capitalized, estimate, metric_words, model_words, percent, plain
-from cardiotune.runs import RunFolder
 
 FILE = Path(__file__).with_suffix(".json")
 NOT_PROVIDED = "not provided"
@@ -60,14 +59,6 @@ class Checklist:
     def provided(self) -> int:
         """How many items the run answers, at least in part."""
         return sum(answer.provided for answer in self.answers)
-
-
-def write_checklists(run: RunFolder) -> Path:
-    """Write `checklists.md` into the run folder. Raises DataError when the run has no predictions
-    or no metrics."""
-    file = run.path / "checklists.md"
-    write_text(file, as_markdown(fill(read_record(run))))
-    return file
 
 
 def fill(record: Record) -> list[Checklist]:
@@ -148,9 +139,9 @@ def _about_data(record: Record) -> dict[str, str]:
         "main_missing": _missing(record, [record.main]),
         "split": done.split(record),
         "seeds": f"seeds: {done.seeds(record)}",
-        "characteristics": "Table 1 of the report" if record.extras["table1"] else "",
+        "characteristics": "Table 1 of the report" if record.table1.columns else "",
         "overlap": _overlap(record.cohort.get("overlap", {})),
-        "audit": _audit(record.extras["audit"]),
+        "audit": _audit(record.findings),
     }
 
 
@@ -163,9 +154,7 @@ def _missing(record: Record, models: list[str]) -> str:
     text = f"{text}; " if text else ""
     where = f"in {sum(map(bool, counts.values()))} of {len(counts)} columns"
     numbers = [count for count in counts.values() if not isinstance(count, str) and not is_small(count)]
-    withheld = len(numbers) < len(counts) or HIDDEN in [
-        row["missing"] for row in record.extras["table1"].get("columns", [])
-    ]
+    withheld = len(numbers) < len(counts) or HIDDEN in [row.missing for row in record.table1.columns]
     return f"{text}{'' if withheld else f'{sum(numbers)} '}values are missing {where}"
 
 
@@ -179,10 +168,10 @@ def _overlap(overlap: dict[str, dict[str, int | str]]) -> str:
     )
 
 
-def _audit(audit: dict[str, Any]) -> str:
-    if not audit:
+def _audit(findings: list[Finding] | None) -> str:
+    if findings is None:
         return ""
-    found = [finding["severity"] for finding in audit.get("findings", [])]
+    found = [finding.severity for finding in findings]
     return f"automatic audit, listed in the report; leaks: {found.count('leak')}, warnings: {found.count('warning')}"
 
 
@@ -240,8 +229,8 @@ def _about_models(record: Record) -> dict[str, str]:
 
 
 def _thresholds(record: Record) -> str:
-    found = record.part.get("thresholds", {}).get(record.main, [])
-    named = [f"{entry['name']} ({entry['value']:.3f})" for entry in found]
+    found = record.part.thresholds.get(record.main, [])
+    named = [f"{entry.name} ({entry.value:.3f})" for entry in found]
     if not named:
         return ""
     sources = done.thresholds(record)
@@ -277,44 +266,41 @@ def _written(found: dict[str, Any] | None) -> str:
 
 def _about_results(record: Record) -> dict[str, str]:
     part, main = record.part, record.main
-    columns = list(dict.fromkeys(group["column"] for group in done.judged_groups(record)))
+    columns = list(dict.fromkeys(group.column for group in done.judged_groups(record)))
     data = record.config.data
     site = data.name_of("site")
-    shown = [
-        metric
-        for metric in ("auroc", "brier", "calibration_slope", "observed_expected")
-        if metric in part["models"][main]
-    ]
+    judged = part.models[main]
+    shown = [metric for metric in ("auroc", "brier", "calibration_slope", "observed_expected") if metric in judged]
     measures = ["discrimination (AUROC, AUPRC)", "calibration (intercept, slope, figure)", "Brier score, log-loss"]
-    measures += ["net benefit (decision curve)"] if part.get("decision_curve") else []
-    if any("c_index" in judged for judged in record.censoring.get("models", {}).values()):
-        measures.append("C-index")
+    measures += ["net benefit (decision curve)"] if part.decision_curve else []
+    if part.censoring and part.censoring.models:
+        measures.append(metric_words("c_index")[0])
     interval = record.interval
-    raw = part.get("raw", {}).get(main)
+    raw = part.raw.get(main)
     sites = site is not None and label(site, data.columns[site]) in columns
     return {
         "measures": "; ".join(measures),
-        "intervals": f"{percent(interval['level'])} by {interval['method']}, {interval['replicates']} replicates"
-        + (f"; but {interval['exceptions']}" if "exceptions" in interval else ""),
+        "intervals": f"{percent(interval.level)} by {interval.method}, {interval.replicates} replicates"
+        + (f"; but {interval.exceptions}" if interval.exceptions else ""),
         "performance": f"{model_words(main)}: "
-        + ", ".join(f"{metric_words(m)[0]} {estimate(part['models'][main][m])}" for m in shown),
+        + ", ".join(f"{metric_words(m)[0]} {estimate(judged[m])}" for m in shown),
         "subgroups": done.subgroups(record),
         "subgroups_judged": f"discrimination, calibration and missed events by {', '.join(columns)}" if columns else "",
         "sites": "performance by site, in the subgroup table" if sites else "",
-        "updating": f"log-loss {estimate(raw['log_loss'])} before and {estimate(part['models'][main]['log_loss'])} after "
+        "updating": f"log-loss {estimate(raw['log_loss'])} before and {estimate(judged['log_loss'])} after "
         f"{done.between(record, [main]) or 'an adjustment'}"
         if raw
         else "",
-        "verdict": part.get("verdict", {}).get("text", "").rstrip("."),
+        "verdict": part.verdict.text.rstrip(".") if part.verdict else "",
         "limits": _limits(record),
-        "probes": f"{len(record.extras['probes'].get('probes', []))} changes of the input tried; see the report"
-        if record.extras["probes"].get("probes")
+        "probes": f"{len(record.probes.probes)} changes of the input tried; see the report"
+        if record.probes.probes
         else "",
     }
 
 
 def _limits(record: Record) -> str:
-    n, happened = record.part["n"], record.part["n_events"]
+    n, happened = record.part.n, record.part.n_events
     limits = []
     if happened is None or min(happened, n - happened) < FEW_EVENTS:
         limits.append(

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
+from statsmodels.stats.proportion import proportion_confint
 
 from cardiotune.data.small_counts import is_small
 from cardiotune.evaluation.intervals import ROUNDING, TAIL, affordable, bootstrap_counts, worth
@@ -35,8 +37,6 @@ def roc(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array,
     """1 - specificity and sensitivity, (points,) each, from (0, 0) to (1, 1). Needs both outcomes.
     `weight` (n,): how much each row counts.
     """
-    from sklearn.metrics import roc_curve
-
     false_alarms, found, _ = roc_curve(y_true, risk, sample_weight=weight)
     return _thin(false_alarms, found)
 
@@ -44,8 +44,6 @@ def roc(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array,
 def precision_recall(y_true: Array, risk: Array, weight: Array | None = None) -> tuple[Array, Array]:
     """Recall and precision, (points,) each, recall falling from 1 to 0. Needs an event. `weight`
     (n,) as in `roc`."""
-    from sklearn.metrics import precision_recall_curve
-
     precision, recall, _ = precision_recall_curve(y_true, risk, drop_intermediate=True, sample_weight=weight)
     return _thin(recall, precision)
 
@@ -123,8 +121,6 @@ def calibration_points(
     and the interval is that of so many equally weighted rows as these are worth (Kish 1965, Survey
     Sampling, section 11.7); with `clusters` (n,), rows of one patient count as one.
     """
-    from statsmodels.stats.proportion import proportion_confint
-
     groups = int(np.clip(len(risk) // MIN_GROUP_ROWS, 2, 10))
     edges = np.unique(np.quantile(risk, np.linspace(0, 1, groups + 1)[1:-1]))
     _, group = np.unique(np.searchsorted(edges, risk, side="right"), return_inverse=True)

@@ -6,11 +6,11 @@ an error here, and `tests/test_settings_in_words.py` sends every value through.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from cardiotune.comparators import COMPARATORS, ON_LANGUAGE, ON_TUNED, PUBLISHED_SCORES, Comparator, having
 from cardiotune.data.small_counts import HIDDEN
 from cardiotune.data.split import PARTS, UNUSED
+from cardiotune.evaluation.judgement import Group
 from cardiotune.models.baselines import ENCODINGS, TREE_TERMS, age_and_sex
 from cardiotune.report.record import Record
 from cardiotune.report.wording import events, listed, model_words, percent, step_words
@@ -389,7 +389,7 @@ def calibration(record: Record, models: Iterable[str] | None = None) -> str:
     """How probabilities were calibrated, of `models`, by default of all; empty when the run does
     not say."""
     own = list(record.models if models is None else models)
-    found = record.extras["calibration"]
+    found = record.calibration
     if not found.get("method"):
         return ""
     size = f", {found['n']} rows, {events(found['n'], found['n_events'])}" if found.get("n") else ""
@@ -410,7 +410,7 @@ def calibration(record: Record, models: Iterable[str] | None = None) -> str:
 
 def _method_of(record: Record, model: str) -> str:
     """The calibrator that a model's probabilities went through."""
-    found = record.extras["calibration"].get("models", {}) if model in record.models else {}
+    found = record.calibration.get("models", {}) if model in record.models else {}
     return str(found.get(model, {}).get("method", "none"))
 
 
@@ -493,9 +493,9 @@ def scoring(record: Record, models: Iterable[str] | None = None) -> str:
 
 def thresholds(record: Record) -> str:
     """Where the decision thresholds beside the task's come from; empty without any."""
-    found = record.part.get("thresholds", {}).get(record.main, [])
+    found = record.part.thresholds.get(record.main, [])
     known = {rule.label: rule for rule in record.config.evaluation.thresholds}
-    named = [known[entry["name"]] for entry in found if entry["name"] in known]
+    named = [known[entry.name] for entry in found if entry.name in known]
     values = [rule for rule in named if rule.value is not None]
     guided = [rule for rule in values if rule.value in GUIDELINES]
     said = []
@@ -518,11 +518,11 @@ def _ten_year_cardiovascular(record: Record) -> bool:
 
 def subgroups(record: Record) -> str:
     """How many groups of patients were judged, and how many not; empty without any."""
-    groups = record.part.get("subgroups") or []
+    groups = record.part.subgroups or []
     judged = judged_groups(record)
     if not groups:
         return ""
-    columns = listed(dict.fromkeys(group["column"] for group in groups))
+    columns = listed(dict.fromkeys(group.column for group in groups))
     if not judged:
         return f"not one of {len(groups)} groups by {columns} was judged: too few events or non-events in them"
     withheld = len(groups) - len(judged)
@@ -531,6 +531,6 @@ def subgroups(record: Record) -> str:
     return f"{text}; see the forest plot"
 
 
-def judged_groups(record: Record) -> list[dict[str, Any]]:
+def judged_groups(record: Record) -> list[Group]:
     """Groups of patients whose numbers are told."""
-    return [group for group in record.part.get("subgroups") or [] if not group["suppressed"]]
+    return [group for group in record.part.subgroups or [] if not group.suppressed]

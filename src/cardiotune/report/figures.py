@@ -14,6 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from cardiotune.comparators import IN_WORDS
 from cardiotune.data.small_counts import SMALL, told
+from cardiotune.evaluation.explain import Dependence, Explanations, Importance
+from cardiotune.evaluation.judgement import UNDEFINED, DecisionCurve, Group, Part
 from cardiotune.report import curves
 from cardiotune.report.drawing import (
     LONGEST,
@@ -53,9 +55,9 @@ def performance(record: Record) -> list[Drawing]:
     if scored:
         drawings.append(_calibration(record, scored))
     drawings.append(_risks(record.main, record.scored[record.main], record.config.task.threshold))
-    if decision := part.get("decision_curve"):
+    if decision := part.decision_curve:
         drawings.append(_decision(decision, [m for m in record.models if m in scored or m in IN_WORDS], record.main))
-    if record.censoring:
+    if record.part.censoring:
         drawings = [replace(drawing, caption=f"{drawing.caption} IPCW-weighted.") for drawing in drawings]
     if record.training:
         drawings.append(_training(record.training))
@@ -66,8 +68,8 @@ def performance(record: Record) -> list[Drawing]:
 # discrimination
 
 
-def _values(part: dict[str, Any], model: str, *metrics: str) -> list[Any]:
-    return [part["models"][model][metric]["value"] for metric in metrics]
+def _values(part: Part, model: str, *metrics: str) -> list[Any]:
+    return [part.models[model][metric].value for metric in metrics]
 
 
 def _curve(axes: Axes, model: str, line: tuple[Array, Array], point: list[Any], area: float) -> None:
@@ -117,8 +119,8 @@ def _roc(record: Record, scored: dict[str, Scores]) -> Drawing:
     )
 
 
-def _precision_recall(part: dict[str, Any], scored: dict[str, Scores]) -> Drawing:
-    share = part.get("censoring", {}).get("prevalence", next(iter(scored.values())).y_true.mean())
+def _precision_recall(part: Part, scored: dict[str, Scores]) -> Drawing:
+    share = part.censoring.prevalence if part.censoring else next(iter(scored.values())).y_true.mean()
     lines = {
         model: curves.precision_recall(found.y_true, found.y_prob, found.weight) for model, found in scored.items()
     }
@@ -149,8 +151,7 @@ def _precision_recall(part: dict[str, Any], scored: dict[str, Scores]) -> Drawin
 
 def _resampling(record: Record, found: Scores) -> curves.Resampling:
     """As the intervals of the tables were made."""
-    stratified = record.interval["method"].startswith("stratified")
-    return curves.Resampling(record.interval["seed"], stratified, found.weight, found.clusters)
+    return curves.Resampling(record.interval.seed, record.interval.stratified, found.weight, found.clusters)
 
 
 def _calibration(record: Record, scored: dict[str, Scores]) -> Drawing:
@@ -292,14 +293,12 @@ def _risks(model: str, found: Scores, threshold: float) -> Drawing:
     )
 
 
-def _decision(found: dict[str, Any], models: list[str], main: str) -> Drawing:
-    at = np.array(found["thresholds"], float)
-    treat_all = np.array(found["treat_all"], float)
-    judged = {model: found["models"][model] for model in models if model in found["models"]}
-    lines = {model: np.array(line["net_benefit"], float) for model, line in judged.items()}
-    bands = {
-        model: np.array([ci or (None, None) for ci in line.get("ci") or []], float) for model, line in judged.items()
-    }
+def _decision(found: DecisionCurve, models: list[str], main: str) -> Drawing:
+    at = np.array(found.thresholds, float)
+    treat_all = np.array(found.treat_all, float)
+    judged = {model: found.models[model] for model in models if model in found.models}
+    lines = {model: np.array(line.net_benefit, float) for model, line in judged.items()}
+    bands = {model: np.array([ci or (None, None) for ci in line.ci], float) for model, line in judged.items()}
 
     useful = np.any([line > 0 for line in (treat_all, *lines.values())], axis=0)
     last = float(at[useful].max()) if useful.any() else float(at.max())  # beyond it nothing is of use
@@ -339,11 +338,11 @@ def _decision(found: dict[str, Any], models: list[str], main: str) -> Drawing:
 
 def forest(record: Record) -> Drawing | None:
     """AUROC and O:E of the main model in each subgroup; None when the run judged none."""
-    groups, main = record.part.get("subgroups") or [], record.main
+    groups, main = record.part.subgroups or [], record.main
     if not groups:
         return None
     labels = [_group_label(group) for group in groups]
-    withheld = sum(group["suppressed"] for group in groups)
+    withheld = sum(group.suppressed for group in groups)
 
     def painter(metric: str, best: float | None) -> Callable[[Figure], None]:
         def paint(figure: Figure) -> None:
@@ -352,10 +351,10 @@ def forest(record: Record) -> Drawing | None:
             if best is not None:
                 axes.axvline(best, **REFERENCE)
             for y, group in enumerate(groups):
-                entry = (group.get("models") or {}).get(main, {}).get(metric) or {"value": None, "ci": None}
-                value, ci = entry["value"], entry.get("ci")
+                entry = group.models.get(main, {}).get(metric, UNDEFINED)
+                value, ci = entry.value, entry.ci
                 if value is None:
-                    text = "withheld" if group["suppressed"] else "not defined"
+                    text = "withheld" if group.suppressed else "not defined"
                     axes.text(
                         0.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="#555"
                     )
@@ -370,8 +369,8 @@ def forest(record: Record) -> Drawing | None:
 
         return paint
 
-    weighted = " IPCW-weighted." if record.censoring else ""
-    overall = record.part["models"][main]["auroc"]["value"]
+    weighted = " IPCW-weighted." if record.part.censoring else ""
+    overall = record.part.models[main]["auroc"].value
     height = 0.9 + sum(0.24 * (label.count("\n") + 1) + 0.1 for label in labels)
     drawn = [
         svg("forest-auroc", (WIDTH, height), painter("auroc", overall)),
@@ -379,14 +378,14 @@ def forest(record: Record) -> Drawing | None:
     ]
     rows = [
         (
-            *(group[key] for key in ("column", "group", "n", "n_events")),
+            *(group.column, group.group, group.n, group.n_events),
             model,
             metric,
-            entry["value"],
-            *(entry.get("ci") or (None, None)),
+            entry.value,
+            *(entry.ci or (None, None)),
         )
         for group in groups
-        for model, entries in (group.get("models") or {}).items()
+        for model, entries in group.models.items()
         for metric, entry in entries.items()
     ]
     header = ("column", "group", "n", "events", "model", "metric", "value", "low", "high")
@@ -407,9 +406,9 @@ def forest(record: Record) -> Drawing | None:
     )
 
 
-def _group_label(group: dict[str, Any]) -> str:
-    name = textwrap.fill(f"{group['column']}: {group['group']}", 24)
-    return f"{name}\n({'few rows' if group['n'] is None else 'n = ' + str(group['n'])})"
+def _group_label(group: Group) -> str:
+    name = textwrap.fill(f"{group.column}: {group.group}", 24)
+    return f"{name}\n({'few rows' if group.n is None else 'n = ' + str(group.n)})"
 
 
 def _ratio_scale(axes: Axes) -> None:
@@ -501,43 +500,45 @@ def learning_curve(points: list[dict[str, Any]]) -> Drawing:
 # explanations and costs
 
 
-def explanations(found: dict[str, Any]) -> list[Drawing]:
+def explanations(found: Explanations) -> list[Drawing]:
     """Importance of the columns, and how the mean risk changes with each; what the run has of
     them."""
     drawings = []
-    if found.get("importance"):
-        drawings.append(_importance(found["importance"]))
-    if found.get("partial_dependence"):
-        drawings.append(_partial_dependence(found["partial_dependence"]))
+    if found.importance:
+        drawings.append(_importance(found.importance))
+    if found.partial_dependence:
+        drawings.append(_partial_dependence(found.partial_dependence))
     return drawings
 
 
-def _importance(entries: list[dict[str, Any]]) -> Drawing:
-    models = list(dict.fromkeys(entry["model"] for entry in entries))
-    known = [entry for entry in entries if entry["value"] is not None]
+def _importance(entries: list[Importance]) -> Drawing:
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    known = [entry for entry in entries if entry.value is not None]
 
     def painter(model: str) -> Callable[[Figure], None]:
-        own = sorted((e for e in known if e["model"] == model), key=lambda e: -e["value"])[:MOST_COLUMNS]
+        own = sorted((e for e in known if e.model == model), key=lambda e: -(e.value or 0))[:MOST_COLUMNS]
 
         def paint(figure: Figure) -> None:
             axes = figure.add_subplot(xlabel="Fall of the AUROC")
             axes.set_title(textwrap.fill(model_words(model), LONGEST), fontsize=11)
             axes.axvline(0, **REFERENCE)
             for y, entry in enumerate(own):
-                if entry.get("ci"):
-                    axes.plot(entry["ci"], [y, y], color="#333", linewidth=1.4)
-                axes.plot([entry["value"]], [y], color=look(model)["color"], marker=look(model)["marker"], linestyle="")
-            axes.set_yticks(range(len(own)), [textwrap.fill(_spoken(e["column"]), 22) for e in own], fontsize=8.5)
+                if entry.ci:
+                    axes.plot(entry.ci, [y, y], color="#333", linewidth=1.4)
+                axes.plot(
+                    [entry.value or 0.0], [y], color=look(model)["color"], marker=look(model)["marker"], linestyle=""
+                )
+            axes.set_yticks(range(len(own)), [textwrap.fill(_spoken(e.column), 22) for e in own], fontsize=8.5)
             axes.set_ylim(len(own) - 0.5, -0.5)
             axes.xaxis.set_major_locator(MaxNLocator(5))
 
         return paint
 
-    most = min(MOST_COLUMNS, max((sum(e["model"] == model for e in known) for model in models), default=1))
+    most = min(MOST_COLUMNS, max((sum(e.model == model for e in known) for model in models), default=1))
     drawn = [
         svg(f"importance{number}", (WIDTH, 1.1 + 0.3 * most), painter(model)) for number, model in enumerate(models)
     ]
-    rows = [(e["model"], e["column"], e["value"], *(e.get("ci") or (None, None))) for e in entries]
+    rows = [(e.model, e.column, e.value, *(e.ci or (None, None))) for e in entries]
     return Drawing(
         name="importance",
         title="Which columns matter",
@@ -551,40 +552,40 @@ def _importance(entries: list[dict[str, Any]]) -> Drawing:
     )
 
 
-def _partial_dependence(entries: list[dict[str, Any]]) -> Drawing:
-    def painter(entry: dict[str, Any]) -> Callable[[Figure], None]:
-        words = any(isinstance(x, str) for x in entry["x"])
-        at = list(range(len(entry["x"]))) if words else entry["x"]
+def _partial_dependence(entries: list[Dependence]) -> Drawing:
+    def painter(entry: Dependence) -> Callable[[Figure], None]:
+        words = any(isinstance(x, str) for x in entry.x)
+        at = list(range(len(entry.x))) if words else entry.x
 
         def paint(figure: Figure) -> None:
-            unit = f" ({entry['unit']})" if entry.get("unit") else ""
-            name = textwrap.fill(_spoken(entry["column"]) + unit, LONGEST)
+            unit = f" ({entry.unit})" if entry.unit else ""
+            name = textwrap.fill(_spoken(entry.column) + unit, LONGEST)
             axes = figure.add_subplot(xlabel=name, ylabel="Mean risk")
-            for model, risks in entry["models"].items():
+            for model, risks in entry.models.items():
                 style = look(model) | ({"linestyle": ""} if words else {"markevery": max(1, len(at) // 5)})
                 axes.plot(at, np.array(risks, float), label=model_words(model), **style)
             if words:
-                axes.set_xticks(at, [textwrap.fill(str(x), 12) for x in entry["x"]], fontsize=8.5)
+                axes.set_xticks(at, [textwrap.fill(str(x), 12) for x in entry.x], fontsize=8.5)
                 axes.set_xlim(-0.5, len(at) - 0.5)
             legend(figure, columns=1)
 
         return paint
 
     drawn = [
-        svg(f"dependence{number}", (3.1, 2.4 + 0.2 * len(entry["models"])), painter(entry))
+        svg(f"dependence{number}", (3.1, 2.4 + 0.2 * len(entry.models)), painter(entry))
         for number, entry in enumerate(entries)
     ]
     rows = [
-        (entry["column"], x, model, risk)
+        (entry.column, x, model, risk)
         for entry in entries
-        for model, risks in entry["models"].items()
-        for x, risk in zip(entry["x"], risks, strict=True)
+        for model, risks in entry.models.items()
+        for x, risk in zip(entry.x, risks, strict=True)
     ]
     return Drawing(
         name="partial-dependence",
         title="How the risk changes with a column",
         label="Mean risk when a column is set to each value for every row, one panel a column: "
-        + ", ".join(_spoken(entry["column"]) for entry in entries),
+        + ", ".join(_spoken(entry.column) for entry in entries),
         caption="Look for directions that medicine knows; the other columns stay as they are, so combinations may be "
         "rare or impossible where columns go together.",
         svg=Markup("\n").join(drawn),

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from cardiotune.comparators import ON_LANGUAGE, ON_TUNED
 from cardiotune.evaluation.catalogue import METRICS
-from cardiotune.files import write_text
+from cardiotune.evaluation.judgement import UNDEFINED
 from cardiotune.report import checklists
-from cardiotune.report.record import Record, read_record
+from cardiotune.report.record import Record
 from cardiotune.report.wording import KEY_METRICS, capitalized, estimate, metric_words, model_words, plain
-from cardiotune.runs import RunFolder
 from cardiotune.settings import ModelConfig
 
 HUB_LICENSES = {"Gemma Terms of Use": "gemma", "Apache-2.0": "apache-2.0", "MIT": "mit"}
@@ -34,19 +34,9 @@ TERMS = {
 """Part of a base model's name -> the notice that its terms ask for; the first that fits."""
 
 
-def write_model_card(run: RunFolder) -> Path:
-    """Write `model_card.md` into the run folder. Raises DataError when the run has no predictions
-    or no metrics."""
-    file = run.path / "model_card.md"
-    write_text(file, render(read_record(run)))
-    return file
-
-
 def render(record: Record, exported_to: str | None = None) -> str:
     """YAML front matter that the hub accepts, and the card in Markdown; of the run, or of an export
     of it to this library."""
-    from huggingface_hub import ModelCard
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,
@@ -69,9 +59,7 @@ def terms_notice(model: ModelConfig) -> str | None:
 
 
 def _front_matter(record: Record, exported_to: str | None) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
-
-    config, judged = record.config, record.part["models"][record.main]
+    config, judged = record.config, record.part.models[record.main]
     tuned = record.main == "tuned"
     results = [
         EvalResult(
@@ -80,10 +68,10 @@ def _front_matter(record: Record, exported_to: str | None) -> str:
             dataset_name="test part of the run",
             metric_type=metric.hub,
             metric_name=metric.words,
-            metric_value=round(judged[metric.name]["value"], 4),
+            metric_value=round(value, 4),
         )
         for metric in METRICS
-        if metric.hub and judged.get(metric.name, {}).get("value") is not None
+        if metric.hub and (value := judged.get(metric.name, UNDEFINED).value) is not None
     ]
     about_base: dict[str, Any] = {}
     if tuned:
@@ -114,9 +102,10 @@ def _license(model: ModelConfig) -> dict[str, str | None]:
 
 def _content(record: Record) -> dict[str, Any]:
     config, part = record.config, record.part
-    judged = part["models"]
+    judged = part.models
+    against = part.verdict.against if part.verdict else None
     metrics = [metric for metric in KEY_METRICS if metric in judged[record.main]]
-    rivals = [model for model in record.models if model in (record.main, part.get("verdict", {}).get("against"))]
+    rivals = [model for model in record.models if model in (record.main, against)]
     return {
         "name": config.name,
         "model_facts": _model_facts(record.main),
@@ -125,11 +114,11 @@ def _content(record: Record) -> dict[str, Any]:
         "outcome": config.task.outcome,
         "terms": terms_notice(config.model) if record.main in ON_LANGUAGE else None,
         "facts": checklists.facts(record),
-        "n": part["n"],
+        "n": part.n,
         "events": record.events,
         "columns": [model_words(model) for model in rivals],
         "rows": [
-            [metric_words(metric)[0], *(estimate(judged[m].get(metric, {"value": None})) for m in rivals)]
+            [metric_words(metric)[0], *(estimate(judged[m].get(metric, UNDEFINED)) for m in rivals)]
             for metric in metrics
         ],
         "threshold": config.task.threshold,

@@ -1,15 +1,23 @@
 """Everything that the files of a run folder say, read once for the report, the checklists and the
 model card."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cardiotune.audit import findings
+from cardiotune.audit.findings import Finding
 from cardiotune.comparators import IN_WORDS
 from cardiotune.config import load_resolved
-from cardiotune.errors import DataError
+from cardiotune.errors import DataError, ModelError
+from cardiotune.evaluation.explain import Explanations
+from cardiotune.evaluation.judgement import Judgement, Method, Part
+from cardiotune.evaluation.probes import Probed
+from cardiotune.evaluation.table1 import Table1
 from cardiotune.files import read_json
 from cardiotune.models.predictions import Prediction, read_predictions
 from cardiotune.report.wording import events, in_order, main_model
@@ -17,8 +25,6 @@ from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
 Array = NDArray[np.float64]
-OPTIONAL = ("audit", "calibration", "table1", "probes", "explanations", "learning_curve")
-"""Files `<name>.json` of the run folder that are shown where they are."""
 
 
 class Scores(NamedTuple):
@@ -42,26 +48,24 @@ class Record:
     manifest: dict[str, Any]
     cohort: dict[str, Any]
     training: dict[str, Any]
-    interval: dict[str, Any]
-    """How every interval in `metrics.json` was made."""
-    part: dict[str, Any]
+    interval: Method
+    """How the intervals of the test part were made."""
+    part: Part
     """The test part of `metrics.json`."""
     models: list[str]
     scored: dict[str, Scores]
-    extras: dict[str, dict[str, Any]]
-    """Name in `OPTIONAL` -> content."""
-
-    @property
-    def censoring(self) -> dict[str, Any]:
-        """What the test part says of censoring and of its weights; empty when every row counts the
-        same."""
-        found: dict[str, Any] = self.part.get("censoring", {})
-        return found
+    findings: list[Finding] | None
+    """Of the audit; None without one."""
+    calibration: dict[str, Any]
+    table1: Table1
+    probes: Probed
+    explanations: Explanations
 
     @property
     def events(self) -> str:
         """`36 events (54 %)` of the test part."""
-        return events(self.part["n"], self.part["n_events"], self.censoring.get("prevalence"))
+        weighted = None if self.part.censoring is None else self.part.censoring.prevalence
+        return events(self.part.n, self.part.n_events, weighted)
 
     @property
     def main(self) -> str:
@@ -76,13 +80,13 @@ def read_record(run: RunFolder) -> Record:
     if not run.metrics.is_file():
         raise DataError(f"{run.metrics}: no metrics yet; make them with `cardiotune evaluate {run.path}`")
     rows = read_predictions(run)
-    metrics = read_json(run.checked(run.metrics))
-    part = metrics["parts"].get("test")
+    judgement = _parsed(run, run.metrics, Judgement.from_json)
+    part = judgement.parts.get("test")
     if part is None:
         raise DataError(f"{run.metrics}: no test part with known outcomes, so there is nothing to report")
-    models = in_order(list(part["models"]))
+    models = in_order(list(part.models))
     scored = scores(rows, models)
-    if any(len(found.y_true) != part["n"] for found in scored.values()):
+    if any(len(found.y_true) != part.n for found in scored.values()):
         raise DataError(f"{run.metrics}: made from other predictions; renew it with `cardiotune evaluate {run.path}`")
     return Record(
         run=run,
@@ -90,12 +94,28 @@ def read_record(run: RunFolder) -> Record:
         manifest=run.read_manifest(),
         cohort=read_json(run.checked(run.cohort)),
         training=read_json(run.checked(run.training)),
-        interval=metrics["interval"] | {name: part[name] for name in ("replicates",) if name in part},
+        interval=replace(judgement.interval, replicates=part.replicates or judgement.interval.replicates),
         part=part,
         models=models,
         scored=scored,
-        extras={name: read_json(run.checked(run.path / f"{name}.json")) for name in OPTIONAL},
+        findings=_parsed(run, run.audit, findings.from_json) if run.audit.is_file() else None,
+        calibration=read_json(run.checked(run.calibration)),
+        table1=_parsed(run, run.table1, Table1.from_json),
+        probes=_parsed(run, run.probes, Probed.from_json),
+        explanations=_parsed(run, run.explanations, Explanations.from_json),
     )
+
+
+Parsed = TypeVar("Parsed")
+
+
+def _parsed(run: RunFolder, file: Path, parse: Callable[[dict[str, Any]], Parsed]) -> Parsed:
+    """A file of the run, typed; nothing is read of one that is not there."""
+    content = read_json(run.checked(file))
+    try:
+        return parse(content)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ModelError(f"{file}: does not hold what CardioTune writes; restore it, or make it anew") from None
 
 
 def scores(rows: list[Prediction], models: list[str]) -> dict[str, Scores]:

@@ -4,35 +4,34 @@ It says and draws, and computes no metric. Nothing of a single row is written: c
 counts only. What the run folder does not hold is left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
+from cardiotune.audit.findings import SEVERITIES, Finding
 from cardiotune.comparators import LANGUAGE, having
-from cardiotune.data import roles
 from cardiotune.data.small_counts import is_small
-from cardiotune.evaluation.catalogue import DIFFERENCES, RAW, SUBGROUPS, THRESHOLDS, Kind, glossary, named
-from cardiotune.evaluation.table1 import HIDDEN, SMALL
+from cardiotune.evaluation.catalogue import Kind, glossary, named
+from cardiotune.evaluation.judgement import Decision, Verdict
+from cardiotune.evaluation.probes import Monotone, Probe, Probed
+from cardiotune.evaluation.table1 import HIDDEN, SMALL, Table1, Table1Row
 from cardiotune.files import read_json, write_text
-from cardiotune.report import checklists, curves, done, figures, learning_curve, model_card
+from cardiotune.report import checklists, done, figures, learning_curve, model_card, tables
 from cardiotune.report.done import CALIBRATIONS, HEADS, MOST_NAMES
 from cardiotune.report.record import Record, read_record
+from cardiotune.report.tables import Notes
 from cardiotune.report.wording import (
     KEY_METRICS,
     METRICS,
     capitalized,
     events,
-    in_order,
-    metric_words,
     model_words,
     number,
     percent,
     plain,
-    reads,
-    span,
 )
 from cardiotune.runs import RunFolder
 
@@ -46,13 +45,11 @@ WEIGHTED_WORDS = (
     "every metric, interval and curve on the test part is weighted by the inverse probability of censoring (IPCW), and all "
     "models and calibrators are fitted with these weights"
 )
-SEVERITIES = ("leak", "warning", "note")
 MOST_TABLE1_ROWS = 300
 """More of them nobody reads in a report; `table1.json` has all."""
 MOST_MOVED = 5
 """Patients that are named under the probes, and again where risks fell."""
 VERDICT = ("auroc", "log_loss")
-AT_THRESHOLD = ("flagged", *(metric for metric in THRESHOLDS if metric != "flagged"))
 LEARNING_CURVE = Path(learning_curve.FOLDER, learning_curve.FILE)
 """Where `cardiotune learn-curve` leaves the curve in the run folder."""
 WATTS = {"cpu": 65, "cuda": 300}
@@ -106,49 +103,56 @@ def _stages(record: Record) -> dict[str, Any]:
 
 def _drawings(record: Record) -> dict[str, Any]:
     """What the page has beyond its text twin."""
-    points = read_json(record.run.checked(record.run.path / LEARNING_CURVE)).get("points")
+    points = _points(record)
     return {
         "figures": figures.performance(record),
         "forest": figures.forest(record),
-        "explanations": figures.explanations(record.extras["explanations"]),
+        "explanations": figures.explanations(record.explanations),
         "costs": figures.costs(_stages(record)),
         "learning_figure": figures.learning_curve(points) if points else None,
     }
 
 
+def _points(record: Record) -> list[dict[str, Any]]:
+    """Of the learning curve; none without one."""
+    points: list[dict[str, Any]] = read_json(record.run.checked(record.run.path / LEARNING_CURVE)).get("points", [])
+    return points
+
+
 def _words(record: Record) -> dict[str, Any]:
-    part, manifest, extras = record.part, record.manifest, record.extras
+    part, manifest = record.part, record.manifest
     notes, stages = Notes(), _stages(record)
     decided = [metric for metric in METRICS if named(metric).kind is Kind.THRESHOLD]
     others = [metric for metric in METRICS if metric not in (*KEY_METRICS, *decided)]
     return {
         "name": record.config.name,
         "verdict": _verdict(record, notes),
-        "audit": _audit(extras["audit"]),
+        "audit": _audit(record.findings),
         "done": _done(record),
         "cohort": _cohort(record),
-        "table1": _table1(extras["table1"]),
-        "cautions": part.get("cautions", []),
-        "n": part["n"],
+        "table1": _table1(record.table1),
+        "cautions": part.cautions,
+        "n": part.n,
         "events": record.events,
-        "censoring": _censoring(record, notes),
-        "key": _comparison(record, record.models, KEY_METRICS, notes),
-        "others": _comparison(record, record.models, others, notes, delong=True),
-        "decided": _comparison(record, record.models, decided, notes),
-        "differences": _differences(record, notes),
-        "raw": _raw(record, notes),
+        "censoring": tables.censoring(record, notes),
+        "key": tables.comparison(record, record.models, KEY_METRICS, notes),
+        "others": tables.with_delong(tables.comparison(record, record.models, others, notes), record, notes),
+        "decided": tables.comparison(record, record.models, decided, notes),
+        "differences": tables.differences(record, notes),
+        "raw": tables.raw(record, notes),
         "between": done.between(record),
-        "calibrators": _calibrators(extras["calibration"]),
+        "calibrators": _calibrators(record.calibration),
         "thresholds": [
-            _thresholds(model, part["thresholds"][model], notes) for model in _main_first(record, "thresholds")
+            tables.at_thresholds(model, part.thresholds[model], notes)
+            for model in tables.main_first(record, part.thresholds)
         ],
         "threshold_sources": done.thresholds(record),
-        "subgroups": _subgroups(record, notes),
+        "subgroups": tables.subgroups(record, notes),
         "notes": notes.texts,
         "glossary": glossary(),
-        "learning": _learning(record),
-        "unexplained": extras["explanations"].get("note"),
-        "probes": _probes(extras["probes"]),
+        "learning": tables.learned(_points(record)),
+        "unexplained": record.explanations.note,
+        "probes": _probes(record.probes),
         "stages": stages,
         "scoring": _scoring(record),
         "written": _written(manifest.get("free_generation")),
@@ -157,48 +161,31 @@ def _words(record: Record) -> dict[str, Any]:
     }
 
 
-class Notes:
-    """Reasons for what is undefined: each is written once, and cells point to its number, from
-    1."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def number(self, reason: str | None) -> int | None:
-        """The reason's number."""
-        if not reason:
-            return None
-        if reason not in self.texts:
-            self.texts.append(reason)
-        return self.texts.index(reason) + 1
-
-
-def _cell(entry: dict[str, Any], notes: Notes, sign: str = "") -> dict[str, Any]:
-    reason = entry.get("reason")
-    return {
-        "value": number(entry["value"], sign),
-        "ci": span(entry.get("ci"), sign),
-        "note": notes.number(reason),
-        "reason": reason,
-    }
-
-
 # --------------------------------------------------------------------------------------------------
 # what was found
 
 
-def _verdict(record: Record, notes: Notes) -> dict[str, Any]:
-    verdict = record.part.get("verdict") or {
-        "decision": "no_comparison",
-        "text": "This run has no tuned language model, so whether one is worth it is not shown.",
-    }
-    shown = [model for model in (record.main, verdict.get("against")) if model]
-    return {
-        "decision": verdict["decision"],
-        "title": DECISIONS[verdict["decision"]],
-        "text": f"{verdict['text']} {_cost(record, shown)}".strip(),
-        "numbers": _comparison(record, shown, VERDICT, notes),
-    }
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The verdict, at the head of the page."""
+
+    decision: Decision
+    title: str
+    text: str
+    numbers: tables.Table
+
+
+def _verdict(record: Record, notes: Notes) -> Headline:
+    verdict = record.part.verdict or Verdict(
+        "no_comparison", "This run has no tuned language model, so whether one is worth it is not shown."
+    )
+    shown = [model for model in (record.main, verdict.against) if model]
+    return Headline(
+        verdict.decision,
+        DECISIONS[verdict.decision],
+        f"{verdict.text} {_cost(record, shown)}".strip(),
+        tables.comparison(record, shown, VERDICT, notes),
+    )
 
 
 def _cost(record: Record, models: list[str]) -> str:
@@ -217,75 +204,19 @@ def _training_seconds(record: Record) -> float | None:
     return record.manifest.get("stages", {}).get("train", {}).get("seconds") if "tuned" in record.models else None
 
 
-def _audit(audit: dict[str, Any]) -> dict[str, Any]:
-    """Whether there was an audit, and severity -> its findings."""
-    found = audit.get("findings", [])
-    return {"made": bool(audit)} | {
-        severity: [f for f in found if f["severity"] == severity] for severity in SEVERITIES
-    }
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """Whether there was an audit, and its findings by severity."""
+
+    made: bool
+    leak: list[Finding]
+    warning: list[Finding]
+    note: list[Finding]
 
 
-def _comparison(
-    record: Record, models: list[str], wanted: Sequence[str], notes: Notes, delong: bool = False
-) -> dict[str, Any]:
-    """A table with a row a model and a column a metric that the run has; `delong` adds the AUROC
-    with that interval."""
-    judged = record.part["models"]
-    columns = [(metric_words(m), m, "ci") for m in wanted if any(m in entries for entries in judged.values())]
-    if delong and any(judged[model]["auroc"].get("delong_ci") for model in models):
-        columns.append(((named("auroc").words, "interval by DeLong"), "auroc", "delong_ci"))
-
-    def cell(model: str, metric: str, interval: str) -> dict[str, Any]:
-        entry = judged[model].get(metric, {"value": None})
-        return _cell(entry | {"ci": entry.get(interval)}, notes)
-
-    rows = [
-        {
-            "name": model_words(model),
-            "main": model == record.main,
-            "cells": [cell(model, metric, interval) for _, metric, interval in columns],
-        }
-        for model in models
-    ]
-    return {"header": [words for words, _, _ in columns], "rows": rows}
-
-
-def _differences(record: Record, notes: Notes) -> dict[str, Any]:
-    """The tuned model minus each other one."""
-    found = record.part.get("differences", {})
-    delong = any("delong_p" in entries.get("auroc", {}) for entries in found.values())
-    rows = []
-    for other in (model for model in record.models if model in found):
-        cells = [_cell(found[other][m], notes, "+") | {"reads": reads(m, found[other][m]["ci"])} for m in DIFFERENCES]
-        auroc = found[other]["auroc"]
-        if delong:
-            cells.append(
-                {
-                    "value": _p(auroc.get("delong_p")),
-                    "ci": span(auroc.get("delong_ci"), "+"),
-                    "note": None,
-                    "reason": None,
-                }
-            )
-        rows.append({"name": model_words(other), "cells": cells})
-    header = [metric_words(metric) for metric in DIFFERENCES] + ([("DeLong p", "for the AUROC")] if delong else [])
-    return {"header": header, "rows": rows}
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _raw(record: Record, notes: Notes) -> dict[str, Any]:
-    """Probabilities before and after correction and calibration, where that changed them."""
-    raw, judged = record.part.get("raw", {}), record.part["models"]
-    rows = [
-        {"name": f"{model_words(model)}, {when}", "cells": [_cell(found[model][metric], notes) for metric in RAW]}
-        for model in record.models
-        if model in raw
-        for when, found in (("as the model gives them", raw), ("as judged above", judged))
-    ]
-    return {"header": [metric_words(metric) for metric in RAW], "rows": rows}
+def _audit(findings: list[Finding] | None) -> Audited:
+    leak, warning, note = ([f for f in findings or [] if f.severity == severity] for severity in SEVERITIES)
+    return Audited(findings is not None, leak, warning, note)
 
 
 def _calibrators(found: dict[str, Any]) -> list[str]:
@@ -300,152 +231,33 @@ def _calibrators(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _main_first(record: Record, section: str) -> list[str]:
-    found = record.part.get(section, {})
-    return sorted((model for model in record.models if model in found), key=lambda model: model != record.main)
+@dataclass(frozen=True, slots=True)
+class Steadiness:
+    """What came of the probes."""
+
+    worst: list[tuple[str, str, str]]
+    """Row id, what was changed, and by how much the risk moved."""
+    note: str | None
+    probes: list[tuple[Probe, list[str]]]
+    """Each with its changes, written."""
+    monotonicity: list[tuple[Monotone, str]]
+    """Each with the share that moved the wrong way, written."""
 
 
-def _thresholds(model: str, found: list[dict[str, Any]], notes: Notes) -> dict[str, Any]:
-    undefined = {"value": None, "ci": None}
-    return {
-        "model": model_words(model),
-        "header": [metric_words(metric)[0] for metric in AT_THRESHOLD],
-        "rows": [
-            {
-                "name": entry["name"],
-                "value": f"at {entry['value']:.3f}",
-                "cells": [_cell(entry.get(metric) or undefined, notes) for metric in AT_THRESHOLD],
-            }
-            for entry in found
+def _probes(found: Probed) -> Steadiness:
+    moved = [(probe.name, worst) for probe in found.probes for worst in probe.worst]
+    fell = [(f"{rule.column}, raised", worst) for rule in found.monotonicity for worst in rule.worst]
+    most = sorted(moved, key=lambda pair: -pair[1].change)[:MOST_MOVED]
+    most += sorted(fell, key=lambda pair: -pair[1].change)[:MOST_MOVED]
+    return Steadiness(
+        [(worst.row_id, name, number(worst.change)) for name, worst in most],
+        found.note,
+        [
+            (probe, [number(change) for change in (probe.mean_change, probe.p95_change, probe.max_change)])
+            for probe in found.probes
         ],
-    }
-
-
-def _subgroups(record: Record, notes: Notes) -> dict[str, Any]:
-    """The main model in each group; of small groups only that they are small."""
-    undefined = {"value": None, "ci": None}
-    rows = []
-    for group in record.part.get("subgroups") or []:
-        found = (group.get("models") or {}).get(record.main, {})
-        rows.append(
-            {
-                "name": f"{group['column']}: {group['group']}",
-                "n": "few" if group["n"] is None else group["n"],
-                "events": "few" if group["n_events"] is None else group["n_events"],
-                "cells": [_cell(found.get(metric) or undefined, notes) for metric in SUBGROUPS],
-            }
-        )
-    meant = {meaning: roles.Meant(**entry) for meaning, entry in record.cohort.get("meanings", {}).items()}
-    return {
-        "model": model_words(record.main),
-        "header": [metric_words(m)[0] for m in SUBGROUPS],
-        "rows": rows,
-        "columns": f"What was taken for what: {roles.meanings_in_words(meant)}." if "meanings" in record.cohort else "",
-    }
-
-
-def _censoring(record: Record, notes: Notes) -> dict[str, Any] | None:
-    """How many the weights stand for, C-index and observed risk by groups; None when every row
-    counts the same."""
-    found = record.censoring
-    if not found:
-        return None
-    weights, judged = found["weights"], found.get("models", {})
-    models = [model for model in _main_first(record, "models") if model in judged]
-    at_risk = "" if weights["n"] is None else f" of {weights['n']}"
-    text = (
-        f"{weights['n_known']}{at_risk} people of the test part at risk were followed until the outcome was known. They stand "
-        f"for the censored by weights of up to {weights['largest_weight']:.2f}, and are worth {weights['effective_n']:.0f} "
-        "equally weighted rows."
+        [(rule, "–" if rule.share_wrong is None else percent(rule.share_wrong)) for rule in found.monotonicity],
     )
-    reasons = [judged[model]["observed"]["reason"] for model in models if judged[model]["observed"]["groups"] is None]
-    return {
-        "text": text,
-        "c_index": {
-            "header": [(named("c_index").words, "not weighted; the censored count until they leave")],
-            "rows": [
-                {
-                    "name": model_words(model),
-                    "main": model == record.main,
-                    "cells": [_cell(judged[model]["c_index"], notes)],
-                }
-                for model in models
-            ],
-        },
-        "observed": [
-            _observed(model, judged[model]["observed"]["groups"])
-            for model in models
-            if judged[model]["observed"]["groups"]
-        ],
-        "unobserved": reasons[0] if reasons else "",
-    }
-
-
-def _observed(model: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
-    def cell(value: str, ci: str | None = None) -> dict[str, Any]:
-        return {"value": value, "ci": ci, "note": None, "reason": None}
-
-    return {
-        "model": model_words(model),
-        "header": ["People", "Events", "Mean risk", "Observed risk"],
-        "rows": [
-            {
-                "name": f"group {place}",
-                "cells": [
-                    cell("not told" if group["n"] is None else str(group["n"])),
-                    cell(str(group["n_events"])),
-                    cell(number(group["risk"])),
-                    cell(number(group["observed"]), span(group["ci"])),
-                ],
-            }
-            for place, group in enumerate(groups, 1)
-        ],
-    }
-
-
-def _learning(record: Record) -> dict[str, Any] | None:
-    """Tables of the learning curve; None when none was made."""
-    points = read_json(record.run.checked(record.run.path / LEARNING_CURVE)).get("points")
-    if not points:
-        return None
-    models = in_order({point["model"] for point in points})
-    tables = []
-    for metric in learning_curve.METRICS:
-        lines = curves.by_training_rows(points, metric)
-        sizes = sorted({rows for line in lines.values() for rows in line})
-        rows = [
-            {"name": model_words(model), "cells": [_of_seeds(lines[model].get(size, [])) for size in sizes]}
-            for model in models
-        ]
-        tables.append({"metric": metric_words(metric), "header": [f"{size:,.0f} rows" for size in sizes], "rows": rows})
-    return {"tables": tables, "seeds": len({p["seed"] for p in points})}
-
-
-def _of_seeds(values: list[float]) -> dict[str, Any]:
-    """The median as a cell, with the lowest and the highest of several in the place of the
-    interval."""
-    spread = (min(values), max(values)) if len(values) > 1 else None
-    middle = float(np.median(values)) if values else None
-    return {"value": number(middle), "ci": span(spread), "note": None, "reason": None}
-
-
-def _probes(found: dict[str, Any]) -> dict[str, Any]:
-    moved = [(probe["name"], worst) for probe in found.get("probes", []) for worst in probe.get("worst", [])]
-    fell = [(f"{r['column']}, raised", worst) for r in found.get("monotonicity", []) for worst in r.get("worst", [])]
-    most = sorted(moved, key=lambda pair: -pair[1]["change"])[:MOST_MOVED]
-    most += sorted(fell, key=lambda pair: -pair[1]["change"])[:MOST_MOVED]
-    return {
-        "worst": [{"name": name, "row_id": w["row_id"], "change": number(w["change"])} for name, w in most],
-        "note": found.get("note"),
-        "probes": [
-            {**probe, "cells": [number(probe[name]) for name in ("mean_change", "p95_change", "max_change")]}
-            for probe in found.get("probes", [])
-        ],
-        "monotonicity": [
-            {**rule, "share": "–" if rule["share_wrong"] is None else percent(rule["share_wrong"])}
-            for rule in found.get("monotonicity", [])
-        ],
-    }
 
 
 # --------------------------------------------------------------------------------------------------
@@ -464,9 +276,9 @@ def _done(record: Record) -> dict[str, str]:
         "Seeds": done.seeds(record),
         "Calibration": done.calibration(record),
         "Threshold": f"a row is flagged at a risk of {config.task.threshold} and above",
-        "Censoring": WEIGHTED_WORDS if record.censoring else "",
-        "Intervals": f"{percent(interval['level'])}, {interval['method']}, {interval['replicates']} replicates"
-        + (f"; but {interval['exceptions']}" if "exceptions" in interval else ""),
+        "Censoring": WEIGHTED_WORDS if record.part.censoring else "",
+        "Intervals": f"{percent(interval.level)}, {interval.method}, {interval.replicates} replicates"
+        + (f"; but {interval.exceptions}" if interval.exceptions else ""),
         "Device": manifest.get("device"),
         "Started": manifest.get("started"),
     }
@@ -494,9 +306,9 @@ def _cohort(record: Record) -> dict[str, Any]:
     they are written by the rule of Table 1: where it hides one that would give a small count away,
     none of the larger ones is written here.
     """
-    found, table1, files = record.cohort, record.extras["table1"], len(record.config.data.files)
+    found, files = record.cohort, len(record.config.data.files)
     notes = found.get("notes", {})
-    hidden = any(row["missing"] == HIDDEN for row in table1.get("columns", []))
+    hidden = any(row.missing == HIDDEN for row in record.table1.columns)
 
     def written(count: int | str) -> int | str:
         return count if isinstance(count, str) else SMALL if is_small(count) else HIDDEN if hidden else count
@@ -534,11 +346,18 @@ def _cohort(record: Record) -> dict[str, Any]:
     }
 
 
-def _table1(found: dict[str, Any]) -> dict[str, Any]:
-    """The rows as they were summarised, as many as can be read; sizes of the groups for the
+@dataclass(frozen=True, slots=True)
+class Table1Shown:
+    """As many rows as can be read, and how many more there are; sizes of the groups for the
     header."""
-    rows = found.get("columns", [])
-    return {"n": found.get("n", {}), "rows": rows[:MOST_TABLE1_ROWS], "more": max(0, len(rows) - MOST_TABLE1_ROWS)}
+
+    n: Mapping[str, int]
+    rows: list[Table1Row]
+    more: int
+
+
+def _table1(found: Table1) -> Table1Shown:
+    return Table1Shown(found.n, found.columns[:MOST_TABLE1_ROWS], max(0, len(found.columns) - MOST_TABLE1_ROWS))
 
 
 def _scoring(record: Record) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from cardiotune.comparators import COMPARATORS
 from cardiotune.evaluation.catalogue import NAMES, Better, named
+from cardiotune.evaluation.judgement import Estimate
 
 KEY_METRICS = (
     "auroc",
@@ -72,27 +73,27 @@ def events(n: int | None, n_events: int | None, weighted: float | None = None) -
     return f"{n_events} events" + (f" ({percent(n_events / n)})" if n else "")
 
 
-def number(value: float | None, sign: str = "") -> str:
-    """Three decimals, or a dash for what is not defined."""
-    return "–" if value is None else format(value, f"{sign}z.3f")
+def number(value: float | None, sign: str = "", digits: int = 3) -> str:
+    """So many decimals, or a dash for what is not defined."""
+    return "–" if value is None else format(value, f"{sign}z.{digits}f")
 
 
-def span(ci: Sequence[float] | None, sign: str = "") -> str | None:
+def span(ci: Sequence[float] | None, sign: str = "", digits: int = 3) -> str | None:
     """`0.801 to 0.931`; as many further decimals as it takes for the two to differ. None for an
     interval without width."""
     if ci is None or ci[0] == ci[1]:
         return None
-    for decimals in range(3, 17):
+    for decimals in range(digits, 17):
         low, high = (format(end, f"{sign}z.{decimals}f") for end in ci)
         if low != high:
             return f"{low} to {high}"
     return None
 
 
-def estimate(entry: dict[str, Any], sign: str = "") -> str:
+def estimate(entry: Estimate, sign: str = "") -> str:
     """An entry of `metrics.json` as `0.870 (0.801 to 0.931)`."""
-    ci = span(entry.get("ci"), sign)
-    return number(entry["value"], sign) + (f" ({ci})" if ci else "")
+    ci = span(entry.ci, sign)
+    return number(entry.value, sign) + (f" ({ci})" if ci else "")
 
 
 def reads(metric: str, ci: Sequence[float] | None, who: str = "tuned") -> str:

@@ -1,0 +1,296 @@
+"""The report's tables: numbers of a run, written and ready for the templates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from cardiotune.data import roles
+from cardiotune.evaluation.catalogue import DIFFERENCES, RAW, SUBGROUPS, THRESHOLDS, named
+from cardiotune.evaluation.judgement import UNDEFINED, Auroc, AurocDifference, Estimate, RiskGroup, ThresholdJudged
+from cardiotune.report import curves, learning_curve
+from cardiotune.report.record import Record
+from cardiotune.report.wording import in_order, metric_words, model_words, number, reads, span
+
+AT_THRESHOLD = ("flagged", *(metric for metric in THRESHOLDS if metric != "flagged"))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One written number."""
+
+    value: str
+    ci: str | None = None
+    note: int | None = None
+    """Number of the note that says why it is undefined."""
+    reason: str | None = None
+    """What that note says."""
+    reads: str | None = None
+    """What a difference comes to, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table."""
+
+    name: str
+    cells: list[Cell]
+    main: bool = False
+    """Whether it is of the model that the report is about."""
+    value: str = ""
+    """What stands below the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns are named by words, or by words and what stands below them."""
+
+    header: list[str | tuple[str, str]]
+    rows: list[Row]
+    title: str = ""
+    """What the table is of, where there are several."""
+
+
+class Notes:
+    """Reasons for what is undefined: each is written once, and cells point to its number, from
+    1."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def number(self, reason: str | None) -> int | None:
+        """The reason's number."""
+        if not reason:
+            return None
+        if reason not in self.texts:
+            self.texts.append(reason)
+        return self.texts.index(reason) + 1
+
+    def cell(self, metric: str, entry: Estimate, sign: str = "") -> Cell:
+        """A metric's estimate, and a note where it is undefined."""
+        digits = named(metric).digits
+        value, ci = number(entry.value, sign, digits), span(entry.ci, sign, digits)
+        return Cell(value, ci, self.number(entry.reason), entry.reason)
+
+
+def main_first(record: Record, models: Mapping[str, Any]) -> list[str]:
+    """Those of the run's models, the main one first."""
+    return sorted((model for model in record.models if model in models), key=lambda model: model != record.main)
+
+
+# --------------------------------------------------------------------------------------------------
+# models side by side
+
+
+def comparison(record: Record, models: Sequence[str], wanted: Sequence[str], notes: Notes) -> Table:
+    """A row a model and a column a metric that the run has."""
+    judged = record.part.models
+    columns = [metric for metric in wanted if any(metric in entries for entries in judged.values())]
+    rows = [
+        Row(
+            model_words(model),
+            [notes.cell(metric, judged[model].get(metric, UNDEFINED)) for metric in columns],
+            main=model == record.main,
+        )
+        for model in models
+    ]
+    return Table([metric_words(metric) for metric in columns], rows)
+
+
+def with_delong(table: Table, record: Record, notes: Notes) -> Table:
+    """The table of all of the run's models and, where there is one, a column of the AUROC with the
+    interval by DeLong's method."""
+    areas = [record.part.models[model]["auroc"] for model in record.models]
+    cis = [area.delong_ci if isinstance(area, Auroc) else None for area in areas]
+    if not any(cis):
+        return table
+    rows = [
+        replace(row, cells=[*row.cells, notes.cell("auroc", Estimate(area.value, ci, area.reason))])
+        for row, area, ci in zip(table.rows, areas, cis, strict=True)
+    ]
+    return Table([*table.header, (named("auroc").words, "interval by DeLong")], rows)
+
+
+def differences(record: Record, notes: Notes) -> Table:
+    """The tuned model minus each other one."""
+    found = record.part.differences or {}
+    delong = any(isinstance(entries["auroc"], AurocDifference) for entries in found.values())
+    rows = []
+    for other in (model for model in record.models if model in found):
+        entries = found[other]
+        cells = [
+            replace(notes.cell(metric, entries[metric], "+"), reads=reads(metric, entries[metric].ci))
+            for metric in DIFFERENCES
+        ]
+        if delong:
+            auroc = entries["auroc"]
+            tested = auroc if isinstance(auroc, AurocDifference) else AurocDifference(None)
+            cells.append(Cell(_p(tested.delong_p), span(tested.delong_ci, "+")))
+        rows.append(Row(model_words(other), cells))
+    header: list[str | tuple[str, str]] = [metric_words(metric) for metric in DIFFERENCES]
+    return Table([*header, ("DeLong p", "for the AUROC")] if delong else header, rows)
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def raw(record: Record, notes: Notes) -> Table:
+    """Probabilities before and after correction and calibration, where that changed them."""
+    before, judged = record.part.raw, record.part.models
+    rows = [
+        Row(f"{model_words(model)}, {when}", [notes.cell(metric, found[model][metric]) for metric in RAW])
+        for model in record.models
+        if model in before
+        for when, found in (("as the model gives them", before), ("as judged above", judged))
+    ]
+    return Table([metric_words(metric) for metric in RAW], rows)
+
+
+def at_thresholds(model: str, found: list[ThresholdJudged], notes: Notes) -> Table:
+    """What one model does at each threshold."""
+    return Table(
+        [named(metric).words for metric in AT_THRESHOLD],
+        [
+            Row(
+                entry.name,
+                [notes.cell(metric, entry.metrics.get(metric, UNDEFINED)) for metric in AT_THRESHOLD],
+                value=f"at {entry.value:.3f}",
+            )
+            for entry in found
+        ],
+        title=model_words(model),
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# groups of patients
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """The main model in one group, whose counts are "few" where they may not be told."""
+
+    name: str
+    n: int | str
+    events: int | str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The main model in each group; of small groups only that they are small."""
+
+    title: str
+    header: list[str]
+    rows: list[GroupRow]
+    columns: str
+    """Which column was taken for what, in a sentence."""
+
+
+def subgroups(record: Record, notes: Notes) -> Groups:
+    """The main model in each group."""
+    rows = []
+    for group in record.part.subgroups or []:
+        found = group.models.get(record.main, {})
+        rows.append(
+            GroupRow(
+                f"{group.column}: {group.group}",
+                "few" if group.n is None else group.n,
+                "few" if group.n_events is None else group.n_events,
+                [notes.cell(metric, found.get(metric, UNDEFINED)) for metric in SUBGROUPS],
+            )
+        )
+    meant = {meaning: roles.Meant(**entry) for meaning, entry in record.cohort.get("meanings", {}).items()}
+    told = f"What was taken for what: {roles.meanings_in_words(meant)}." if "meanings" in record.cohort else ""
+    return Groups(model_words(record.main), [named(metric).words for metric in SUBGROUPS], rows, told)
+
+
+# --------------------------------------------------------------------------------------------------
+# censoring
+
+
+@dataclass(frozen=True, slots=True)
+class Censored:
+    """How many the weights stand for, C-index and observed risk by groups."""
+
+    text: str
+    c_index: Table
+    observed: list[Table]
+    unobserved: str
+    """Why there is no observed risk; empty where there is."""
+
+
+def censoring(record: Record, notes: Notes) -> Censored | None:
+    """None when every row counts the same."""
+    found = record.part.censoring
+    if found is None:
+        return None
+    weights, judged = found.weights, found.models or {}
+    models = main_first(record, judged)
+    at_risk = "" if weights.n is None else f" of {weights.n}"
+    text = (
+        f"{weights.n_known}{at_risk} people of the test part at risk were followed until the outcome was known. They stand "
+        f"for the censored by weights of up to {weights.largest_weight:.2f}, and are worth {weights.effective_n:.0f} "
+        "equally weighted rows."
+    )
+    c_index = Table(
+        [(named("c_index").words, "not weighted; the censored count until they leave")],
+        [
+            Row(model_words(model), [notes.cell("c_index", judged[model].c_index)], main=model == record.main)
+            for model in models
+        ],
+    )
+    observed = [(model, groups) for model in models if (groups := judged[model].observed)]
+    reasons = [judged[model].reason for model in models if judged[model].observed is None]
+    return Censored(text, c_index, [_observed(*each) for each in observed], (reasons[0] if reasons else None) or "")
+
+
+def _observed(model: str, groups: list[RiskGroup]) -> Table:
+    rows = [
+        Row(
+            f"group {place}",
+            [
+                Cell("not told" if group.n is None else str(group.n)),
+                Cell(str(group.n_events)),
+                Cell(number(group.risk)),
+                Cell(number(group.observed), span(group.ci)),
+            ],
+        )
+        for place, group in enumerate(groups, 1)
+    ]
+    return Table(["People", "Events", "Mean risk", "Observed risk"], rows, title=model_words(model))
+
+
+# --------------------------------------------------------------------------------------------------
+# the learning curve
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Tables of the learning curve, one a metric, with its words and which way is better."""
+
+    tables: list[tuple[tuple[str, str], Table]] = field(default_factory=list)
+    seeds: int = 0
+
+
+def learned(points: list[dict[str, Any]]) -> Learned | None:
+    """None without a learning curve; points as `learning_curve.json` has them."""
+    if not points:
+        return None
+    models = in_order({point["model"] for point in points})
+    tables = []
+    for metric in learning_curve.METRICS:
+        lines = curves.by_training_rows(points, metric)
+        sizes = sorted({rows for line in lines.values() for rows in line})
+        rows = [Row(model_words(model), [_of_seeds(lines[model].get(size, [])) for size in sizes]) for model in models]
+        tables.append((metric_words(metric), Table([f"{size:,.0f} rows" for size in sizes], rows)))
+    return Learned(tables, len({point["seed"] for point in points}))
+
+
+def _of_seeds(values: list[float]) -> Cell:
+    """The median as a cell, with the lowest and the highest of several in the place of the
+    interval."""
+    spread = (min(values), max(values)) if len(values) > 1 else None
+    return Cell(number(float(np.median(values)) if values else None), span(spread))
