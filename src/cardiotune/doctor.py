@@ -8,19 +8,19 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
+import psutil
+import torch
+
 from cardiotune.config import load_model, shipped
 from cardiotune.errors import ModelError, PromptsTooLongError
 from cardiotune.settings import Config
+from cardiotune.training.machine import computes_in_bfloat16
+from cardiotune.training.memory import estimate
+from cardiotune.training.weights import cache_folder, describe, find_weights
 
 
 def examine() -> dict[str, Any]:
     """Facts by name; nothing is converted, downloaded or changed."""
-    import psutil
-    import torch
-
-    from cardiotune.training.machine import computes_in_bfloat16
-    from cardiotune.training.weights import cache_folder, describe
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     models = {name: load_model(path) for name, path in shipped("models").items()}
@@ -44,12 +44,6 @@ def examine_experiment(config: Config) -> dict[str, Any]:
 
     Memory in MiB, of each process; null with a reason where the weights are not on this machine.
     """
-    import psutil
-    import torch
-
-    from cardiotune.training.memory import estimate
-    from cardiotune.training.weights import find_weights
-
     choice = config.choice
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")

@@ -23,13 +23,10 @@ from cardiotune.config import dump
 from cardiotune.data import roles
 from cardiotune.data.cache import keep_tokens
 from cardiotune.data.cohort import ROW_ID
-from cardiotune.data.counts import CohortCounts
 from cardiotune.data.prepare import Prepared, read_prepared
-from cardiotune.data.small_counts import shareable
-from cardiotune.data.split import counts, overlap
 from cardiotune.errors import ConfigError, DataError, InterruptedRunError
+from cardiotune.evaluation.describe import describe_cohort
 from cardiotune.evaluation.judge import judge, of_run
-from cardiotune.evaluation.table1 import table1
 from cardiotune.files import atomic, private, read_json, write_json
 from cardiotune.models.predictions import frame_rows, read_predictions, rows_to_tell, write_predictions
 from cardiotune.models.prompts import encode_prompts
@@ -46,7 +43,7 @@ from cardiotune.training.distributed import check_meeting_place, join, launch, w
 from cardiotune.training.machine import set_up
 from cardiotune.training.start import fine_tune
 from cardiotune.training.trunk import forget
-from cardiotune.training.weights import find_weights, origin, weights_hashes
+from cardiotune.training.weights import base_model, find_weights
 
 log = logging.getLogger(__name__)
 
@@ -95,37 +92,16 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
     with _failing(folder), folder.stage("prepare", start):
         if encoded is not None and weights:
             keep_tokens(folder, prepared.all_texts, encoded, weights)
-        frame = prepared.cohort.frame
         with atomic(folder.split) as temporary:
-            pl.DataFrame({"row_id": frame[ROW_ID], "part": prepared.parts}).write_parquet(temporary)
-        described = table1(prepared, config.data).as_json()
-        write_json(folder.table1, described)
-        exact = CohortCounts(
-            prepared.cohort.flow,
-            prepared.cohort.notes,
-            counts(prepared.parts, prepared.cohort.events),
-            overlap(prepared.cohort, prepared.parts, prepared.texts, config.data),
-        )
-        write_json(folder.exact_counts, exact.as_json())
-        shared = shareable(exact, described)
-        told = {
-            **shared.as_json(),
-            "column_order": prepared.order,
-            "meanings": {meaning: meant.as_json() for meaning, meant in found.meanings.items()},
-            "tokens": tokens,
-        }
-        write_json(folder.cohort, told)
+            ids = prepared.cohort.frame[ROW_ID]
+            pl.DataFrame({"row_id": ids, "part": prepared.parts}).write_parquet(temporary)
+        meanings = {meaning: meant.as_json() for meaning, meant in found.meanings.items()}
+        further = {"column_order": prepared.order, "meanings": meanings, "tokens": tokens}
+        shared = describe_cohort(folder, prepared, config.data, further)
         folder.update_manifest(data=describe_files(config.data))
         folder.record(folder.split, folder.cohort, folder.table1)
         if weights:
-            model = config.model
-            named = {
-                "name": model.name,
-                "hub_id": model.hub_id,
-                "license": model.license,
-                **origin(model, weights),
-            }
-            folder.update_manifest(base_model={**named, "sha256": weights_hashes(weights)})
+            folder.update_manifest(base_model=base_model(config.model, weights))
     for part, count in shared.parts.items():
         log.info("%s: %s rows, %s events", part, *("few or hidden" if c is None else c for c in count.values()))
     log.info("what the columns mean: %s", roles.meanings_in_words(found.meanings))

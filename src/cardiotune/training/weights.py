@@ -98,9 +98,14 @@ def describe(model: ModelConfig) -> str | None:
     return None
 
 
-def origin(model: ModelConfig, folder: Path) -> dict[str, str | None]:
-    """For the manifest: where the weights in `folder`, which `find_weights` has found, are from,
-    and their commit on the hub."""
+def base_model(model: ModelConfig, folder: Path) -> dict[str, Any]:
+    """For the manifest: which model the weights in `folder`, which `find_weights` has found, are
+    of, where they are from, their commit on the hub, and their hashes."""
+    named = {"name": model.name, "hub_id": model.hub_id, "license": model.license}
+    return {**named, **_origin(model, folder), "sha256": weights_hashes(folder)}
+
+
+def _origin(model: ModelConfig, folder: Path) -> dict[str, str | None]:
     if model.path:
         return {"source": f"the local folder {folder.name}", "revision": None}
     if folder.parent.name == "snapshots":  # the hub's cache: one folder a commit
