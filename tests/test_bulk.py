@@ -121,6 +121,7 @@ def test_two_processes_give_the_same_file(
     assert out.read_bytes() == expected.read_bytes() and not out.with_name("shared.csv.parts").exists()
 
 
+@pytest.mark.slow  # the next test has such processes too, without torchrun's own
 def test_processes_of_another_launcher_give_the_same_file(run: Path, table: Path, expected: Path) -> None:
     out = run.parent / "by_torchrun.csv"
     starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cardiotune"]

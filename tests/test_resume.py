@@ -79,6 +79,30 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> Non
         time.sleep(0.002)
 
 
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[RunFolder, Path], None]) -> None:
+    """After the checkpoint of a step is written, do something with the best step's."""
+    drop_old = checkpoint.drop_old
+
+    def act_then(run: RunFolder, keep: set[int], newest: int, current: int) -> None:
+        drop_old(run, keep, newest, current)
+        if current == step:
+            act(run, run.checkpoints / f"step-{max(keep, default=current):06d}")
+
+    monkeypatch.setattr(checkpoint, "drop_old", act_then)
+
+
+def stop_at(run: Path, step: int) -> None:
+    """Interrupt the training, in this process, when the checkpoint of a step is written."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            stages.train(reopen.open_run(run))
+
+
 def kill_and_resume(experiment: Path, whole: Path, name: str, seed: int) -> bool:
     """Kill at a random moment after a random step; True when it was inside a save."""
     draw = random.Random(seed)
@@ -123,10 +147,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     experiment: Path, whole: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = prepared(experiment, "damaged")
-    process = start(run)
-    wait_for_step(run, 12, process)
-    process.kill()
-    process.wait()
+    stop_at(run, 12)
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
     file = newest / "optimizer.safetensors"
     content = file.read_bytes()
@@ -144,10 +165,7 @@ def test_resuming_a_finished_training_changes_nothing(experiment: Path, whole: P
 
 def test_changed_settings_and_table_are_refused(experiment: Path) -> None:
     run = prepared(experiment, "changed")
-    process = start(run)
-    wait_for_step(run, 3, process)
-    process.kill()
-    process.wait()
+    stop_at(run, 3)
     config = run / "config.yaml"
     original = config.read_text()
     config.write_text(original.replace("learning_rate: 0.01", "learning_rate: 0.02"))
@@ -190,18 +208,6 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 def small(experiment: Path, name: str) -> RunFolder:
     overrides = [f"name={name}", "train.max_steps=8", "train.evaluate_every=2", "train.save_every=null"]
     return stages.prepare(load_config(experiment, overrides))[0]
-
-
-def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[RunFolder, Path], None]) -> None:
-    """After the checkpoint of a step is written, do something with the best step's."""
-    drop_old = checkpoint.drop_old
-
-    def act_then(run: RunFolder, keep: set[int], newest: int, current: int) -> None:
-        drop_old(run, keep, newest, current)
-        if current == step:
-            act(run, run.checkpoints / f"step-{max(keep):06d}")
-
-    monkeypatch.setattr(checkpoint, "drop_old", act_then)
 
 
 def check_published(run: RunFolder, lost: str) -> None:
