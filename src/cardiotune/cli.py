@@ -142,6 +142,8 @@ class _Plain(logging.Formatter):
 
 
 def _load(config: str, overrides: list[str] | None) -> Config:
+    """Settings; before anything that imports the hub's library, which reads once whether it may
+    ask."""
     if _is_folder(config):
         own = Path(config) / "config.yaml"
         raise ConfigError(
@@ -197,10 +199,10 @@ def prepare(
 
     Example: cardiotune prepare statlog_heart --show 3
     """
+    loaded = _load(config, overrides)
     from cardiotune import stages
     from cardiotune.data.prepare import show_prompts
 
-    loaded = _load(config, overrides)
     if show:
         for number, prompt in enumerate(show_prompts(loaded, show, real_rows), start=1):
             kind = "real" if real_rows else "synthetic"
@@ -223,15 +225,15 @@ def train(
 
     Example: cardiotune train --resume runs/statlog_heart
     """
+    there = resume or (Path(config) / "manifest.json").is_file()
+    if there and overrides:
+        raise ConfigError(KEEPS_SETTINGS)
+    if not there:
+        processes.only_one("preparing (`cardiotune prepare CONFIG`, before `cardiotune train RUN`)")
+    loaded = None if there else _load(config, overrides)
     from cardiotune import reopen, stages
 
-    if resume or (Path(config) / "manifest.json").is_file():
-        if overrides:
-            raise ConfigError(KEEPS_SETTINGS)
-        folder, prepared = reopen.open_run(config), None
-    else:
-        processes.only_one("preparing (`cardiotune prepare CONFIG`, before `cardiotune train RUN`)")
-        folder, prepared = stages.prepare(_load(config, overrides), overwrite)
+    folder, prepared = stages.prepare(loaded, overwrite) if loaded else (reopen.open_run(config), None)
     stages.train(folder, prepared, resume)
     if processes.current().rank == 0:
         folder.update_manifest(status="trained")
@@ -603,12 +605,13 @@ def learn_curve(
 
     Example: cardiotune learn-curve statlog_heart --sizes 32,64,all --seeds 3
     """
+    loaded = _load(config, overrides)
     from cardiotune import studies
     from cardiotune.report.learning_curve import parse_sizes, to_markdown
     from cardiotune.runs import RunFolder
 
     wanted = parse_sizes(sizes)
-    found, folder = studies.learn_curve(_load(config, overrides), wanted, seeds, out_folder, overwrite)
+    found, folder = studies.learn_curve(loaded, wanted, seeds, out_folder, overwrite)
     _say(to_markdown(found))
     _say(f"written: {folder / 'learning_curve.png'}")
     _redraw(RunFolder(folder.parent))  # has a report when the curve was left in a run folder
