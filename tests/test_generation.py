@@ -18,9 +18,9 @@ from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.models.generation import (
     UNPARSABLE,
     Generator,
-    judge,
+    figures,
     option_parser,
-    risks,
+    risks_of,
     word_parser,
 )
 from cardiotune.models.predictions import prediction_rows
@@ -81,18 +81,18 @@ def test_an_option_is_read_as_published(text: str, parsed: int) -> None:
 
 def test_a_failure_counts_as_wrong_and_is_counted() -> None:
     parsed, y_true = np.array([1, 0, UNPARSABLE, 1]), np.array([1, 1, 0, 1])
-    found = judge(parsed, y_true)
+    found = figures(parsed, y_true)
     assert (found["n"], found["n_unparsable"], found["share_unparsable"]) == (4, 1, 0.25)
     assert found["accuracy"] == 0.5
     assert found["accuracy_parsed"] == pytest.approx(2 / 3)
     # No event: none of the one row found. Event: both answers right, two of three found.
     assert found["precision_weighted"] == pytest.approx(0.75)
     assert found["f1_weighted"] == pytest.approx(0.75 * 0.8)
-    assert risks(parsed, 0.3).tolist() == [1, 0, 0.3, 1]
+    assert risks_of(parsed, 0.3).tolist() == [1, 0, 0.3, 1]
 
 
 def test_no_answer_at_all() -> None:
-    found = judge(np.full(3, UNPARSABLE), np.array([0, 1, 1]))
+    found = figures(np.full(3, UNPARSABLE), np.array([0, 1, 1]))
     assert found["accuracy"] == found["precision_weighted"] == found["f1_weighted"] == 0
     assert found["accuracy_parsed"] is None
 
@@ -108,7 +108,7 @@ def test_the_published_artefact() -> None:
     parsed = np.concatenate(
         [np.repeat([event, 1 - event, UNPARSABLE], [right[event], wrong[event], failed[event]]) for event in (0, 1)]
     )
-    found = judge(parsed, y_true)
+    found = figures(parsed, y_true)
     assert found["accuracy"] == pytest.approx(0.27408145910916926, abs=1e-15)
     assert found["precision_weighted"] == pytest.approx(0.6334426596971561, abs=1e-15)
     assert found["f1_weighted"] == pytest.approx(0.38158891819823754, abs=1e-15)
@@ -187,7 +187,7 @@ def test_rows_keep_their_order_and_are_counted(toy: tuple[Any, Any]) -> None:
 def part_of(parsed: Any, y_true: Any, threshold: float = 0.5, prevalence: float = 0.45) -> dict[str, Any]:
     """The test part of `metrics.json` for these answers, beside a tuned model."""
     ids = [f"r{row}" for row in range(len(y_true))]
-    told = risks(np.array(parsed), prevalence)
+    told = risks_of(np.array(parsed), prevalence)
     tuned = np.linspace(0.2, 0.8, len(y_true))
     rows = prediction_rows("free_generation", ids, ["test"] * len(ids), y_true, told, told, threshold)
     rows += prediction_rows("tuned", ids, ["test"] * len(ids), y_true, tuned, tuned, threshold)
@@ -221,7 +221,7 @@ def test_an_unparsable_answer_is_wrong_whatever_the_outcome_and_the_threshold(
         "f1_weighted": (16 / 30 + 12 / (6 + 4 + 20)) / 2,
     }  # fmt: skip
     assert found == pytest.approx(by_hand)
-    published = judge(np.array(ANSWERS), np.array(EVENTS))
+    published = figures(np.array(ANSWERS), np.array(EVENTS))
     assert published["accuracy"] == pytest.approx(found["accuracy"])
     assert published["f1_weighted"] == pytest.approx(found["f1_weighted"])
     assert published["precision_weighted"] == pytest.approx((found["precision"] + found["npv"]) / 2)
@@ -289,7 +289,7 @@ def test_a_listed_option_is_hardly_ever_written_by_a_small_base_model(gemma: tup
     generator = Generator(network.base, encoder.tokenizer, pad_id=0, max_new_tokens=12)
     prompts = encoder.encode([f"age {age} years, sex man\nOptions:\n{NO}\n{YES}" for age in (45, 66)])
     parsed = generator.parsed(prompts, option_parser(NO, YES))
-    found = judge(parsed, np.array([0, 1]))
+    found = figures(parsed, np.array([0, 1]))
     assert found["share_unparsable"] == 1 and found["accuracy"] == 0
     assert np.isfinite(score(network, prompts, Batching(0, 512, CPU, network.layout))).all()
 

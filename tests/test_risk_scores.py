@@ -18,7 +18,7 @@ from cardiotune.models import calibrate
 from cardiotune.models.logistic import logit
 from cardiotune.models.risk_scores import (
     PUBLISHED,
-    Scored,
+    PublishedRisks,
     completed_risks,
     framingham,
     framingham_bmi,
@@ -165,7 +165,7 @@ def test_units_are_converted_back_and_forth() -> None:
 # rows without a risk
 
 
-def scored(age: Any, **changes: Any) -> Scored:
+def scored(age: Any, **changes: Any) -> PublishedRisks:
     profile = {
         "age_years": age,
         "male": 1,

@@ -129,7 +129,7 @@ def calibration_intercept(y_true: Array, y_prob: Array, weight: Array | None = N
     """
     weight = np.atleast_2d(_weights(y_true, weight))
     design = np.ones((len(y_true), 1))
-    return logistic.fit(design, logistic.logit(y_prob), y_true, weight, _both_outcomes(y_true, weight))[:, 0]
+    return logistic.coefficients(design, logistic.logit(y_prob), y_true, weight, _both_outcomes(y_true, weight))[:, 0]
 
 
 def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
@@ -143,7 +143,7 @@ def calibration_slope(y_true: Array, y_prob: Array, weight: Array | None = None)
     scale = log_odds.std() or 1.0
     design = np.column_stack([np.ones(len(y_true)), (log_odds - log_odds.mean()) / scale])
     defined = logistic.overlap(y_true, log_odds, weight)
-    return logistic.fit(design, np.zeros(len(y_true)), y_true, weight, defined)[:, 1] / scale
+    return logistic.coefficients(design, np.zeros(len(y_true)), y_true, weight, defined)[:, 1] / scale
 
 
 def calibration_errors(
@@ -161,7 +161,7 @@ def calibration_errors(
     weight, log_odds = np.atleast_2d(_weights(y_true, weight)), logistic.logit(y_prob)
     design = logistic.natural_spline(log_odds, logistic.knots(y_true, log_odds) if knots is None else knots)
     defined = _both_outcomes(y_true, weight)
-    fitted = logistic.fit(design, np.zeros(len(y_true)), y_true, weight, defined, RIDGE)
+    fitted = logistic.coefficients(design, np.zeros(len(y_true)), y_true, weight, defined, RIDGE)
     error = np.abs(logistic.sigmoid(fitted @ design.T) - y_prob)
     order = np.argsort(error, axis=-1, kind="stable")  # quick where the rows are in order of their risk
     error, sorted_weight = np.take_along_axis(error, order, -1), np.take_along_axis(weight, order, -1)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
+from transformers import GenerationConfig
 
 from cardiotune.training.distributed import merge, own_batches
 
@@ -97,8 +98,6 @@ class Generator:
     @torch.inference_mode()
     def write(self, prompts: Sequence[list[int]]) -> list[str]:
         """What the model writes after each prompt of one batch."""
-        from transformers import GenerationConfig
-
         width = max(map(len, prompts))
         # Padded on the left: the answer begins right after the last token of the prompt.
         ids = torch.tensor([[self.pad_id] * (width - len(prompt)) + prompt for prompt in prompts])
@@ -118,7 +117,7 @@ class Generator:
 # judging
 
 
-def risks(parsed: Parsed, prevalence: float) -> NDArray[np.float64]:
+def risks_of(parsed: Parsed, prevalence: float) -> NDArray[np.float64]:
     """(rows,) 1 and 0 as answered, for a word carries no probability; `prevalence` where there is
     no answer.
 
@@ -128,7 +127,7 @@ def risks(parsed: Parsed, prevalence: float) -> NDArray[np.float64]:
     return np.where(parsed == UNPARSABLE, prevalence, parsed).astype(float)
 
 
-def judge(parsed: Parsed, y_true: NDArray[Any], weight: NDArray[Any] | None = None) -> dict[str, int | float | None]:
+def figures(parsed: Parsed, y_true: NDArray[Any], weight: NDArray[Any] | None = None) -> dict[str, int | float | None]:
     """How often parsing failed, and what that does to the figures.
 
     `accuracy`, `precision_weighted` and `f1_weighted` are as published: an answer that cannot be

@@ -24,7 +24,7 @@ KNOT_EVENTS = {5: 100, 4: 50, 3: 20}
 line."""
 
 
-def fit(
+def coefficients(
     design: Array, offset: Array, y_true: Array, weight: Array, defined: NDArray[np.bool_], ridge: float = 0.0
 ) -> Array:
     """(replicates, columns of the design) coefficients of a logistic regression; NaN where not
@@ -119,7 +119,7 @@ def logit(risks: Array) -> Array:
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
-def most_probable(
+def most_probable(  # data, prior and bounds of one fit
     design: Array,
     offset: Array,
     y_true: Array,

@@ -225,11 +225,11 @@ class CohortRisks:
             parsed = generator.parsed(prompts, generation.choose_parser(task.options, labels), bar.advance)
         test = self.parts[self.scored] == "test"
         rows = self.scored[test]
-        judged = generation.judge(parsed[test], self.events[rows], self._weights_of(rows))
+        judged = generation.figures(parsed[test], self.events[rows], self._weights_of(rows))
         if world().rank == 0:
             self.run.update_manifest(free_generation=judged)
         share = prevalence(self.rows)[0]
-        return _same(self._spread(generation.risks(parsed, float(share))))
+        return _same(self._spread(generation.risks_of(parsed, float(share))))
 
     @makes(*PUBLISHED)
     def _published(self, name: str) -> Risks:

@@ -149,7 +149,7 @@ def calibration_curve(y_true: Array, risk: Array, at: Array, weight: Array | Non
     knots = logistic.knots(y_true, log_odds)
     both = (weights @ y_true > 0) & (weights @ (1 - y_true) > 0)
     design = logistic.natural_spline(log_odds, knots)
-    fitted = logistic.fit(design, np.zeros(len(y_true)), y_true, weights, both, RIDGE)
+    fitted = logistic.coefficients(design, np.zeros(len(y_true)), y_true, weights, both, RIDGE)
     shares = logistic.sigmoid(fitted @ logistic.natural_spline(logistic.logit(at), knots).T)
     return shares if weight is not None and weight.ndim == 2 else shares[0]
 

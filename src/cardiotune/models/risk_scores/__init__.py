@@ -8,12 +8,12 @@ from cardiotune.models.risk_scores.cohort import (
     read_inputs,
     score_cohort,
 )
-from cardiotune.models.risk_scores.rows import Scored, to_mg_dl, to_mmol_l
+from cardiotune.models.risk_scores.rows import PublishedRisks, to_mg_dl, to_mmol_l
 from cardiotune.models.risk_scores.score2 import score2
 
 __all__ = [
     "PUBLISHED",
-    "Scored",
+    "PublishedRisks",
     "check_inputs",
     "completed_risks",
     "framingham",

@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from cardiotune.models.risk_scores.rows import Array, Beyond, Rows, Scored, cox, group_of, linear
+from cardiotune.models.risk_scores.rows import Array, Beyond, PublishedRisks, Rows, cox, group_of, linear
 
 POOLED = {
     "age": (-29.799, 12.344, 17.114, 2.469),
@@ -27,7 +27,7 @@ table A."""
 POOLED_MEAN, POOLED_SURVIVAL = (-29.18, 61.18, 86.61, 19.54), (0.9665, 0.9144, 0.9533, 0.8954)
 
 
-def pooled_cohort(
+def pooled_cohort(  # an argument an input of the formula
     *,
     age_years: ArrayLike,
     male: ArrayLike,
@@ -39,7 +39,7 @@ def pooled_cohort(
     total_cholesterol_mg_dl: ArrayLike,
     hdl_mg_dl: ArrayLike,
     beyond: Beyond = "missing",
-) -> Scored:
+) -> PublishedRisks:
     """Pooled cohort equations: first hard atherosclerotic cardiovascular disease, ages 40 to 79.
 
     Goff et al., Circulation 2014;129(suppl 2):S49, appendix 7, table A. `black` chooses the
@@ -102,13 +102,13 @@ alone."""
 FRAMINGHAM_BMI_MEAN, FRAMINGHAM_BMI_SURVIVAL = (26.0145, 23.9388), (0.94833, 0.88431)
 
 
-def framingham(
+def framingham(  # an argument an input of the formula
     *,
     total_cholesterol_mg_dl: ArrayLike,
     hdl_mg_dl: ArrayLike,
     beyond: Beyond = "missing",
     **shared: Any,
-) -> Scored:
+) -> PublishedRisks:
     """Framingham general cardiovascular disease with lipids, ages 30 to 74.
 
     `shared`: age_years, male, smoker, diabetes, sbp_mmhg and bp_medication. D'Agostino et al.,
@@ -119,7 +119,7 @@ def framingham(
     return rows.scored(cox(linear(_log_terms(rows), FRAMINGHAM, men), FRAMINGHAM_MEAN, FRAMINGHAM_SURVIVAL, men))
 
 
-def framingham_bmi(*, bmi_kg_m2: ArrayLike, beyond: Beyond = "missing", **shared: Any) -> Scored:
+def framingham_bmi(*, bmi_kg_m2: ArrayLike, beyond: Beyond = "missing", **shared: Any) -> PublishedRisks:
     """Framingham general cardiovascular disease without blood tests, ages 30 to 74; `shared` as in
     `framingham`.
 
@@ -130,7 +130,7 @@ def framingham_bmi(*, bmi_kg_m2: ArrayLike, beyond: Beyond = "missing", **shared
     return rows.scored(cox(linear(terms, FRAMINGHAM_BMI, men), FRAMINGHAM_BMI_MEAN, FRAMINGHAM_BMI_SURVIVAL, men))
 
 
-def _framingham_rows(
+def _framingham_rows(  # an argument an input of the formula
     beyond: Beyond,
     *,
     age_years: ArrayLike,

@@ -13,7 +13,7 @@ from cardiotune.data import roles, small_counts
 from cardiotune.data.schema import codes_of
 from cardiotune.errors import DataError
 from cardiotune.models.risk_scores.american import framingham, framingham_bmi, pooled_cohort
-from cardiotune.models.risk_scores.rows import Array, Beyond, Region, Scored, to_mg_dl, to_mmol_l
+from cardiotune.models.risk_scores.rows import Array, Beyond, PublishedRisks, Region, to_mg_dl, to_mmol_l
 from cardiotune.models.risk_scores.score2 import score2
 from cardiotune.settings import Column, Meaning
 
@@ -69,7 +69,7 @@ _TREATED = ("age_years", "male", "smoker", "diabetes", "sbp_mmhg", "bp_medicatio
 class Published(NamedTuple):
     """A score: its function, the inputs that it takes, and the unit of its lipids."""
 
-    function: Callable[..., Scored]
+    function: Callable[..., PublishedRisks]
     inputs: tuple[str, ...]
     lipids: str = "mg_dl"
 
@@ -96,7 +96,7 @@ def score_cohort(
     score: str,
     region: Region = "low",
     beyond: Beyond = "missing",
-) -> Scored:
+) -> PublishedRisks:
     """A score of every row of a cohort. `columns` is the data dictionary; DataError when an input
     is not in it."""
     return _apply(score, read_inputs(frame, columns, score), region, beyond)
@@ -129,7 +129,7 @@ def completed_risks(
     return _apply(score, inputs, region, "nearest").risk
 
 
-def _apply(score: str, inputs: Mapping[str, Array], region: Region, beyond: Beyond) -> Scored:
+def _apply(score: str, inputs: Mapping[str, Array], region: Region, beyond: Beyond) -> PublishedRisks:
     published = PUBLISHED[score]
     convert = to_mg_dl if published.lipids == "mg_dl" else np.asarray
     values: dict[str, Any] = {

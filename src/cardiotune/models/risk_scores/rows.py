@@ -24,7 +24,7 @@ MG_DL_PER_MMOL_L = 38.67
 FLAGS = ("male", "black", "smoker", "diabetes", "bp_medication")
 
 
-class Scored(NamedTuple):
+class PublishedRisks(NamedTuple):
     """Risks (n,) from 0 to 1, NaN where there is none, and how many rows have each reason for that
     (or several)."""
 
@@ -74,11 +74,11 @@ class Rows:
         if rows.any():
             self.reasons[reason] = rows
 
-    def scored(self, risk: Array) -> Scored:
+    def scored(self, risk: Array) -> PublishedRisks:
         """`risk` (n,) without those that were left out."""
         for rows in self.reasons.values():
             risk = np.where(rows, np.nan, risk)
-        return Scored(risk, {reason: int(rows.sum()) for reason, rows in self.reasons.items()})
+        return PublishedRisks(risk, {reason: int(rows.sum()) for reason, rows in self.reasons.items()})
 
 
 def linear(terms: Mapping[str, Array], coefficients: Mapping[str, tuple[float, ...]], group: NDArray[np.int_]) -> Array:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cardiotune.models.risk_scores.rows import Beyond, Region, Rows, Scored, group_of, linear
+from cardiotune.models.risk_scores.rows import Beyond, PublishedRisks, Region, Rows, group_of, linear
 
 SCORE2 = {
     "age": (0.4648, 0.3742),
@@ -30,7 +30,7 @@ SCORE2_SCALES: dict[Region, tuple[tuple[float, float], tuple[float, float]]] = {
 Kingdom is `low`."""
 
 
-def score2(
+def score2(  # an argument an input of the formula
     *,
     age_years: ArrayLike,
     male: ArrayLike,
@@ -41,7 +41,7 @@ def score2(
     diabetes: ArrayLike = 0,
     region: Region = "low",
     beyond: Beyond = "missing",
-) -> Scored:
+) -> PublishedRisks:
     """SCORE2: fatal and non-fatal cardiovascular disease, ages 40 to 69, without diabetes,
     recalibrated to a region.
 
