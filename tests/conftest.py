@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import yaml
 
+from cardiotune.families import FAMILIES
 from cardiotune.settings import Config
 
 WORDS = (
@@ -62,24 +63,25 @@ def build_toy_model(folder: Path, family: str = "llama", layers: int = 2) -> Pat
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    window = {"sliding_window": 16}
-    extra = {
-        "mistral": window,
-        "gemma2": {"head_dim": 16, **window, "query_pre_attn_scalar": 16},
-        "gemma3_text": {"head_dim": 16, **window, "query_pre_attn_scalar": 16},
-        "qwen3": {"head_dim": 16},
-        "gemma": {"head_dim": 16},
-    }
-    if family == "gemma3":  # the class of the MedGemma checkpoints: text beside a vision tower
-        text = {**sizes, "head_dim": 16, **window, "query_pre_attn_scalar": 16}
+    small = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 16}
+    text = sizes | known_settings(FAMILIES[family].text or family, small)
+    if FAMILIES[family].text:  # the class of the MedGemma checkpoints: text beside a vision tower
         vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
         vision |= {"image_size": 28, "patch_size": 14}
         config = AutoConfig.for_model(family, text_config=text, vision_config=vision, mm_tokens_per_image=4)
     else:
-        config = AutoConfig.for_model(family, **sizes, **extra.get(family, {}))
+        config = AutoConfig.for_model(family, **text)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
+
+
+def known_settings(model_type: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that a config of this model type holds."""
+    from transformers import AutoConfig
+
+    known = vars(AutoConfig.for_model(model_type))
+    return {name: value for name, value in settings.items() if name in known}
 
 
 def build_toy_table(rows: int = 240, seed: int = 0) -> pl.DataFrame:

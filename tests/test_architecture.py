@@ -11,7 +11,18 @@ import cardiotune
 
 SOURCE = Path(cardiotune.__file__).parent
 ROOMS = ("data", "synthetic_ukb", "training", "models", "evaluation", "audit", "report", "deployment")
-HALL = ("config", "settings", "comparators", "compatibility", "runs", "files", "processes", "progress", "errors")
+HALL = (
+    "config",
+    "settings",
+    "comparators",
+    "families",
+    "compatibility",
+    "runs",
+    "files",
+    "processes",
+    "progress",
+    "errors",
+)
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

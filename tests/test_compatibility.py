@@ -1,5 +1,6 @@
 """The compatibility table: its document is fresh, and configs are refused or taken as it says."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 from cardiotune import stages
-from cardiotune.compatibility import DTYPES, FAMILIES, HEADS, METHODS, STAGES, Choice, family_of, refusals, table
+from cardiotune.compatibility import DTYPES, HEADS, METHODS, STAGES, Choice, refusals, table
 from cardiotune.config import load_config, load_model, shipped
 from cardiotune.errors import ConfigError, ModelError
+from cardiotune.families import FAMILIES, LINES, OTHER, line_of, record_of
 from cardiotune.settings import ModelConfig
 from cardiotune.training.model import DTYPES as DTYPES_OF_TORCH
 from cardiotune.training.model import build_encoder, score_dtype
@@ -25,10 +27,10 @@ def test_the_document_is_what_the_code_says() -> None:
 
 def test_every_cell_is_in_the_document() -> None:
     training, _, scoring = table().partition("## Scoring")
-    assert len([line for line in scoring.splitlines() if line.startswith("| ")]) == 1 + len(DTYPES) * len(FAMILIES)
+    assert len([line for line in scoring.splitlines() if line.startswith("| ")]) == 1 + len(DTYPES) * len(LINES)
     lines = [line for line in training.splitlines() if line.startswith("| ") and not line.startswith("| method")]
-    assert len(lines) == len(METHODS) * len(HEADS) * len(DTYPES) * len(FAMILIES)
-    refused = [c for c in map(lambda x: Choice(*x), product(METHODS, HEADS, STAGES, DTYPES, FAMILIES)) if refusals(c)]
+    assert len(lines) == len(METHODS) * len(HEADS) * len(DTYPES) * len(LINES)
+    refused = [c for c in map(lambda x: Choice(*x), product(METHODS, HEADS, STAGES, DTYPES, LINES)) if refusals(c)]
     assert sum(line.count("refused") for line in lines) == len(refused)
 
 
@@ -69,12 +71,28 @@ def test_an_encoder_runs_without_prompted_models(tmp_path: Path) -> None:
 
 
 def test_every_shipped_model_has_a_family() -> None:
-    families = {n: family_of(f"{n} {load_model(p).hub_id}", load_model(p).family) for n, p in shipped("models").items()}
-    assert families.pop("smollm2-135m") == "other"  # a Llama by its config; no rule is about it
-    assert set(families.values()) <= set(FAMILIES)
+    families = {n: line_of(f"{n} {load_model(p).hub_id}", load_model(p).family) for n, p in shipped("models").items()}
+    assert families.pop("smollm2-135m") == OTHER  # a Llama by its config; no rule is about it
+    assert set(families.values()) <= set(LINES)
     assert families["medgemma-4b"] == "gemma3_vision"
     assert families["medgemma-27b"] == "gemma3"
     assert families["med42-8b"] == "llama"
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_what_the_table_says_of_a_line_holds_for_each_of_its_model_types(line: str) -> None:
+    for record in FAMILIES.values():
+        if record.line and record.line.name == line:
+            told, own = record_of(line), FAMILIES[record.text] if record.text else record
+            assert (own.kind, own.float16, own.tree) == (told.kind, told.float16, told.tree)
+            assert record.float16 == told.float16
+
+
+def test_a_line_of_models_whose_rows_share_no_tokens_is_refused_lora_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], tree=False))
+    assert "lower layers" in "".join(refusals(Choice("lora_top", "classifier", "none", "auto", "llama")))
+    assert not refusals(Choice("lora", "classifier", "none", "auto", "llama"))
+    assert "lower layers" in table()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -98,10 +116,10 @@ def test_float16_on_a_cpu_is_refused_before_anything_is_written(toy_experiment: 
     assert not config.run_path.exists()
 
 
-@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("family", [name for name, record in FAMILIES.items() if not record.float16])
 @pytest.mark.parametrize("key", ["dtype", "score_dtype"])
 def test_a_gemma_by_another_name_is_refused_by_its_record(family: str, key: str, tmp_path: Path) -> None:
     folder = build_toy_model(tmp_path, family)
     config = toy_config(folder, model={key: "float16"}, models=["zero_shot"])
-    with pytest.raises(ModelError, match=f"{family} overflows float16"):
+    with pytest.raises(ModelError, match=f"{FAMILIES[family].text or family} overflows float16"):
         build_encoder(config, folder)

@@ -7,17 +7,17 @@ from typing import Any, cast
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cardiotune.data.tokens import LabelTokens
 from cardiotune.errors import ModelError
+from cardiotune.families import FAMILIES, family_of, text_family
 from cardiotune.settings import ModelConfig
 from cardiotune.training.checkpoint import check_same_weights, save_weights, trained_state
-from cardiotune.training.families import FAMILIES, family_of, known_family, text_family
 from cardiotune.training.heads import ClassifierNetwork, LabelTokenNetwork, RiskNetwork
-from cardiotune.training.model import build, load_base, load_tuned
+from cardiotune.training.model import auto_class, build, known_family, load_base, load_tuned
 from cardiotune.training.packing import lay_out
-from conftest import toy_config
+from conftest import known_settings, toy_config
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -31,50 +31,46 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
-GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8, "final_logit_softcapping": 0.5}
-MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_expand": 2}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+SMALL: dict[str, Any] = {
+    **{"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8, "local_attention": 8, "window_size": 8},
+    **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    **{"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_expand": 2},
+    **{"mamba_d_ssm": 64, "mamba_n_groups": 1},
+    **{"rotary_dim": 4, "ffn_dim": 48, "dim": 32, "hidden_dim": 48, "num_layers": 2},
+}
+"""For every model type whose config knows them: sizes, and windows shorter than a row."""
 DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
 MORE: dict[str, dict[str, Any]] = {
-    **{key: {"head_dim": 8} for key in ("gemma", "qwen3", "glm", "glm4", "helium", "seed_oss", "ministral3")},
-    **{key: {"head_dim": 8} for key in ("ernie4_5", "hunyuan_v1_dense", "nomic_bert")},
-    **dict.fromkeys(("gemma2", "gemma3_text", "vaultgemma"), GEMMA),
-    "mistral": {"sliding_window": 8},
-    "nanochat": {"final_logit_softcapping": 0.5},
-    **{key: {"logits_scaling": 8.0} for key in ("granite", "granitemoe", "granitemoeshared")},
-    "granitemoehybrid": {**MAMBA, "layer_types": ["mamba", "attention"], "logits_scaling": 8.0},
-    "falcon_h1": {**MAMBA, "mamba_d_ssm": 64, "mamba_n_groups": 1, "lm_head_multiplier": 0.3},
-    "cohere": {"logit_scale": 0.0625},
-    "cohere2": {"logit_scale": 0.0625, "sliding_window": 8},
-    **{key: {**EXPERTS, "shared_expert_intermediate_size": 16} for key in ("qwen2_moe", "qwen3_moe", "olmoe")},
-    "falcon": {"alibi": False},
-    **{key: {"rotary_dim": 4} for key in ("gptj", "codegen")},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "window_size": 8},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16},
-    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
-    "distilbert": {"dim": 32, "hidden_dim": 48},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "modernbert": {"global_attn_every_n_layers": 2},
     **dict.fromkeys(("deberta", "deberta-v2"), DISENTANGLED),
 }
+"""What has to be said of a model type so that two of its layers show all that it has."""
 draw = random.Random(1)
 PROMPTS = [[draw.randrange(3, 64) for _ in range(length)] for length in (30, 5, 12, 30, 1, 9)]
 PROMPTS[3][:20] = PROMPTS[0][:20]
 
 
+def settings_of(model_type: str) -> dict[str, Any]:
+    """Small sizes; what the record says of the logits is strong enough to show."""
+    record = FAMILIES[model_type]
+    scales = {record.multiplied_by: 0.3, record.divided_by: 8.0, record.capped_by: 0.5, record.table_if: False}
+    width = {} if record.width == "hidden_size" else {record.width: 16}
+    told = {name: value for name, value in {**scales, **width, **dict.fromkeys(record.without, False)}.items() if name}
+    return {**SIZES, **known_settings(model_type, SMALL), **told, **MORE.get(model_type, {})}
+
+
 def tiny(model_type: str, **more: Any) -> Any:
     """A model of two layers; its weights are large enough for every part of it to show."""
-    if model_type == "gemma3":
-        vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-        settings: dict[str, Any] = {
-            "text_config": {**SIZES, **GEMMA},
-            "vision_config": {**vision, "image_size": 28, "patch_size": 14},
-            "mm_tokens_per_image": 4,
-        }
-    else:
-        settings = {**SIZES, **MORE.get(model_type, {}), **more}
+    record = FAMILIES[model_type]
+    text = settings_of(record.text or model_type)
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = {"text_config": text, "vision_config": {**vision, "image_size": 28, "patch_size": 14}}
+    settings = {**settings, "mm_tokens_per_image": 4} if record.text else {**text, **more}
     config = AutoConfig.for_model(model_type, **settings)
     torch.manual_seed(0)
-    kind = AutoModelForCausalLM if FAMILIES[model_type].kind == "decoder" else AutoModel
-    model = kind.from_config(config).eval()
+    model = auto_class(record.kind).from_config(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(torch.randn_like(weight) * 0.1 + (weight if weight.ndim == 1 else 0))
@@ -104,6 +100,7 @@ def test_a_row_of_a_batch_is_what_it_is_in_stock_transformers(model_type: str) -
         torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
     assert expected.std() > 0.01
     assert network.layout == ("tree" if text_family(model.config).tree else "padded")
+    assert model.config.get_text_config().model_type == (FAMILIES[model_type].text or model_type)
 
 
 @pytest.mark.parametrize("model_type", ["opt", "gpt2", "gemma3", "bert"])

@@ -12,8 +12,8 @@ from transformers import Gemma3nTextConfig, LlamaConfig
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextMLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 
+from cardiotune.families import FAMILIES, tree_families
 from cardiotune.models.language import LanguageScorer
-from cardiotune.training.families import FAMILIES, tree_families
 from cardiotune.training.fixed_weights import fix_weights
 from cardiotune.training.lean import slim
 from cardiotune.training.machine import computes_in_bfloat16

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from cardiotune.families import tree_families
 from cardiotune.models.language import LanguageScorer
-from cardiotune.training.families import tree_families
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.last_layer import compute_what_is_read
 from cardiotune.training.lean import slim
@@ -30,8 +30,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def plain_network(folder: Path, dtype: torch.dtype = torch.float32, **method: Any) -> RiskNetwork:
     """As `build` makes it, but with the layers of PyTorch and PEFT; adapters that do something."""
     torch.manual_seed(0)
-    attention = "eager" if "gemma2" in folder.name else "sdpa"
-    config = toy_config(folder, method=method, model={"name": "toy", "path": str(folder), "attention": attention})
+    config = toy_config(folder, method=method)
     base = load_base(folder, config, dtype, CPU)
     adapted = _unfreeze(base, "label_tokens") if method.get("kind") == "full" else _adapt(base, config)
     network = read(adapted, config, build_encoder(config, folder))

@@ -11,6 +11,7 @@ import torch
 
 from cardiotune import reopen, stages, studies
 from cardiotune.errors import ModelError
+from cardiotune.families import FAMILIES
 from cardiotune.models.language import LanguageScorer
 from cardiotune.settings import Config
 from cardiotune.training.heads import trunk_of
@@ -18,7 +19,8 @@ from cardiotune.training.model import HEAD_FILE, build, build_encoder, load_base
 from conftest import build_toy_encoder, build_toy_model, build_toy_table, toy_config
 
 CPU = torch.device("cpu")
-DECODERS = ("gemma3_text", "gemma3", "llama", "qwen2", "qwen3", "mistral")
+DECODERS = tuple(name for name, record in FAMILIES.items() if record.line and record.kind == "decoder")
+"""What docs/compatibility.md speaks of."""
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"name": "full", "kind": "full"},
     "lora": {"name": "lora", "r": 4},

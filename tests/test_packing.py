@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from cardiotune.data.tokens import LabelTokens
-from cardiotune.training.families import tree_families
+from cardiotune.families import tree_families
 from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork, _say_why_padded
 from cardiotune.training.model import load_base
 from cardiotune.training.packing import BLOCK, ROUND, Layout, by_token_budget, lay_out, shared_length
@@ -27,12 +27,12 @@ LONG = [list(range(3, 83)), [*range(3, 63), *range(100, 130)], [*range(3, 63), *
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LabelTokenNetwork]:
-    def load(family: str, attention: str) -> LabelTokenNetwork:
+    def load(family: str, attention: str = "sdpa") -> LabelTokenNetwork:
         folder = build_toy_model(tmp_path_factory.mktemp(family), family)
         config = toy_config(folder, model={"name": "toy", "path": str(folder), "attention": attention})
         return LabelTokenNetwork(load_base(folder, config, torch.float32, torch.device("cpu")), LabelTokens(5, 6))
 
-    return {f: load(f, "eager" if f == "gemma2" else "sdpa") for f in tree_families()} | {
+    return {f: load(f) for f in tree_families()} | {
         "llama eager": load("llama", "eager"),
         "gemma3_text eager": load("gemma3_text", "eager"),
     }

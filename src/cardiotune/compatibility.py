@@ -5,25 +5,17 @@ The one table behind the check of every config and behind `docs/compatibility.md
 cardiotune.compatibility` prints it).
 """
 
-import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
+from cardiotune.families import LINES, OTHER, Family, record_of
+
 METHODS = ("full", "lora", "lora_top", "qlora", "lora_8bit")
 HEADS = ("label_tokens", "classifier")
 STAGES = ("none", "zero2", "zero2_offload", "zero3", "zero3_offload")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-FAMILIES = {
-    "gemma3": "Gemma 3 text",
-    "gemma3_vision": "Gemma 3 conditional generation (MedGemma), text path",
-    "gemma2": "Gemma 2",
-    "llama": "Llama, Med42",
-    "qwen": "Qwen2, Qwen3",
-    "mistral": "Mistral",
-    "bert": "BERT-type encoders",
-}
 
 
 @dataclass(frozen=True)
@@ -35,6 +27,12 @@ class Choice:
     stage: str
     dtype: str
     family: str
+    """A line of model types, or `other`."""
+
+    @property
+    def record(self) -> Family:
+        """What is known of the family."""
+        return record_of(self.family)
 
 
 @dataclass(frozen=True)
@@ -51,28 +49,33 @@ class Scoring:
 
     dtype: str
     device: str = "cuda"
-    family: str = "other"
+    family: str = OTHER
+
+    @property
+    def record(self) -> Family:
+        """What is known of the family."""
+        return record_of(self.family)
 
 
-GEMMA_OVERFLOWS = "Gemma's activations overflow float16 (transformers #39972); use bfloat16 or float32"
+OVERFLOWS = "its activations overflow float16 (Gemma: transformers #39972); use bfloat16 or float32"
 SCORE_RULES: tuple[tuple[Callable[[Scoring], bool], str], ...] = (
-    (lambda c: c.dtype == "float16" and c.family.startswith("gemma"), GEMMA_OVERFLOWS),
+    (lambda c: c.dtype == "float16" and not c.record.float16, OVERFLOWS),
     (lambda c: c.dtype == "float16" and c.device == "cpu", "float16 is for a GPU; on a CPU use float32 or bfloat16"),
 )
 RULES = (
     Rule(
-        lambda c: c.family == "bert" and c.head == "label_tokens",
+        lambda c: c.record.kind == "encoder" and c.head == "label_tokens",
         "an encoder has no next-token logits to read labels from; use task.head=classifier",
     ),
     Rule(
-        lambda c: c.family == "bert" and c.method == "lora_top",
+        lambda c: c.record.kind == "encoder" and c.method == "lora_top",
         "an encoder's layers all see the whole row, and so share nothing between rows; use lora",
     ),
     Rule(
         lambda c: c.method == "lora_top" and c.stage != "none",
         "DeepSpeed spreads weights of which lora_top trains few; use plain data parallelism",
     ),
-    Rule(lambda c: c.dtype == "float16" and c.family.startswith("gemma"), GEMMA_OVERFLOWS),
+    Rule(lambda c: c.dtype == "float16" and not c.record.float16, OVERFLOWS),
     Rule(
         lambda c: c.dtype == "float16",
         "training in float16 needs loss scaling, which this recipe does not have; use bfloat16 or float32",
@@ -81,6 +84,10 @@ RULES = (
         lambda c: c.method in ("qlora", "lora_8bit") and c.stage.startswith("zero3"),
         "ZeRO-3 cuts weights up by their number type and cannot cut quantized ones (DeepSpeed #3620, #7096); use "
         "zero2, or lora with zero3",
+    ),
+    Rule(
+        lambda c: c.method == "lora_top" and c.family != OTHER and c.record.kind == "decoder" and not c.record.tree,
+        "what stands for its lower layers is not known here; use lora",
     ),
 )
 
@@ -95,21 +102,6 @@ def score_refusals(scoring: Scoring) -> list[str]:
     return [reason for applies, reason in SCORE_RULES if applies(scoring)]
 
 
-def family_of(name: str, kind: str) -> str:
-    """The family of a model by its short name or hub id, `kind` being decoder or encoder; `other`
-    when unknown."""
-    name = name.lower()
-    if kind == "encoder":
-        return "bert"
-    if "gemma3-4b" in name or "gemma-3-4b" in name or ("medgemma" in name and "text" not in name and "27b" not in name):
-        return "gemma3_vision"
-    if re.search(r"\bgemma-?2-", name):
-        return "gemma2"
-    known = {"gemma": "gemma3", "qwen": "qwen", "mistral": "mistral"}
-    known |= {"llama": "llama", "med42": "llama"}
-    return next((family for mark, family in known.items() if mark in name), "other")
-
-
 def table() -> str:
     """The whole table as Markdown."""
     lines = [
@@ -121,20 +113,22 @@ def table() -> str:
         "DeepSpeed `none` is one process, or plain data parallelism.",
         "",
     ]
+    cells = [Choice(*cell) for cell in product(METHODS, HEADS, STAGES, DTYPES, LINES)]
     for number, rule in enumerate(RULES, start=1):
-        lines.append(textwrap.fill(f"{number}. {rule.reason}", 100, subsequent_indent="   "))
-    for family, title in FAMILIES.items():
-        lines += ["", f"## {title}", "", "| method | head | dtype | " + " | ".join(STAGES) + " |"]
+        if any(map(rule.applies, cells)):
+            lines.append(textwrap.fill(f"{number}. {rule.reason}", 100, subsequent_indent="   "))
+    for family, line in LINES.items():
+        lines += ["", f"## {line.title}", "", "| method | head | dtype | " + " | ".join(STAGES) + " |"]
         lines.append("|---|---|---|" + "---|" * len(STAGES))
         for method, head, dtype in product(METHODS, HEADS, DTYPES):
-            cells = [_cell(Choice(method, head, stage, dtype, family)) for stage in STAGES]
-            lines.append(f"| {method} | {head} | {dtype} | " + " | ".join(cells) + " |")
+            told = [_cell(Choice(method, head, stage, dtype, family)) for stage in STAGES]
+            lines.append(f"| {method} | {head} | {dtype} | " + " | ".join(told) + " |")
     lines += ["", "## Scoring", "", "By `model.score_dtype`; `auto` is float32 on a CPU, else as for training.", ""]
     lines += ["| family | dtype | CPU | GPU |", "|---|---|---|---|"]
-    for (family, title), dtype in product(FAMILIES.items(), DTYPES):
+    for (family, line), dtype in product(LINES.items(), DTYPES):
         reasons = [score_refusals(Scoring(dtype, device, family)) for device in ("cpu", "cuda")]
         told = ["refused: " + "; ".join(found) if found else "works" for found in reasons]
-        lines.append(f"| {title} | {dtype} | {' | '.join(told)} |")
+        lines.append(f"| {line.title} | {dtype} | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from cardiotune.comparators import COMPARATORS, LANGUAGE, ComparatorName, having
-from cardiotune.compatibility import Choice, Scoring, family_of, refusals, score_refusals
+from cardiotune.compatibility import Choice, Scoring, refusals, score_refusals
+from cardiotune.families import line_of
 from cardiotune.settings.data import DataConfig, SerializeConfig, SplitConfig
 from cardiotune.settings.evaluation import EvaluationConfig
 from cardiotune.settings.model import MethodConfig, ModelConfig, TaskConfig
@@ -126,7 +127,7 @@ class Config(Settings):
         stage = "none"
         if self.deepspeed:
             stage = f"zero{self.deepspeed.stage}" + ("_offload" if self.deepspeed.offload_optimizer else "")
-        family = family_of(f"{self.model.name} {self.model.hub_id}", self.model.family)
+        family = line_of(f"{self.model.name} {self.model.hub_id}", self.model.family)
         return Choice(method, self.task.head, stage, self.model.dtype, family)
 
     @property

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
 
 from cardiotune.errors import ConfigError, ModelError
+from cardiotune.families import family_named, family_of
 from cardiotune.files import private, sha256, write_folder, write_json
-from cardiotune.training.families import family_named, family_of
-from cardiotune.training.model import load_tokenizer
+from cardiotune.training.model import auto_class, load_tokenizer
 from cardiotune.training.weights import check_safe
 
 log = logging.getLogger(__name__)
@@ -65,9 +68,6 @@ def convert(folder: Path, out: Path, model_type: str | None = None) -> dict[str,
 
 
 def _config(folder: Path, model_type: str | None) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
     try:
         settings = json.loads((folder / "config.json").read_text("utf-8"))
         told = settings.pop("model_type", None)
@@ -100,11 +100,8 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
 def _model(folder: Path, config: Any, weights: dict[str, torch.Tensor]) -> tuple[Any, list[str]]:
     """The model with these weights, and the names of those that are not in it. Old names are known
     to transformers."""
-    import transformers
-    from transformers import AutoModel, AutoModelForCausalLM
-
     transformers.logging.set_verbosity_error()  # what does not fit is told below
-    kind = AutoModel if family_of(config).kind == "encoder" else AutoModelForCausalLM
+    kind = auto_class(family_of(config).kind)
     with torch.device("meta"):
         kind = type(kind.from_config(config, trust_remote_code=False))
     dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cardiotune.data.tokens import LabelTokens
-from cardiotune.training.families import Family, family_of, text_family
+from cardiotune.families import Family, family_of, text_family
 from cardiotune.training.last_layer import compute_what_is_read
 from cardiotune.training.packing import Batch, Layout, rounded
 from cardiotune.training.tree_attention import tree_masks, use_tree_attention

@@ -13,15 +13,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.errors import ModelError
+from cardiotune.families import family_of
 from cardiotune.settings import Config
-from cardiotune.training.families import family_of
+from cardiotune.training import train  # noqa: F401 - a process that trains holds what it imports, too
 from cardiotune.training.heads import RiskNetwork, trunk_of
-from cardiotune.training.model import build, build_encoder, score_dtype, train_dtype
+from cardiotune.training.model import auto_class, build, build_encoder, read_config, score_dtype, train_dtype
 from cardiotune.training.packing import Batch, lay_out
 
 MIB = 1 << 20
@@ -106,30 +109,24 @@ def estimate(config: Config, folder: Path, device: torch.device) -> Memory:
 
 def _process_bytes() -> float:
     """What this process, which has loaded the same libraries, holds now."""
-    import psutil
-
-    from cardiotune.training import train  # noqa: F401 - with what it imports
-
     return float(psutil.Process(os.getpid()).memory_info().rss)
 
 
 def _forward_pass(config: Config, folder: Path, device: torch.device) -> tuple[RiskNetwork, int]:
     """The network, and the bytes that autograd keeps after a forward pass of one batch; nothing is
     computed."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
     encoder = build_encoder(config, folder)
     rows = synthetic_rows(config.data, max(64, config.train.batch_size), config.seed)
     order = column_order(rows, config.data, config.serialize)
     prompts = encoder.encode(serialize_rows(rows, order, config.data, config.serialize))[: config.train.batch_size]
     dtype = train_dtype(config.model, device)
-    settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    kind = AutoModel if config.model.family == "encoder" else AutoModelForCausalLM
+    settings = read_config(folder)
     attention = "sdpa" if family_of(settings).sdpa and config.model.attention != "eager" else "eager"
     kept_in = torch.float32 if config.method.kind == "full" else dtype
     with torch.device("meta"):
-        base = kind.from_config(settings, attn_implementation=attention, dtype=kept_in, trust_remote_code=False)
+        base = auto_class(config.model.family).from_config(
+            settings, attn_implementation=attention, dtype=kept_in, trust_remote_code=False
+        )
         network = build(base, config, encoder).train()
     batch = lay_out(prompts, encoder.pad_id, network.layout)
     if batch.attention.ndim == 2:  # a ready mask: for one of another shape, values would be looked at

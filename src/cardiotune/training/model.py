@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from cardiotune.compatibility import Scoring, score_refusals
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.tokens import Capacity, PromptEncoder
 from cardiotune.errors import ModelError
+from cardiotune.families import Family, Kind, family_of
 from cardiotune.settings import Config, ModelConfig
-from cardiotune.training.families import family_of, known_family, read_config
 from cardiotune.training.heads import (
     ClassifierNetwork,
     LabelTokenNetwork,
@@ -65,9 +69,6 @@ def score_dtype(model: ModelConfig, device: torch.device) -> torch.dtype:
 def load_tokenizer(folder: Path, config: Any = None) -> Any:
     """The tokenizer of a model folder; `config` where the one in the folder does not say what model
     it is. ModelError when it cannot be loaded, or would cut texts otherwise than its file says."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoTokenizer
-
     check_safe(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -107,6 +108,42 @@ def _casing(folder: Path) -> dict[str, bool]:
     return {"do_lower_case": not any(word != word.lower() for word in listed if not word.startswith("["))}
 
 
+def read_config(folder: Path) -> Any:
+    """The config of a model folder. ModelError when transformers does not know the model type."""
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise ModelError(f"{folder}: its config cannot be read ({_first_line(error)})") from None
+
+
+def auto_class(kind: Kind) -> Any:
+    """The class of transformers that makes models of this kind."""
+    return AutoModel if kind == "encoder" else AutoModelForCausalLM
+
+
+def known_family(config: Any, model: ModelConfig) -> Family:
+    """The record of the text path of the model in whose folder `config` is, as an experiment takes
+    it by `model`.
+
+    ModelError when there is none, when its activations do not fit the number type, or when the
+    experiment takes a decoder for an encoder or the other way: it would read the wrong token, and
+    say nothing.
+    """
+    family_of(config)
+    text = config.get_text_config()
+    found = family_of(text)
+    kind = "encoder" if getattr(text, "use_bidirectional_attention", None) is True else found.kind
+    if not found.float16 and "float16" in (model.dtype, model.score_dtype):
+        raise ModelError(
+            f"model.dtype, model.score_dtype: {text.model_type} overflows float16; use bfloat16 or float32"
+        )
+    if kind != model.family:
+        raise ModelError(
+            f"model.family: {model.family}, but {text.model_type} is of kind {kind}; set model.family={kind}"
+        )
+    return found
+
+
 def build_encoder(config: Config, folder: Path) -> PromptEncoder:
     """An experiment's prompt encoder for the model in a folder; with a label-token head, the labels
     are checked too.
@@ -137,16 +174,13 @@ def build_encoder(config: Config, folder: Path) -> PromptEncoder:
 
 def load_base(folder: Path, config: Config, dtype: torch.dtype, device: torch.device) -> Any:
     """The language model in a folder, in evaluation mode, quantized if the method says so."""
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    kind = AutoModel if config.model.family == "encoder" else AutoModelForCausalLM
     check_safe(folder)
     check_base(folder)
     quantized = _quantization(config, dtype)
     placed = {"quantization_config": quantized, "device_map": {"": device}} if quantized else {}
     try:
         with quiet_loading():
-            model = kind.from_pretrained(
+            model = auto_class(config.model.family).from_pretrained(
                 folder,
                 dtype=dtype,
                 attn_implementation=attention_of(config.model, folder, device),
@@ -191,8 +225,6 @@ def _quantization(config: Config, dtype: torch.dtype) -> Any:
         raise ModelError(
             f"method {config.method.quantization} needs bitsandbytes: pip install 'cardiotune[qlora]'"
         ) from None
-    from transformers import BitsAndBytesConfig
-
     if config.method.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -434,8 +466,6 @@ def _check_readable(config: Any, folder: Path) -> None:
 
 def load_head(network: ClassifierNetwork, folder: Path) -> None:
     """Put a saved head on a classifier; ModelError when there is none or it does not fit."""
-    from safetensors.torch import load_file
-
     if (found := _foreign_head(folder)) is not None:
         weight, bias = found
         network.head.weight.data, network.head.bias.data = weight.to(network.head.weight), bias.to(network.head.bias)
@@ -463,8 +493,6 @@ def _foreign_head(folder: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
     ModelError for a head that is more than a linear layer on the last token, as those of encoders
     are.
     """
-    from safetensors import safe_open
-
     if not (folder / ADAPTER_FILE).is_file():
         return None
     with safe_open(folder / ADAPTER_FILE, "pt") as file:

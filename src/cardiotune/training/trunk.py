@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from cardiotune.errors import ModelError, RunError
+from cardiotune.families import family_of, tree_families
 from cardiotune.files import make_folder
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.training.distributed import world
-from cardiotune.training.families import family_of, tree_families
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.packing import Batch, Prompts, Rows, by_token_budget, lay_out_rows
 

@@ -6,23 +6,36 @@ numbers and no error. So nothing is guessed from names or attributes: what has n
 refused.
 """
 
+import re
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from cardiotune.errors import ModelError
-from cardiotune.settings import ModelConfig
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["decoder", "encoder"]
 Positions = Literal["rotary", "learned", "after_padding", "computed", "unlimited"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Model types that users know by one name, and that are told by a model's name before any file
+    of it is read. Each has a section of `docs/compatibility.md`."""
+
+    name: str
+    title: str
+    named: str = ""
+    """Pattern of names and hub ids, in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """One model type of transformers (`config.model_type`)."""
 
-    kind: Literal["decoder", "encoder"]
+    kind: Kind
+    line: Line | None = None
     positions: Positions = "rotary"
     """How a token's place is told. `rotary`: by rotation, 0, 1, 2... `learned`: a table, from 0.
     `after_padding`: a table whose first rows, up to the padding token's id, are no places; the
@@ -54,17 +67,19 @@ class Family:
     table_if: str = ""
     """Setting that, where it is on, adds a table of places to positions that are `unlimited`
     without it."""
+    text: str = ""
+    """Model type of its text path, where that is another: of it says that type's own record."""
     without: tuple[str, ...] = ()
     """Settings that make another model of it, of which nothing is known here; they must be off."""
 
-    def scaled(self, logits: torch.Tensor, config: Any) -> torch.Tensor:
+    def scaled(self, logits: "Tensor", config: Any) -> "Tensor":
         """Products with the output matrix -> the model's logits, of the same shape."""
         if self.multiplied_by:
             logits = logits * getattr(config, self.multiplied_by)
         if self.divided_by:
             logits = logits / getattr(config, self.divided_by)
         if self.capped_by and (cap := getattr(config, self.capped_by)):
-            logits = cap * torch.tanh(logits / cap)
+            logits = cap * (logits / cap).tanh()
         return logits
 
     def longest(self, config: Any) -> int | None:
@@ -99,67 +114,79 @@ def _rotary_limit(config: Any, positions: int) -> int:
 
 
 _CAP = "final_logit_softcapping"
-_PLAIN_BERT = Family("encoder", "learned", without=("is_decoder",))
-_ROBERTA = Family("encoder", "after_padding", without=("is_decoder",))
+_GEMMA2 = Line("gemma2", "Gemma 2", r"\bgemma-?2-")
+_GEMMA3_VISION = Line(
+    "gemma3_vision",
+    "Gemma 3 conditional generation (MedGemma), text path",
+    r"gemma-?3-4b|^(?!.*(text|27b)).*medgemma",
+)
+_GEMMA3 = Line("gemma3", "Gemma 3 text", "gemma")
+_QWEN = Line("qwen", "Qwen2, Qwen3", "qwen")
+_BERT = Line("bert", "BERT-type encoders")
+_ENCODER = Family("encoder", _BERT)
+_PLAIN_BERT = replace(_ENCODER, positions="learned", without=("is_decoder",))
+_ROBERTA = replace(_ENCODER, positions="after_padding", without=("is_decoder",))
+_DEBERTA = replace(_ENCODER, positions="unlimited", table_if="position_biased_input", sdpa=False)
 _ROTARY = Family("decoder")
+_TREE = Family("decoder", tree=True)
+_GEMMA = replace(_TREE, norm_adds_one=True, float16=False)
 _GRANITE = Family("decoder", divided_by="logits_scaling")
 _COHERE = Family("decoder", multiplied_by="logit_scale")
 
 FAMILIES: dict[str, Family] = {
     # decoders whose rows may share their first tokens
-    "gemma": Family("decoder", tree=True, norm="GemmaRMSNorm", norm_adds_one=True, gated="GemmaMLP", float16=False),
-    "gemma2": Family(
-        "decoder",
-        tree=True,
-        norm="Gemma2RMSNorm",
-        norm_adds_one=True,
-        gated="Gemma2MLP",
-        capped_by=_CAP,
-        sdpa=False,
-        float16=False,
-    ),
-    "gemma3_text": Family(
-        "decoder", tree=True, norm="Gemma3RMSNorm", norm_adds_one=True, gated="Gemma3MLP", capped_by=_CAP, float16=False
-    ),
-    "llama": Family("decoder", tree=True, norm="LlamaRMSNorm", gated="LlamaMLP"),
-    "mistral": Family("decoder", tree=True, norm="MistralRMSNorm", gated="MistralMLP"),
-    "qwen2": Family("decoder", tree=True, norm="Qwen2RMSNorm", gated="Qwen2MLP"),
-    "qwen3": Family("decoder", tree=True, norm="Qwen3RMSNorm", gated="Qwen3MLP"),
-    # text beside a vision tower: what is said of the whole model; of the text path says that path's
-    # own record
-    "gemma3": Family("decoder", float16=False),
+    "gemma": replace(_GEMMA, norm="GemmaRMSNorm", gated="GemmaMLP"),
+    "gemma2": replace(_GEMMA, line=_GEMMA2, norm="Gemma2RMSNorm", gated="Gemma2MLP", capped_by=_CAP, sdpa=False),
+    # text beside a vision tower
+    "gemma3": Family("decoder", _GEMMA3_VISION, text="gemma3_text", float16=False),
+    "gemma3_text": replace(_GEMMA, line=_GEMMA3, norm="Gemma3RMSNorm", gated="Gemma3MLP", capped_by=_CAP),
+    "llama": replace(_TREE, line=Line("llama", "Llama, Med42", "llama|med42"), norm="LlamaRMSNorm", gated="LlamaMLP"),
+    "mistral": replace(_TREE, line=Line("mistral", "Mistral", "mistral"), norm="MistralRMSNorm", gated="MistralMLP"),
+    "qwen2": replace(_TREE, line=_QWEN, norm="Qwen2RMSNorm", gated="Qwen2MLP"),
+    "qwen3": replace(_TREE, line=_QWEN, norm="Qwen3RMSNorm", gated="Qwen3MLP"),
     # other decoders
     **dict.fromkeys(
         ("arcee", "ernie4_5", "exaone4", "glm", "glm4", "helium", "hunyuan_v1_dense", "ministral3"), _ROTARY
     ),
     **dict.fromkeys(("mixtral", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3", "qwen2_moe"), _ROTARY),
-    **dict.fromkeys(("qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"), _ROTARY),
-    **dict.fromkeys(("gpt_neox",), _ROTARY),
+    **dict.fromkeys(("qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2", "gpt_neox"), _ROTARY),
     "falcon": Family("decoder", without=("alibi",)),
     **dict.fromkeys(("granite", "granitemoe", "granitemoeshared", "granitemoehybrid"), _GRANITE),
     **dict.fromkeys(("cohere", "cohere2"), _COHERE),
     "falcon_h1": Family("decoder", multiplied_by="lm_head_multiplier"),
     "nanochat": Family("decoder", capped_by=_CAP),
     "vaultgemma": Family("decoder", capped_by=_CAP, sdpa=False, float16=False),
-    **dict.fromkeys(("gpt2", "gpt_bigcode"), Family("decoder", "learned")),
-    **dict.fromkeys(("gpt_neo", "gptj", "codegen"), Family("decoder", "learned", sdpa=False)),
-    "opt": Family("decoder", "learned", width="word_embed_proj_dim"),
-    "biogpt": Family("decoder", "learned"),
-    **dict.fromkeys(("bloom", "mpt"), Family("decoder", "unlimited", sdpa=False)),
+    **dict.fromkeys(("gpt2", "gpt_bigcode", "biogpt"), Family("decoder", positions="learned")),
+    **dict.fromkeys(("gpt_neo", "gptj", "codegen"), Family("decoder", positions="learned", sdpa=False)),
+    "opt": Family("decoder", positions="learned", width="word_embed_proj_dim"),
+    **dict.fromkeys(("bloom", "mpt"), Family("decoder", positions="unlimited", sdpa=False)),
     # encoders
     **dict.fromkeys(("bert", "electra", "albert", "ernie"), _PLAIN_BERT),
     **dict.fromkeys(("megatron-bert", "rembert"), replace(_PLAIN_BERT, sdpa=False)),
-    "distilbert": Family("encoder", "computed"),
+    "distilbert": replace(_ENCODER, positions="computed"),
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm"), _ROBERTA),
-    "mpnet": Family("encoder", "after_padding", sdpa=False),
-    **dict.fromkeys(
-        ("deberta", "deberta-v2"), Family("encoder", "unlimited", table_if="position_biased_input", sdpa=False)
-    ),
-    "modernbert": Family("encoder"),
-    "nomic_bert": Family("encoder"),
-    "roformer": Family("encoder", "computed", sdpa=False, without=("is_decoder",)),
+    "mpnet": replace(_ENCODER, positions="after_padding", sdpa=False),
+    **dict.fromkeys(("deberta", "deberta-v2"), _DEBERTA),
+    **dict.fromkeys(("modernbert", "nomic_bert"), _ENCODER),
+    "roformer": replace(_PLAIN_BERT, positions="computed", sdpa=False),
 }
 """Model type -> what is known of it."""
+LINES: dict[str, Line] = {record.line.name: record.line for record in FAMILIES.values() if record.line}
+OTHER = "other"
+"""Stands for the line of a decoder that its name does not tell."""
+
+
+def line_of(model: str, kind: Kind) -> str:
+    """The line of a model by its short name or hub id: the first whose pattern is found in it."""
+    told = (r.line for r in FAMILIES.values() if r.line and r.kind == kind and re.search(r.line.named, model.lower()))
+    return next((line.name for line in told), OTHER)
+
+
+def record_of(line: str) -> Family:
+    """What is known of a line: the record of its first model type, or of that one's text path; of
+    `other`, that of a plain decoder."""
+    first = next((record for record in FAMILIES.values() if record.line and record.line.name == line), _ROTARY)
+    return FAMILIES[first.text] if first.text else first
 
 
 def family_named(model_type: str) -> Family:
@@ -189,39 +216,4 @@ def text_family(config: Any) -> Family:
 
 def tree_families() -> list[str]:
     """Model types whose rows may share their first tokens."""
-    return [name for name, family in FAMILIES.items() if family.tree]
-
-
-def read_config(folder: Path) -> Any:
-    """The config of a model folder. ModelError when transformers does not know the model type."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"{folder}: its config cannot be read ({said})") from None
-
-
-def known_family(config: Any, model: ModelConfig) -> Family:
-    """The record of the text path of the model in whose folder `config` is, as an experiment takes
-    it by `model`.
-
-    ModelError when there is none, when its activations do not fit the number type, or when the
-    experiment takes a decoder for an encoder or the other way: it would read the wrong token, and
-    say nothing.
-    """
-    family_of(config)
-    text = config.get_text_config()
-    found = family_of(text)
-    kind = "encoder" if getattr(text, "use_bidirectional_attention", None) is True else found.kind
-    if not found.float16 and "float16" in (model.dtype, model.score_dtype):
-        raise ModelError(
-            f"model.dtype, model.score_dtype: {text.model_type} overflows float16; use bfloat16 or float32"
-        )
-    if kind != model.family:
-        raise ModelError(
-            f"model.family: {model.family}, but {text.model_type} is of kind {kind}; set model.family={kind}"
-        )
-    return found
+    return sorted(name for name, family in FAMILIES.items() if family.tree)
