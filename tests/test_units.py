@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("pint")
-
 from cardiotune.data.units import HBA1C, SUBSTANCES, convert, line, other_units, spelled, substance_of
 from cardiotune.errors import DataError
 

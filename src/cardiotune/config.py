@@ -21,6 +21,7 @@ from pydantic import (
 
 from cardiotune.errors import ConfigError
 from cardiotune.settings import Config, ModelConfig, Settings, suggest
+from cardiotune.settings.tables import TableConfig, pooled_dictionary
 
 GROUPS = {
     "model": "models",
@@ -275,8 +276,52 @@ def compose(experiment: dict[str, Any], overrides: list[str], source: str, folde
     if "model" in (above.get("use") or {}) and isinstance(own, dict):  # the command line has the last word
         experiment = {**experiment, "model": {key: value for key, value in own.items() if key not in OF_A_SOURCE}}
     tree = _merge_model(_merge_model(tree, experiment, problems), above, problems)
+    if "tables" in tree:
+        tree = _with_tables(tree, folder, problems)
     tree["use"] = {group: name for group, name in use.items() if group in GROUPS}
     return _check(tree, source, problems)
+
+
+def _with_tables(tree: dict[str, Any], folder: Path, problems: list[str]) -> dict[str, Any]:
+    """With every table read as its dataset says, and the dictionary that they share as `data`."""
+    if "data" in tree:
+        problems.append("tables: takes the place of data and use.dataset; leave them out")
+    if not isinstance(tree["tables"], dict):
+        problems.append("tables: expected `name: {dataset: ..., path: ...}` pairs")
+        return tree
+    tables: dict[str, TableConfig] = {}
+    for name, given in tree["tables"].items():
+        entry = dict(given or {}) if isinstance(given, dict | None) else {"dataset": given}
+        own: dict[str, Any] = {}
+        try:
+            file = find_file(str(entry.get("dataset", name)), GROUPS["dataset"], folder)
+            own = _anchor(read_yaml(file), file.parent)
+        except ConfigError as error:
+            if "dataset" in entry or "data" not in entry:
+                problems.append(f"tables.{name}: {error}")
+        data = _merge(own.get("data", {}), entry.pop("data", None) or {})
+        if path := entry.pop("path", None):
+            data = {**data, **_anchor({"data": {"path": path}}, folder)["data"]}
+        words = own.get("task", {}).get("outcome")
+        try:
+            tables[name] = TableConfig.model_validate(
+                {"dataset": str(name), **({"outcome": words} if words else {}), **entry, "data": data}
+            )
+        except ValidationError as error:
+            found = ({**dict(item), "loc": ("tables", name, *item["loc"])} for item in error.errors())
+            problems += [line for item in found for line in _explain(item).splitlines()]
+    tree = {**tree, "tables": {name: table.model_dump(mode="json") for name, table in tables.items()}}
+    if not tables or problems:
+        return tree
+    try:
+        tree["data"] = pooled_dictionary(tables).model_dump(mode="json")
+    except ValueError as error:
+        problems += str(error).splitlines()
+    tree["task"] = {"outcome": next(iter(tables.values())).outcome, **(tree.get("task") or {})}
+    split = dict(tree.get("split") or {})
+    if "by" not in split and (split.get("test_tables") or any(table.part == "test" for table in tables.values())):
+        tree["split"] = {**split, "by": "table"}
+    return tree
 
 
 def run_name(text: str) -> str:

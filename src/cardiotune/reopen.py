@@ -66,8 +66,9 @@ def reopen(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepar
     recorded = folder.read_manifest().get("data")
     if recorded is None:
         raise ModelError(f"{folder.path}: was stopped before its table was prepared; start it anew with --overwrite")
-    if describe_files(config.data) != recorded:
-        files = ", ".join(config.data.files.values())
+    if describe_files(config) != recorded:
+        tables = [table.data for table in config.tables.values()] or [config.data]
+        files = ", ".join(path for data in tables for path in data.files.values())
         raise DataError(f"{files}: has changed since this run was prepared; restore it, or start a new run")
     prepared = read_prepared(config)
     try:
@@ -81,9 +82,15 @@ def reopen(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepar
     return config, prepared
 
 
-def describe_files(data: DataConfig) -> dict[str, Any]:
+def describe_files(config: Config) -> dict[str, Any]:
     """For the manifest: name and sha256 of the table, and below `test` and `validation` those of
-    files of their own."""
+    files of their own; of several tables those of each, by its name."""
+    if config.tables:
+        return {"tables": {name: _describe(table.data) for name, table in config.tables.items()}}
+    return _describe(config.data)
+
+
+def _describe(data: DataConfig) -> dict[str, Any]:
     files = {part: locate(path, folder=data.format == "ukb") for part, path in data.files.items()}
     named: dict[str, Any] = {part: {"file": f.name, "sha256": sha256(f)} for part, f in files.items()}
     return {**named.pop("train"), **named}

@@ -98,7 +98,7 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
         meanings = {meaning: meant.as_json() for meaning, meant in found.meanings.items()}
         further = {"column_order": prepared.order, "meanings": meanings, "tokens": tokens}
         shared = describe_cohort(folder, prepared, config.data, further)
-        folder.update_manifest(data=describe_files(config.data))
+        folder.update_manifest(data=describe_files(config))
         folder.record(folder.split, folder.cohort, folder.table1)
         if weights:
             folder.update_manifest(base_model=base_model(config.model, weights))

@@ -35,9 +35,12 @@ def audit_prepared(config: Config, prepared: Prepared) -> list[Finding]:
     # An export's raw cells are codes of many fields: only what was made of them can be judged.
     if config.data.format == "ukb":
         return gravest_first(inside)
-    unused = read_unused(config.data, config.evaluation.keep_row_ids)
-    keys = audit_keys(prepared.cohort.frame, prepared.parts, config.data, unused)
-    return gravest_first([*audit_raw(config.data), *keys, *inside])
+    outside = []
+    for source in prepared.sources:
+        unused = read_unused(source.data, config.evaluation.keep_row_ids)
+        keys = audit_keys(source.frame, prepared.parts[source.rows], source.data, unused)
+        outside += [replace(found, text=source.said(found.text)) for found in (*audit_raw(source.data), *keys)]
+    return gravest_first([*outside, *inside])
 
 
 def audit_table(table: Table) -> list[Finding]:

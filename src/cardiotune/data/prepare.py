@@ -7,14 +7,16 @@ import numpy as np
 import polars as pl
 
 from cardiotune.data.cohort import Cohort, read_cohort
+from cardiotune.data.pool import read_pool
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
-from cardiotune.data.split import Parts, split_cohort
+from cardiotune.data.split import Parts, split_cohort, split_pool
 from cardiotune.data.subsample import cut_training
+from cardiotune.data.vary import Varied, wordings
 from cardiotune.errors import ModelError
 from cardiotune.files import read_json
 from cardiotune.runs import RunFolder
-from cardiotune.settings import Config
+from cardiotune.settings import Config, DataConfig
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,25 @@ class Censored:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The rows of one table, and how they become text."""
+
+    name: str
+    """Of the table; empty where the experiment has one."""
+    rows: np.ndarray
+    """Their numbers in the cohort."""
+    frame: pl.DataFrame
+    """Under the table's own dictionary."""
+    data: DataConfig
+    order: list[str]
+    """Feature columns in the order of the text."""
+
+    def said(self, text: str) -> str:
+        """A text about the table, with its name where there are several."""
+        return f"table {self.name}: {text}" if self.name else text
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The cohort with its parts and texts, in memory."""
 
@@ -36,6 +57,10 @@ class Prepared:
     """Feature columns in the order of the text."""
     texts: list[str]
     censored: Censored | None = None
+    sources: tuple[Source, ...] = ()
+    """The cohort's rows by table, in the cohort's order."""
+    varied: Varied | None = None
+    """What writes the cohort's rows in other ways, where training texts vary."""
 
     @property
     def all_texts(self) -> list[str]:
@@ -53,6 +78,8 @@ class Prepared:
 
 def read_prepared(config: Config) -> Prepared:
     """Read, check, split and serialize the table. Deterministic: every stage gets the same."""
+    if config.tables:
+        return _of_tables(config)
     cohort = read_cohort(config.data, config.seed, config.evaluation.keep_row_ids)
     parts, others = np.split(split_cohort(cohort, config.data, config.split, config.split_seed), [cohort.frame.height])
     if config.split.train_rows:
@@ -63,7 +90,39 @@ def read_prepared(config: Config) -> Prepared:
         return serialize_rows(frame, order, config.data, config.serialize)
 
     censored = None if cohort.censored is None else Censored(cohort.censored, others, texts(cohort.censored))
-    return Prepared(cohort, parts, order, texts(cohort.frame), censored)
+    source = Source("", np.arange(cohort.frame.height), cohort.frame, config.data, order)
+    varied = _varied(config, cohort, order, [config.data])
+    return Prepared(cohort, parts, order, texts(cohort.frame), censored, (source,), varied)
+
+
+def _varied(config: Config, cohort: Cohort, order: list[str], dictionaries: list[DataConfig]) -> Varied | None:
+    """What draws training texts among the ways of these dictionaries; None where texts do not
+    vary."""
+    if not (vary := config.vary):
+        return None
+    ways = wordings(config.data.columns, [data.columns for data in dictionaries])
+    return Varied(cohort.frame, config.data, order, config.serialize, vary, ways)
+
+
+def _of_tables(config: Config) -> Prepared:
+    """The rows of all tables under the dictionary that they share; their texts under their own."""
+    pool = read_pool(config.tables, config.data, config.seed, config.evaluation.keep_row_ids)
+    parts = split_pool(pool.cohort, config.split, config.test_tables, config.training_tables, config.split_seed)
+    if config.split.train_rows:
+        parts = cut_training(parts, pool.cohort.events, config.split.train_rows, config.split_seed)
+    sources, texts, first = [], [], 0
+    for name, cohort in pool.tables.items():
+        rows = np.arange(first, first := first + cohort.frame.height)
+        data = config.tables[name].data
+        learned_on = cohort.frame.filter(pl.Series(parts[rows] == "train"))
+        plain = config.serialize.model_copy(update={"order": "dictionary"})
+        order = column_order(learned_on, data, config.serialize if learned_on.height else plain)
+        sources.append(Source(name, rows, cohort.frame, data, order))
+        texts += serialize_rows(cohort.frame, order, data, config.serialize)
+    first_order = next(source.order for source in sources if source.name not in config.test_tables)
+    training = [source.data for source in sources if source.name not in config.test_tables]
+    varied = _varied(config, pool.cohort, text_columns(config.data, config.serialize), training)
+    return Prepared(pool.cohort, parts, first_order, texts, None, tuple(sources), varied)
 
 
 def read_order(run: RunFolder) -> list[str]:

@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 from cardiotune.data.cohort import EVENT, PART, ROW_ID, Cohort
 from cardiotune.errors import DataError
 from cardiotune.settings import DataConfig, SplitConfig
+from cardiotune.settings.tables import TABLE
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,37 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
     _check_disjoint(parts, frame, data)
     _check_groups(parts, data, frame)
     return parts
+
+
+def split_pool(cohort: Cohort, split: SplitConfig, held: Sequence[str], never_held: Sequence[str], seed: int) -> Parts:
+    """The part of every row of several tables, shape (rows,), stratified by table and outcome.
+
+    All rows of the tables `held` are for the test. With `by: random` a share of the rows of all
+    others but `never_held` is too; else none is. Validation rows are drawn at random from the
+    tables that train, so that no single table chooses the step.
+    """
+    tables = cohort.frame[TABLE].to_numpy()
+    parts = np.full(len(tables), "train", dtype="<U10")
+    parts[np.isin(tables, held)] = "test"
+    strata = np.unique(tables, return_inverse=True)[1] * 2 + cohort.events
+    if split.by == "random":
+        mixed = np.flatnonzero((parts == "train") & ~np.isin(tables, never_held))
+        if len(mixed):
+            parts[_draw_strata(mixed, strata, split.test, seed)] = "test"
+    share = split.validation / (1 - (split.test if split.by == "random" else 0)) - 1e-9
+    parts[_draw_strata(np.flatnonzero(parts == "train"), strata, share, seed)] = "validation"
+    _check_outcomes(parts, cohort.events)
+    return parts
+
+
+def _draw_strata(rows: np.ndarray, strata: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A share of the rows, (drawn,); a stratum of one row goes with the largest."""
+    counts = np.bincount(strata[rows], minlength=strata.max() + 1)
+    merged = np.where(counts[strata] < 2, counts.argmax(), strata)
+    try:
+        return np.sort(train_test_split(rows, test_size=share, stratify=merged[rows], random_state=seed)[1])
+    except ValueError as error:
+        raise DataError(f"split: {len(rows)} rows cannot be parted into the asked shares ({error})") from None
 
 
 def _everyone(cohort: Cohort) -> tuple[pl.DataFrame, np.ndarray]:

@@ -14,6 +14,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pint
 from numpy.typing import ArrayLike, NDArray
 
 from cardiotune.data.roles import name_words
@@ -197,9 +198,7 @@ class Line:
 
 
 @cache
-def _registry() -> Any:
-    import pint
-
+def _registry() -> pint.UnitRegistry:
     registry = pint.UnitRegistry()
     registry.define("international_unit = [biological_activity] = IU")
     return registry
@@ -243,8 +242,6 @@ def line(source: str, target: str, substance: str | None = None) -> Line:
 
 def _quantity(unit: str, substance: Substance | None) -> Any:
     """One of a unit, as pint has it; None where it is not known."""
-    import pint
-
     text = spelled(unit)
     if substance:
         text = re.sub(r"([mµ]?)Eq\b", rf"\1mol/{substance.valence}", text)

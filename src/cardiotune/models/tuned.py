@@ -126,7 +126,8 @@ def read_site(run: RunFolder, site: str) -> calibrate.Calibrator:
 
 def probe_texts(config: Config, order: list[str]) -> list[str]:
     """Texts of a fixed synthetic sample: the same for every process that opens the run."""
-    return serialize_rows(synthetic_rows(config.data, PROBE_ROWS, PROBE_SEED), order, config.data, config.serialize)
+    data = config.text_data
+    return serialize_rows(synthetic_rows(data, PROBE_ROWS, PROBE_SEED), order, data, config.serialize)
 
 
 def record_saved_probe(folder: RunFolder, config: Config) -> None:

@@ -22,6 +22,7 @@ SPLITS = {
     "time": "latest rows held out",
     "column": "given by a column of the table",
     "files": "the test part is a file of its own",
+    "table": "whole tables held out for the test, validation drawn at random from the others",
 }
 OUT_OF_RANGE = {
     "exclude": "rows with an implausible value are left out",
@@ -122,6 +123,10 @@ def columns(names: Sequence[str]) -> str:
 def source(record: Record) -> str:
     """Name and digest of the table, and of a test or validation file."""
     found = record.manifest.get("data", {})
+    if tables := found.get("tables"):
+        return "; ".join(
+            f"table {name}: {file['file']}, sha256 {file['sha256'][:12]}…" for name, file in tables.items()
+        )
     files = {"table": found, **{f"{part} file": found.get(part, {}) for part in ("validation", "test")}}
     return "; ".join(
         f"{what} {file['file']}, sha256 {file['sha256'][:12]}…"
@@ -137,6 +142,10 @@ def outcome(record: Record) -> str:
         return (
             f"{asked}, yes or no within {data.ukb.horizon_years:g} years of baseline, made from health records by the endpoint "
             f"{data.ukb.endpoint.rpartition('/')[2]}; {DEATHS[data.ukb.other_deaths]}"
+        )
+    if tables := record.config.tables:
+        return f"{asked}, yes or no, from " + ", ".join(
+            f"column {table.data.name_of('target')} of table {name}" for name, table in tables.items()
         )
     return f"{asked}, yes or no, from column {data.name_of('target')}"
 
@@ -155,6 +164,8 @@ def split(record: Record) -> str:
     config = record.config
     data, settings = config.data, config.split
     text = SPLITS[settings.by]
+    if settings.by == "table":
+        text += f"; held out: {', '.join(config.test_tables)}"
     if settings.by == "files":
         text += ", and so is validation" if data.validation_path else ", validation is drawn at random, stratified"
     sizes = [record.cohort.get("parts", {}).get(part, {}).get("n") for part in PARTS]
@@ -171,7 +182,7 @@ def seeds(record: Record) -> str:
     """The seeds that were drawn from."""
     config = record.config
     by, drawn = config.split.by, config.split.train_rows
-    parted = by in ("random", "site") or (by == "files" and not config.data.validation_path) or drawn
+    parted = by in ("random", "site", "table") or (by == "files" and not config.data.validation_path) or drawn
     return f"experiment {config.seed}" + (f", split {config.split_seed}" if parted else "")
 
 

@@ -10,7 +10,7 @@ from cardiotune.settings.columns import (
     Meaning,
     spelling,
 )
-from cardiotune.settings.data import CensoringDates, DataConfig, SerializeConfig, SplitConfig, UkbConfig
+from cardiotune.settings.data import CensoringDates, DataConfig, SerializeConfig, SplitConfig, UkbConfig, VaryConfig
 from cardiotune.settings.evaluation import EvaluationConfig, Threshold
 from cardiotune.settings.experiment import Config
 from cardiotune.settings.model import Gguf, MethodConfig, ModelConfig, PackedFolder, TaskConfig
@@ -46,6 +46,7 @@ __all__ = [
     "Threshold",
     "TrainConfig",
     "UkbConfig",
+    "VaryConfig",
     "raise_all",
     "spelling",
     "suggest",

@@ -115,6 +115,18 @@ class Column(Settings):
     """What the column is, where something looks for it: subgroups, the comparator on age and sex,
     published scores. Default: by its name, unit, range and codes (`cardiotune.data.roles`), once a
     run, and said; `none` is nothing of these."""
+    same_as: str | None = None
+    """Name of this quantity in a pool of tables, where each dictionary calls it otherwise. Default:
+    the column's own name."""
+    same_codes: dict[str, str] | None = None
+    """Own code -> code of the same meaning in the first table that has it, e.g. `{F: 0, M: 1}`.
+    Default: the code of the same words, or else the one spelled alike."""
+    aliases: list[str] = []
+    """Other ways to call it in a text; training texts that vary are worded in these too."""
+    code_aliases: dict[str, list[str]] = {}
+    """Code -> other words for it, as `aliases`."""
+    reference: tuple[float, float] | None = None
+    """Numbers only. Lowest and highest value of the reference range, in `unit`."""
     section: str | None = None
     """Part of the text that it belongs to, e.g. `bloods`; `serialize.leave_out` can leave such a
     part out."""
@@ -174,6 +186,13 @@ class Column(Settings):
             found.append(f"range: needs type {_either(_NUMBERS)}, not {self.type}")
         if self.range and self.range[0] > self.range[1]:
             found.append("range: the first number must be the smaller one")
+        if self.reference and not self.is_number:
+            found.append(f"reference: needs type {_either(_NUMBERS)}, not {self.type}")
+        if self.reference and self.reference[0] > self.reference[1]:
+            found.append("reference: the first number must be the smaller one")
+        for key in ("same_codes", "code_aliases"):
+            if getattr(self, key) and not self.is_coded:
+                found.append(f"{key}: need type {_either(_CODED)}, not {self.type}")
         if self.kind.yes_or_no and self.codes and len(self.codes) != 2:
             found.append(f"codes: a {self.type} column has two, found {len(self.codes)}")
         if self.derive and len(self.derive.inputs) != DERIVE_INPUTS[self.derive.function]:

@@ -162,11 +162,12 @@ class DataConfig(Settings):
 class SplitConfig(Settings):
     """How rows are parted. Shares are shares of all rows."""
 
-    by: Literal["random", "site", "time", "column", "files"] = "random"
+    by: Literal["random", "site", "time", "column", "files", "table"] = "random"
     """`random` is stratified by the target and keeps a group (or id) whole; `site` holds out whole
     sites; `time` holds out the latest rows; `column` takes the parts from the column with role
     split; `files` from `data.test_path` (it is the default when that is given), and shares are then
-    shares of the rows of `data.path`."""
+    shares of the rows of `data.path`; `table` holds out whole tables for the test, and draws
+    validation at random from the others."""
     validation: Share = 0.15
     """Share of all rows in the validation part: the checkpoint, calibration and thresholds stand on
     it."""
@@ -179,6 +180,8 @@ class SplitConfig(Settings):
     all."""
     test_sites: list[str] | None = None
     """Only for `by: site`. Default: sites drawn at random until the share is reached."""
+    test_tables: list[str] | None = None
+    """Only for `by: table`. Default: the tables of `part: test`."""
     shared_groups: Literal["error", "unused"] = "error"
     """For `by: site`, `time` and `column`: what to do when a group (relatives, say) falls in
     several parts. `unused` takes its rows out of training and validation, where it also has some in
@@ -191,8 +194,31 @@ class SplitConfig(Settings):
             problems.append("split: validation + test must leave at least 5 % of the rows for training")
         if self.test_sites and self.by != "site":
             problems.append(f"split.test_sites: needs split.by: site, found {self.by}")
+        if self.test_tables and self.by != "table":
+            problems.append(f"split.test_tables: needs split.by: table, found {self.by}")
         raise_all(problems)
         return self
+
+
+class VaryConfig(Settings):
+    """How training texts differ from batch to batch, so that the model learns what values mean and
+    not one hospital's habits. All rows of a batch are written in one way, so that they still share
+    their tokens; validation and test texts are never varied."""
+
+    order: bool = True
+    """Columns stand in a new order."""
+    drop: Share | None = 0.15
+    """Chance that a column is left out of a batch; null leaves none out."""
+    wording: bool = True
+    """Names of columns and words of codes are drawn among `phrase`, `aliases`, `codes` and
+    `code_aliases` of the column and, with several tables, of the same quantity in other tables that
+    train."""
+    units: bool = True
+    """Numbers are written in other units that clinicians use for the same quantity."""
+    numbers: bool = True
+    """Numbers lose a decimal now and then."""
+    missing: bool = True
+    """Missing values are said in some batches and left out in others."""
 
 
 class SerializeConfig(Settings):
@@ -216,6 +242,9 @@ class SerializeConfig(Settings):
     In a template their columns are empty."""
     max_tokens: int = Field(1024, ge=8)
     """A longer prompt is an error; nothing is ever cut."""
+    vary: VaryConfig | bool | None = None
+    """Whether and how training texts vary; true is `VaryConfig` as it comes. Default: with several
+    tables they do, with one they do not."""
 
     @model_validator(mode="after")
     def _template_given(self) -> "SerializeConfig":

@@ -8,10 +8,11 @@ from pydantic import Field, model_validator
 from cardiotune.comparators import COMPARATORS, LANGUAGE, ComparatorName, having
 from cardiotune.compatibility import Choice, Scoring, refusals, score_refusals
 from cardiotune.families import line_of
-from cardiotune.settings.data import DataConfig, SerializeConfig, SplitConfig
+from cardiotune.settings.data import DataConfig, SerializeConfig, SplitConfig, VaryConfig
 from cardiotune.settings.evaluation import EvaluationConfig
 from cardiotune.settings.model import MethodConfig, ModelConfig, TaskConfig
 from cardiotune.settings.strict import Settings, raise_all, suggest
+from cardiotune.settings.tables import TableConfig
 from cardiotune.settings.training import DeepSpeed, Imbalance, LaunchConfig, TrainConfig
 
 
@@ -28,6 +29,9 @@ class Config(Settings):
     """The group files that this experiment was made from."""
     data: DataConfig
     """The table and its data dictionary."""
+    tables: dict[str, TableConfig] = {}
+    """Instead of `data`: several tables, by name, each with a dictionary of its own. `data` is then
+    the dictionary that they share."""
     split: SplitConfig = SplitConfig()
     """How rows are parted."""
     serialize: SerializeConfig = SerializeConfig()
@@ -73,6 +77,7 @@ class Config(Settings):
         problems = []
         if role and self.data.name_of(role) is None:
             problems.append(f"split.by: {by} needs a column with role {role} in data.columns")
+        problems += self._table_problems()
         if (by == "files") != (self.data.test_path is not None):
             problems.append("split.by: files goes with data.test_path; give both or neither")
         if by != "column" and (column := self.data.name_of("split")):
@@ -88,6 +93,11 @@ class Config(Settings):
         left = [n for n in self.data.features if self.data.columns[n].section not in self.serialize.leave_out]
         if not left and not self.data.name_of("text"):
             problems.append("serialize.leave_out: no column is left for the text")
+        if self.vary and (self.method.top_layers or self.data.name_of("text") or self.serialize.style == "template"):
+            problems.append(
+                "serialize.vary: goes with texts that are made from columns, and not with method.top_layers, whose frozen "
+                "layers are computed once; leave one of them out"
+            )
         if "test" not in self.evaluation.parts:
             problems.append("evaluation.parts: must hold test")
         generative = set(having(lambda one: one.decoder)) & set(self.comparators)
@@ -105,6 +115,55 @@ class Config(Settings):
                 problems.append(f"models: {name} stands on {words}; add {' and '.join(absent)}")
         raise_all(problems)
         return self
+
+    def _table_problems(self) -> list[str]:
+        if self.split.by == "table" and not self.tables:
+            return ["split.by: table needs several tables under `tables`"]
+        if not self.tables:
+            return []
+        problems = [] if len(self.tables) > 1 else ["tables: name at least two; for one table use `data`"]
+        for name in set(self.split.test_tables or []) - set(self.tables):
+            problems.append(f"split.test_tables: {name} is none of the tables; {suggest(name, sorted(self.tables))}")
+        if self.split.by not in ("table", "random"):
+            problems.append(f"split.by: {self.split.by} is for one table; with `tables` use random or table")
+        if not set(self.tables) - set(self.test_tables):
+            problems.append("tables: all of them are for the test; leave one to train on")
+        if self.split.by == "table" and not self.test_tables:
+            problems.append("split.by: table, but no table is held out; name it in split.test_tables")
+        if self.serialize.style == "template":
+            problems.append("serialize.style: a template names the columns of one table; use another style")
+        ready = [
+            name for name, table in self.tables.items() if table.data.name_of("text") or table.data.format == "ukb"
+        ]
+        problems += [
+            f"tables.{name}: ready text and UK Biobank exports are for experiments of one table" for name in ready
+        ]
+        return problems
+
+    @property
+    def test_tables(self) -> list[str]:
+        """Tables of which every row is in the test part."""
+        named = self.split.test_tables or []
+        return [name for name, table in self.tables.items() if table.part == "test" or name in named]
+
+    @property
+    def training_tables(self) -> list[str]:
+        """Tables of which no row is in the test part."""
+        return [name for name, table in self.tables.items() if table.part == "train"]
+
+    @property
+    def vary(self) -> VaryConfig | None:
+        """How training texts vary; None where they do not."""
+        asked = self.serialize.vary
+        if isinstance(asked, VaryConfig):
+            return asked
+        return VaryConfig() if asked or (asked is None and self.tables and not self.method.top_layers) else None
+
+    @property
+    def text_data(self) -> DataConfig:
+        """The dictionary by which the model's own checks are written: the table's, or the first
+        that trains of several."""
+        return next((t.data for name, t in self.tables.items() if name not in self.test_tables), self.data)
 
     @property
     def needs_llm(self) -> bool:

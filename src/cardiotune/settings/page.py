@@ -71,31 +71,41 @@ class Section(NamedTuple):
     settings: list[Setting]
 
 
-def sections(kind: type[Settings] = Config, path: str = "") -> Iterator[Section]:
+def sections(
+    kind: type[Settings] = Config, path: str = "", told: dict[type[Settings], str] | None = None
+) -> Iterator[Section]:
     """Every class of settings that a config may hold, in the order of their keys, and below each
-    its own."""
+    its own; one that stands in several places is told at the first.
+
+    told: class -> its place, of those told so far; added to.
+    """
+    told = {} if told is None else told
+    told[kind] = path
     places = {name: _place(f"{path}.{name}".lstrip("."), field.annotation) for name, field in kind.model_fields.items()}
     yield Section(path, kind, [Setting(place, kind.model_fields[name]) for name, place in places.items()])
     for name, place in places.items():
         for inner in _settings_in(kind.model_fields[name].annotation):
-            yield from sections(inner, place)
+            if inner not in told:
+                yield from sections(inner, place, told)
 
 
 def page() -> str:
     """The whole page as Markdown, its prose wrapped at 100 columns."""
     lines = [HEAD]
+    places = {section.kind: section.path for section in sections()}
     for section in sections():
         title = f"`{section.path}`" if section.path else "The experiment"
         lines += [f"{'#' * min(2 + section.path.count('.'), 4)} {title}", "", _wrapped(section.kind.__doc__ or ""), ""]
-        lines += [_entry(setting) for setting in section.settings]
+        lines += [_entry(setting, places) for setting in section.settings]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _entry(setting: Setting) -> str:
+def _entry(setting: Setting, places: dict[type[Settings], str]) -> str:
     inner = _settings_in(setting.field.annotation)
     told = "; ".join(filter(None, ("" if inner else setting.values, setting.default)))
-    below = " Its keys stand below." if inner else ""
+    elsewhere = [places[kind] for kind in inner if places[kind] != setting.path]
+    below = f" Its keys are those of `{elsewhere[0]}`." if elsewhere else " Its keys stand below." if inner else ""
     return _wrapped(f"- `{setting.path}`{f' ({told})' if told else ''}: {setting.meaning}{below}", "  ")
 
 

@@ -15,7 +15,7 @@ without a gap), so a block needs no other keys than the path to its first token 
 attention costs tokens x (depth + block), not tokens squared.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -84,6 +84,15 @@ class Rows:
     events: NDArray[np.int_]
     states: KnownStates | None = None
     weights: NDArray[np.float64] | None = None
+    drawn: Callable[[Sequence[int], Sequence[int]], Prompts] | None = None
+    """Row numbers and the numbers of a draw -> prompts of these rows, written in the way that is
+    drawn. None: they are always written as `prompts`."""
+
+    def batch(self, rows: Sequence[int], draw: Sequence[int], pad_id: int, layout: Layout) -> "Batch":
+        """One batch of the rows with these numbers, in the way of a draw where their texts vary."""
+        if self.drawn is None:
+            return lay_out_rows(rows, self.prompts, pad_id, layout, self.states)
+        return lay_out(self.drawn(rows, draw), pad_id, layout)
 
     def head(self, rows: int) -> "Rows":
         """The first rows, so many of them or all; their numbers, by which `states` knows them, stay

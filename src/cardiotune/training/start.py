@@ -1,18 +1,22 @@
 """From a run folder to the recipe: its weights, rows and network."""
 
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from cardiotune.data.cache import run_tokens
 from cardiotune.data.prepare import Prepared
+from cardiotune.data.tokens import PromptEncoder
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from cardiotune.training import model as building
 from cardiotune.training.distributed import join, world
 from cardiotune.training.loss import balance
 from cardiotune.training.machine import own_device
-from cardiotune.training.packing import Rows
+from cardiotune.training.packing import Prompts, Rows
 from cardiotune.training.train import Material
 from cardiotune.training.train import train as follow_recipe
 from cardiotune.training.trunk import over_frozen_trunk
@@ -35,6 +39,8 @@ def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: boo
         part: Rows(tokens.take(r), prepared.cohort.events[r], weights=None if weigh is None else weigh[r])
         for part, r in rows.items()
     }
+    if prepared.varied:
+        encoded["train"] = replace(encoded["train"], drawn=_drawn(prepared, rows["train"], encoder))
     balanced = balance(encoded["train"].events, config.imbalance, config.seed)
     if balanced.odds_multiplier != 1:
         both = config.imbalance.oversample and config.imbalance.class_weights != "none"
@@ -52,3 +58,17 @@ def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: boo
         summary = follow_recipe(network, material, config, folder, dtype, resume)
     if world().rank == 0:
         folder.update_manifest(training=summary.as_json(), device=str(device))
+
+
+def _drawn(
+    prepared: Prepared, rows: np.ndarray, encoder: PromptEncoder
+) -> Callable[[Sequence[int], Sequence[int]], Prompts]:
+    """What writes training rows, by their place in the training part, in the way that numbers
+    draw."""
+    varied = prepared.varied
+    assert varied is not None
+
+    def drawn(places: Sequence[int], numbers: Sequence[int]) -> Prompts:
+        return encoder.prompts(varied.texts(rows[list(places)], np.random.default_rng(numbers)))
+
+    return drawn

@@ -28,7 +28,7 @@ from cardiotune.training.distributed import make_accelerator, world
 from cardiotune.training.heads import RiskNetwork
 from cardiotune.training.loss import Balance, corrected, mean_log_loss
 from cardiotune.training.optimizer import build_optimizer
-from cardiotune.training.packing import Rows, lay_out_rows
+from cardiotune.training.packing import Rows
 from cardiotune.training.scoring import Batching, score
 from cardiotune.training.trackers import Trackers
 
@@ -114,8 +114,8 @@ def train(
             own_loss = torch.zeros((), device=device)
             for first in range(0, len(own), pass_rows):
                 part = own[first : first + pass_rows]
-                batch = lay_out_rows(part.tolist(), training.prompts, material.pad_id, network.layout, training.states)
-                batch = batch.to(device)
+                draw = (config.seed, step, rank, first)
+                batch = training.batch(part.tolist(), draw, material.pad_id, network.layout).to(device)
                 events = torch.tensor(training.events[part], dtype=torch.float32, device=device)
                 row_weights = torch.tensor(balance.weights, device=device)[events.long()]
                 if training.weights is not None:

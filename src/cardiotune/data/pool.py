@@ -1,0 +1,93 @@
+"""Several tables under one dictionary: each read by its own, then its columns brought together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort
+from cardiotune.data.counts import Notes, Step
+from cardiotune.data.units import line, substance_of
+from cardiotune.errors import DataError
+from cardiotune.settings import Column, DataConfig
+from cardiotune.settings.tables import OUTCOME, TABLE, TableConfig, codes_in, shared_name
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows of several tables, end to end, and each table as it is."""
+
+    cohort: Cohort
+    """Under the pooled dictionary, in its units and codes."""
+    tables: dict[str, Cohort]
+    """Under their own."""
+
+
+def read_pool(tables: Mapping[str, TableConfig], pooled: DataConfig, seed: int, keep_row_ids: bool = False) -> Pool:
+    """Read every table, check it and bring its columns under `pooled`. DataError as `read_cohort`,
+    with the table's name, and where a unit cannot be converted."""
+    cohorts: dict[str, Cohort] = {}
+    for name, table in tables.items():
+        try:
+            cohorts[name] = read_cohort(table.data, seed, keep_row_ids)
+        except DataError as error:
+            raise DataError(f"tables.{name}: {error}") from None
+    frame = pl.concat(
+        pooled_rows(name, cohort.frame, tables[name].data, pooled, keep_row_ids) for name, cohort in cohorts.items()
+    )
+    ignored = [f"{name}.{column}" for name, one in cohorts.items() for column in one.notes.columns_ignored]
+    outside = {
+        f"{name}.{column}": count
+        for name, one in cohorts.items()
+        for column, count in (one.notes.values_out_of_range or {}).items()
+    }
+    missing = {name: frame[name].null_count() for name in pooled.features}
+    notes = Notes(columns_ignored=ignored, missing=missing, values_out_of_range=outside)
+    return Pool(Cohort(frame, _flow(cohorts), notes, None, dict(pooled.columns)), cohorts)
+
+
+def _flow(cohorts: Mapping[str, Cohort]) -> list[Step]:
+    """Exclusions of all tables, in order, from all their rows."""
+    left = sum(int(cohort.flow[0].left) for cohort in cohorts.values())
+    flow = [Step("rows in the tables", 0, left)]
+    for name, cohort in cohorts.items():
+        for step in cohort.flow[1:]:
+            left -= int(step.excluded)
+            flow.append(Step(f"{name}: {step.step}", step.excluded, left))
+    return flow
+
+
+def pooled_rows(
+    table: str, frame: pl.DataFrame, data: DataConfig, pooled: DataConfig, keep_row_ids: bool = False
+) -> pl.DataFrame:
+    """Rows of a table, typed by its own dictionary, under the pooled one; what it does not have is
+    missing."""
+    own = {shared_name(name, data.columns[name]): name for name in data.features}
+    ids = f"{table} " + frame[ROW_ID] if keep_row_ids else frame[ROW_ID]
+    columns = [pl.repeat(table, frame.height, dtype=pl.String, eager=True).alias(TABLE)]
+    for name in pooled.features:
+        first = pooled.columns[name]
+        if name in own:
+            columns.append(
+                _brought(frame[own[name]], data.columns[own[name]], first, f"{table}.{own[name]}").alias(name)
+            )
+        else:
+            dtype = pl.Float64 if first.is_number else pl.Date if first.is_day else pl.String
+            columns.append(pl.Series(name, [None] * frame.height, dtype))
+    outcome = frame[EVENT].cast(pl.String).alias(OUTCOME)
+    return pl.DataFrame([*columns, outcome, ids.alias(ROW_ID), frame[EVENT]])
+
+
+def _brought(values: pl.Series, own: Column, first: Column, where: str) -> pl.Series:
+    """Values in the units and codes of the first table's column."""
+    if own.is_number and own.unit and first.unit and own.unit != first.unit:
+        substance = substance_of(values.name, own.phrase or "", own.same_as or "")
+        try:
+            straight = line(own.unit, first.unit, substance)
+        except DataError as error:
+            raise DataError(f"tables.{where}: {error}; mend its unit or same_as") from None
+        return values * straight.factor + straight.offset
+    if own.is_coded and (codes := codes_in(own, first)):
+        known = {code: theirs for code, theirs in codes.items() if theirs is not None}
+        return values.replace_strict(list(known), list(known.values()), default=None, return_dtype=pl.String)
+    return values
