@@ -70,7 +70,7 @@ def test_a_name_is_one_metric() -> None:
 
 
 def test_what_tables_choose_are_metrics_of_that_section() -> None:
-    for names in (RAW, DIFFERENCES, VERDICT, compare.COMPARED, compare.DIFFERENCES, learning_curve.METRICS):
+    for names in (RAW, DIFFERENCES, VERDICT, compare.COMPARED, compare.SUBTRACTED, learning_curve.PLOTTED):
         assert set(names) <= set(NAMES)
     assert {named(name).kind for name in THRESHOLDS} == {Kind.THRESHOLD} and sorted(AT_THRESHOLD) == sorted(THRESHOLDS)
     for name in SUBGROUPS:
@@ -80,8 +80,8 @@ def test_what_tables_choose_are_metrics_of_that_section() -> None:
 
 
 def test_the_report_shows_every_metric_of_a_model_once() -> None:
-    assert sorted(wording.METRICS) == sorted(NAMES)
-    assert wording.METRICS[: len(wording.KEY_METRICS)] == wording.KEY_METRICS
+    assert sorted(wording.SHOWN) == sorted(NAMES)
+    assert wording.SHOWN[: len(wording.KEY_METRICS)] == wording.KEY_METRICS
     assert [metric.words for metric in METRICS if metric.explained] == [
         words for line in glossary() for words in line.split(", ")
     ]

@@ -18,7 +18,7 @@ from cardiotune.evaluation.censoring import (
     judge_censored,
     observed_by_risk,
 )
-from cardiotune.evaluation.judgement import Estimate, Weights
+from cardiotune.evaluation.judgement import Estimate, WeightsTold
 
 HORIZON = 3650.0
 
@@ -148,7 +148,7 @@ def test_without_censoring_every_row_weighs_1() -> None:
     time, status = np.array([10.0, 20, 4000, 4000]), np.array([1, 2, 0, 1])
     found = at_horizon(time, status, HORIZON)
     assert found.weight.tolist() == [1, 1, 1, 1] and found.y_true.tolist() == [1, 0, 0, 0]
-    assert describe_weights(found.weight, 4) == Weights(n=4, n_known=4, largest_weight=1.0, effective_n=4.0)
+    assert describe_weights(found.weight, 4) == WeightsTold(n=4, n_known=4, largest_weight=1.0, effective_n=4.0)
 
 
 # --------------------------------------------------------------------------------------------------

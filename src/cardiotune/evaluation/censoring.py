@@ -24,7 +24,7 @@ from cardiotune.evaluation.catalogue import values
 from cardiotune.evaluation.estimates import NO_INTERVAL, SAME, estimate, undefined, with_interval
 from cardiotune.evaluation.intervals import bootstrap_counts, percentile_interval
 from cardiotune.evaluation.judged import Judged
-from cardiotune.evaluation.judgement import Estimate, Times, Weights
+from cardiotune.evaluation.judgement import Estimate, Times, WeightsTold
 from cardiotune.evaluation.metrics import Array
 from cardiotune.evaluation.survival import (
     CENSORED,
@@ -36,7 +36,7 @@ from cardiotune.evaluation.survival import (
     observed_by_risk,
 )
 
-WEIGHTED = (
+JUDGED = (
     "auroc",
     "brier",
     "calibration_intercept",
@@ -121,10 +121,10 @@ def _uncensored_before(time: Array, status: Codes, drawn: Array) -> Array:
     return np.asarray(before[..., day])
 
 
-def describe_weights(weight: Array, n_rows: int | None) -> Weights:
+def describe_weights(weight: Array, n_rows: int | None) -> WeightsTold:
     """What the weights are worth. weight (rows,), 0 where the outcome is not known; `n_rows` are
     all that were at risk; None where this is not known, or not told."""
-    return Weights(
+    return WeightsTold(
         n=n_rows,
         n_known=int((weight > 0).sum()),
         largest_weight=float(weight.max()),
@@ -146,14 +146,14 @@ def judge_censored(  # a call of the guide, whose arguments users name
     replicates: int = 1000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Each of WEIGHTED, and `net_benefit at t` for each t of `thresholds`, with its interval; no
+    """Each of JUDGED, and `net_benefit at t` for each t of `thresholds`, with its interval; no
     value and a reason where undefined.
 
     Intervals are the bootstrap's, with the weights estimated anew in each replicate.
     """
     found = at_horizon(time_days, status, horizon_days, strata)
     known = found.weight > 0
-    asked = [(name, name, 0.5) for name in WEIGHTED]
+    asked = [(name, name, 0.5) for name in JUDGED]
     asked += [(f"net_benefit at {threshold:g}", "net_benefit", threshold) for threshold in thresholds]
 
     def value(metric: str, threshold: float, weight: Array) -> Array:

@@ -224,7 +224,7 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class WeightsTold:
     """What the weights of censoring are worth."""
 
     n: int | None
@@ -251,7 +251,7 @@ class Censoring:
 
     prevalence: float
     """Weighted share of events."""
-    weights: Weights
+    weights: WeightsTold
     horizon_days: float
     models: Mapping[str, Times] | None = None
     """None where the table could not be read."""
@@ -261,7 +261,7 @@ class Censoring:
         """`censoring` of a part."""
         models = entry.get("models")
         times = None if models is None else {model: Times.from_json(found) for model, found in models.items()}
-        return cls(entry["prevalence"], Weights(**entry["weights"]), entry["horizon_days"], times)
+        return cls(entry["prevalence"], WeightsTold(**entry["weights"]), entry["horizon_days"], times)
 
     def as_json(self) -> dict[str, Any]:
         """All of it, without `models` where the table could not be read."""

@@ -31,7 +31,7 @@ Weights = dict[str, float]
 """row_id -> how much the row counts; 1 but for a cohort with weights of censoring."""
 
 COMPARED = ("auroc", "auprc", "brier", "log_loss", "calibration_slope", "calibration_intercept")
-DIFFERENCES = ("auroc", "auprc", "brier", "log_loss")
+SUBTRACTED = ("auroc", "auprc", "brier", "log_loss")
 """Compared by difference: of calibration slope and intercept the distance to the best value counts,
 not the sign."""
 
@@ -230,7 +230,7 @@ def _judge(candidates: list[_Candidate], replicates: int, seed: int, stratified:
         }
         if entries:
             entry["differences"] = {
-                m: difference(point[m] - points[0][m], sample[m] - sampled[0][m]).as_json() for m in DIFFERENCES
+                m: difference(point[m] - points[0][m], sample[m] - sampled[0][m]).as_json() for m in SUBTRACTED
             }
         entries.append(entry)
     return entries
@@ -255,13 +255,13 @@ def as_text(result: dict[str, Any]) -> str:
         rows.append([entry["run"], model_words(entry["model"]), *cells])
     lines = [head, "", *_aligned(rows), ""]
     lines += [f"minus {first['run']} ({model_words(first['model'])}), with the paired 95 % interval:", ""]
-    rows = [["run", "model", *(metric_words(metric)[0] for metric in DIFFERENCES)]]
+    rows = [["run", "model", *(metric_words(metric)[0] for metric in SUBTRACTED)]]
     for entry in result["entries"][1:]:
         found = entry["differences"]
         cells = [
             f"{number(found[m]['value'], '+')} ({span(found[m]['ci'], '+') or 'no interval'}) "
             f"{reads(m, found[m]['ci'], who='')}"
-            for m in DIFFERENCES
+            for m in SUBTRACTED
         ]
         rows.append([entry["run"], model_words(entry["model"]), *cells])
     return "\n".join([*lines, *_aligned(rows)]) + "\n"

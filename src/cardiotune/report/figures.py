@@ -29,7 +29,7 @@ from cardiotune.report.drawing import (
     svg,
     table,
 )
-from cardiotune.report.learning_curve import METRICS as LEARNED
+from cardiotune.report.learning_curve import PLOTTED
 from cardiotune.report.record import Array, Record, Scores
 from cardiotune.report.wording import in_order, metric_words, model_words
 
@@ -466,7 +466,7 @@ def learning_curve(points: list[dict[str, Any]]) -> Drawing:
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(2, 1, sharex=True)
-        for axes, metric in zip(panels, LEARNED, strict=True):
+        for axes, metric in zip(panels, PLOTTED, strict=True):
             lines = curves.by_training_rows(points, metric)
             for number, model in enumerate(models):
                 line = {rows: values for rows, values in lines[model].items() if values}
@@ -484,7 +484,7 @@ def learning_curve(points: list[dict[str, Any]]) -> Drawing:
         panels[1].set_xticks(sizes, [f"{rows:,.0f}" for rows in sizes], rotation=45)
         legend(figure)
 
-    rows = [(p["model"], p["size"], p["train_rows"], p["seed"], *(p[metric] for metric in LEARNED)) for p in points]
+    rows = [(p["model"], p["size"], p["train_rows"], p["seed"], *(p[metric] for metric in PLOTTED)) for p in points]
     return Drawing(
         name="learning-curve",
         title="By the number of training rows",
@@ -492,7 +492,7 @@ def learning_curve(points: list[dict[str, Any]]) -> Drawing:
         caption="Look for where the lines cross and whether they still climb (AUROC) or fall (log-loss) at the right end, "
         "where more patients would help. Points are medians over the seeds, bars reach from the lowest to the highest.",
         svg=svg("learning-curve", (WIDTH, height_with_legend(WIDTH, len(models))), paint),
-        data=table(("model", "size", "training rows", "seed", *(metric_words(metric)[0] for metric in LEARNED)), rows),
+        data=table(("model", "size", "training rows", "seed", *(metric_words(metric)[0] for metric in PLOTTED)), rows),
     )
 
 

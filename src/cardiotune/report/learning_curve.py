@@ -36,7 +36,7 @@ Size = int | Literal["all"]
 """Training rows; `all` leaves the training part as it is."""
 MIN_ROWS = 4
 """Two events and two non-events."""
-METRICS = ("auroc", "log_loss")
+PLOTTED = ("auroc", "log_loss")
 COMPARED = having(lambda one: one.in_curves)
 """The models of a curve whose experiment does not choose its models: all others would be made at
 every size too."""
@@ -215,7 +215,7 @@ def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
             "size": size,
             "train_rows": rows,
             "seed": seed,
-            **{metric: judged[metric]["value"] for metric in METRICS},
+            **{metric: judged[metric]["value"] for metric in PLOTTED},
         }
         for model, judged in test["models"].items()
     ]
@@ -253,7 +253,7 @@ def to_markdown(curve: dict[str, Any]) -> str:
     """A table a metric: a line a model, a column a size; the median over seeds, and the lowest to
     the highest."""
     tables = []
-    for metric in METRICS:
+    for metric in PLOTTED:
         name, lines = named(metric).words, by_training_rows(curve["points"], metric)
         sizes = sorted({rows for line in lines.values() for rows in line})
         head = ["| " + " | ".join([f"{name}, by training rows", *(f"{rows:.0f}" for rows in sizes)]) + " |"]
@@ -287,7 +287,7 @@ def draw(curve: dict[str, Any], file: Path) -> Path:
         matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the figure
         matplotlib.rcParams.update({**STYLE, "svg.hashsalt": "learning_curve"})
         figure = Figure(figsize=(8.4, 4.2), layout="constrained")
-        for panel, metric in enumerate(METRICS):
+        for panel, metric in enumerate(PLOTTED):
             _panel(figure, panel, named(metric).words, by_training_rows(curve["points"], metric))
         with atomic(file) as temporary:
             when = {"Date": None} if kind == "svg" else {}  # the same curve gives the same bytes

@@ -25,7 +25,7 @@ from cardiotune.report.record import Record, read_record
 from cardiotune.report.tables import Notes
 from cardiotune.report.wording import (
     KEY_METRICS,
-    METRICS,
+    SHOWN,
     capitalized,
     events,
     model_words,
@@ -122,8 +122,8 @@ def _points(record: Record) -> list[dict[str, Any]]:
 def _words(record: Record) -> dict[str, Any]:
     part, manifest = record.part, record.manifest
     notes, stages = Notes(), _stages(record)
-    decided = [metric for metric in METRICS if named(metric).kind is Kind.THRESHOLD]
-    others = [metric for metric in METRICS if metric not in (*KEY_METRICS, *decided)]
+    decided = [metric for metric in SHOWN if named(metric).kind is Kind.THRESHOLD]
+    others = [metric for metric in SHOWN if metric not in (*KEY_METRICS, *decided)]
     return {
         "name": record.config.name,
         "verdict": _verdict(record, notes),
@@ -172,7 +172,7 @@ class Headline:
     decision: Decision
     title: str
     text: str
-    numbers: tables.Table
+    numbers: tables.WrittenTable
 
 
 def _verdict(record: Record, notes: Notes) -> Headline:

@@ -17,7 +17,7 @@ AT_THRESHOLD = ("flagged", *(metric for metric in THRESHOLDS if metric != "flagg
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class WrittenCell:
     """One written number."""
 
     value: str
@@ -31,11 +31,11 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class WrittenRow:
     """One line of a table."""
 
     name: str
-    cells: list[Cell]
+    cells: list[WrittenCell]
     main: bool = False
     """Whether it is of the model that the report is about."""
     value: str = ""
@@ -43,11 +43,11 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class WrittenTable:
     """Columns are named by words, or by words and what stands below them."""
 
     header: list[str | tuple[str, str]]
-    rows: list[Row]
+    rows: list[WrittenRow]
     title: str = ""
     """What the table is of, where there are several."""
 
@@ -67,11 +67,11 @@ class Notes:
             self.texts.append(reason)
         return self.texts.index(reason) + 1
 
-    def cell(self, metric: str, entry: Estimate, sign: str = "") -> Cell:
+    def cell(self, metric: str, entry: Estimate, sign: str = "") -> WrittenCell:
         """A metric's estimate, and a note where it is undefined."""
         digits = named(metric).digits
         value, ci = number(entry.value, sign, digits), span(entry.ci, sign, digits)
-        return Cell(value, ci, self.number(entry.reason), entry.reason)
+        return WrittenCell(value, ci, self.number(entry.reason), entry.reason)
 
 
 def main_first(record: Record, models: Mapping[str, Any]) -> list[str]:
@@ -83,22 +83,22 @@ def main_first(record: Record, models: Mapping[str, Any]) -> list[str]:
 # models side by side
 
 
-def comparison(record: Record, models: Sequence[str], wanted: Sequence[str], notes: Notes) -> Table:
+def comparison(record: Record, models: Sequence[str], wanted: Sequence[str], notes: Notes) -> WrittenTable:
     """A row a model and a column a metric that the run has."""
     judged = record.part.models
     columns = [metric for metric in wanted if any(metric in entries for entries in judged.values())]
     rows = [
-        Row(
+        WrittenRow(
             model_words(model),
             [notes.cell(metric, judged[model].get(metric, UNDEFINED)) for metric in columns],
             main=model == record.main,
         )
         for model in models
     ]
-    return Table([metric_words(metric) for metric in columns], rows)
+    return WrittenTable([metric_words(metric) for metric in columns], rows)
 
 
-def with_delong(table: Table, record: Record, notes: Notes) -> Table:
+def with_delong(table: WrittenTable, record: Record, notes: Notes) -> WrittenTable:
     """The table of all of the run's models and, where there is one, a column of the AUROC with the
     interval by DeLong's method."""
     areas = [record.part.models[model]["auroc"] for model in record.models]
@@ -109,10 +109,10 @@ def with_delong(table: Table, record: Record, notes: Notes) -> Table:
         replace(row, cells=[*row.cells, notes.cell("auroc", Estimate(area.value, ci, area.reason))])
         for row, area, ci in zip(table.rows, areas, cis, strict=True)
     ]
-    return Table([*table.header, (named("auroc").words, "interval by DeLong")], rows)
+    return WrittenTable([*table.header, (named("auroc").words, "interval by DeLong")], rows)
 
 
-def differences(record: Record, notes: Notes) -> Table:
+def differences(record: Record, notes: Notes) -> WrittenTable:
     """The tuned model minus each other one."""
     found = record.part.differences or {}
     delong = any(isinstance(entries["auroc"], AurocDifference) for entries in found.values())
@@ -126,34 +126,34 @@ def differences(record: Record, notes: Notes) -> Table:
         if delong:
             auroc = entries["auroc"]
             tested = auroc if isinstance(auroc, AurocDifference) else AurocDifference(None)
-            cells.append(Cell(_p(tested.delong_p), span(tested.delong_ci, "+")))
-        rows.append(Row(model_words(other), cells))
+            cells.append(WrittenCell(_p(tested.delong_p), span(tested.delong_ci, "+")))
+        rows.append(WrittenRow(model_words(other), cells))
     header: list[str | tuple[str, str]] = [metric_words(metric) for metric in DIFFERENCES]
-    return Table([*header, ("DeLong p", "for the AUROC")] if delong else header, rows)
+    return WrittenTable([*header, ("DeLong p", "for the AUROC")] if delong else header, rows)
 
 
 def _p(value: float | None) -> str:
     return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def raw(record: Record, notes: Notes) -> Table:
+def raw(record: Record, notes: Notes) -> WrittenTable:
     """Probabilities before and after correction and calibration, where that changed them."""
     before, judged = record.part.raw, record.part.models
     rows = [
-        Row(f"{model_words(model)}, {when}", [notes.cell(metric, found[model][metric]) for metric in RAW])
+        WrittenRow(f"{model_words(model)}, {when}", [notes.cell(metric, found[model][metric]) for metric in RAW])
         for model in record.models
         if model in before
         for when, found in (("as the model gives them", before), ("as judged above", judged))
     ]
-    return Table([metric_words(metric) for metric in RAW], rows)
+    return WrittenTable([metric_words(metric) for metric in RAW], rows)
 
 
-def at_thresholds(model: str, found: list[ThresholdJudged], notes: Notes) -> Table:
+def at_thresholds(model: str, found: list[ThresholdJudged], notes: Notes) -> WrittenTable:
     """What one model does at each threshold."""
-    return Table(
+    return WrittenTable(
         [named(metric).words for metric in AT_THRESHOLD],
         [
-            Row(
+            WrittenRow(
                 entry.name,
                 [notes.cell(metric, entry.metrics.get(metric, UNDEFINED)) for metric in AT_THRESHOLD],
                 value=f"at {entry.value:.3f}",
@@ -175,7 +175,7 @@ class GroupRow:
     name: str
     n: int | str
     events: int | str
-    cells: list[Cell]
+    cells: list[WrittenCell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +216,8 @@ class Censored:
     """How many the weights stand for, C-index and observed risk by groups."""
 
     text: str
-    c_index: Table
-    observed: list[Table]
+    c_index: WrittenTable
+    observed: list[WrittenTable]
     unobserved: str
     """Why there is no observed risk; empty where there is."""
 
@@ -235,10 +235,10 @@ def censoring(record: Record, notes: Notes) -> Censored | None:
         f"for the censored by weights of up to {weights.largest_weight:.2f}, and are worth {weights.effective_n:.0f} "
         "equally weighted rows."
     )
-    c_index = Table(
+    c_index = WrittenTable(
         [(named("c_index").words, "not weighted; the censored count until they leave")],
         [
-            Row(model_words(model), [notes.cell("c_index", judged[model].c_index)], main=model == record.main)
+            WrittenRow(model_words(model), [notes.cell("c_index", judged[model].c_index)], main=model == record.main)
             for model in models
         ],
     )
@@ -247,20 +247,20 @@ def censoring(record: Record, notes: Notes) -> Censored | None:
     return Censored(text, c_index, [_observed(*each) for each in observed], (reasons[0] if reasons else None) or "")
 
 
-def _observed(model: str, groups: list[RiskGroup]) -> Table:
+def _observed(model: str, groups: list[RiskGroup]) -> WrittenTable:
     rows = [
-        Row(
+        WrittenRow(
             f"group {place}",
             [
-                Cell("not told" if group.n is None else str(group.n)),
-                Cell(str(group.n_events)),
-                Cell(number(group.risk)),
-                Cell(number(group.observed), span(group.ci)),
+                WrittenCell("not told" if group.n is None else str(group.n)),
+                WrittenCell(str(group.n_events)),
+                WrittenCell(number(group.risk)),
+                WrittenCell(number(group.observed), span(group.ci)),
             ],
         )
         for place, group in enumerate(groups, 1)
     ]
-    return Table(["People", "Events", "Mean risk", "Observed risk"], rows, title=model_words(model))
+    return WrittenTable(["People", "Events", "Mean risk", "Observed risk"], rows, title=model_words(model))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def _observed(model: str, groups: list[RiskGroup]) -> Table:
 class Learned:
     """Tables of the learning curve, one a metric, with its words and which way is better."""
 
-    tables: list[tuple[tuple[str, str], Table]] = field(default_factory=list)
+    tables: list[tuple[tuple[str, str], WrittenTable]] = field(default_factory=list)
     seeds: int = 0
 
 
@@ -281,16 +281,19 @@ def learned(points: list[dict[str, Any]]) -> Learned | None:
         return None
     models = in_order({point["model"] for point in points})
     tables = []
-    for metric in learning_curve.METRICS:
+    for metric in learning_curve.PLOTTED:
         lines = curves.by_training_rows(points, metric)
         sizes = sorted({rows for line in lines.values() for rows in line})
-        rows = [Row(model_words(model), [_of_seeds(lines[model].get(size, [])) for size in sizes]) for model in models]
-        tables.append((metric_words(metric), Table([f"{size:,.0f} rows" for size in sizes], rows)))
+        rows = [
+            WrittenRow(model_words(model), [_of_seeds(lines[model].get(size, [])) for size in sizes])
+            for model in models
+        ]
+        tables.append((metric_words(metric), WrittenTable([f"{size:,.0f} rows" for size in sizes], rows)))
     return Learned(tables, len({point["seed"] for point in points}))
 
 
-def _of_seeds(values: list[float]) -> Cell:
+def _of_seeds(values: list[float]) -> WrittenCell:
     """The median as a cell, with the lowest and the highest of several in the place of the
     interval."""
     spread = (min(values), max(values)) if len(values) > 1 else None
-    return Cell(number(float(np.median(values)) if values else None), span(spread))
+    return WrittenCell(number(float(np.median(values)) if values else None), span(spread))

@@ -23,7 +23,7 @@ KEY_METRICS = (
 )
 """What is read first; the others stand behind a click."""
 _FIRST = (*KEY_METRICS, "accuracy", "recall", "specificity", "precision")
-METRICS = (*_FIRST, *(name for name in NAMES if name not in _FIRST))
+SHOWN = (*_FIRST, *(name for name in NAMES if name not in _FIRST))
 """What tables have of a model, in the order in which they are shown."""
 
 
