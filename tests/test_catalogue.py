@@ -1,8 +1,10 @@
 """One record a metric: nothing that is derived from the records lacks one of them."""
 
 import inspect
+import math
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -55,9 +57,14 @@ def test_every_metric_has_words_a_direction_and_an_entry_in_the_schema(metric: M
     section = section_of(metric)
     assert metric.name in section["required"]
     assert section["properties"][metric.name]["description"]
-    bounds = schema.RANGES[metric.range]
-    assert section["properties"][metric.name]["$ref"] in (f"#/$defs/{bounds}", f"#/$defs/{metric.name}")
-    assert bounds in DEFS
+    entry = section["properties"][metric.name]
+    named_range = schema.RANGES.get(metric.range, "estimate")
+    assert entry["$ref"] in (f"#/$defs/{named_range}", f"#/$defs/{metric.name}") and named_range in DEFS
+    allowed = jsonschema.Draft202012Validator({"$defs": DEFS, **entry})
+    for value in (-2.0, -0.5, 0.5, 2.0):
+        low, high = (math.inf * sign if end is None else end for sign, end in zip((-1, 1), metric.range, strict=True))
+        more = {"delong_ci": None} if metric.name == "auroc" else {}
+        assert allowed.is_valid({"value": value, "ci": [value, value], **more}) == (low <= value <= high)
 
 
 def test_a_name_is_one_metric() -> None:

@@ -29,7 +29,7 @@ from cardiotune.evaluation.evaluate import RIVALS
 
 FILE = Path(str(files("cardiotune.evaluation") / "metrics.schema.json"))
 RANGES = {ANY: "estimate", SHARE: "share", AT_LEAST_0: "at_least_0", AT_MOST_1: "at_most_1"}
-"""Range -> its definition in the schema."""
+"""Range -> its definition in the schema; any other is written where it is needed."""
 
 
 def read() -> dict[str, Any]:
@@ -62,7 +62,8 @@ def _metrics(names: Iterable[str]) -> dict[str, Any]:
 
 def _property(name: str) -> dict[str, Any]:
     metric = named(name)
-    return {"description": metric.description, "$ref": f"#/$defs/{RANGES[metric.range]}"}
+    bounds = RANGES.get(metric.range)
+    return {"description": metric.description, **({"$ref": f"#/$defs/{bounds}"} if bounds else _bounded(metric.range))}
 
 
 def _bounded(bounds: Range) -> dict[str, Any]:
