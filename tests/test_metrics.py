@@ -395,6 +395,13 @@ def test_what_is_undefined_is_nan() -> None:
     assert np.isnan(nobody["observed_expected"])
 
 
+def test_rounding_does_not_put_an_auroc_above_1() -> None:
+    draw = np.random.default_rng(2)
+    y_true, weight = np.arange(12) % 2.0, 1 + draw.random(12)
+    risk = np.where(y_true == 1, draw.integers(3, 6, 12), draw.integers(0, 3, 12)) / 8
+    assert metrics.auroc(y_true, risk, weight) == 1
+
+
 def test_risks_in_float32_do_not_break_the_logarithms() -> None:
     y_true, y_prob = np.array([0, 1, 0, 1.0]), np.array([0, 1, 1, 0.25], np.float32)
     for name, value in all_metrics(y_true, y_prob).items():

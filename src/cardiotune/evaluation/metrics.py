@@ -46,7 +46,7 @@ def auroc(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
     events, others = _by_score(y_true, y_prob, weight)
     below = np.cumsum(others, axis=-1) - others
     wins = (events * (below + others / 2)).sum(-1)
-    return _ratio(wins, events.sum(-1) * others.sum(-1))
+    return np.minimum(_ratio(wins, events.sum(-1) * others.sum(-1)), 1)  # but for rounding it never is above
 
 
 def auprc(y_true: Array, y_prob: Array, weight: Array | None = None) -> Array:
