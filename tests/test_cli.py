@@ -246,7 +246,7 @@ COMMANDS = [
     "compare",
     "recalibrate",
 ]
-COMMANDS += ["learn-curve", "probe", "explain"]
+COMMANDS += ["learn-curve", "leave-out", "probe", "explain"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -246,6 +246,7 @@ ELSEWHERE = {
     "serve": "runs until it is stopped; test_serve.py",
     "convert": "needs a pickle; test_convert.py",
     "learn-curve": "nine runs; test_learning_curve.py, test_cli_runs.py",
+    "leave-out": "a run a table; test_leave_out.py",
     "export RUN --to onnx": "test_export.py",
     "export RUN --to gguf": "test_export.py",
     "predict RUN patients.parquet": "four processes; test_bulk.py",

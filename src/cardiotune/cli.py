@@ -617,6 +617,30 @@ def learn_curve(
     _redraw(RunFolder(folder.parent))  # has a report when the curve was left in a run folder
 
 
+@app.command("leave-out")
+def leave_out(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace runs there that have other settings or tables.")
+    ] = False,
+) -> None:
+    """Run an experiment of several tables with each in turn as the test; interrupted, it goes on.
+
+    The runs lie in runs/NAME_leave_out/, with one table and figure of all: each model at each
+    table, and where a further table is expected to lie.
+
+    Example: cardiotune leave-out hospitals.yaml models=[logistic_regression,lightgbm]
+    """
+    loaded = _load(config, overrides)
+    from cardiotune import studies
+    from cardiotune.report.leave_out import to_markdown
+
+    found, folder = studies.leave_out(loaded, overwrite)
+    _say(to_markdown(found))
+    _say(f"written: {folder / 'leave_out.png'}")
+
+
 @app.command()
 def recalibrate(
     run: RunArgument,

@@ -299,7 +299,7 @@ def _with_tables(tree: dict[str, Any], folder: Path, problems: list[str]) -> dic
         except ConfigError as error:
             if "dataset" in entry or "data" not in entry:
                 problems.append(f"tables.{name}: {error}")
-        data = _merge(own.get("data", {}), entry.pop("data", None) or {})
+        data = _merge(own.get("data", {}), _anchor({"data": entry.pop("data", None) or {}}, folder)["data"])
         if path := entry.pop("path", None):
             data = {**data, **_anchor({"data": {"path": path}}, folder)["data"]}
         words = own.get("task", {}).get("outcome")

@@ -62,6 +62,22 @@ def run(config: Config, overwrite: bool = False) -> RunFolder:
     return folder
 
 
+def go_on(config: Config) -> RunFolder:
+    """The run of this experiment, which was stopped: from its newest checkpoint where it has one,
+    else from its start."""
+    folder = RunFolder(config.run_path)
+    if not any(folder.checkpoints.glob("step-*")):
+        return run(config, overwrite=True)
+    with _failing(folder):
+        folder.update_manifest(status="running")
+        train(folder, resume=True)
+        predict(folder)
+        evaluate(folder)
+        audit_results(folder)
+        report(folder)
+    return folder
+
+
 @contextmanager
 def _failing(folder: RunFolder) -> Iterator[None]:
     """Whatever ends the work before its time stands in the manifest."""

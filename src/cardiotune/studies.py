@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cardiotune import runs
-from cardiotune.config import dump
+from cardiotune.config import dump, read_yaml
 from cardiotune.data import roles
 from cardiotune.data.cohort import EVENT, WEIGHT, place_of_id, place_of_number, read_rows
 from cardiotune.data.prepare import read_order
@@ -34,11 +34,12 @@ from cardiotune.models.baselines import LabelledRows, lightgbm
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.predictions import Prediction, frame_rows, rows_to_tell, write_predictions
 from cardiotune.models.tuned import TunedModel
-from cardiotune.reopen import check_tuned, config_of, open_run, reopen, tuned_model
+from cardiotune.reopen import check_tuned, config_of, describe_files, open_run, reopen, tuned_model
 from cardiotune.report import learning_curve as curve
+from cardiotune.report import leave_out as leaving_out
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, DataConfig
-from cardiotune.stages import run
+from cardiotune.stages import go_on, run
 from cardiotune.training.checkpoint import own_checkpoint, version_of
 from cardiotune.training.machine import set_up
 from cardiotune.training.model import has_head
@@ -221,6 +222,52 @@ def learn_curve(
     first = RunFolder(curve.variant(config, sizes[0], 0, place).run_path)
     given = out is None and curve.give(found, own, first)
     return found, own.path / curve.FOLDER if given else place
+
+
+def leave_out(config: Config, overwrite: bool = False) -> tuple[dict[str, Any], Path]:
+    """The whole run with every table in turn as the test part. Returns what `leave_out.json` holds
+    and the folder of it and of the runs, `<run folder>_leave_out`.
+
+    Finished runs of the same settings and tables are read; one that was stopped goes on. One of
+    other settings or tables is refused before any is made, or replaced with `overwrite`.
+    """
+    place = config.run_path.with_name(f"{config.name}_leave_out")
+    turns = leaving_out.turns(config, place)
+    changed = {table: _differs(one) for table, one in turns.items()}
+    if (other := [table for table, what in changed.items() if what]) and not overwrite:
+        what = changed[other[0]]
+        raise ConfigError(
+            f"{turns[other[0]].run_path}: made with other {what}; set them back, name the experiment otherwise with "
+            "name=NAME, or replace what is there with --overwrite"
+        )
+    tables: dict[str, Any] = {}
+    for table, one in turns.items():
+        folder = RunFolder(one.run_path)
+        if table in other or not folder.manifest.is_file():
+            log.info("leaving out %s (%d of %d)", table, len(tables) + 1, len(turns))
+            folder = run(one, overwrite=True)
+        elif curve.finished(folder):
+            log.info("%s: finished before, so it is read", folder.path)
+        else:
+            log.info("%s: was stopped, and goes on", folder.path)
+            folder = go_on(one)
+        tables[table] = leaving_out.judged(folder)
+        found = leaving_out.pooled(tables)
+        write_json(place / leaving_out.FILE, found)
+    leaving_out.write(found, place)
+    return found, place
+
+
+def _differs(config: Config) -> str:
+    """In what the run that is there differs: names of settings, or its tables; empty where it does
+    not, or there is none."""
+    folder = RunFolder(config.run_path)
+    if not folder.config.is_file() or not folder.manifest.is_file():
+        return ""
+    if changed := curve.changed_settings(read_yaml(folder.config), config.model_dump(mode="json")):
+        return f"settings ({', '.join(changed)})"
+    recorded = folder.read_manifest().get("data")
+    return "tables" if recorded is not None and recorded != describe_files(config) else ""
 
 
 def score_table(

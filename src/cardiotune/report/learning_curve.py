@@ -88,7 +88,7 @@ def learning_curve(
     table: Any = None
     for (size, seed), one in variants.items():
         run = RunFolder(one.run_path)
-        if _finished(run):
+        if finished(run):
             log.info("%s: finished before, so it is read", run.path)
         else:
             log.info("training rows: %s, seed %d", size, seed)
@@ -163,7 +163,7 @@ def _check_settings(config: Config) -> None:
     saved = RunFolder(config.run_path).config
     if not saved.is_file():
         return
-    changed = _changed(read_yaml(saved), config.model_dump(mode="json"))
+    changed = changed_settings(read_yaml(saved), config.model_dump(mode="json"))
     if changed:
         raise ConfigError(
             f"{config.run_path}: made with other settings ({', '.join(changed)}); set them back, or use another folder"
@@ -173,12 +173,13 @@ def _check_settings(config: Config) -> None:
 def differences(run: RunFolder, one: RunFolder) -> list[str]:
     """What keeps a curve, of which `one` is a run, out of the report of `run`: other settings,
     another table."""
-    settings = [key for key in _changed(read_yaml(run.config), read_yaml(one.config)) if key not in VARIED]
+    settings = [key for key in changed_settings(read_yaml(run.config), read_yaml(one.config)) if key not in VARIED]
     same_table = run.read_manifest().get("data") == one.read_manifest().get("data")
     return settings + ([] if same_table else ["table"])
 
 
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of the settings that differ, but for what a run learns about its columns."""
     flat, other = _flat(before), _flat(now)
     changed = {key for key in flat.keys() | other.keys() if flat.get(key) != other.get(key)}
     learned = {key for key in changed if key.startswith("data.columns.") and key.rsplit(".", 1)[1] in LEARNED}
@@ -196,7 +197,8 @@ def _flat(tree: Any, above: str = "") -> dict[str, Any]:
     }
 
 
-def _finished(run: RunFolder) -> bool:
+def finished(run: RunFolder) -> bool:
+    """Whether a run came to its end and its results are there."""
     whole = all(file.is_file() for file in (run.manifest, run.cohort, run.metrics))
     return whole and run.read_manifest().get("status") == "finished"
 
