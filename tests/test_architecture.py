@@ -2,6 +2,7 @@
 circles, and no room is above its share."""
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import cardiotune
 
 SOURCE = Path(cardiotune.__file__).parent
+ROOT = Path(__file__).parents[1]
 ROOMS = ("data", "synthetic_ukb", "training", "models", "evaluation", "audit", "report", "deployment")
 HALL = (
     "config",
@@ -32,15 +34,19 @@ def name_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def names_in(node: ast.AST) -> set[str]:
+    """Names in full of what a statement imports; none of another statement."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        assert not node.level, "imports name the package"
+        return {f"{node.module}.{alias.name}" for alias in node.names}
+    return set()
+
+
 def imports(file: Path) -> set[str]:
     """Names in full of what a file imports of this package, inside functions too."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{file.name}: imports name the package"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    found = {name for node in ast.walk(ast.parse(file.read_text("utf-8"))) for name in names_in(node)}
     return {name for name in found if name.startswith("cardiotune.")}
 
 
@@ -129,3 +135,44 @@ def test_no_file_is_called_utils() -> None:
 
 def test_there_is_one_progress_bar() -> None:
     assert [file.name for file in MODULES if "rich.progress" in file.read_text("utf-8")] == ["progress.py"]
+
+
+# --------------------------------------------------------------------------------------------------
+# README's tree
+
+
+def tree() -> dict[Path, str]:
+    """Paths in README's tree and what it says of each; a folder's files stand below it, further to
+    the right."""
+    section = (ROOT / "README.md").read_text("utf-8").partition("## The tree\n")[2].partition("\n## ")[0]
+    found: dict[Path, str] = {}
+    above: list[tuple[int, Path]] = [(0, ROOT)]
+    for line in filter(None, section.splitlines()):
+        entry = re.fullmatch(r"( {4,})(\S+)(?: {2,}(\S.*))?", line)
+        assert entry and len(line) <= 100, line
+        indent, name, phrase = entry.groups()
+        while above[-1][0] >= len(indent):
+            above.pop()
+        path = above[-1][1] / name
+        assert path not in found, f"{name} stands twice"
+        found[path] = phrase or ""
+        if name.endswith("/"):
+            above.append((len(indent), path))
+    return found
+
+
+def test_the_readme_shows_the_tree_as_it_is() -> None:
+    """Every module has a line, or stands in a folder of which the line tells as a whole."""
+    shown = tree()
+    gone = [path for path in shown if not path.exists()]
+    assert not gone, "README's tree names what is not there"
+    assert [path for path, phrase in shown.items() if not phrase] == [SOURCE], "a line says what it is for"
+    whole = {path for path in shown if path.is_dir() and not any(path in other.parents for other in shown)}
+    modules = {file for file in MODULES if not file.stem.startswith("__")}
+    missing = {file for file in modules - shown.keys() if not whole & set(file.parents)}
+    assert not missing, "README's tree lacks modules: a line each, with what it is for"
+
+
+def test_the_readme_shows_rooms_in_the_order_of_the_way() -> None:
+    rooms = [path.name for path in tree() if path.parent == SOURCE and path.name in ROOMS]
+    assert rooms == list(ROOMS)
