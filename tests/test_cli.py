@@ -2,6 +2,7 @@
 folder."""
 
 import gzip
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner, Result
 
@@ -233,26 +235,43 @@ def test_init(toy_experiment: Path) -> None:
     assert not (folder / "b").exists()
 
 
-COMMANDS = [
-    "run",
-    "prepare",
-    "train",
-    "predict",
-    "evaluate",
-    "report",
-    "init",
-    "doctor",
-    "audit",
-    "compare",
-    "recalibrate",
-]
-COMMANDS += ["learn-curve", "leave-out", "probe", "explain"]
+def commands(group: Any, *above: str) -> list[tuple[str, ...]]:
+    """Every command, those of groups by their two words."""
+    found: list[tuple[str, ...]] = []
+    for name, command in group.commands.items():
+        found += commands(command, *above, name) if hasattr(command, "commands") else [(*above, name)]
+    return found
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(command: str) -> None:
-    result = call(command, "--help")
-    assert result.exit_code == 0 and f"Example: cardiotune {command}" in " ".join(result.stdout.split())
+COMMANDS = commands(typer.main.get_command(app))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example(command: tuple[str, ...]) -> None:
+    result = call(*command, "--help")
+    assert result.exit_code == 0 and f"Example: cardiotune {' '.join(command)}" in " ".join(result.stdout.split())
+
+
+def test_help_loads_no_large_library() -> None:
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from cardiotune.cli import app
+for command in {[(), *COMMANDS]}:
+    assert CliRunner().invoke(app, [*command, "--help"]).exit_code == 0
+loaded = {{"torch", "transformers", "polars", "sklearn", "numpy", "scipy", "matplotlib", "peft"}} & set(sys.modules)
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_is_quick() -> None:
+    """A quarter of a second of CPU where this was written; another machine may take eight times
+    that."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "cardiotune", "--help"], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
 def test_not_a_run_folder(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin
 from torch._C._distributed_c10d import FileStore, Store, TCPStore
 
 from cardiotune.errors import CardioTuneError, ConfigError, InterruptedRunError, ModelError, RunError
@@ -262,8 +263,6 @@ def make_accelerator(config: Config, dtype: torch.dtype) -> Accelerator:
         import deepspeed  # noqa: F401
     except ImportError:
         raise ModelError("use.deepspeed needs DeepSpeed: pip install 'cardiotune[deepspeed]'") from None
-    from accelerate.utils import DeepSpeedPlugin
-
     plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(config, config.deepspeed, dtype))
     # Told `cpu=True`, Accelerate would leave DeepSpeed out without a word; DS_ACCELERATOR says it
     # to DeepSpeed.

@@ -285,7 +285,8 @@ def _unfreeze(base: Any, head: str) -> Any:
 
 
 def _adapt(base: Any, config: Config) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model
+    with quiet_loading():  # PEFT brings bitsandbytes along, slow and with a line of its own
+        from peft import LoraConfig, TaskType, get_peft_model
 
     method = config.method
     lora = LoraConfig(
@@ -421,7 +422,7 @@ def load_plain(weights: Path, saved: Path, config: Config) -> Any:
 
 
 def _with_adapter(base: Any, folder: Path) -> Any:
-    with quiet_loading():
+    with quiet_loading():  # as above
         from peft import PeftConfig, PeftModel, TaskType
 
     if not (folder / ADAPTER_FILE).is_file():

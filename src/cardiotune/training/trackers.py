@@ -4,6 +4,8 @@ and settings, no row."""
 import os
 from typing import Any
 
+from torch.utils.tensorboard import SummaryWriter
+
 from cardiotune.errors import ConfigError
 from cardiotune.files import make_folder
 from cardiotune.runs import RunFolder
@@ -14,8 +16,6 @@ class Trackers:
     """All trackers of a run behind one `add`."""
 
     def __init__(self, run: RunFolder, config: Config, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         # What an interrupted process wrote after the checkpoint is not shown twice.
         self.board = SummaryWriter(run.logs, purge_step=first_step + 1 if first_step else None)
         self.mlflow = _mlflow(config) if "mlflow" in config.trackers else None

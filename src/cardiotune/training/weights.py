@@ -16,6 +16,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from cardiotune.errors import ModelError
 from cardiotune.files import hash_files, make_folder, private, publish, sha256, write_json
 from cardiotune.runs import RunFolder
@@ -77,8 +82,6 @@ def find_weights(model: ModelConfig, download: bool = True) -> Path:
 
 
 def _looked(model: ModelConfig) -> str:
-    from huggingface_hub import constants
-
     return f" (looked for {model.hub_id} in {constants.HF_HUB_CACHE})" if model.hub_id else ""
 
 
@@ -196,9 +199,6 @@ def _check_index(file: Path, settings: Any) -> None:
 
 
 def _in_hub_cache(model: ModelConfig, weights: str = "*.safetensors") -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     if not model.hub_id:
         return None
     try:
@@ -209,9 +209,6 @@ def _in_hub_cache(model: ModelConfig, weights: str = "*.safetensors") -> Path | 
 
 
 def _download(model: ModelConfig) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-
     if not model.hub_id:
         raise ModelError(f"{model.name}: model.allow_download is on, but there is no model.hub_id to download")
     log.info("downloading %s (%s licence) from the model hub", model.hub_id, model.license)
@@ -299,9 +296,6 @@ def _dequantize(packed: Path, folder: Path) -> None:
     The model is built afresh from its config, since transformers refuses to save one that it loaded
     from a GGUF.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     local: Any = {"gguf_file": packed.name, "local_files_only": True}
     AutoTokenizer.from_pretrained(packed.parent, trust_remote_code=False, **local).save_pretrained(folder)
     loaded = AutoModelForCausalLM.from_pretrained(packed.parent, dtype=torch.float32, trust_remote_code=False, **local)
