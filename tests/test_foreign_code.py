@@ -24,7 +24,7 @@ from cardiotune.files import HASHES, hash_files, sha256
 from cardiotune.models.language import LanguageScorer
 from cardiotune.runs import RunFolder
 from cardiotune.training.checkpoint import load_weights
-from cardiotune.training.model import build_encoder, load_base, read
+from cardiotune.training.model import build_encoder, load_base, with_head
 from cardiotune.training.weights import check_safe
 from conftest import TOY_COLUMNS, write_toy_experiment
 from test_cli import call
@@ -168,7 +168,7 @@ def test_of_a_checkpoint(copy: Path, name: str, file: str) -> None:
     check(typed("evaluate", run, "--checkpoint", f"checkpoints/{checkpoint.name}"), canary)
     config = load_resolved(run / "config.yaml")
     base = load_base(copy / "base", config, torch.float32, CPU)
-    network = read(base, config, build_encoder(config, copy / "base"))
+    network = with_head(base, config, build_encoder(config, copy / "base"))
     with pytest.raises(ModelError, match="code"):
         load_weights(network, checkpoint / "weights")
     assert not canary.exists()

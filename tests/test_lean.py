@@ -14,7 +14,7 @@ from cardiotune.training.heads import LabelTokenNetwork, RiskNetwork
 from cardiotune.training.last_layer import compute_what_is_read
 from cardiotune.training.lean import slim
 from cardiotune.training.machine import set_up
-from cardiotune.training.model import _adapt, _unfreeze, build_encoder, load_base, read
+from cardiotune.training.model import _adapt, _unfreeze, build_encoder, load_base, with_head
 from cardiotune.training.packing import lay_out
 from conftest import build_toy_model, toy_config
 
@@ -33,7 +33,7 @@ def plain_network(folder: Path, dtype: torch.dtype = torch.float32, **method: An
     config = toy_config(folder, method=method)
     base = load_base(folder, config, dtype, CPU)
     adapted = _unfreeze(base, "label_tokens") if method.get("kind") == "full" else _adapt(base, config)
-    network = read(adapted, config, build_encoder(config, folder))
+    network = with_head(adapted, config, build_encoder(config, folder))
     for name, weight in network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)

@@ -469,7 +469,7 @@ def convert(
     from cardiotune.training.convert import convert as convert_folder
 
     record = convert_folder(folder, out_folder, model_type)
-    names = ", ".join(record["converted_from"])
+    names = ", ".join(record.converted_from)
     out.print(f"{out_folder}: made of {names}; use it with model.path={out_folder}", markup=False, soft_wrap=True)
 
 

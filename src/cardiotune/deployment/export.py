@@ -33,7 +33,7 @@ from cardiotune.runs import RunFolder, check_free
 from cardiotune.settings import Config
 from cardiotune.training.checkpoint import record_probe, verify, version_of
 from cardiotune.training.heads import ClassifierNetwork
-from cardiotune.training.model import HEAD_FILE, build_encoder, load_head, load_plain, read
+from cardiotune.training.model import HEAD_FILE, build_encoder, load_head, load_plain, with_head
 from cardiotune.training.weights import same_weights
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _write_model(run: RunFolder, config: Config, to: Format, precision: str, ord
             gguf.write(Path(plain), precision, work / gguf.FILE)
         return
     encoder = build_encoder(config, weights)
-    network = read(model, config, encoder)
+    network = with_head(model, config, encoder)
     if isinstance(network, ClassifierNetwork):
         load_head(network, saved)
     rows = synthetic_rows(config.data, 3, parity.SEED)

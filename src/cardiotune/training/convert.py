@@ -9,6 +9,7 @@ import json
 import logging
 import pickle
 import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,18 @@ UNREAD = ("pooler", "position_ids")
 """Parts of weights' names that no risk is read through: a checkpoint may lack them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a folder of safetensors was made from; kept in it."""
+
+    converted_from: dict[str, str]
+    """Name -> sha256 of each pickle."""
+    weights_not_used: list[str]
+    """Heads of the pretraining, which the model does not have."""
+
+
 @private()
-def convert(folder: Path, out: Path, model_type: str | None = None) -> dict[str, Any]:
+def convert(folder: Path, out: Path, model_type: str | None = None) -> Conversion:
     """Write the model in `folder` to `out`: config.json, model.safetensors, tokenizer, and a record
     of the pickles' sha256.
 
@@ -53,12 +64,12 @@ def convert(folder: Path, out: Path, model_type: str | None = None) -> dict[str,
     for file in files:
         weights |= _tensors(file)
     model, unused = _model(folder, config, weights)
-    record = {"converted_from": {file.name: sha256(file) for file in files}, "weights_not_used": unused}
+    record = Conversion({file.name: sha256(file) for file in files}, unused)
 
     def fill(work: Path) -> None:
         model.save_pretrained(work)
         load_tokenizer(folder, config).save_pretrained(work)
-        write_json(work / SOURCE, record)
+        write_json(work / SOURCE, asdict(record))
 
     write_folder(out, fill)
     log.info(

@@ -236,7 +236,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def read(model: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
+def with_head(model: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
     """A language model with the experiment's head on it (a fresh one, if it is a classifier)."""
     if config.task.head == "classifier":
         return ClassifierNetwork(model)
@@ -254,7 +254,7 @@ def build(base: Any, config: Config, encoder: PromptEncoder) -> RiskNetwork:
     full: every weight of the way from text to risk trains.
     """
     trained = _adapt(base, config) if config.method.kind == "lora" else _unfreeze(base, config.task.head)
-    network = read(trained, config, encoder)
+    network = with_head(trained, config, encoder)
     if config.train.gradient_checkpointing:
         network.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.method.kind == "lora":
@@ -394,7 +394,7 @@ def load_tuned(
         model = load_base(saved, config, dtype, device)
     else:
         raise ModelError(f"{saved}: neither an adapter nor a model folder; train the run first")
-    network = read(model, config, encoder)
+    network = with_head(model, config, encoder)
     if isinstance(network, ClassifierNetwork):
         load_head(network, saved)
     return network.eval()

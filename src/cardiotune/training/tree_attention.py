@@ -54,8 +54,8 @@ def _attend(
     read_tokens: torch.Tensor | None = None,  # for the last layer, not for its attention
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    """(1, tokens, heads, width). query (1, heads, tokens, width); key and value with as many or
-    fewer heads.
+    """(1, tokens, heads, width), of the arguments that transformers gives. query (1, heads, tokens,
+    width); key and value with as many or fewer heads.
 
     Query heads that share a key head stand below each other, so that no key is copied for them.
     """
