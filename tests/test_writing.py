@@ -22,7 +22,7 @@ from cardiotune.data.chunks import TableChunks
 from cardiotune.data.cohort import read_rows
 from cardiotune.data.draft import draft
 from cardiotune.data.table import cells_of
-from cardiotune.deployment.card import kind_of
+from cardiotune.deployment.card import FieldKind
 from cardiotune.errors import DataError
 from cardiotune.settings import Column, DataConfig
 from cardiotune.stages import prepare
@@ -184,7 +184,7 @@ def test_the_page_reads_likewise() -> None:
         for cells, settings, _ in cases:
             plain = {"column": "x", "type": kind, "codes": None, "missing": [], "range": None}
             field = {**plain, "decimal": None, "day_first": None, **settings}
-            asked.append((cells, {**field, "kind": kind_of(Column(type=field["type"]))}))
+            asked.append((cells, {**field, "kind": FieldKind.of(Column(type=field["type"])).model_dump()}))
     script = Path(cardiotune.__file__).parent / "deployment" / "web" / "table.js"
     told = subprocess.run(["node", "-e", PAGE, str(script)], input=json.dumps(asked), capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
@@ -216,7 +216,12 @@ def test_the_page_reads_codes_likewise() -> None:
     asked = [
         (
             cells,
-            {**plain, "kind": kind_of(rule), "missing": rule.missing, "codes": [{"code": c} for c in rule.codes or {}]},
+            {
+                **plain,
+                "kind": FieldKind.of(rule).model_dump(),
+                "missing": rule.missing,
+                "codes": [{"code": c} for c in rule.codes or {}],
+            },
         )
         for (cells, _), rule in zip(CODES, rules, strict=True)
     ]

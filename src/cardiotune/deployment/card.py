@@ -3,7 +3,7 @@ patient."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel
@@ -46,6 +46,11 @@ class FieldKind(BaseModel):
     """`number`, `code`, `day` or `text`."""
     whole: bool
     yes_or_no: bool
+
+    @classmethod
+    def of(cls, column: Column) -> Self:
+        """What a form asks of a column."""
+        return cls(values=column.kind.values, whole=column.kind.whole, yes_or_no=column.kind.yes_or_no)
 
 
 class FormField(BaseModel):
@@ -145,7 +150,7 @@ def _field(name: str, column: Column) -> FormField:
         column=name,
         label=plain_label(name, column),
         type=column.type,
-        kind=FieldKind(values=column.kind.values, whole=column.kind.whole, yes_or_no=column.kind.yes_or_no),
+        kind=FieldKind.of(column),
         role=column.role,
         unit=column.unit,
         range=column.range,
