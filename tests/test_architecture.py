@@ -3,6 +3,7 @@ circles, and no room is above its share."""
 
 import ast
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -176,3 +177,48 @@ def test_the_readme_shows_the_tree_as_it_is() -> None:
 def test_the_readme_shows_rooms_in_the_order_of_the_way() -> None:
     rooms = [path.name for path in tree() if path.parent == SOURCE and path.name in ROOMS]
     assert rooms == list(ROOMS)
+
+
+# --------------------------------------------------------------------------------------------------
+# imports inside functions
+
+OPTIONAL = {
+    "accelerate.utils.DeepSpeedPlugin",
+    "bitsandbytes",
+    "cyllama",
+    "deepspeed",
+    "httpx",
+    "kagglehub",
+    "lifelines",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "wandb",
+}
+"""What a function may import: packages that a user may lack (extras of pyproject.toml)."""
+BRINGS_ONE = {"peft"}
+"""Imports bitsandbytes, which is optional, and says so on standard error; 0.8 s of CPU."""
+LATE = {"cli.py", "__init__.py"}
+"""For start-up time: commands; and the package, which loads `RiskModel` when it is asked for."""
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_imports_stand_at_the_top(file: Path) -> None:
+    if str(file.relative_to(SOURCE)) in LATE:
+        return
+    inside = {
+        name
+        for function in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        for name in names_in(node)
+    }
+    allowed = tuple(f"{name}." for name in OPTIONAL | BRINGS_ONE)
+    assert [name for name in sorted(inside) if not f"{name}.".startswith(allowed)] == []
+
+
+def test_what_may_be_lacking_is_no_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[>=<~\[ ]", each)[0].lower() for each in project["dependencies"]}
+    assert not OPTIONAL & needed
