@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cardiotune.audit.audit import audit_table
+from cardiotune.audit.table import Table
 from cardiotune.config import compose, load_config, load_resolved
 from cardiotune.data.prepare import read_prepared
 from cardiotune.data.vary import Varied, wordings
@@ -93,18 +95,6 @@ def test_codes_of_other_names_are_matched_by_hand(tmp_path: Path) -> None:
 def test_what_cannot_be_one_quantity_is_said(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         two(tmp_path, {**OTHER, **change}, ROWS)
-
-
-def test_units_that_measure_something_else_are_refused(tmp_path: Path) -> None:
-    config = two(tmp_path, {**OTHER, "glukose": {"unit": "mmHg", "same_as": "sugar"}}, ROWS)
-    with pytest.raises(DataError, match=r"^tables.other.glukose: cannot convert mmHg to mg/dL"):
-        read_prepared(config)
-
-
-def test_a_table_without_events_is_named(tmp_path: Path) -> None:
-    rows = [ROWS[0], *(row[:-1] + "0" for row in ROWS[1:])]
-    with pytest.raises(DataError, match=r"^tables.other: "):
-        read_prepared(two(tmp_path, OTHER, rows))
 
 
 @pytest.mark.parametrize(
@@ -223,3 +213,194 @@ def test_aliases_of_a_dictionary_are_words_too() -> None:
     ways = wordings(config.data.columns, [config.data.columns])
     assert ways["sex"].names == ["sex", "gender"]
     assert isinstance(config.vary, VaryConfig)
+
+
+# --------------------------------------------------------------------------------------------------
+# patients who stand in two tables
+
+STATLOG = {
+    "age_years": "age", "chest_pain": "cp", "resting_sbp_mmhg": "trestbps", "cholesterol_mg_dl": "chol",
+    "fasting_sugar_over_120": "fbs", "resting_ecg": "restecg", "max_heart_rate": "thalach", "exercise_angina": "exang",
+    "st_depression_mm": "oldpeak", "st_slope": "slope", "major_vessels": "ca", "thallium": "thal",
+}  # fmt: skip
+
+
+def beside_cleveland(harmonised: bool = True, split: dict[str, Any] | None = None, **more: Any) -> Any:
+    columns = {name: {"same_as": other} for name, other in STATLOG.items()} if harmonised else {}
+    tables = {"statlog_heart": {"part": "test", "data": {"columns": columns}}, "cleveland": {"part": "train"}, **more}
+    return experiment(tables, models=["logistic_regression"], split={"by": "table", **(split or {})})
+
+
+def test_statlog_is_not_held_out_from_cleveland() -> None:
+    with pytest.raises(DataError) as refused:
+        read_prepared(beside_cleveland())
+    assert str(refused.value) == (
+        "tables: 270 of 270 patients of statlog_heart stand in cleveland too, equal in the 13 columns that both have, and 0 "
+        "in all of them but one; so patients are learned from and held out: take them out of training and validation with "
+        "split.shared_patients: unused, or keep them with allow"
+    )
+
+
+def test_they_are_found_without_a_mapping_too() -> None:
+    with pytest.raises(
+        DataError, match=r"patients of statlog_heart stand in cleveland too, equal in the 4 columns that"
+    ):
+        read_prepared(beside_cleveland(harmonised=False))
+
+
+def test_shared_patients_are_left_out_of_what_is_learned_from() -> None:
+    prepared = read_prepared(beside_cleveland(split={"shared_patients": "unused"}))
+    (found,) = prepared.in_two
+    assert len(found.pairs) == 270
+    names, parts = prepared.cohort.frame[TABLE].to_numpy(), prepared.parts
+    assert (parts[names == "statlog_heart"] == "test").all()
+    assert (parts[names == "cleveland"] == "unused").sum() == len(set(found.pairs[:, 1]))
+    assert set(parts[found.pairs[:, 1]]) == {"unused"}
+    said = [
+        finding
+        for finding in audit_table(Table(prepared, beside_cleveland().data, 0))
+        if finding.check == "in_two_tables"
+    ]
+    assert [finding.severity for finding in said] == ["note"]
+
+
+def test_shared_patients_that_are_allowed_are_a_leak() -> None:
+    config = beside_cleveland(split={"shared_patients": "allow"})
+    prepared = read_prepared(config)
+    assert "unused" not in prepared.parts
+    said = [finding for finding in audit_table(Table(prepared, config.data, 0)) if finding.check == "in_two_tables"]
+    assert [(finding.severity, finding.numbers) for finding in said] == [("leak", {})]
+    assert said[0].text == (
+        "270 of 270 patients of statlog_heart stand in cleveland too, equal in the 13 columns that both have, and 0 in all of "
+        "them but one; they are learned from and in the test part (split.shared_patients: allow)"
+    )
+
+
+def test_two_tables_that_both_train_may_share_patients() -> None:
+    config = experiment(
+        {
+            "statlog_heart": {"part": "train", "data": {"columns": {n: {"same_as": o} for n, o in STATLOG.items()}}},
+            "cleveland": {"part": "train"},
+            "va": {"part": "test"},
+        }
+    )
+    prepared = read_prepared(config)
+    said = [finding for finding in audit_table(Table(prepared, config.data, 0)) if finding.check == "in_two_tables"]
+    assert [finding.severity for finding in said] == ["warning"]
+    assert said[0].text.endswith("some are in training and in validation, by which the step was chosen")
+
+
+def test_rows_drawn_at_random_are_looked_at_one_by_one() -> None:
+    """Tables of both parts: it is the rows of a patient that must not be parted."""
+    config = beside_cleveland(split={"by": "random", "shared_patients": "unused"})
+    config = experiment(
+        {name: {"data": t.data.model_dump(mode="json")} for name, t in config.tables.items()},
+        split={"by": "random", "shared_patients": "unused"},
+    )
+    prepared = read_prepared(config)
+    parts = prepared.parts[prepared.in_two[0].pairs]
+    torn = {tuple(sorted(set(pair))) for pair in parts}
+    assert torn <= {("train",), ("validation",), ("test",), ("test", "unused"), ("unused", "validation"), ("unused",)}
+    assert len(prepared.rows("test")) == pytest.approx(0.25 * 573, abs=2)
+
+
+# --------------------------------------------------------------------------------------------------
+# shares
+
+
+def weighed(**shares: float | None) -> tuple[Any, dict[str, float]]:
+    tables = {name: {"share": share} for name, share in shares.items()} | {"va": {"part": "test"}}
+    prepared = read_prepared(experiment(tables))
+    names = prepared.cohort.frame[TABLE].to_numpy()
+    train = prepared.parts == "train"
+    if prepared.shares is None:
+        return prepared, {}
+    assert prepared.shares[train].mean() == pytest.approx(1)
+    sums = {name: prepared.shares[train & (names == name)].sum() / train.sum() for name in shares}
+    return prepared, sums
+
+
+def test_a_table_counts_as_much_as_its_share() -> None:
+    prepared, sums = weighed(cleveland=0.5, hungarian=None, switzerland=None)
+    assert sums["cleveland"] == pytest.approx(0.5)
+    rows = {name: (prepared.cohort.frame[TABLE].to_numpy()[prepared.parts == "train"] == name).sum() for name in sums}
+    assert sums["hungarian"] / sums["switzerland"] == pytest.approx(rows["hungarian"] / rows["switzerland"])
+    _, sums = weighed(cleveland=3, hungarian=1, switzerland=1)
+    assert sums == pytest.approx({"cleveland": 0.6, "hungarian": 0.2, "switzerland": 0.2})
+    assert weighed(cleveland=None, hungarian=None)[0].shares is None
+
+
+def test_shares_that_leave_nothing_are_refused() -> None:
+    said = "tables: shares of 1.2 together leave nothing for those that train without one; keep them below 1, or give"
+    with pytest.raises(ConfigError, match=said):
+        weighed(cleveland=0.7, hungarian=0.5, switzerland=None)
+
+
+# --------------------------------------------------------------------------------------------------
+# bad tables, word for word
+
+
+def test_two_tables_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text(
+        "name: twice\ntables:\n  va: {part: test}\n  cleveland:\n  va: {part: train}\n"
+    )
+    with pytest.raises(ConfigError, match=r"not valid YAML at line 3 \(key va is given twice; keep one\)$"):
+        load_config(str(tmp_path / "twice.yaml"))
+
+
+def test_a_table_that_does_not_have_its_outcome(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        read_prepared(two(tmp_path, OTHER, [row.rpartition(",")[0] for row in ROWS]))
+    assert str(refused.value) == (
+        f"tables.other: {tmp_path / 'other.csv'}: columns of the data dictionary that are not in the table: krank; of its 3 "
+        "columns 3 are those of the dictionary"
+    )
+
+
+def test_a_dictionary_without_an_outcome(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        two(tmp_path, {name: column for name, column in OTHER.items() if name != "krank"}, ROWS)
+    assert str(refused.value) == (
+        "experiment.yaml: tables.other: data.columns: expected one column with role target, found 0"
+    )
+
+
+def test_a_table_of_one_outcome(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        read_prepared(two(tmp_path, OTHER, [ROWS[0], *(row[:-1] + "0" for row in ROWS[1:])]))
+    assert str(refused.value) == (
+        f"tables.other: {tmp_path / 'other.csv'}: all 40 rows have the same outcome (no event) in krank; both are needed to "
+        "learn a risk. Check data.columns.krank.positive"
+    )
+
+
+def test_no_table_to_train_on() -> None:
+    with pytest.raises(ConfigError) as refused:
+        experiment({"va": {"part": "test"}, "cleveland": {"part": "test"}})
+    assert str(refused.value) == "experiment.yaml: tables: all of them are for the test; leave one to train on"
+
+
+def test_same_as_of_another_type(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        two(tmp_path, {**OTHER, "alter": {"type": "text", "same_as": "age"}}, ROWS)
+    assert str(refused.value) == (
+        "experiment.yaml: tables.other.data.columns.alter: is text, but age of table first is integer; what is one quantity "
+        "must be of one kind: mend type or same_as"
+    )
+
+
+def test_units_that_cannot_be_converted(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        read_prepared(two(tmp_path, {**OTHER, "glukose": {"unit": "mmHg", "same_as": "sugar"}}, ROWS))
+    assert str(refused.value) == (
+        "tables.other.glukose: cannot convert mmHg to mg/dL for glucose: they do not measure the same; mend its unit or same_as"
+    )
+
+
+def test_a_table_that_shares_nothing_is_said_and_not_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    columns = {name: {**column, "same_as": None} for name, column in OTHER.items() if name != "krank"}
+    config = two(tmp_path, {**columns, "krank": OTHER["krank"]}, ROWS, part="test")
+    prepared = read_prepared(config)
+    line = "table other has no column in common with the tables that train: nothing was learned of what it has"
+    assert line in caplog.text
+    assert line in [finding.text for finding in audit_table(Table(prepared, config.data, 0))]

@@ -84,6 +84,7 @@ NOT_TOLD = {
     ("train", "gradient_checkpointing"),
     ("trackers",),
     ("use",),
+    ("split", "shared_patients"),  # told by the audit, where patients are shared
 }
 """Settings whose values report, checklists and card do not tell apart, the settings at their end
 left aside."""

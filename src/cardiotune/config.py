@@ -309,7 +309,8 @@ def _with_tables(tree: dict[str, Any], folder: Path, problems: list[str]) -> dic
             )
         except ValidationError as error:
             found = ({**dict(item), "loc": ("tables", name, *item["loc"])} for item in error.errors())
-            problems += [line for item in found for line in _explain(item).splitlines()]
+            said = [line for item in found for line in _explain(item).splitlines()]
+            problems += [line if line.startswith("tables.") else f"tables.{name}: {line}" for line in said]
     tree = {**tree, "tables": {name: table.model_dump(mode="json") for name, table in tables.items()}}
     if not tables or problems:
         return tree

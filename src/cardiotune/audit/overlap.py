@@ -4,7 +4,7 @@ from cardiotune.audit.findings import Checks, Finding, Severity
 from cardiotune.audit.table import SHARE_OF_COPIES, Table, text_keys
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.copies import exceeds
-from cardiotune.data.split import FEW_GROUPS, few_groups, shared_between
+from cardiotune.data.split import FEW_GROUPS, UNUSED, few_groups, leaks, shared_between
 
 CHECKS = Checks[Table]()
 
@@ -22,6 +22,29 @@ def shared_ids(table: Table) -> list[Finding]:
             text = f"{called} has values that stand in more than one part ({sum(shared.values())} rows)"
             found.append(Finding("shared_ids", "leak", text, shared))
     return found
+
+
+@CHECKS.add
+def in_two_tables(table: Table) -> list[Finding]:
+    """A patient in two tables of the experiment."""
+    found = []
+    for patients in table.prepared.in_two:
+        one, other = table.parts[patients.pairs].T
+        severity: Severity = "note"
+        where = "none of them is learned from and held out"
+        if leaks(table.parts, patients.pairs):
+            severity, where = "leak", "they are learned from and in the test part (split.shared_patients: allow)"
+        elif ((one != other) & (one != UNUSED) & (other != UNUSED)).any():
+            severity, where = "warning", "some are in training and in validation, by which the step was chosen"
+        found.append(Finding("in_two_tables", severity, f"{patients.text}; {where}", {}))
+    return found
+
+
+@CHECKS.add
+def unlike_tables(table: Table) -> list[Finding]:
+    """A held-out table that shares nothing with what was learned from."""
+    text = "table {} has no column in common with the tables that train: nothing was learned of what it has"
+    return [Finding("unlike_tables", "warning", text.format(name), {}) for name in table.prepared.strangers]
 
 
 @CHECKS.add

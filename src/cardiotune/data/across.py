@@ -21,6 +21,7 @@ from cardiotune.data.cohort import Cohort
 from cardiotune.data.copies import TOLERANCE, Keys, total
 from cardiotune.data.small_counts import told
 from cardiotune.data.units import Line, line, spelled, substance_of
+from cardiotune.errors import DataError
 from cardiotune.settings import Column, spelling
 
 FALSE_ALARM = 1e-3
@@ -90,6 +91,7 @@ def shared_columns(first: Cohort, second: Cohort, same_as: Mapping[str, str] | N
         if other not in second.columns or other in found.values():
             continue
         alike = column.kind.values == second.columns[other].kind.values
+        alike = alike and _convertible(Shared(name, other), column, second.columns[other])
         if alike and _tells(name, first) and _tells(other, second):
             found[name] = other
     return [Shared(name, other) for name, other in found.items()]
@@ -100,6 +102,24 @@ def _tells(name: str, cohort: Cohort) -> bool:
     column = cohort.columns[name]
     inputs = column.derive.inputs if column.derive else []
     return column.role == "feature" and not any(cohort.columns[source].role == "feature" for source in inputs)
+
+
+def _convertible(shared: Shared, column: Column, other: Column) -> bool:
+    """Whether numbers of both can be written in one unit."""
+    if not (column.is_number and column.unit and other.unit) or spelled(column.unit) == spelled(other.unit):
+        return True
+    try:
+        line(column.unit, other.unit, _substance(shared, column, other))
+    except DataError:
+        return False
+    return True
+
+
+def _substance(shared: Shared, column: Column, other: Column) -> str | None:
+    """What is measured, by the names that either table has for it."""
+    return substance_of(shared.first, column.phrase or "", column.same_as or "") or substance_of(
+        shared.second, other.phrase or "", other.same_as or ""
+    )
 
 
 def in_both(first: Cohort, second: Cohort, shared: Sequence[Shared]) -> InBoth:
@@ -156,7 +176,7 @@ def _alike_written(
     """Numbers in one unit, to the digits of the table that gives fewer."""
     digits, their_digits = _decimals(ours), _decimals(theirs)
     if column.unit and other.unit and spelled(column.unit) != spelled(other.unit):
-        substance = substance_of(shared.first, column.phrase or "")
+        substance = _substance(shared, column, other)
         to_theirs = line(column.unit, other.unit, substance)
         if 10.0**-digits * to_theirs.factor < 10.0**-their_digits:  # ours are the finer ones
             return _rounded(ours, to_theirs, their_digits, other.unit), _rounded(theirs, Line(1.0), their_digits)

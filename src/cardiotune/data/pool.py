@@ -1,10 +1,14 @@
 """Several tables under one dictionary: each read by its own, then its columns brought together."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from cardiotune.data.across import in_both, shared_columns
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort
 from cardiotune.data.counts import Notes, Step
 from cardiotune.data.units import line, substance_of
@@ -44,6 +48,43 @@ def read_pool(tables: Mapping[str, TableConfig], pooled: DataConfig, seed: int, 
     missing = {name: frame[name].null_count() for name in pooled.features}
     notes = Notes(columns_ignored=ignored, missing=missing, values_out_of_range=outside)
     return Pool(Cohort(frame, _flow(cohorts), notes, None, dict(pooled.columns)), cohorts)
+
+
+@dataclass(frozen=True)
+class InTwo:
+    """Patients who stand in two tables."""
+
+    text: str
+    """How many, in words."""
+    pairs: NDArray[np.int64]
+    """(pairs, 2) row numbers in the pool."""
+
+
+def in_two_tables(pool: Pool, tables: Mapping[str, TableConfig]) -> list[InTwo]:
+    """Of every two tables the patients who stand in both, where there are more than chance
+    explains."""
+    sizes = [cohort.frame.height for cohort in pool.tables.values()]
+    first_row = dict(zip(pool.tables, np.cumsum([0, *sizes]), strict=False))
+    found = []
+    for (first, one), (second, other) in combinations(pool.tables.items(), 2):
+        theirs = {shared_name(name, tables[second].data.columns[name]): name for name in tables[second].data.features}
+        ours = {name: shared_name(name, tables[first].data.columns[name]) for name in tables[first].data.features}
+        same = {name: theirs[shared] for name, shared in ours.items() if shared in theirs}
+        both = in_both(one, other, shared_columns(one, other, same))
+        if both.found:
+            text = both.text(first, second, one.frame.height)
+            found.append(InTwo(text, both.pairs + np.array([first_row[first], first_row[second]])))
+    return found
+
+
+def strangers(tables: Mapping[str, TableConfig], held: Collection[str]) -> list[str]:
+    """Held-out tables that have no quantity in common with those that train."""
+    names = {
+        key: {shared_name(name, table.data.columns[name]) for name in table.data.features}
+        for key, table in tables.items()
+    }
+    known = set().union(*(own for key, own in names.items() if key not in held))
+    return [key for key, own in names.items() if key in held and not own & known]
 
 
 def _flow(cohorts: Mapping[str, Cohort]) -> list[Step]:

@@ -1,22 +1,26 @@
 """Table -> cohort, parts and texts, in memory."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from cardiotune.data.cohort import Cohort, read_cohort
-from cardiotune.data.pool import read_pool
+from cardiotune.data.pool import InTwo, in_two_tables, read_pool, strangers
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
-from cardiotune.data.split import Parts, split_cohort, split_pool
+from cardiotune.data.split import Parts, part_patients, split_cohort, split_pool
 from cardiotune.data.subsample import cut_training
 from cardiotune.data.vary import Varied, wordings
 from cardiotune.errors import ModelError
 from cardiotune.files import read_json
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, DataConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,13 @@ class Prepared:
     """The cohort's rows by table, in the cohort's order."""
     varied: Varied | None = None
     """What writes the cohort's rows in other ways, where training texts vary."""
+    in_two: tuple[InTwo, ...] = ()
+    """Patients who stand in two tables."""
+    strangers: tuple[str, ...] = ()
+    """Held-out tables that have no column of those that train."""
+    shares: NDArray[np.float64] | None = None
+    """(rows,) how much each counts in the loss, 1 on average over the training part, where tables
+    have shares."""
 
     @property
     def all_texts(self) -> list[str]:
@@ -108,8 +119,15 @@ def _of_tables(config: Config) -> Prepared:
     """The rows of all tables under the dictionary that they share; their texts under their own."""
     pool = read_pool(config.tables, config.data, config.seed, config.evaluation.keep_row_ids)
     parts = split_pool(pool.cohort, config.split, config.test_tables, config.training_tables, config.split_seed)
+    in_two = in_two_tables(pool, config.tables)
+    parts = part_patients(parts, in_two, pool.cohort.events, config.split)
     if config.split.train_rows:
         parts = cut_training(parts, pool.cohort.events, config.split.train_rows, config.split_seed)
+    unlike = strangers(config.tables, config.test_tables)
+    for name in unlike:
+        log.warning(
+            "table %s has no column in common with the tables that train: nothing was learned of what it has", name
+        )
     sources, texts, first = [], [], 0
     for name, cohort in pool.tables.items():
         rows = np.arange(first, first := first + cohort.frame.height)
@@ -122,7 +140,27 @@ def _of_tables(config: Config) -> Prepared:
     first_order = next(source.order for source in sources if source.name not in config.test_tables)
     training = [source.data for source in sources if source.name not in config.test_tables]
     varied = _varied(config, pool.cohort, text_columns(config.data, config.serialize), training)
-    return Prepared(pool.cohort, parts, first_order, texts, None, tuple(sources), varied)
+    shares = _shares(config, sources, parts)
+    return Prepared(
+        pool.cohort, parts, first_order, texts, None, tuple(sources), varied, tuple(in_two), tuple(unlike), shares
+    )
+
+
+def _shares(config: Config, sources: Sequence[Source], parts: Parts) -> NDArray[np.float64] | None:
+    """(rows,) weights by which the training rows of each table count together as its share; None
+    where no table has one."""
+    training = {source.name: source.rows[parts[source.rows] == "train"] for source in sources}
+    training = {name: rows for name, rows in training.items() if len(rows)}
+    given = {name: share for name in training if (share := config.tables[name].share) is not None}
+    if not given:
+        return None
+    total, others = sum(map(len, training.values())), sum(len(r) for name, r in training.items() if name not in given)
+    weights = np.ones(len(parts))
+    for name, rows in training.items():
+        share = given[name] / (1 if others else sum(given.values())) if name in given else None
+        part = (1 - sum(given.values())) * len(rows) / others if share is None else share
+        weights[rows] = part * total / len(rows)
+    return weights
 
 
 def read_order(run: RunFolder) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from cardiotune.data.cohort import EVENT, PART, ROW_ID, Cohort
+from cardiotune.data.pool import InTwo
 from cardiotune.errors import DataError
 from cardiotune.settings import DataConfig, SplitConfig
 from cardiotune.settings.tables import TABLE
@@ -80,6 +81,35 @@ def split_pool(cohort: Cohort, split: SplitConfig, held: Sequence[str], never_he
     parts[_draw_strata(np.flatnonzero(parts == "train"), strata, share, seed)] = "validation"
     _check_outcomes(parts, cohort.events)
     return parts
+
+
+def part_patients(parts: Parts, in_two: Sequence[InTwo], events: np.ndarray, split: SplitConfig) -> Parts:
+    """Parts where nobody who stands in two tables is both learned from and held out: by
+    `split.shared_patients` they are refused (DataError), unused where they would be learned from,
+    or left as they are."""
+    torn = [found for found in in_two if leaks(parts, found.pairs)]
+    if not torn or split.shared_patients == "allow":
+        return parts
+    if split.shared_patients == "error":
+        raise DataError(
+            f"tables: {'; '.join(found.text for found in torn)}; so patients are learned from and held out: take them out of "
+            "training and validation with split.shared_patients: unused, or keep them with allow"
+        )
+    kept = parts.copy()
+    for part, later in (("validation", ("test",)), ("train", ("validation", "test"))):
+        for found in in_two:
+            for own, other in (found.pairs.T, found.pairs.T[::-1]):
+                kept[own[(kept[own] == part) & np.isin(parts[other], later)]] = UNUSED
+    log.info("%d rows are not used: their patients stand in another table, in a later part", (kept != parts).sum())
+    _check_outcomes(kept, events)
+    return kept
+
+
+def leaks(parts: Parts, pairs: NDArray[np.int64]) -> bool:
+    """Whether a row of these pairs (pairs, 2) is in the test, and the other is learned from."""
+    one, other = parts[pairs].T
+    learned = ("train", "validation")
+    return bool(((one == "test") & np.isin(other, learned) | (other == "test") & np.isin(one, learned)).any())
 
 
 def _draw_strata(rows: np.ndarray, strata: np.ndarray, share: float, seed: int) -> np.ndarray:

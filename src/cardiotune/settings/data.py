@@ -187,6 +187,12 @@ class SplitConfig(Settings):
     several parts. `unused` takes its rows out of training and validation, where it also has some in
     a later part."""
 
+    shared_patients: Literal["error", "unused", "allow"] = "error"
+    """With several tables: what to do with patients who stand in two of them, equal in what both
+    tell, where one is to be learned from and the other is held out. `unused` takes them out of
+    training and validation, where they are also in a later part; `allow` keeps them, and the audit
+    calls it a leak."""
+
     @model_validator(mode="after")
     def _room_to_train(self) -> "SplitConfig":
         problems = []

@@ -130,6 +130,13 @@ class Config(Settings):
             problems.append("tables: all of them are for the test; leave one to train on")
         if self.split.by == "table" and not self.test_tables:
             problems.append("split.by: table, but no table is held out; name it in split.test_tables")
+        trained = [table for name, table in self.tables.items() if name not in self.test_tables]
+        shares = [table.share for table in trained if table.share is not None]
+        if shares and len(shares) < len(trained) and sum(shares) >= 1:
+            problems.append(
+                f"tables: shares of {sum(shares):g} together leave nothing for those that train without one; keep them below "
+                "1, or give every table a share"
+            )
         if self.serialize.style == "template":
             problems.append("serialize.style: a template names the columns of one table; use another style")
         ready = [

@@ -32,8 +32,9 @@ class TableConfig(Settings):
     part: Literal["both", "train", "test"] = "both"
     """`train`: its rows are for training and validation alone; `test`: for the test alone."""
     share: float | None = Field(None, gt=0)
-    """How much its training rows count together in the loss, beside those of other tables. Default:
-    as many as they are."""
+    """What its training rows count together in the loss. Where every table that trains has a share,
+    only their ratios matter; where some have, theirs are shares of the whole, below 1 together, and
+    the others divide the rest by their rows. Default: every row counts the same."""
 
 
 def pooled_dictionary(tables: Mapping[str, TableConfig]) -> DataConfig:

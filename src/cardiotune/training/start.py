@@ -35,10 +35,13 @@ def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: boo
     encoder = building.build_encoder(config, weights)
     rows = {part: prepared.rows(part) for part in ("train", "validation")}
     tokens, weigh = run_tokens(folder, prepared.all_texts, encoder, weights), prepared.cohort.weights
+    shares = prepared.shares
     encoded = {
         part: Rows(tokens.take(r), prepared.cohort.events[r], weights=None if weigh is None else weigh[r])
         for part, r in rows.items()
     }
+    if shares is not None:  # in the loss alone: validation chooses the step by patients as they are
+        encoded["train"] = replace(encoded["train"], weights=shares[rows["train"]])
     if prepared.varied:
         encoded["train"] = replace(encoded["train"], drawn=_drawn(prepared, rows["train"], encoder))
     balanced = balance(encoded["train"].events, config.imbalance, config.seed)
