@@ -58,7 +58,9 @@ def test_what_a_record_says_fits_together(name: str) -> None:
     assert (record.answer is not None) == bool(record.language)
     assert record.language or not (record.decoder or record.examples)
     assert not (record.columns and record.language), "a language model reads the text alone"
-    assert bool(record.fills_missing or record.takes_missing) == (record.columns in ("all", "age and sex"))
+    assert bool(record.fills_missing or record.takes_missing) == (record.columns not in ("", "formula"))
+    assert bool(record.like) == record.held_out
+    assert not record.like or COMPARATORS[record.like].columns == "all"
     assert record.columns == "formula" or not record.regional
     before = list(COMPARATORS)[: list(COMPARATORS).index(name)]
     assert set(record.needs) <= set(before), "what it stands on is made before it"
@@ -85,11 +87,15 @@ def test_the_schema_of_metrics_names_the_rivals() -> None:
 
 def test_orders_are_those_of_the_records() -> None:
     """Pinned, for which of two models a report is about is not to change by an edit elsewhere."""
-    shown = "tuned zero_shot few_shot free_generation stacked logistic_regression lightgbm spline_regression"
+    shown = "tuned zero_shot few_shot free_generation stacked logistic_regression lightgbm"
+    held_out = " logistic_regression_by_name logistic_regression_matched logistic_regression_local"
+    held_out += held_out.replace("logistic_regression", "lightgbm")
+    shown += f"{held_out} spline_regression"
     shown += " age_sex_logistic_regression tfidf embedding score2 pooled_cohort framingham framingham_bmi prevalence"
     assert in_order(reversed(shown.split())) == shown.split()
     assert in_order(("b", "prevalence", "a", "tuned")) == ["tuned", "prevalence", "b", "a"]
-    main = "tuned stacked logistic_regression lightgbm spline_regression tfidf embedding few_shot zero_shot score2"
+    main = "tuned stacked logistic_regression lightgbm spline_regression"
+    main += f"{held_out} tfidf embedding few_shot zero_shot score2"
     main += " pooled_cohort framingham framingham_bmi age_sex_logistic_regression free_generation prevalence"
     left, found = set(main.split()), []
     while left:

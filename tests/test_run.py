@@ -19,7 +19,7 @@ from cardiotune.data.prepare import read_prepared
 from cardiotune.errors import ConfigError, DataError, ModelError
 from conftest import build_toy_table, write_toy_experiment
 
-DEFAULT = having(lambda one: not one.on_request)
+DEFAULT = having(lambda one: not (one.on_request or one.held_out))
 FILES = {
     "config.yaml",
     "manifest.json",

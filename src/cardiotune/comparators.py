@@ -57,8 +57,12 @@ class Comparator:
     needs: tuple[str, ...] = ()
     """Comparators that it stands on. They come before it."""
 
-    columns: Literal["", "all", "age and sex", "formula"] = ""
-    """The columns that it reads: every feature, these two, or what its formula asks for."""
+    columns: Literal["", "all", "age and sex", "formula", "by name", "matched", "own"] = ""
+    """The columns that it reads: every feature, these two, or what its formula asks for; of a
+    held-out table those of a training table's name, those matched automatically, or all of its
+    own."""
+    like: str = ""
+    """The comparator whose model it is, on other columns or rows."""
     fills_missing: str = ""
     """What of it reads columns as numbers alone, missing ones filled, as the report calls it."""
     takes_missing: str = ""
@@ -80,6 +84,11 @@ class Comparator:
     def reads_text(self) -> bool:
         """Whether it reads the row's text itself."""
         return bool(self.language) or self.terms
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it is about a table that is held out, so that it runs only where one is."""
+        return self.columns in ("by name", "matched", "own")
 
 
 _RECORDS = (
@@ -181,6 +190,88 @@ _RECORDS = (
         in_curves=True,
         fitted=True,
         columns="all",
+        takes_missing="LightGBM",
+    ),
+    Comparator(
+        name="logistic_regression_by_name",
+        words="Logistic regression, columns matched by name",
+        description="logistic regression with an L2 penalty, fitted on the training tables' columns that a held-out "
+        "table has by the same name or known meaning",
+        look=Look("#ff7f50", (0, (5, 3, 2, 3)), "2"),
+        shown=7,
+        main=6,
+        rival="logistic regression on columns matched by name",
+        fitted=True,
+        like="logistic_regression",
+        columns="by name",
+        fills_missing="regressions",
+    ),
+    Comparator(
+        name="logistic_regression_matched",
+        words="Logistic regression, columns matched automatically",
+        description="logistic regression with an L2 penalty, fitted on the training tables' columns that were found in "
+        "a held-out table automatically, by words, units and values",
+        look=Look("#a63a00", (0, (4, 2, 1, 2)), "3"),
+        shown=7,
+        main=6,
+        rival="logistic regression on automatically matched columns",
+        fitted=True,
+        like="logistic_regression",
+        columns="matched",
+        fills_missing="regressions",
+    ),
+    Comparator(
+        name="logistic_regression_local",
+        words="Logistic regression, local",
+        description="logistic regression with an L2 penalty, fitted on a table's own rows and columns alone; of a "
+        "held-out table by cross-validation",
+        look=Look("#c08040", (0, (2, 1, 2, 4)), "4"),
+        shown=7,
+        main=6,
+        fitted=True,
+        like="logistic_regression",
+        columns="own",
+        fills_missing="regressions",
+    ),
+    Comparator(
+        name="lightgbm_by_name",
+        words="LightGBM, columns matched by name",
+        description="gradient-boosted trees, fitted on the training tables' columns that a held-out table has by the "
+        "same name or known meaning",
+        look=Look("#66c2a5", (0, (7, 2, 1, 2)), "8"),
+        shown=7,
+        main=6,
+        rival="LightGBM on columns matched by name",
+        fitted=True,
+        like="lightgbm",
+        columns="by name",
+        takes_missing="LightGBM",
+    ),
+    Comparator(
+        name="lightgbm_matched",
+        words="LightGBM, columns matched automatically",
+        description="gradient-boosted trees, fitted on the training tables' columns that were found in a held-out "
+        "table automatically, by words, units and values",
+        look=Look("#00624a", (0, (6, 1, 2, 1)), "|"),
+        shown=7,
+        main=6,
+        rival="LightGBM on automatically matched columns",
+        fitted=True,
+        like="lightgbm",
+        columns="matched",
+        takes_missing="LightGBM",
+    ),
+    Comparator(
+        name="lightgbm_local",
+        words="LightGBM, local",
+        description="gradient-boosted trees, fitted on a table's own rows and columns alone; of a held-out table by "
+        "cross-validation",
+        look=Look("#3f8f7f", (0, (3, 1, 1, 4)), "_"),
+        shown=7,
+        main=6,
+        fitted=True,
+        like="lightgbm",
+        columns="own",
         takes_missing="LightGBM",
     ),
     Comparator(
@@ -290,6 +381,8 @@ PUBLISHED_SCORES = having(lambda one: one.columns == "formula")
 """Risk scores with fixed coefficients."""
 IN_WORDS = having(lambda one: one.answer == "words")
 """Those whose answers, in words, carry no probability: a risk that is neither 1 nor 0 is none."""
+MATCHED = having(lambda one: one.columns in ("by name", "matched"))
+"""Those that match the columns of a held-out table themselves."""
 LANGUAGE = having(lambda one: one.language)
 """Those that hold a language model."""
 ON_LANGUAGE = having(lambda one: one.language or set(one.needs) & set(LANGUAGE))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.comparators import COMPARATORS, IN_WORDS, having
+from cardiotune.comparators import COMPARATORS, IN_WORDS, MATCHED, having
 from cardiotune.data.small_counts import FEW, is_small, told_events
 from cardiotune.data.split import FEW_GROUPS
 from cardiotune.errors import DataError
@@ -464,13 +464,28 @@ def verdict(part: Part) -> Verdict:
 
     `decision`: `better` (than every classical model), `worse` (than at least one),
     `no_difference_shown` or `no_comparison`; `against`: the classical model that decides it, the
-    one with the highest AUROC where several do; `text`: the same in plain words.
+    one with the highest AUROC where several do; `text`: the same in plain words. Where some rivals
+    match columns themselves, two cases are told: columns matched by hand, which `decision` is
+    about, and, as `unharmonised`, columns that nobody has matched, where words are read too.
     """
     rivals = [name for name in RIVALS if name in part.models]
     if not rivals:
         return _no_comparison("No classical model was run beside the tuned model, so nothing is shown.")
     if part.models["tuned"]["auroc"].value is None:
         return _no_comparison("These rows hold one outcome only, so no comparison can be made.")
+    given = [name for name in rivals if name not in MATCHED]
+    if len(given) < len(rivals):
+        alone = [name for name in rivals if name in MATCHED or COMPARATORS[name].terms]
+        cases = [(how, _against(part, names)) for how, names in (("can", given), ("cannot", alone)) if names]
+        told = " ".join(f"If you {how} harmonise the columns: {case.text}" for how, case in cases)
+        found = replace(cases[0][1], text=told, unharmonised=cases[1][1] if given else None)
+    else:
+        found = _against(part, rivals)
+    return replace(found, text=found.text + _warned(part))
+
+
+def _against(part: Part, rivals: Sequence[str]) -> Verdict:
+    """The verdict beside some of the rivals."""
     decisions = {name: _decide(*_key_differences(part, name)) for name in rivals}
     order = ("worse", "no_difference_shown", "better")
     rival = min(rivals, key=lambda name: (order.index(decisions[name]), -_value(part.models[name]["auroc"])))
@@ -493,13 +508,18 @@ def verdict(part: Part) -> Verdict:
             "cheaper to fit, run and explain."
         ),
     }[decision]
-    happened = part.n_events
+    return Verdict(decision, text, rival)
+
+
+def _warned(part: Part) -> str:
+    """What to keep in mind with every verdict on these rows, behind it."""
+    text, happened = "", part.n_events
     if happened is None or min(happened, part.n - happened) < FEW_ROWS:
         told = f"fewer than {FEW} with one of the outcomes" if happened is None else f"{happened} of them events"
         text += f" With only {part.n} test rows, {told}, the intervals are wide: read this as a first look."
     if part.censoring is not None:
         text += " All figures are weighted by the inverse probability of censoring (IPCW)."
-    return Verdict(decision, text, rival)
+    return text
 
 
 def _no_comparison(text: str) -> Verdict:

@@ -282,16 +282,21 @@ class Verdict:
     decision: Decision
     text: str
     against: str | None = None
+    unharmonised: Self | None = None
+    """The same beside models for tables whose columns nobody has matched, where there are some."""
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
         """`verdict` of the test part."""
-        return cls(entry["decision"], entry["text"], entry.get("against"))
+        otherwise = entry.get("unharmonised")
+        return cls(entry["decision"], entry["text"], entry.get("against"), otherwise and cls.from_json(otherwise))
 
     def as_json(self) -> dict[str, Any]:
-        """`{"decision", "against", "text"}`; without a comparison, nothing it is against."""
+        """`{"decision", "against", "text", "unharmonised"}`; without a comparison, nothing it is
+        against."""
         against = {} if self.against is None else {"against": self.against}
-        return {"decision": self.decision, **against, "text": self.text}
+        otherwise = {} if self.unharmonised is None else {"unharmonised": self.unharmonised.as_json()}
+        return {"decision": self.decision, **against, "text": self.text, **otherwise}
 
 
 @dataclass(frozen=True, slots=True)

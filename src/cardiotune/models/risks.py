@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cardiotune.comparators import COMPARATORS
+from cardiotune.comparators import COMPARATORS, having
 from cardiotune.data.cache import run_tokens
+from cardiotune.data.matching import MATCHERS, Matching
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.small_counts import told_events
 from cardiotune.data.split import UNUSED
@@ -21,6 +22,7 @@ from cardiotune.errors import DataError
 from cardiotune.models import calibrate, generation, thresholds
 from cardiotune.models.baselines import BASELINES, LabelledRows, prevalence
 from cardiotune.models.costs import clock, scoring, starting
+from cardiotune.models.held_out import local, matched
 from cardiotune.models.language import LanguageScorer, choose_examples, probabilities
 from cardiotune.models.logistic import logit
 from cardiotune.models.risk_scores import PUBLISHED, completed_risks
@@ -92,6 +94,8 @@ class CohortRisks:
         self.scored = np.flatnonzero(np.isin(self.parts, [*config.evaluation.parts, CALIBRATED_ON, CENSORED]))
         self.calibrators: dict[str, calibrate.Calibrator] = {}
         self.found: dict[str, Risks] = {}
+        self.matchings: dict[str, dict[str, Matching]] = {}
+        """How columns were matched -> held-out table -> its columns."""
         self.encoded: TokenRows | None = None
         self.device = ""
         """Where the language models computed."""
@@ -170,6 +174,25 @@ class CohortRisks:
     @makes(*BASELINES)
     def _of_the_table(self, name: str) -> Risks:
         return _same(BASELINES[name](self.rows))
+
+    @makes(*having(lambda one: one.held_out))
+    def _of_a_held_out_table(self, name: str) -> Risks:
+        """A model on columns, for tables that nobody has harmonised; what was matched goes into the
+        manifest."""
+        record, sources = COMPARATORS[name], self.prepared.sources
+        model, held_out = BASELINES[record.like], self.config.test_tables
+        if record.columns == "own":
+            return _same(local(model, self.rows, sources, held_out))
+        if record.columns not in self.matchings:
+            training = [source for source in sources if source.name not in held_out]
+            tables = [source for source in sources if source.name in held_out]
+            matcher = MATCHERS[record.columns]
+            found = {table.name: matcher(training, table, self.config.data) for table in tables}
+            self.matchings[record.columns] = found
+            told = {table.name: found[table.name].as_json(table.data) for table in tables}
+            if world().rank == 0:
+                self.run.update_manifest(matching={record.columns: told})
+        return _same(matched(model, self.rows, sources, self.matchings[record.columns]))
 
     @makes("tfidf")
     def _of_the_text(self, name: str) -> Risks:

@@ -5,7 +5,8 @@ Words for the values of a setting stand in a table each, without a default: a va
 an error here, and `tests/test_settings_in_words.py` sends every value through.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from cardiotune.comparators import COMPARATORS, ON_LANGUAGE, ON_TUNED, PUBLISHED_SCORES, Comparator, having
 from cardiotune.data.small_counts import HIDDEN
@@ -90,6 +91,12 @@ READS_COLUMNS = having(lambda one: one.columns == "all")
 READS_TEXT = having(lambda one: one.reads_text)
 COUNTS_WORDS = having(lambda one: one.terms)
 AGE_AND_SEX = having(lambda one: one.columns == "age and sex")
+HELD_OUT = {
+    "by name": "the training tables' columns that a held-out table has by the same name or known meaning",
+    "matched": "the training tables' columns that were found in a held-out table automatically",
+    "own": "of each table its own columns, whatever they are called",
+}
+"""Columns of a comparator about a held-out table -> in words."""
 SHOWS_EXAMPLES = having(lambda one: one.examples)
 READS_LOGITS = having(lambda one: one.answer == "logits")
 READS_STATES = having(lambda one: one.answer == "states")
@@ -305,6 +312,9 @@ def columns_read(record: Record) -> str:
         said.append(f"{listed(map(model_words, readers))}: {all_of}" + "".join(f"; {form}" for form in forms))
     for model in _has(record, AGE_AND_SEX):
         said.append(f"{model_words(model)}: {', '.join(age_and_sex(data)) or 'no column'}")
+    for read, words in HELD_OUT.items():
+        if models := [model for model in record.models if model in COMPARATORS and COMPARATORS[model].columns == read]:
+            said.append(f"{listed(map(model_words, models))}: {words}")
     for score in _has(record, PUBLISHED_SCORES):
         region = f", in the {REGIONS[record.config.evaluation.score2_region]}-risk region"
         region = region if COMPARATORS[score].regional else ""
@@ -320,6 +330,33 @@ def columns_read(record: Record) -> str:
     if not ready and texts and (left := _left_out(record)):
         said.append(f"{columns(left)} are not in the text that {listed(map(model_words, texts))} read")
     return ". ".join(said)
+
+
+MATCHED_WORDS = {"by name": "Matched by name", "matched": "Matched automatically"}
+
+
+def matching(record: Record) -> dict[str, str]:
+    """Term -> what each column of the held-out tables was taken for; empty where none was
+    matched."""
+    said = {}
+    for way, tables in (record.manifest.get("matching") or {}).items():
+        lines = [f"{table}: {_matched(found)}" for table, found in tables.items()]
+        said[MATCHED_WORDS.get(way, way)] = ". ".join(lines)
+    return said
+
+
+def _matched(found: Mapping[str, Any]) -> str:
+    """`AGE is age, SEX is sex (F is 0, M is 1); without a match SUGAR; 2 of 3 as same_as has
+    them`."""
+    pairs = []
+    for name, match in found["columns"].items():
+        if match:
+            other = [f"{code} is {theirs}" for code, theirs in match["codes"].items() if code != theirs]
+            pairs.append(f"{name} is {match['is']}" + (f" ({', '.join(other)})" if other else ""))
+    alone = [name for name, match in found["columns"].items() if not match]
+    text = ", ".join(pairs) or "no column"
+    text += f"; without a match {', '.join(alone)}" if alone else ""
+    return f"{text}; {found['as_given']} of {len(found['columns'])} as same_as has them"
 
 
 def _ready_or_row(record: Record) -> str:

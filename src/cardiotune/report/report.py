@@ -179,7 +179,8 @@ def _verdict(record: Record, notes: Notes) -> Headline:
     verdict = record.part.verdict or Verdict(
         "no_comparison", "This run has no tuned language model, so whether one is worth it is not shown."
     )
-    shown = [model for model in (record.main, verdict.against) if model]
+    otherwise = verdict.unharmonised.against if verdict.unharmonised else None
+    shown = list(dict.fromkeys(model for model in (record.main, verdict.against, otherwise) if model))
     return Headline(
         verdict.decision,
         DECISIONS[verdict.decision],
@@ -272,6 +273,7 @@ def _done(record: Record) -> dict[str, str]:
         "Table": done.source(record).split(", sha256")[0].removeprefix("table ") or Path(config.data.path).name,
         **_language_model(record),
         "Classical models read": done.columns_read(record),
+        **done.matching(record),
         "Split": done.split(record),
         "Seeds": done.seeds(record),
         "Calibration": done.calibration(record),

@@ -108,6 +108,8 @@ class Config(Settings):
             problems += score_refusals(Scoring(scored_in, family=self.choice.family))
         if "tuned" in self.comparators:
             problems += [reason for reason in refusals(self.choice) if reason not in problems]
+        if about := [name for name in self.comparators if COMPARATORS[name].held_out and not self.test_tables]:
+            problems.append(f"models: {', '.join(about)}: only where a table of several is held out; see `tables`")
         for name in self.comparators:
             absent = [other for other in COMPARATORS[name].needs if other not in self.comparators]
             if absent:
@@ -183,7 +185,8 @@ class Config(Settings):
         if self.models is not None:
             return self.models
         encoder = self.model.family == "encoder"
-        return list(having(lambda one: not one.on_request and not (one.decoder and encoder)))
+        fitting = having(lambda one: not one.on_request and not (one.decoder and encoder))
+        return [name for name in fitting if self.test_tables or not COMPARATORS[name].held_out]
 
     @property
     def choice(self) -> Choice:
