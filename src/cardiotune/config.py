@@ -165,6 +165,7 @@ _PATH_KEYS = (
     ("data", "ukb", "endpoint"),
     ("model", "path"),
     ("serialize", "template_file"),
+    ("train", "start_from"),
 )
 
 

@@ -28,6 +28,7 @@ from cardiotune.errors import ConfigError, DataError, InterruptedRunError
 from cardiotune.evaluation.describe import describe_cohort
 from cardiotune.evaluation.judge import judge, of_run
 from cardiotune.files import atomic, private, read_json, write_json
+from cardiotune.lineage import lineage
 from cardiotune.models.predictions import frame_rows, read_predictions, rows_to_tell, write_predictions
 from cardiotune.models.prompts import encode_prompts
 from cardiotune.models.risk_scores import check_inputs
@@ -43,6 +44,7 @@ from cardiotune.training.distributed import check_meeting_place, join, launch, w
 from cardiotune.training.machine import set_up
 from cardiotune.training.start import fine_tune
 from cardiotune.training.trunk import forget
+from cardiotune.training.warm_start import check_start, find_start
 from cardiotune.training.weights import base_model, find_weights
 
 log = logging.getLogger(__name__)
@@ -95,17 +97,18 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
 
     `place`: the run folder; by default the one that the config names.
     """
-    start = time.perf_counter()
+    begun = time.perf_counter()
     prepared = read_prepared(config)
     # With how the table writes numbers and dates, so that tables to be scored are read likewise,
     # and what its columns mean.
     found = roles.settle(prepared.cohort.columns, prepared.cohort.frame.filter(pl.Series(prepared.parts == "train")))
     check_inputs(prepared.cohort.frame, found.columns, config.comparators)
     weights = find_weights(config.model) if config.needs_llm else None
+    start_from = _start(config, prepared, weights)
     tokens, encoded = encode_prompts(config, prepared, weights) if weights else (None, None)
     learned = config.data.model_copy(update={"columns": found.columns})
     folder = runs.create(place or config.run_path, dump(config.model_copy(update={"data": learned})), overwrite)
-    with _failing(folder), folder.stage("prepare", start):
+    with _failing(folder), folder.stage("prepare", begun):
         if encoded is not None and weights:
             keep_tokens(folder, prepared.all_texts, encoded, weights)
         with atomic(folder.split) as temporary:
@@ -118,6 +121,8 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
         folder.record(folder.split, folder.cohort, folder.table1)
         if weights:
             folder.update_manifest(base_model=base_model(config.model, weights))
+        if start_from:
+            folder.update_manifest(training={"start_from": start_from})
     for part, count in shared.parts.items():
         log.info("%s: %s rows, %s events", part, *("few or hidden" if c is None else c for c in count.values()))
     log.info("what the columns mean: %s", roles.meanings_in_words(found.meanings))
@@ -125,6 +130,16 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
         if why := found.passed_over.get(meaning):
             log.warning("%s: %s", meaning, why)
     return folder, prepared
+
+
+def _start(config: Config, prepared: Prepared, weights: Path | None) -> dict[str, Any] | None:
+    """What is recorded of the weights that training begins from, once they are found to fit; None
+    where it begins afresh."""
+    if not (config.train.start_from and weights and "tuned" in config.comparators):
+        return None
+    start = find_start(config.train.start_from)
+    check_start(start, config, weights)
+    return lineage(start, config, prepared)
 
 
 @private()

@@ -404,8 +404,14 @@ def training(record: Record) -> str:
     return (
         f"{found['steps']} of {found['steps_planned']} planned steps in {found['dtype']}, {OPTIMIZERS[settings.optimizer]}, "
         f"learning rate {settings.learning_rate:g} with {SCHEDULES[settings.schedule]}; "
-        f"{step_words(found)}{several}{resumed}"
+        f"{step_words(found)}{several}{resumed}{_started(found)}"
     )
+
+
+def _started(found: Mapping[str, Mapping[str, str]]) -> str:
+    """From whose weights a training began; empty where it began afresh."""
+    start = found.get("start_from")
+    return f"; started from the weights of {start['name']} ({start['patients']})" if start else ""
 
 
 def imbalance(record: Record) -> str:

@@ -57,6 +57,10 @@ class TrainConfig(Settings):
     """`adamw` keeps two numbers a trained weight; `paged_adamw_32bit` (bitsandbytes, a GPU) moves
     them out of the GPU's memory where that is short; `adafactor` keeps far fewer; `sgd` one
     (momentum 0.9)."""
+    start_from: str | None = None
+    """A run folder, or one of an adapter or a model, whose trained weights the training begins
+    from; of the same base model, method and head. Default: fresh adapters, or the base model's
+    weights."""
     learning_rate: float = Field(4e-4, gt=0)
     """The highest, at the end of the warm-up. Full fine-tuning wants about a twentieth
     of LoRA's."""

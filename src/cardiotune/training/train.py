@@ -31,6 +31,7 @@ from cardiotune.training.optimizer import build_optimizer
 from cardiotune.training.packing import Rows
 from cardiotune.training.scoring import Batching, score
 from cardiotune.training.trackers import Trackers
+from cardiotune.training.warm_start import begin_from
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ def train(
     # --- model and optimizer, spread over the processes -------------------------------------------
     accelerator = make_accelerator(config, dtype)  # before anything that would settle the kind of processes for it
     course, folder = _resume(network, config, run) if resume else (Course(), None)
+    if settings.start_from and folder is None:
+        begin_from(network, config, run)
     device = accelerator.device
     optimizer = build_optimizer(network, settings, config.method)
     called, optimizer = accelerator.prepare(network, optimizer)
