@@ -16,12 +16,14 @@ from cardiotune.models.baselines import BASELINES, LabelledRows
 from cardiotune.models.predictions import prediction_rows
 from cardiotune.report.learning_curve import (
     FILE,
+    FROM_BASE,
     differences,
     draw,
     learning_curve,
     parse_sizes,
     to_markdown,
     variant,
+    worth,
     write,
 )
 from cardiotune.runs import RunFolder
@@ -247,3 +249,64 @@ def test_the_figure_is_written_the_same_every_time(tmp_path: Path, name: str, be
 def test_an_unknown_kind_of_figure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\.png or \.svg"):
         draw(points(), tmp_path / "curve.pdf")
+
+
+# --------------------------------------------------------------------------------------------------
+# what a start is worth
+
+
+def points_of(start: dict[int, float], base: dict[int, float], seed: int = 0) -> list[dict[str, Any]]:
+    lines = {"tuned": start, FROM_BASE: base}
+    return [
+        {"model": model, "size": rows, "train_rows": rows, "seed": seed, "auroc": value, "log_loss": 0.5}
+        for model, line in lines.items()
+        for rows, value in line.items()
+    ]
+
+
+def test_a_start_is_worth_the_rows_at_which_the_base_does_as_well() -> None:
+    base = {16: 0.60, 64: 0.70, 256: 0.80}
+    (one, two, three) = worth(points_of({16: 0.75, 64: 0.58, 256: 0.81}, base))
+    assert one.rows == pytest.approx(128), "half way between 64 and 256 on a logarithmic axis"
+    assert "16 training rows from the start do as well as 128 from the base model (by AUROC)" in one.words
+    assert two.words.startswith("64 training rows from the start do as well as 16 or fewer")
+    assert "as more than 256 from" in three.words and three.as_json()["rows"] is None
+    both = points_of({16: 0.75}, base) + points_of({16: 0.9}, base, seed=1) + points_of({16: 0.65}, base, seed=2)
+    (seeds,) = worth(both)
+    assert seeds.rows == pytest.approx(128) and seeds.low == pytest.approx(32)
+    assert "; 32 to more than 256 over 3 seeds)" in seeds.words
+    assert seeds.words in to_markdown({"points": both})
+    assert worth([point for point in both if point["model"] == "tuned"]) == []
+
+
+def test_a_curve_with_a_start_has_the_tuned_model_from_both(tmp_path: Path) -> None:
+    start = {"start_from": str(tmp_path / "source")}
+    config = experiment(tmp_path, models=["logistic_regression", "tuned"], train=start)
+    made: list[Config] = []
+
+    def run_one(one: Config) -> RunFolder:
+        made.append(one)
+        folder = runs.create(one.run_path, dump(one), overwrite=True)
+        rows, better = one.split.train_rows or 144, 0.1 if one.train.start_from else 0.0
+        write_json(folder.cohort, {"parts": {"train": {"n": rows}}})
+        values = {"auroc": {"value": 0.6 + better + rows / 1000}, "log_loss": {"value": 0.5}}
+        write_json(folder.metrics, {"parts": {"test": {"models": {name: values for name in one.comparators}}}})
+        folder.record(folder.cohort, folder.metrics)
+        folder.update_manifest(data="table", status="finished")
+        return folder
+
+    curve = learning_curve(config, [20, "all"], [0], run_one, tmp_path / "curve")
+    assert [(one.name, one.models, bool(one.train.start_from)) for one in made] == [
+        ("toy-rows-20-seed-0", ["logistic_regression", "tuned"], True),
+        ("toy-rows-20-seed-0-base", ["tuned"], False),
+        ("toy-rows-all-seed-0", ["logistic_regression", "tuned"], True),
+        ("toy-rows-all-seed-0-base", ["tuned"], False),
+    ]
+    assert [point["model"] for point in curve["points"]] == ["logistic_regression", "tuned", FROM_BASE] * 2
+    assert curve["worth"][0] == {
+        "train_rows": 20, "rows": pytest.approx(110, abs=40), "low": curve["worth"][0]["rows"],
+        "high": curve["worth"][0]["rows"], "seeds": 1, "smallest": 20, "largest": 144,
+    }  # fmt: skip
+    assert json.loads((tmp_path / "curve" / FILE).read_text()) == curve
+    write(curve, tmp_path / "shown")
+    assert "Tuned from base" in (tmp_path / "shown" / "learning_curve.md").read_text()

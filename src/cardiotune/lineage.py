@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cardiotune.config import load_resolved
 from cardiotune.data.across import in_both, shared_columns
 from cardiotune.data.cohort import ROW_ID, Cohort
 from cardiotune.data.prepare import Prepared, Source
@@ -48,8 +49,9 @@ def _compared(start: Start, config: Config, prepared: Prepared) -> Iterator[str]
         if start.run is None:
             yield _unknown(start.name, "whom it was learned from is not recorded beside it")
             return
-        yield _compare(start.run, start.name, config, prepared)
-        earlier = start.config.train.start_from if start.config else None
+        source = load_resolved(start.run.checked(start.run.config))
+        yield _compare(start.run, source, config, prepared)
+        earlier = source.train.start_from
         if not earlier:
             return
         try:
@@ -65,9 +67,9 @@ def _unknown(name: str, why: str) -> str:
     return text
 
 
-def _compare(run: RunFolder, name: str, config: Config, prepared: Prepared) -> str:
-    source = find_start(str(run.path)).config
-    assert source
+def _compare(run: RunFolder, source: Config, config: Config, prepared: Prepared) -> str:
+    """In words, what a run, whose settings are `source`, knows of the test part."""
+    name = run.path.resolve().name
     try:
         parts = pl.read_parquet(run.checked(run.split))
     except (CardioTuneError, OSError, pl.exceptions.PolarsError):

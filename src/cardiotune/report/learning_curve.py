@@ -9,8 +9,11 @@ size are among those of a larger one.
 import hashlib
 import json
 import logging
+import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +37,8 @@ log = logging.getLogger(__name__)
 
 Size = int | Literal["all"]
 """Training rows; `all` leaves the training part as it is."""
+FROM_BASE = "tuned_from_base"
+"""The tuned model without `train.start_from`, in the curve of an experiment that has one."""
 MIN_ROWS = 4
 """Two events and two non-events."""
 PLOTTED = ("auroc", "log_loss")
@@ -77,8 +82,9 @@ def learning_curve(
     replaced with `overwrite` alone; DataError when the table changed between runs.
     """
     check(sizes, seeds)
-    wanted = [(size, seed) for size in sorted(sizes, key=_place) for seed in seeds]
-    variants = {(size, seed): variant(config, size, seed, out) for size, seed in wanted}
+    starts = (False, True) if config.train.start_from and "tuned" in config.comparators else (False,)
+    wanted = [(size, seed, base) for size in sorted(sizes, key=_place) for seed in seeds for base in starts]
+    variants = {one: variant(config, one[0], one[1], out, from_base=one[2]) for one in wanted}
     for one in variants.values():
         _check_settings(one)
     made_from = {"experiment": config.name, "settings": _settings(config, out)}
@@ -86,7 +92,7 @@ def learning_curve(
     write_json(out / MADE_FROM, made_from)
     points: list[dict[str, Any]] = []
     table: Any = None
-    for (size, seed), one in variants.items():
+    for (size, seed, base), one in variants.items():
         run = RunFolder(one.run_path)
         if finished(run):
             log.info("%s: finished before, so it is read", run.path)
@@ -99,13 +105,22 @@ def learning_curve(
                 f"{run.path}: made from another table than the runs beside it; restore it, or use another folder"
             )
         table = data
-        points += _points(run, size, seed)
-        write_json(out / FILE, {"points": points})
-    return {"points": points}
+        points += _points(run, size, seed, FROM_BASE if base else "tuned")
+        write_json(out / FILE, _curve(points))
+    return _curve(points)
 
 
-def variant(config: Config, size: Size, seed: int, out: Path) -> Config:
-    """The experiment with another training size and seed, and a run folder of its own in `out`."""
+def _curve(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """With what a start was worth, where the experiment has one."""
+    found = [one.as_json() for one in worth(points)]
+    return {"points": points, **({"worth": found} if found else {})}
+
+
+def variant(config: Config, size: Size, seed: int, out: Path, from_base: bool = False) -> Config:
+    """The experiment with another training size and seed, and a run folder of its own in `out`.
+
+    `from_base`: the tuned model alone, without what `train.start_from` names.
+    """
     # What is written in words does not change with the training size, and costs most.
     named = [name for name in config.models or [] if name not in IN_WORDS]
     chosen = named or [name for name in COMPARED if name in config.comparators]
@@ -117,6 +132,9 @@ def variant(config: Config, size: Size, seed: int, out: Path) -> Config:
         "models": chosen,
     }
     tree["split"]["train_rows"] = None if size == "all" else size
+    if from_base:
+        tree |= {"name": f"{tree['name']}-base", "models": ["tuned"]}
+        tree["train"]["start_from"] = None
     return type(config).model_validate(tree)
 
 
@@ -203,7 +221,8 @@ def finished(run: RunFolder) -> bool:
     return whole and run.read_manifest().get("status") == "finished"
 
 
-def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
+def _points(run: RunFolder, size: Size, seed: int, tuned: str) -> list[dict[str, Any]]:
+    """Of every model; `tuned`: what the tuned one is called."""
     try:
         test = json.loads(run.checked(run.metrics).read_text("utf-8"))["parts"]["test"]
         rows = json.loads(run.checked(run.cohort).read_text("utf-8"))["parts"]["train"]["n"]
@@ -213,7 +232,7 @@ def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
         ) from None
     return [
         {
-            "model": model,
+            "model": tuned if model == "tuned" else model,
             "size": size,
             "train_rows": rows,
             "seed": seed,
@@ -221,6 +240,80 @@ def _points(run: RunFolder, size: Size, seed: int) -> list[dict[str, Any]]:
         }
         for model, judged in test["models"].items()
     ]
+
+
+# --------------------------------------------------------------------------------------------------
+# what a start is worth
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """So many training rows from the base model do as well as these from the start, by AUROC."""
+
+    train_rows: int
+    """From the start."""
+    rows: float
+    """From the base model: the median over seeds. Infinite where none of its sizes does as well."""
+    low: float
+    high: float
+    """The lowest and the highest of the seeds."""
+    seeds: int
+    smallest: int
+    largest: int
+    """Of the sizes from the base model; `rows` is not below the smallest."""
+
+    def as_json(self) -> dict[str, Any]:
+        """With null for what is beyond the largest size."""
+        return {name: value if value < math.inf else None for name, value in asdict(self).items()}
+
+    @property
+    def words(self) -> str:
+        """In a sentence."""
+        spread = (
+            "" if self.seeds == 1 else f"; {self._said(self.low)} to {self._said(self.high)} over {self.seeds} seeds"
+        )
+        return (
+            f"{self.train_rows} training rows from the start do as well as {self._said(self.rows)} from the base model "
+            f"(by AUROC{spread})"
+        )
+
+    def _said(self, rows: float) -> str:
+        if rows == math.inf:
+            return f"more than {self.largest}"
+        return f"{self.smallest} or fewer" if rows <= self.smallest else f"{rows:.0f}"
+
+
+def worth(points: Sequence[dict[str, Any]]) -> list[Worth]:
+    """What the start was worth at each size, from small to large; empty where the curve has none.
+
+    Of each seed, the size at which the line from the base model, straight between its sizes on a
+    logarithmic axis, first reaches the AUROC from the start.
+    """
+    lines: dict[int, list[tuple[int, float]]] = {}
+    for point in points:
+        if point["model"] == FROM_BASE and point["auroc"] is not None:
+            lines.setdefault(point["seed"], []).append((point["train_rows"], point["auroc"]))
+    found: dict[int, list[float]] = {}
+    for point in points:
+        if point["model"] == "tuned" and point["auroc"] is not None and point["seed"] in lines:
+            reached = _reaches(sorted(lines[point["seed"]]), point["auroc"])
+            found.setdefault(point["train_rows"], []).append(reached)
+    sizes = sorted({rows for line in lines.values() for rows, _ in line})
+    return [
+        Worth(rows, statistics.median(of_seeds), min(of_seeds), max(of_seeds), len(of_seeds), sizes[0], sizes[-1])
+        for rows, of_seeds in sorted(found.items())
+    ]
+
+
+def _reaches(line: Sequence[tuple[int, float]], value: float) -> float:
+    """Where a line of (rows, AUROC) first reaches a value; infinite where it does not."""
+    if line[0][1] >= value:
+        return line[0][0]
+    for (rows, before), (further, after) in pairwise(line):
+        if after >= value:
+            share = (value - before) / (after - before)
+            return math.exp(math.log(rows) + share * (math.log(further) - math.log(rows)))
+    return math.inf
 
 
 # --------------------------------------------------------------------------------------------------
@@ -265,6 +358,7 @@ def to_markdown(curve: dict[str, Any]) -> str:
             for model, line in lines.items()
         ]
         tables.append("\n".join([*head, *rule, *body]))
+    tables += ["\n".join(f"- {one.words}" for one in worth(curve["points"]))] if worth(curve["points"]) else []
     return "\n\n".join(tables) + "\n"
 
 

@@ -273,6 +273,8 @@ class Learned:
 
     tables: list[tuple[tuple[str, str], WrittenTable]] = field(default_factory=list)
     seeds: int = 0
+    worth: list[str] = field(default_factory=list)
+    """What a start from other weights was worth, in sentences."""
 
 
 def learned(points: list[dict[str, Any]]) -> Learned | None:
@@ -289,7 +291,8 @@ def learned(points: list[dict[str, Any]]) -> Learned | None:
             for model in models
         ]
         tables.append((metric_words(metric), WrittenTable([f"{size:,.0f} rows" for size in sizes], rows)))
-    return Learned(tables, len({point["seed"] for point in points}))
+    worth = [one.words for one in learning_curve.worth(points)]
+    return Learned(tables, len({point["seed"] for point in points}), worth)
 
 
 def _of_seeds(values: list[float]) -> WrittenCell:
