@@ -156,6 +156,7 @@ def test_a_model_reads_the_matched_columns_alone() -> None:
     assert np.corrcoef(few[held], given[held])[0, 1] < 0.9
     nothing = matched(model, rows, tables, {"va": Matching("va", {"AGE": None})})
     assert len(np.unique(nothing)) == 1, "the prevalence"
+    assert np.array_equal(matched(model, rows, tables, {}), given), "no table is held out"
 
 
 def test_local_risks_are_of_models_that_have_not_seen_the_row() -> None:
@@ -185,7 +186,7 @@ def test_local_risks_are_of_models_that_have_not_seen_the_row() -> None:
 def test_they_run_only_where_a_table_is_held_out() -> None:
     assert set(HELD_OUT) <= set(hospitals()[0].comparators)
     assert not set(HELD_OUT) & set(load_config("statlog_heart").comparators)
-    with pytest.raises(ConfigError, match="models: lightgbm_local: only where a table of several is held out"):
+    with pytest.raises(ConfigError, match="models: lightgbm_local: for experiments of several tables"):
         load_config("statlog_heart", ["models=[lightgbm_local]"])
 
 

@@ -87,7 +87,8 @@ class Comparator:
 
     @property
     def held_out(self) -> bool:
-        """Whether it is about a table that is held out, so that it runs only where one is."""
+        """Whether it is about a table that is held out: for experiments of several tables, and by
+        itself only where one is."""
         return self.columns in ("by name", "matched", "own")
 
 

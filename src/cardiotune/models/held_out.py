@@ -30,6 +30,8 @@ def matched(model: Baseline, rows: LabelledRows, sources: Sequence[Source], matc
         data = _only(rows.data, matching.quantities)
         fitted.append(model(LabelledRows(frame, rows.events, rows.parts, data, rows.seed)))
         risks[source.rows] = fitted[-1][source.rows]
+    if not fitted:  # all tables are harmonised
+        return model(rows)
     others = np.isnan(risks)
     risks[others] = np.mean(fitted, axis=0)[others]
     if (judged := others & (rows.parts == "test")).any():

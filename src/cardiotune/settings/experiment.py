@@ -108,8 +108,8 @@ class Config(Settings):
             problems += score_refusals(Scoring(scored_in, family=self.choice.family))
         if "tuned" in self.comparators:
             problems += [reason for reason in refusals(self.choice) if reason not in problems]
-        if about := [name for name in self.comparators if COMPARATORS[name].held_out and not self.test_tables]:
-            problems.append(f"models: {', '.join(about)}: only where a table of several is held out; see `tables`")
+        if about := [name for name in self.comparators if COMPARATORS[name].held_out and not self.tables]:
+            problems.append(f"models: {', '.join(about)}: for experiments of several tables; see `tables`")
         for name in self.comparators:
             absent = [other for other in COMPARATORS[name].needs if other not in self.comparators]
             if absent:
