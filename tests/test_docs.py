@@ -269,6 +269,7 @@ PLACES = {
         "RUN/adapter --base ./toy.yaml --task heart_disease --dataset study/dataset.yaml"
     ),
     "--table FILE": "--table patients.csv",
+    "DATASET": "other.yaml",
     "--out FILE": "--out risks.csv",
     "COLUMN": "died",
     "TABLE": "patients.csv",
@@ -313,6 +314,9 @@ def study(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
     table = build_toy_table().rename({"disease": "died"})
     table.write_csv(folder / "patients.csv")
     table.drop("died")[:20].write_csv(folder / "new_patients.csv")
+    table.select("age", "died", druck="sbp").write_csv(folder / "other.csv")
+    other = {"age": {"unit": "years"}, "druck": {"unit": "mmHg"}, "died": {"role": "target"}}
+    (folder / "other.yaml").write_text(yaml.safe_dump({"data": {"columns": other}}))
     texts = table.select(input=pl.format("age {}", "age"), output=pl.col("died").replace_strict({0: "No", 1: "Yes"}))
     texts[:180].unique().write_ndjson(folder / "train.jsonl")
     texts[180:].unique().write_ndjson(folder / "test.jsonl")

@@ -70,7 +70,7 @@ def test_a_new_table_is_scored_with_the_calibrator(run: RunFolder) -> None:
 
 @pytest.mark.parametrize("method", ["intercept", "logistic"])
 def test_recalibration_mends_a_shifted_site(run: RunFolder, site: Path, method: str) -> None:
-    file, judged = studies.recalibrate(run, str(site), method, overwrite=True)  # of the other method
+    file, judged = studies.recalibrate(run, studies.NewTable(str(site)), method, overwrite=True)  # of the other method
     assert file.name == "clinic_b.json"
     assert judged["before"]["calibration_intercept"] > 0.5
     assert abs(judged["after"]["calibration_intercept"]) < 0.15
@@ -103,7 +103,7 @@ def test_recalibration_needs_outcomes_of_both_kinds(run: RunFolder, tmp_path: Pa
     (few if events else table.drop("disease")).write_csv(file)
     said = rf"few\.csv: disease is known in {events + others} rows, {events} of them events; .* of 6 events and 6 non-events"
     with pytest.raises(DataError, match=said):
-        studies.recalibrate(run, str(file), "intercept")
+        studies.recalibrate(run, studies.NewTable(str(file)), "intercept")
     assert not (run.path / "sites" / "few.json").exists()
 
 
@@ -112,7 +112,7 @@ def test_the_fewest_outcomes_that_suffice(run: RunFolder, tmp_path: Path) -> Non
     table = build_toy_table(400, seed=9)
     blind = table[:30].with_columns(disease=pl.lit(None, pl.Int64))
     pl.concat([table.filter(disease=1)[:6], table.filter(disease=0)[:9], blind]).write_csv(tmp_path / "six.csv")
-    file, judged = studies.recalibrate(run, str(tmp_path / "six.csv"), "intercept")
+    file, judged = studies.recalibrate(run, studies.NewTable(str(tmp_path / "six.csv")), "intercept")
     site = json.loads(file.read_text())
     assert (site["n"], site["n_events"]) == (15, None), "six events are too few to be told"
     assert judged["after"]["log_loss"] is not None
@@ -175,13 +175,15 @@ def test_tables_of_other_names_are_kept_apart(
 def test_another_table_of_this_name_is_refused_unless_asked(
     run: RunFolder, tables: Callable[..., Path], first: str, second: str
 ) -> None:
-    studies.recalibrate(run, str(tables(first, 30)), "intercept")
+    studies.recalibrate(run, studies.NewTable(str(tables(first, 30))), "intercept")
     other = str(tables(second, 31))
     before = {file: file.read_bytes() for file in (run.path / "sites").iterdir()}
     done = CliRunner().invoke(app, ["recalibrate", str(run.path), other])
     assert done.exit_code == 2 and "was made from something else; choose another name with --site" in done.stderr
     assert {file: file.read_bytes() for file in (run.path / "sites").iterdir()} == before
-    file, _ = studies.recalibrate(run, other, "intercept", site_name=f"second-{Path(first).stem}".replace(" ", "_"))
+    file, _ = studies.recalibrate(
+        run, studies.NewTable(other), "intercept", site_name=f"second-{Path(first).stem}".replace(" ", "_")
+    )
     assert file.is_file() and before.items() <= {f: f.read_bytes() for f in file.parent.iterdir()}.items()
     done = CliRunner().invoke(app, ["recalibrate", str(run.path), other, "--overwrite"])
     assert done.exit_code == 0, done.output
@@ -191,15 +193,15 @@ def test_the_same_table_is_recalibrated_again_but_not_by_another_method(
     run: RunFolder, tables: Callable[..., Path]
 ) -> None:
     table = str(tables("again.csv", 40))
-    file, _ = studies.recalibrate(run, table, "intercept")
+    file, _ = studies.recalibrate(run, studies.NewTable(table), "intercept")
     made = file.read_bytes()
-    studies.recalibrate(run, table, "intercept")
+    studies.recalibrate(run, studies.NewTable(table), "intercept")
     assert file.read_bytes() == made
     with pytest.raises(ConfigError, match="made from something else"):
-        studies.recalibrate(run, table, "logistic")
+        studies.recalibrate(run, studies.NewTable(table), "logistic")
     assert file.read_bytes() == made
     file.write_text("damaged")
-    studies.recalibrate(run, table, "logistic", overwrite=True)
+    studies.recalibrate(run, studies.NewTable(table), "logistic", overwrite=True)
     assert json.loads(file.read_text())["method"] == "logistic"
 
 
@@ -207,6 +209,6 @@ def test_the_same_table_is_recalibrated_again_but_not_by_another_method(
 def test_odd_names_of_a_site_are_refused(run: RunFolder, tables: Callable[..., Path], name: str) -> None:
     if name:
         with pytest.raises(ConfigError, match="expected letters, digits, dots"):
-            studies.recalibrate(run, str(tables("odd.csv", 50)), "intercept", site_name=name)
+            studies.recalibrate(run, studies.NewTable(str(tables("odd.csv", 50))), "intercept", site_name=name)
     with pytest.raises(ConfigError, match="this run has been recalibrated for"):
         tuned.read_site(run, name)

@@ -164,7 +164,9 @@ def test_a_checkpoint_is_judged_like_the_run(finished: Path) -> None:
     assert judged["auroc"] == run["auroc"]
     assert judged["brier"]["value"] == pytest.approx(run["brier"]["value"], abs=1e-6)
     table = finished.parents[1] / "table.csv"
-    _, on_table = studies.evaluate_checkpoint(folder, folder.path / f"checkpoints/step-{step:06d}", str(table))
+    _, on_table = studies.evaluate_checkpoint(
+        folder, folder.path / f"checkpoints/step-{step:06d}", studies.NewTable(str(table))
+    )
     assert on_table["parts"]["test"]["n"] == 240
     with pytest.raises(ConfigError, match="not a checkpoint of this run; it keeps checkpoints/step-"):
         studies.evaluate_checkpoint(folder, Path("checkpoints/step-999999"))
@@ -173,14 +175,14 @@ def test_a_checkpoint_is_judged_like_the_run(finished: Path) -> None:
         twin.parent.mkdir(exist_ok=True)
         build_toy_table(60 + number, seed=number).write_csv(twin)
     judge = partial(studies.evaluate_checkpoint, folder, Path(f"checkpoints/step-{step:06d}"))
-    made = {judge(str(twin))[0].name for twin in twins[:2]}
+    made = {judge(studies.NewTable(str(twin)))[0].name for twin in twins[:2]}
     assert made == {f"step-{step:06d}-north.2023", f"step-{step:06d}-north.2024"}
-    assert judge(str(twins[0]))[1]["parts"]["test"]["n"] == 60, "made anew from the same table"
+    assert judge(studies.NewTable(str(twins[0])))[1]["parts"]["test"]["n"] == 60, "made anew from the same table"
     with pytest.raises(
         ConfigError, match=r"made from something else; give the table's file another name, or replace it"
     ):
-        judge(str(twins[2]))
-    assert judge(str(twins[2]), overwrite=True)[1]["parts"]["test"]["n"] == 62
+        judge(studies.NewTable(str(twins[2])))
+    assert judge(studies.NewTable(str(twins[2])), overwrite=True)[1]["parts"]["test"]["n"] == 62
     import shutil
 
     shutil.rmtree(target.parent)

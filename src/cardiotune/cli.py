@@ -102,6 +102,14 @@ AllowUnknown = Annotated[
         help="Go on where most values of a column are unknown codes or out of range; they count as missing.",
     ),
 ]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="DATASET",
+        help="Read the table by this dictionary: of configs/datasets, a file, or one of the run's own tables.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run folder of this name.")]
 
 
@@ -255,18 +263,23 @@ def predict(
     workers: Annotated[int, typer.Option(min=1, help="With --out: processes that share the table.")] = 1,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows in memory at a time, in each process.")] = 16_384,
     allow_unknown: AllowUnknown = False,
+    dataset: Dataset = None,
 ) -> None:
     """Score a table with a run's model; every row gets a probability, in the table's order.
 
     A table of any size, in flat memory. With --out an interrupted command, given again, goes on
-    where it was.
+    where it was. With --dataset the table may have any columns that this dictionary describes.
 
     Example: cardiotune predict runs/statlog_heart new_patients.csv --out risks.csv
+
+    Example: cardiotune predict runs/hospitals other.csv --dataset other.yaml --out risks.csv
     """
     from cardiotune import reopen, stages
-    from cardiotune.deployment.bulk import Job, score_to_file, write_to_stdout
+    from cardiotune.deployment.bulk import Job, abstained, score_to_file, write_to_stdout
 
     if table is None:
+        if dataset:
+            raise ConfigError("--dataset goes with a new TABLE; the run's own parts are read as they were")
         folder = reopen.open_run(run)
         stages.predict(folder)
         _say(f"predictions: {folder.predictions}")
@@ -280,11 +293,13 @@ def predict(
     if output is None:
         processes.only_one("predict TABLE without --out")
     reopen.check_scorable(run, tuned=not zero_shot)
-    job = Job(run, table, keep_ids, not zero_shot, site, chunk_rows, allow_unknown)
+    job = Job(run, table, keep_ids, not zero_shot, site, chunk_rows, allow_unknown, dataset)
     if output is None:
         write_to_stdout(job)
-    else:
-        _say(f"{score_to_file(job, output, workers)} rows scored: {output}")
+        return
+    rows = score_to_file(job, output, workers)
+    few = abstained(output) if dataset and output.is_file() else 0
+    _say(f"{rows} rows scored{f', {few} of them abstain for they tell too little' if few else ''}: {output}")
 
 
 @app.command()
@@ -296,13 +311,13 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Judge this checkpoint of the run instead.")] = None,
     table: Annotated[
-        str | None, typer.Option(help="With --checkpoint or --base: on this table, which has the outcome.")
+        str | None, typer.Option(help="On this table, which has the outcome; all its rows are the test part.")
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="Base model of an adapter from elsewhere, from configs/models.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="With --base: the question, from configs/tasks or a file.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="With --base: the data dictionary, likewise.")] = None,
+    dataset: Dataset = None,
     out_folder: Annotated[
         Path, typer.Option("--out", help="With --base: where predictions.jsonl and metrics.json go.")
     ] = Path("evaluation"),
@@ -312,10 +327,12 @@ def evaluate(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a run's predictions again and write metrics.json; or judge one of its checkpoints, or
-    any adapter.
+    """Judge a run's predictions again and write metrics.json; or judge it on another table, one of
+    its checkpoints, or any adapter.
 
     Example: cardiotune evaluate runs/statlog_heart --checkpoint checkpoints/step-000040
+
+    Example: cardiotune evaluate runs/hospitals --table other.csv --dataset other.yaml
 
     Example: cardiotune evaluate my_adapter --base gemma3-270m --task heart_disease --dataset
     statlog_heart
@@ -328,17 +345,19 @@ def evaluate(
         _show_metrics(judged, as_json)
         _say(f"written: {out_folder}", as_json)
         return
-    if overrides or task or dataset:
-        raise ConfigError(
-            "KEY=VALUE, --task and --dataset go with --base; a run folder keeps the settings it was made with"
-        )
+    if overrides or task:
+        raise ConfigError("KEY=VALUE and --task go with --base; a run folder keeps the settings it was made with")
+    if dataset and not table:
+        raise ConfigError("--dataset goes with --table, which it says how to read, or with --base")
     folder = reopen.open_run(run)
-    if checkpoint is None:
-        if table:
-            raise ConfigError("--table goes with --checkpoint; to score a new table use `cardiotune predict RUN TABLE`")
+    asked = studies.NewTable(table, dataset, allow_unknown) if table else None
+    if checkpoint:
+        target, result = studies.evaluate_checkpoint(folder, checkpoint, asked, overwrite)
+    elif asked:
+        target, result = studies.evaluate_table(folder, asked, overwrite)
+    else:
         _show_metrics(stages.evaluate(folder), as_json)
         return
-    target, result = studies.evaluate_checkpoint(folder, checkpoint, table, allow_unknown, overwrite)
     _show_metrics(result, as_json)
     _say(f"written: {target}", as_json)
 
@@ -536,6 +555,7 @@ def explain(
     table: Annotated[
         str | None, typer.Option(help="With --row: a new table, whose row of this number is meant.")
     ] = None,
+    dataset: Dataset = None,
     allow_unknown: AllowUnknown = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --row: print JSON to standard output.")] = False,
 ) -> None:
@@ -549,8 +569,11 @@ def explain(
     from cardiotune import reopen, studies
 
     folder = reopen.open_run(run)
+    if dataset and not table:
+        raise ConfigError("--dataset goes with --table, which it says how to read")
     if row is not None:
-        _show_row(studies.explain_row(folder, row, table, allow_unknown), as_json)
+        asked = studies.NewTable(table, dataset, allow_unknown) if table else None
+        _show_row(studies.explain_row(folder, row, asked), as_json)
         return
     if table or as_json:
         raise ConfigError("--table and --json go with --row, which says the patient to explain")
@@ -649,6 +672,7 @@ def recalibrate(
         Literal["intercept", "logistic"], typer.Option(help="Shift all risks, or shift and stretch them.")
     ] = "intercept",
     allow_unknown: AllowUnknown = False,
+    dataset: Dataset = None,
     site: Annotated[str | None, typer.Option(help="Name of the recalibration. Default: the table's.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a recalibration of this name by another table or method.")
@@ -662,7 +686,8 @@ def recalibrate(
     from cardiotune import reopen, studies
     from cardiotune.evaluation.catalogue import named
 
-    file, judged = studies.recalibrate(reopen.open_run(run), table, method, allow_unknown, site, overwrite)
+    asked = studies.NewTable(table, dataset, allow_unknown)
+    file, judged = studies.recalibrate(reopen.open_run(run), asked, method, site, overwrite)
     if as_json:
         sys.stdout.write(json.dumps(judged, indent=2) + "\n")
     else:
@@ -704,6 +729,7 @@ def serve(
         Path | None, typer.Option(help="File of API keys, one a line. Or set CARDIOTUNE_API_KEYS.")
     ] = None,
     site: Annotated[str | None, typer.Option(help="A recalibration of the run, as `recalibrate` named it.")] = None,
+    dataset: Dataset = None,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Largest body of a request, KiB.")] = 1024,
     max_rows: Annotated[int, typer.Option(min=1, help="Most rows of a request.")] = 1000,
     max_queue_rows: Annotated[int, typer.Option(min=1, help="Most rows that wait.")] = 4096,
@@ -751,12 +777,12 @@ def serve(
         if backend == "vllm":
             from cardiotune.deployment.vllm import load_vllm
 
-            return load_vllm(folder, backend_url, backend_model, os.environ.get("VLLM_API_KEY"), site)
+            return load_vllm(folder, backend_url, backend_model, os.environ.get("VLLM_API_KEY"), site, dataset)
         from cardiotune.deployment.scorer import RowScorer, settings_of
         from cardiotune.training.machine import set_up
 
         set_up(settings_of(folder).train.threads)
-        return RowScorer.load(folder, site)
+        return RowScorer.load(folder, site, dataset=dataset)
 
     bind(ServeSettings(folder, host, port, keys, limits, batches), load).run()
 

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from cardiotune.errors import ConfigError
-from cardiotune.settings import Config, ModelConfig, Settings, suggest
+from cardiotune.settings import Config, DataConfig, ModelConfig, Settings, suggest
 from cardiotune.settings.tables import TableConfig, pooled_dictionary
 
 GROUPS = {
@@ -345,6 +345,21 @@ def _resolved(text: str, source: str) -> Config:
 def load_model(path: Path) -> ModelConfig:
     """The `model` section of a file in `configs/models`."""
     return ModelConfig.model_validate(read_yaml(path)["model"])
+
+
+def load_dataset(name: str) -> DataConfig:
+    """The data dictionary of a YAML file with a `data` section, or of a shipped dataset by its
+    short name. It need not name a table. ConfigError with every problem."""
+    file = find_file(name, GROUPS["dataset"], None)
+    data = _anchor(read_yaml(file), file.parent).get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("columns"), dict):
+        raise ConfigError(f"{file}: no data dictionary; expected `data: {{columns: {{NAME: ...}}}}`")
+    try:
+        return DataConfig.model_validate({"path": "none", **data})
+    except ValidationError as error:
+        found = ({**dict(item), "loc": ("data", *item["loc"])} for item in error.errors())
+        problems = [line for item in found for line in _explain(item).splitlines()]
+    raise ConfigError(f"{file}: {'; '.join(dict.fromkeys(problems))}")
 
 
 def dump(config: Config) -> str:

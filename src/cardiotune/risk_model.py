@@ -15,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 
 from cardiotune import stages
 from cardiotune.config import compose, load_config, run_name
+from cardiotune.data.reading import Dataset
 from cardiotune.data.schema import DEFAULT_CODES, code_reader
 from cardiotune.data.table import cells_of
 from cardiotune.deployment.scorer import Array, Problem, RowScorer
@@ -61,12 +62,18 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.allow_unknown = allow_unknown
 
     @classmethod
-    def load(cls, folder: str | Path, site: str | None = None, allow_unknown: bool = False) -> "RiskModel":
-        """The model of a run folder or an export; `site` as `cardiotune recalibrate` named it.
-        Errors as `RowScorer.load`."""
-        scorer = RowScorer.load(folder, site)
+    def load(
+        cls,
+        folder: str | Path,
+        site: str | None = None,
+        allow_unknown: bool = False,
+        dataset: Dataset | None = None,
+    ) -> "RiskModel":
+        """The model of a run folder or an export; `site` as `cardiotune recalibrate` named it,
+        `dataset` as `cardiotune predict` takes it. Errors as `RowScorer.load`."""
+        scorer = RowScorer.load(folder, site, dataset=dataset)
         model = cls(scorer.config, allow_unknown=allow_unknown)
-        model._use(folder, scorer, site)
+        model._use(folder, scorer, site, dataset)
         return model
 
     def fit(self, X: Any, y: Any) -> "RiskModel":
@@ -123,12 +130,15 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not hasattr(self, "scorer_"):
             if not hasattr(self, "run_folder_"):
                 raise NotFittedError("RiskModel: not fitted yet; call fit, or open a run with RiskModel.load")
-            self._use(self.run_folder_, RowScorer.load(self.run_folder_, self.site_))
+            scorer = RowScorer.load(self.run_folder_, self.site_, dataset=self.dataset_)
+            self._use(self.run_folder_, scorer, self.site_, self.dataset_)
         self.scorer_.allow_unknown = self.allow_unknown
         return self.scorer_
 
-    def _use(self, folder: str | Path, scorer: RowScorer, site: str | None = None) -> None:
-        self.run_folder_, self.site_ = Path(folder), site
+    def _use(
+        self, folder: str | Path, scorer: RowScorer, site: str | None = None, dataset: Dataset | None = None
+    ) -> None:
+        self.run_folder_, self.site_, self.dataset_ = Path(folder), site, dataset
         self.scorer_, self.classes_ = scorer, scorer.classes_
 
     def _experiment(self) -> Config:
@@ -139,6 +149,8 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ConfigError(
                 "RiskModel: config is missing; give an experiment to fit, or open a run with RiskModel.load"
             )
+        if isinstance(self.config, Config):
+            _check_one_table(self.config)
         tree = self.config.model_dump(mode="json") if isinstance(self.config, Config) else dict(self.config)
         return compose(tree, overrides, "config", Path())
 
@@ -154,8 +166,16 @@ def _coded(y: Any, target: Column, rows: int) -> list[str]:
     return [event if value else other for value in outcome.tolist()]
 
 
+def _check_one_table(config: Config) -> None:
+    if config.tables:
+        raise ConfigError(
+            "RiskModel: fits the rows of one table, and this experiment has several; use `cardiotune run`, then RiskModel.load"
+        )
+
+
 def _to_fit(config: Config, table: Path, place: Path, rows: int) -> Config:
     """The experiment on another table, with the tuned model alone."""
+    _check_one_table(config)
     if config.data.format == "ukb":
         raise ConfigError(
             "RiskModel: an export of UK Biobank is more than its rows; use `cardiotune run`, then RiskModel.load"

@@ -2,7 +2,9 @@
 other sites, exports."""
 
 import hashlib
+import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from cardiotune.config import dump, read_yaml
 from cardiotune.data import roles
 from cardiotune.data.cohort import EVENT, WEIGHT, place_of_id, place_of_number, read_rows
 from cardiotune.data.prepare import read_order
+from cardiotune.data.reading import Dataset, Read, Reading, reading
 from cardiotune.data.serialize import column_order, serialize_rows
-from cardiotune.data.small_counts import told_events
+from cardiotune.data.small_counts import told, told_events
 from cardiotune.data.table import locate
 from cardiotune.deployment import export as exporting
 from cardiotune.deployment.bulk import Job, score_chunks
@@ -25,20 +28,21 @@ from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import explain as explaining
 from cardiotune.evaluation import probes
+from cardiotune.evaluation.evaluate import Thresholds
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
 from cardiotune.evaluation.judge import judge, of_rows
 from cardiotune.evaluation.recalibration import adapt
-from cardiotune.files import named_after, plain_name, sha256, write_json
+from cardiotune.files import named_after, plain_name, read_json, sha256, write_json
 from cardiotune.models import calibrate
 from cardiotune.models.baselines import LabelledRows, lightgbm
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.predictions import Prediction, frame_rows, rows_to_tell, write_predictions
-from cardiotune.models.tuned import TunedModel
+from cardiotune.models.tuned import TunedModel, recorded_model
 from cardiotune.reopen import check_tuned, config_of, describe_files, open_run, reopen, tuned_model
 from cardiotune.report import learning_curve as curve
 from cardiotune.report import leave_out as leaving_out
 from cardiotune.runs import RunFolder
-from cardiotune.settings import Config, DataConfig
+from cardiotune.settings import Config
 from cardiotune.stages import go_on, run
 from cardiotune.training.checkpoint import own_checkpoint, version_of
 from cardiotune.training.machine import set_up
@@ -53,8 +57,35 @@ EVALUATION = "evaluation.json"
 """Beside the metrics of a checkpoint or an adapter: hashes of what was judged."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewTable:
+    """A table that is none of the run's, and how it is read."""
+
+    path: str
+    dataset: Dataset | None = None
+    """As `RowScorer.load`."""
+    allow_unknown: bool = False
+
+    def read(self, by: Reading, keep_row_ids: bool = False) -> Read:
+        """All its rows."""
+        return by.rows(self.path, keep_row_ids, self.allow_unknown)
+
+    def made_from(self, by: Reading) -> dict[str, str]:
+        """Hashes of the table and, where one was given, of the dictionary."""
+        table = {"table_sha256": sha256(locate(self.path, folder=by.data.format == "ukb"))}
+        if not by.other:
+            return table
+        return {**table, "dataset_sha256": hashlib.sha256(by.data.model_dump_json().encode()).hexdigest()}
+
+    @property
+    def name(self) -> str:
+        """For files about it: its own, and the dictionary's by which it is read."""
+        read_as = f"-as-{plain_name(Path(self.dataset).stem)}" if isinstance(self.dataset, str | Path) else ""
+        return named_after(self.path) + read_as
+
+
 def evaluate_checkpoint(
-    folder: RunFolder, checkpoint: Path, table: str | None = None, allow_unknown: bool = False, overwrite: bool = False
+    folder: RunFolder, checkpoint: Path, table: NewTable | None = None, overwrite: bool = False
 ) -> tuple[Path, dict[str, Any]]:
     """Judge the weights of a checkpoint on the run's own parts, or on another table that has the
     outcome.
@@ -65,38 +96,82 @@ def evaluate_checkpoint(
     """
     config = config_of(folder)
     checkpoint = own_checkpoint(folder, config, checkpoint)
-    name = checkpoint.name + (f"-{named_after(table)}" if table else "")
-    target = RunFolder(folder.path / "evaluations" / name)
-    made_from = {"checkpoint": version_of(checkpoint), "table_sha256": _sha256_of(table, config.data)}
+    by = reading(config, read_order(folder), table.dataset, folder.path) if table else None
+    target = RunFolder(folder.path / "evaluations" / (checkpoint.name + (f"-{table.name}" if table else "")))
+    of_table = table.made_from(by) if table and by else {"table_sha256": None}
+    made_from = {"checkpoint": version_of(checkpoint), **of_table}
     otherwise = "give the table's file another name"
     runs.check_free(target.path, target.path / EVALUATION, made_from, overwrite, otherwise)
     _, prepared = reopen(folder, None)
-    if table is None:
+    judged = config
+    if table and by:
+        read = table.read(by, config.evaluation.keep_row_ids)
+        frame, judged = read.frame, _read_by(config, by, read)
+        parts, texts = ["test"] * frame.height, by.texts(frame)
+    else:
         rows, frame, told_parts = rows_to_tell(prepared, config.evaluation.parts)
         parts, texts = list(told_parts), [prepared.all_texts[row] for row in rows]
-    else:
-        frame = read_rows(table, config.data, config.evaluation.keep_row_ids, allow_unknown).frame
-        parts, texts = ["test"] * frame.height, serialize_rows(frame, prepared.order, config.data, config.serialize)
     set_up(config.train.threads)
     model = TunedModel(folder, config, prepared.order, checkpoint / "weights")
     final, raw = model.calibrated_anew(texts, config, prepared)
-    lines = frame_rows("tuned", frame, parts, final, raw, config)
-    return target.path, _leave_evaluation(config, target, made_from, lines, frame)
+    lines = frame_rows("tuned", frame, parts, final, raw, judged)
+    return target.path, _leave_evaluation(judged, target, made_from, lines, frame)
+
+
+def evaluate_table(folder: RunFolder, table: NewTable, overwrite: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Judge the run's model, as it is calibrated, on another table that has the outcome; all of its
+    rows are the test part.
+
+    Leaves `predictions.jsonl`, `metrics.json` and what they were made from (`evaluation.json`) in
+    `evaluations/<table>[-as-<dataset>]/`; returns that folder and the metrics.
+    """
+    check_tuned(folder)
+    config = config_of(folder)
+    by = reading(config, read_order(folder), table.dataset, folder.path)
+    target = RunFolder(folder.path / "evaluations" / table.name)
+    model = version_of(recorded_model(folder, config))
+    calibrator = hashlib.sha256(json.dumps(read_json(folder.checked(folder.calibration))).encode()).hexdigest()
+    made_from = {"model": model, "calibration": calibrator, **table.made_from(by)}
+    runs.check_free(target.path, target.path / EVALUATION, made_from, overwrite, "give the table's file another name")
+    read = table.read(by, config.evaluation.keep_row_ids)
+    if read.frame[EVENT].null_count() == read.frame.height:
+        raise DataError(
+            f"{table.path}: the outcome {by.data.name_of('target')} is known in no row; it is needed to judge"
+        )
+    set_up(config.train.threads)
+    scorer = RowScorer.load(folder.path, dataset=table.dataset)
+    found = scorer.score(read.frame)
+    if few := int(scorer.abstains(read.frame).sum()) if by.other else 0:
+        log.warning("%s: %s rows tell too little and are judged too; `predict` abstains on them", table.path, told(few))
+    judged = _read_by(config, by, read)
+    lines = frame_rows("tuned", read.frame, ["test"] * read.frame.height, found.final, found.raw, judged)
+    thresholds = {"tuned": scorer.thresholds}
+    return target.path, _leave_evaluation(judged, target, made_from, lines, read.frame, thresholds)
+
+
+def _read_by(config: Config, by: Reading, read: Read) -> Config:
+    """The settings by which rows of another table are judged: with its dictionary, whose columns
+    the run's subgroups do not name."""
+    if not by.other:
+        return config
+    subgroups = config.evaluation.model_copy(update={"subgroups": None})
+    return config.model_copy(update={"data": read.data, "tables": {}, "evaluation": subgroups})
 
 
 def _leave_evaluation(
-    config: Config, target: RunFolder, made_from: dict[str, Any], lines: list[Prediction], frame: pl.DataFrame
+    config: Config,
+    target: RunFolder,
+    made_from: dict[str, Any],
+    lines: list[Prediction],
+    frame: pl.DataFrame,
+    thresholds: Thresholds | None = None,
 ) -> dict[str, Any]:
     """Predictions, metrics and what they were made from, in a folder that then holds no others."""
     for file in (target.metrics, target.predictions):
         file.unlink(missing_ok=True)
     write_json(target.path / EVALUATION, made_from)
     write_predictions(target.predictions, lines)
-    return judge(config, target, of_rows(config, frame))
-
-
-def _sha256_of(table: str | None, data: DataConfig) -> str | None:
-    return None if table is None else sha256(locate(table, folder=data.format == "ukb"))
+    return judge(config, target, of_rows(config, frame), thresholds)
 
 
 def evaluate_adapter(
@@ -115,7 +190,7 @@ def evaluate_adapter(
     settings = hashlib.sha256(dump(config).encode()).hexdigest()
     made_from = {
         "adapter": sha256(adapter),
-        "table_sha256": _sha256_of(config.data.path, config.data),
+        "table_sha256": sha256(locate(config.data.path, folder=config.data.format == "ukb")),
         "settings": settings,
     }
     runs.check_free(out, out / EVALUATION, made_from, overwrite, "choose another with --out")
@@ -170,7 +245,7 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
     return found
 
 
-def explain_row(folder: RunFolder, row: str, table: str | None = None, allow_unknown: bool = False) -> dict[str, Any]:
+def explain_row(folder: RunFolder, row: str, table: NewTable | None = None) -> dict[str, Any]:
     """One patient's risk by the tuned model and by it without each field, as `leave_one_field_out`.
     Nothing is written.
 
@@ -183,16 +258,20 @@ def explain_row(folder: RunFolder, row: str, table: str | None = None, allow_unk
     check_tuned(folder)
     if table is None:
         _, prepared = reopen(folder, None)
-        frame, order = prepared.cohort.frame, prepared.order
-        place = place_of_id(frame, row, config.data)
+        place = place_of_id(prepared.cohort.frame, row, config.data)
         if prepared.parts[place] == "train":
             log.warning("--row: this patient is in the training part, so the model has learned from the outcome")
+        source = next(one for one in prepared.sources if place in one.rows)
+        frame, order, data = source.frame, source.order, source.data
+        place -= int(source.rows[0])
     else:
-        frame, order = read_rows(table, config.data, allow_unknown=allow_unknown).frame, read_order(folder)
-        place = place_of_number(frame, row, table)
+        by = reading(config, read_order(folder), table.dataset, folder.path)
+        read = table.read(by)
+        frame, order, data = read.frame, by.told(read.frame.columns), read.data
+        place = place_of_number(frame, row, table.path)
     set_up(config.train.threads)
-    risk_of = language_risk(tuned_model(folder, config, order).risks, order, config.data, config.serialize)
-    return leave_one_field_out(risk_of, frame[place : place + 1], config.data).as_json()
+    risk_of = language_risk(tuned_model(folder, config, read_order(folder)).risks, order, data, config.serialize)
+    return leave_one_field_out(risk_of, frame[place : place + 1], data).as_json()
 
 
 def learn_curve(
@@ -307,9 +386,8 @@ def export(
 
 def recalibrate(
     folder: RunFolder,
-    table: str,
+    table: NewTable,
     method: Any,
-    allow_unknown: bool = False,
     site_name: str | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, dict[str, dict[str, float | None]]]:
@@ -326,21 +404,22 @@ def recalibrate(
         raise ConfigError(
             f"--site {site_name}: expected letters, digits, dots, dashes and underscores, such as {plain}"
         )
-    file = folder.path / "sites" / f"{site_name or named_after(table)}.json"
-    made_from = {"method": method, "table_sha256": _sha256_of(table, config.data)}
+    by = reading(config, read_order(folder), table.dataset, folder.path)
+    file = folder.path / "sites" / f"{site_name or named_after(table.path)}.json"
+    made_from = {"method": method, **table.made_from(by)}
     runs.check_free(file, file, made_from, overwrite, "choose another name with --site")
-    frame = read_rows(table, config.data, allow_unknown=allow_unknown).frame.filter(pl.col(EVENT).is_not_null())
+    frame = table.read(by).frame.filter(pl.col(EVENT).is_not_null())
     y_true = frame[EVENT].to_numpy().astype(float)
     weight = frame[WEIGHT].to_numpy() if WEIGHT in frame.columns else None
     fewest = int(min(y_true.sum(), (1 - y_true).sum()))
     needed = calibrate.MIN_OUTCOMES + 1  # a fold leaves one of them out
     if fewest < needed:
         raise DataError(
-            f"{table}: {config.data.name_of('target')} is known in {frame.height} rows, {int(y_true.sum())} of them events; "
+            f"{table.path}: {by.data.name_of('target')} is known in {frame.height} rows, {int(y_true.sum())} of them events; "
             f"recalibration needs the outcome, of {needed} events and {needed} non-events at least"
         )
     set_up(config.train.threads)
-    before = RowScorer.load(folder.path).score(frame).final
+    before = RowScorer.load(folder.path, dataset=table.dataset).score(frame).final
     found = adapt(before, y_true, method, weight, config.seed)
     size = {"n": len(y_true), "n_events": told_events(len(y_true), int(y_true.sum()))}
     judged = {"before": found.before, "after": found.after}

@@ -300,6 +300,19 @@ def check_present(source: object, present: list[str], data: DataConfig) -> list[
     return needed
 
 
+def present_only(source: object, present: list[str], data: DataConfig) -> DataConfig:
+    """The dictionary without the inputs that are not among the columns `present`, and without what
+    is derived from them. DataError when none is left."""
+    there, needed = set(present), needed_columns(data, target_needed=False)
+    absent = {name for name in needed if name not in there}
+    absent |= {name for name, c in data.columns.items() if c.derive and absent.intersection(c.derive.inputs)}
+    kept = {name: column for name, column in data.columns.items() if name not in absent}
+    narrow = data.model_copy(update={"columns": kept})
+    if not narrow.inputs:
+        raise DataError(_absent(source, [name for name in needed if name in absent], needed, present))
+    return narrow
+
+
 def _only_known_outcomes(frame: pl.DataFrame, flow: list[Step]) -> pl.DataFrame:
     """Of an export to be scored: without who withdrew; no outcome for who would not be in a cohort,
     and follow-up only for those who would be, or are censored.

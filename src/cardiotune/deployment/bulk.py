@@ -23,7 +23,7 @@ from cardiotune.config import load_resolved
 from cardiotune.data.chunks import CHUNK_ROWS, TableChunks
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.table import locate
-from cardiotune.deployment.scorer import RowScorer
+from cardiotune.deployment.scorer import RowScorer, reading_of
 from cardiotune.errors import ConfigError, InterruptedRunError
 from cardiotune.files import HASHES, atomic, read_json, sha256, write_json, write_text
 from cardiotune.processes import current
@@ -51,6 +51,8 @@ class Job:
     chunk_rows: int = CHUNK_ROWS
     allow_unknown: bool = False
     """Score a table of which a column holds mostly unknown codes or values out of range."""
+    dataset: str | None = None
+    """The dictionary by which the table is read, as `RowScorer.load`; else the run's own."""
 
     @property
     def config(self) -> Config:
@@ -60,12 +62,18 @@ class Job:
 
     def chunks(self, known: dict[str, Any] | None = None) -> TableChunks:
         """The table's rows."""
-        return TableChunks(self.table, self.config.data, self.keep_ids, known, self.chunk_rows, self.allow_unknown)
+        read = reading_of(self.folder, self.dataset)
+        chunks = TableChunks(
+            self.table, read.data, self.keep_ids, known, self.chunk_rows, self.allow_unknown, any_columns=read.other
+        )
+        if read.other and known is None:
+            read.tell(chunks.file, chunks.data)
+        return chunks
 
     def scorer(self) -> RowScorer:
         """The model, in a process that is set up for it."""
         set_up(self.config.train.threads)
-        return RowScorer.load(self.folder, self.site, self.tuned)
+        return RowScorer.load(self.folder, self.site, self.tuned, self.dataset)
 
     @property
     def fingerprint(self) -> str:
@@ -74,6 +82,8 @@ class Job:
         weights = [run.tuned_folder(self.config.method.kind) / HASHES, self.folder / HASHES]
         files = [run.config, run.cohort, run.calibration, *weights, self.folder / "sites" / f"{self.site}.json", file]
         facts = [__version__, self.chunk_rows, self.keep_ids, self.tuned, self.site]
+        if self.dataset:
+            facts.append(reading_of(self.folder, self.dataset).data.model_dump_json())
         return hashlib.sha256(json.dumps([facts, *(sha256(f) for f in files if f.exists())]).encode()).hexdigest()
 
 
@@ -87,10 +97,12 @@ def score_chunks(job: Job) -> Iterator[pl.DataFrame]:
 
 def predictions(scorer: RowScorer, chunks: TableChunks, number: int) -> pl.DataFrame:
     """Of one chunk: row (1-based, of the table), row_id, y_prob, y_prob_raw, prediction, threshold,
-    values_missing."""
+    values_missing; by a dictionary that was given also columns_known, columns_unseen,
+    columns_absent and abstain, with which there is no prediction."""
     frame, first = chunks.frame(number), chunks.chunks[number].first
     found = scorer.score(frame)
-    return pl.DataFrame(
+    inputs = [name for name in scorer.config.data.inputs if name in frame.columns]
+    scored = pl.DataFrame(
         {
             "row": range(first + 1, first + frame.height + 1),
             "row_id": frame[ROW_ID],
@@ -98,9 +110,20 @@ def predictions(scorer: RowScorer, chunks: TableChunks, number: int) -> pl.DataF
             "y_prob_raw": found.raw,
             "prediction": (found.final >= scorer.threshold).astype(int),
             "threshold": scorer.threshold,
-            "values_missing": frame.select(pl.sum_horizontal(pl.col(scorer.config.data.inputs).is_null())).to_series(),
+            "values_missing": frame.select(pl.sum_horizontal(pl.col(inputs).is_null())).to_series(),
         }
     )
+    if not scorer.reading.other:
+        return scored
+    abstain = pl.Series("abstain", scorer.abstains(frame))
+    decided = pl.when(~abstain).then(pl.col("prediction")).alias("prediction")
+    return scored.with_columns(decided).with_columns(*scorer.reading.counts(frame), abstain)
+
+
+def abstained(out: Path) -> int:
+    """How many rows of a file of predictions say too little to be judged."""
+    rows = pl.scan_parquet(out, glob=False) if out.suffix == ".parquet" else pl.scan_csv(out, glob=False)
+    return int(rows.select(pl.col("abstain").sum()).collect().item())
 
 
 def score_to_file(job: Job, out: Path, workers: int = 1) -> int:
@@ -192,6 +215,7 @@ def _is_whole(part: Path) -> bool:
 def _launch(job: Job, out: Path, workers: int) -> None:
     options = [("--keep-ids", job.keep_ids), ("--zero-shot", not job.tuned), ("--allow-unknown", job.allow_unknown)]
     named = [name for name, chosen in options if chosen] + (["--site", job.site] if job.site else [])
+    named += ["--dataset", job.dataset] if job.dataset else []
     named += ["--chunk-rows", str(job.chunk_rows)]
     config = job.config.model_copy(update={"launch": LaunchConfig(processes=workers)})
     try:

@@ -18,6 +18,7 @@ import torch
 
 from cardiotune.config import dump, load_resolved
 from cardiotune.data.prepare import Prepared
+from cardiotune.data.reading import trained_quantities
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.subsample import stratified_rows
@@ -26,6 +27,7 @@ from cardiotune.deployment.record import EXPORT, ExportRecord, Format, Parity, i
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.files import private, read_json, write_folder, write_json, write_text
+from cardiotune.models.enough import FEWEST
 from cardiotune.models.tuned import probe_texts, recorded_model
 from cardiotune.report.model_card import render
 from cardiotune.report.record import read_record
@@ -71,7 +73,7 @@ def export(
     versions = {"run": config.name, "model": version_of(recorded_model(run, config))}
     made_from = {"kind": kind, "versions": versions}
     check_free(out, out / EXPORT, made_from, overwrite, "choose another folder with --out")
-    original = RowScorer.load(run.path)
+    original = _original(run, config)
     gated: list[Parity] = []
 
     def fill(work: Path) -> None:
@@ -79,7 +81,8 @@ def export(
         _write_model(run, config, to, precision, original.order, work)
         write_text(work / "config.yaml", dump(exported_config(config)))
         write_json(work / "calibration.json", _calibration(run))
-        record = ExportRecord(to, kind, original.order, original.odds_multiplier, versions, original.schema)
+        trained = trained_quantities(config) if config.tables else None
+        record = ExportRecord(to, kind, original.order, original.odds_multiplier, versions, original.schema, trained)
         record.write(work)
         copy = RowScorer.open_export(work, verified=False)
         log.info("scoring the same rows with both")
@@ -99,9 +102,8 @@ def check_again(run: RunFolder, folder: Path, prepared: Prepared | None = None) 
     if not is_export(folder):
         raise ConfigError(f"{folder}: not an export; make one with `cardiotune export RUN --to FORMAT --out DIR`")
     copy, kind = RowScorer.load(folder), ExportRecord.read(folder).kind
-    return parity.gate(
-        RowScorer.load(run.path), copy, kind, *_test_part(prepared, load_resolved(run.checked(run.config)))
-    )
+    config = load_resolved(run.checked(run.config))
+    return parity.gate(_original(run, config), copy, kind, *_test_part(prepared, config))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -132,15 +134,17 @@ def _write_model(run: RunFolder, config: Config, to: Format, precision: str, ord
     network = with_head(model, config, encoder)
     if isinstance(network, ClassifierNetwork):
         load_head(network, saved)
-    rows = synthetic_rows(config.data, 3, parity.SEED)
-    sample = encoder.encode(serialize_rows(rows, order, config.data, config.serialize))
+    data = config.text_data
+    sample = encoder.encode(serialize_rows(synthetic_rows(data, 3, parity.SEED), order, data, config.serialize))
     onnx.write(network, [sample[0], sample[1][:-1], sample[2]], encoder.pad_id, work / onnx.FILE)
 
 
 def exported_config(config: Config) -> Config:
     """The settings that scoring needs, without this machine's paths; the model is whole, and its
-    numbers are float32."""
+    numbers are float32. Of several tables, the first that trains lends its dictionary."""
     tree = config.model_dump(mode="json")
+    if config.tables:
+        tree |= {"data": config.text_data.model_dump(mode="json"), "tables": {}, "split": {}}
     tree |= {"runs_dir": "runs", "models": ["tuned"], "use": {}, "trackers": [], "deepspeed": None}
     tree["launch"] = {"processes": 1}
     tree["method"] = {"name": "exported", "kind": "full"}
@@ -158,9 +162,8 @@ def exported_config(config: Config) -> Config:
 def _calibration(run: RunFolder) -> dict[str, Any]:
     """Of the tuned model alone."""
     known = read_json(run.checked(run.calibration))
-    return {
-        name: {"tuned": known[name]["tuned"]} for name in ("models", "thresholds") if "tuned" in known.get(name, {})
-    }
+    own = {name: {"tuned": known[name]["tuned"]} for name in ("models", "thresholds") if "tuned" in known.get(name, {})}
+    return own | ({FEWEST: known[FEWEST]} if FEWEST in known else {})
 
 
 def _card(run: RunFolder, to: Format) -> str:
@@ -172,10 +175,19 @@ def _card(run: RunFolder, to: Format) -> str:
 
 
 def _test_part(prepared: Prepared | None, config: Config) -> tuple[pl.DataFrame | None, Any]:
-    """Typed rows and outcomes of the test part, or of a stratified sample of it."""
+    """Typed rows and outcomes of the test part, or of a stratified sample of it; of several tables,
+    of the one by whose dictionary the export scores, if it has a test part."""
     if prepared is None:
         return None, None
-    rows = prepared.rows("test")
+    source = next(one for one in prepared.sources if one.data == config.text_data or not one.name)
+    rows = np.intersect1d(prepared.rows("test"), source.rows)
+    if not len(rows):
+        return None, None
     events = prepared.cohort.events[rows]
     chosen = np.sort(stratified_rows(events, TEST_ROWS, config.seed))
-    return prepared.cohort.frame[rows[chosen]], events[chosen]
+    return source.frame[rows[chosen] - source.rows[0]], events[chosen]
+
+
+def _original(run: RunFolder, config: Config) -> RowScorer:
+    """The run's own scorer; of several tables, by the first that trains."""
+    return RowScorer.load(run.path, dataset=config.text_data if config.tables else None)

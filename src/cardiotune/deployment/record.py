@@ -53,17 +53,21 @@ class ExportRecord:
     """`run`: its name; `model`: the first digits of the sha256 of its weights' hashes."""
     dictionary: list[dict[str, Any]]
     """The columns of a row, for whoever reads the file; as `RowScorer.schema`."""
+    trained: list[str] | None = None
+    """Of a run of several tables: the quantities that their training texts told."""
 
     def write(self, folder: Path, parity: Parity | None = None) -> None:
         """Into an export's folder; with the gate's numbers, once there are some."""
         told = {} if parity is None else {"parity": parity.as_json()}
-        write_json(folder / EXPORT, {"schema_version": 1, **asdict(self), **told})
+        own = {name: value for name, value in asdict(self).items() if name != "trained" or value is not None}
+        write_json(folder / EXPORT, {"schema_version": 1, **own, **told})
 
     @classmethod
     def read(cls, folder: Path) -> "ExportRecord":
         """Of an export's folder."""
         content = read_json(folder / EXPORT)
-        return cls(**{name: content[name] for name in cls.__dataclass_fields__})
+        needed = (name for name in cls.__dataclass_fields__ if name != "trained")
+        return cls(**{name: content[name] for name in needed}, trained=content.get("trained"))
 
 
 def is_export(folder: Path) -> bool:

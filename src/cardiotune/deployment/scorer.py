@@ -20,7 +20,7 @@ from cardiotune.config import load_resolved
 from cardiotune.data import schema
 from cardiotune.data.cohort import Tally, check_meant, check_present, needed_columns, plausible_rows, typed_rows
 from cardiotune.data.prepare import read_order
-from cardiotune.data.serialize import serialize_rows
+from cardiotune.data.reading import Dataset, Reading, reading
 from cardiotune.data.table import cells_of
 from cardiotune.deployment.gguf import GgufModel
 from cardiotune.deployment.onnx import OnnxModel
@@ -62,6 +62,16 @@ def settings_of(folder: Path) -> Config:
     return load_resolved(run.checked(run.config))
 
 
+def reading_of(folder: Path, dataset: Dataset | None) -> Reading:
+    """How a run folder or an export reads a table, before its model is loaded; errors as
+    `reading`."""
+    if is_export(folder):
+        record = ExportRecord.read(folder)
+        return reading(load_resolved(folder / "config.yaml"), record.order, dataset, folder, record.trained)
+    run = RunFolder(folder)
+    return reading(load_resolved(run.checked(run.config)), read_order(run), dataset, folder)
+
+
 class Problem(NamedTuple):
     """What is wrong with one cell; it never holds the cell's value."""
 
@@ -78,6 +88,16 @@ class Scored(NamedTuple):
     final: Array
     raw: Array
     """As the model gives them, before class imbalance is taken out and they are calibrated."""
+
+
+class Checked(NamedTuple):
+    """Rows that were checked and scored, an entry each."""
+
+    problems: list[list[Problem]]
+    risks: Array
+    abstains: NDArray[np.bool_]
+    counts: pl.DataFrame
+    """As `Reading.counts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +134,26 @@ class RowScorer:
     def __init__(
         self,
         config: Config,
-        order: list[str],
+        read: Reading,
         model: TextModel,
         versions: dict[str, str],
         correction: Correction | None = None,
     ) -> None:
-        """`order`: columns in the order of the text. `versions`: of the run, its format and the
-        model."""
+        """`read`: how rows become text. `versions`: of the run, its format and the model."""
         correction = correction or Correction()
         calibration, odds_multiplier, site = correction.calibration, correction.odds_multiplier, correction.site
-        self.config = config
-        self.order = order
+        self.config = config.model_copy(update={"data": read.data, "tables": {}}) if read.other else config
+        self.reading = read
+        self.order = read.order
         self.calibrator = (
             tuned_calibrator(calibration, f"{config.name}: calibration") if calibration else calibrate.Calibrator()
         )
         fixed = calibration.get("thresholds", {}).get("tuned", [])
         self.thresholds = [NamedThreshold.from_json(entry) for entry in fixed]
         """The decision threshold and those by rule, fixed on the validation part."""
+        self.fewest_columns = int(calibration.get("fewest_columns") or read.other)
+        """Values of quantities that training had below which a row says too little; learned on the
+        validation part where training texts vary."""
         self.odds_multiplier = odds_multiplier
         self.site = site
         adapted = site and site.as_json()
@@ -146,46 +169,51 @@ class RowScorer:
         self._lock = threading.RLock()  # the network's hooks hold the state of one pass
 
     @classmethod
-    def load(cls, folder: str | Path, site: str | None = None, tuned: bool = True) -> "RowScorer":
+    def load(
+        cls, folder: str | Path, site: str | None = None, tuned: bool = True, dataset: Dataset | None = None
+    ) -> "RowScorer":
         """Open a run folder or an export; `site` as `recalibrate` named it. Without `tuned`, a
         run's base model.
 
-        Raises ConfigError when it is neither, ModelError when the model does not score as it did
-        when it was saved.
+        `dataset`: another dictionary by which rows are read, as `--dataset` names it; a run of
+        several tables needs one. Columns of it may then be absent. Raises ConfigError when the
+        folder is neither, ModelError when the model does not score as it did when it was saved.
         """
         folder = Path(folder)
         if is_export(folder):
             if site or not tuned:
                 raise ConfigError(f"{folder}: an export has neither sites nor a base model; ask its run for them")
-            return cls.open_export(folder)
+            return cls.open_export(folder, dataset=dataset)
         run = RunFolder(folder)
         run.read_manifest()  # ConfigError when it is no run folder
         config, order = load_resolved(run.checked(run.config)), read_order(run)
+        read = reading(config, order, dataset, folder)
         adapted = read_site(run, site) if site else None
         versions = {"run": config.name, "format": "run"}
         if not tuned:
             base = LanguageScorer(config, same_weights(run, config.model), None)
-            return cls(config, order, base.logits, {**versions, "model": "base"})
+            return cls(config, read, base.logits, {**versions, "model": "base"})
         read_calibrator(run)  # refused, if damaged, before the weights are loaded; says so when the run has none yet
         calibration = read_json(run.calibration)
         model = TunedModel(run, config, order)
         versions["model"] = version_of(recorded_model(run, config))
-        return cls(config, order, model.logits, versions, Correction(calibration, model.odds_multiplier, adapted))
+        return cls(config, read, model.logits, versions, Correction(calibration, model.odds_multiplier, adapted))
 
     @classmethod
-    def open_export(cls, folder: Path, verified: bool = True) -> "RowScorer":
+    def open_export(cls, folder: Path, verified: bool = True, dataset: Dataset | None = None) -> "RowScorer":
         """Open an export; `verified` checks its files' hashes and how it scores the recorded
         sample, as `load` does."""
         if verified:
             verify(folder)
         record, config = ExportRecord.read(folder), load_resolved(folder / "config.yaml")
+        read = reading(config, record.order, dataset, folder, record.trained)
         model = _exported_model(folder, record.format, config)
         if verified:
             exact = torch.float32 if record.format != "gguf" else torch.float16
             check_probe(folder, model(probe_texts(config, record.order)), exact)
         versions = {**record.versions, "format": record.kind}
         calibration = read_json(folder / "calibration.json")
-        return cls(config, record.order, model, versions, Correction(calibration, record.odds_multiplier))
+        return cls(config, read, model, versions, Correction(calibration, record.odds_multiplier))
 
     # ----------------------------------------------------------------------------------------------
     # raw rows
@@ -213,8 +241,13 @@ class RowScorer:
         data = self.config.data
         if data.name_of("text"):
             raise DataError("leave_one_field_out: the patients' texts come ready made, so no field can be left out")
-        risk_of = language_risk(self._text_risks, self.order, data, self.config.serialize)
-        return leave_one_field_out(risk_of, self._typed(row), data).as_json()
+        return self.explained(self._typed(row))
+
+    def explained(self, frame: pl.DataFrame) -> dict[str, Any]:
+        """`leave_one_field_out` of one row that is typed."""
+        data, order = self.reading.narrowed("row", frame.columns), self.reading.told(frame.columns)
+        risk_of = language_risk(self._text_risks, order, data, self.config.serialize)
+        return leave_one_field_out(risk_of, frame, data).as_json()
 
     def check_rows(self, rows: Any) -> list[list[Problem]]:
         """For each row, what is wrong with its cells: an empty list where nothing is. No value is
@@ -225,18 +258,18 @@ class RowScorer:
         """
         return self._checked(self._cells(rows))[0]
 
-    def check_and_score(self, rows: Any) -> tuple[list[list[Problem]], Array]:
+    def check_and_score(self, rows: Any) -> "Checked":
         """`check_rows` and `risks` of the same rows, whose cells are read once."""
         cells = self._cells(rows)
         problems, frame = self._checked(cells)
         if any(problem.kind == "unreadable" for found in problems for problem in found):
-            typed_rows("rows", cells, self.config.data)  # raises, as in `risks`
-        return problems, self.score(frame).final
+            typed_rows("rows", cells, self.reading.narrowed("rows", cells.columns))  # raises, as in `risks`
+        return Checked(problems, self.score(frame).final, self.abstains(frame), self.reading.counts(frame))
 
     def _checked(self, cells: pl.DataFrame) -> tuple[list[list[Problem]], pl.DataFrame]:
         """What is wrong with each row, and the rows typed, without the cells that cannot be
         read."""
-        data = self.config.data
+        data = self.reading.narrowed("rows", cells.columns)
         found: list[list[Problem]] = [[] for _ in range(cells.height)]
         typed = []
         names = check_present("rows", cells.columns, data)
@@ -265,6 +298,13 @@ class RowScorer:
         logits = self.text_logits(self._texts(frame))
         return Scored(self._calibrated(logits), probabilities(logits))
 
+    def abstains(self, frame: pl.DataFrame) -> NDArray[np.bool_]:
+        """(rows,) whether a row tells too little of what training had: fewer than
+        `fewest_columns` values. Never of ready texts."""
+        if self.config.data.name_of("text"):
+            return np.zeros(frame.height, bool)
+        return self.reading.counts(frame)["columns_known"].to_numpy() < self.fewest_columns
+
     def text_logits(self, texts: list[str]) -> Array:
         """(texts,) logits of patients' texts, as the model gives them. One call at a time is
         computed.
@@ -287,14 +327,16 @@ class RowScorer:
         return calibrate.apply(self.site, logit(risks)) if self.site else risks
 
     def _texts(self, frame: pl.DataFrame) -> list[str]:
-        return serialize_rows(frame, self.order, self.config.data, self.config.serialize)
+        return self.reading.texts(frame)
 
     def _typed(self, rows: Any) -> pl.DataFrame:
-        frame, blanked = typed_rows("rows", self._cells(rows), self.config.data)
+        cells = self._cells(rows)
+        data = self.reading.narrowed("rows", cells.columns)
+        frame, blanked = typed_rows("rows", cells, data)
         if not self.allow_unknown:
             tally = Tally()
             tally.add(frame, blanked)
-            check_meant("rows", tally.present, tally.outside, self.config.data)
+            check_meant("rows", tally.present, tally.outside, data)
         return frame
 
     def _cells(self, rows: Any) -> pl.DataFrame:

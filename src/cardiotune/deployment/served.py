@@ -24,8 +24,8 @@ class Prediction(BaseModel):
     """1 at or above the threshold, 0 below it; null when the answer abstains."""
     threshold: float
     abstain: bool
-    """True when a value is out of the range in which the model has been tried, or when no value is
-    recorded at all."""
+    """True when a value is out of the range in which the model has been tried, or when none or too
+    few are recorded."""
     out_of_range: list[str]
     """Columns whose value is out of range."""
     not_recorded: list[str]
@@ -71,13 +71,13 @@ class Served:
         self._explanations.close()
 
     def _predict(self, rows: list[Row]) -> list[Prediction]:
-        problems, risks = self.scorer.check_and_score(rows)
+        checked = self.scorer.check_and_score(rows)
         threshold = self.scorer.threshold
         answers = []
-        for risk, found in zip(risks, problems, strict=True):
+        for found, risk, too_little in zip(checked.problems, checked.risks, checked.abstains, strict=True):
             missing = [problem.column for problem in found if problem.kind == "missing"]
             outside = [problem.column for problem in found if problem.kind != "missing"]
-            abstain = bool(outside) or len(missing) == len(self._columns)
+            abstain = bool(outside) or len(missing) == len(self._columns) or bool(too_little)
             answers.append(
                 Prediction(
                     probability=float(risk),

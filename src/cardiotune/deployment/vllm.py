@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cardiotune.config import load_resolved
 from cardiotune.data.prepare import read_order
+from cardiotune.data.reading import Dataset, reading
 from cardiotune.data.tokens import LabelTokens, PromptEncoder
 from cardiotune.deployment.scorer import Correction, RowScorer
 from cardiotune.errors import ConfigError, RunError
@@ -130,10 +131,15 @@ class VllmModel:
 
 
 def load_vllm(
-    folder: Path, url: str, name: str | None = None, key: str | None = None, site: str | None = None
+    folder: Path,
+    url: str,
+    name: str | None = None,
+    key: str | None = None,
+    site: str | None = None,
+    dataset: Dataset | None = None,
 ) -> RowScorer:
     """A run whose model is computed by a vLLM server; prompts, calibration and checks of rows stay
-    here.
+    here. `site` and `dataset` as `RowScorer.load`.
 
     ConfigError for a run without a tuned label-token model, ModelError when the server does not
     score the run's synthetic sample as the run recorded it: another model, or the base without its
@@ -150,6 +156,7 @@ def load_vllm(
     verify(recorded_model(run, config))
     read_calibrator(run)
     order, adapted = read_order(run), read_site(run, site) if site else None
+    read = reading(config, order, dataset, folder)
     weights = same_weights(run, config.model)
     encoder = build_encoder(config, weights)
     labels = encoder.label_tokens(config.task.positive_label, config.task.negative_label)
@@ -157,5 +164,5 @@ def load_vllm(
     check_probe(saved, model(probe_texts(config, order)), torch.bfloat16)
     versions = {"run": config.name, "format": "vllm", "model": version_of(saved)}
     return RowScorer(
-        config, order, model, versions, Correction(read_json(run.calibration), odds_multiplier(run), adapted)
+        config, read, model, versions, Correction(read_json(run.calibration), odds_multiplier(run), adapted)
     )

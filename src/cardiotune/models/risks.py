@@ -22,6 +22,7 @@ from cardiotune.errors import DataError
 from cardiotune.models import calibrate, generation, thresholds
 from cardiotune.models.baselines import BASELINES, LabelledRows, prevalence
 from cardiotune.models.costs import clock, scoring, starting
+from cardiotune.models.enough import FEWEST, fewest_columns
 from cardiotune.models.held_out import local, matched
 from cardiotune.models.language import LanguageScorer, choose_examples, probabilities
 from cardiotune.models.logistic import logit
@@ -101,6 +102,8 @@ class CohortRisks:
         """Where the language models computed."""
         self.tuned_logits: Array = np.empty(0)
         """Of the tuned model before it is calibrated, (rows of the cohort,)."""
+        self.fewest: int | None = None
+        """Columns that a row must tell for the tuned model; None where its texts do not vary."""
 
     def all(self) -> dict[str, Risks]:
         """Model -> its risks, for every comparator of the experiment."""
@@ -142,6 +145,7 @@ class CohortRisks:
             "thresholds": {
                 name: [threshold.as_json() for threshold in fixed(risks)] for name, risks in self.found.items()
             },
+            **({} if self.fewest is None else {FEWEST: self.fewest}),
         }
 
     @cached_property
@@ -284,6 +288,14 @@ class CohortRisks:
         calibrator = fit_calibrator(self.config, shifted[held], self.events[rows], self._weights_of(rows))
         self.calibrators["tuned"] = calibrator
         final = self._spread(calibrate.apply(calibrator, shifted))
+        if self.config.vary or self.config.tables:
+            with starting():  # once, however many rows are scored
+                self.fewest = fewest_columns(
+                    lambda texts: calibrate.apply(calibrator, model.corrected(model.logits(texts))),
+                    self.prepared,
+                    self.config.serialize,
+                    self.config.seed,
+                )
         if calibrator.method == "none" and np.array_equal(shifted, logits):
             return _same(final)  # not even by the last digit: where they differ, something was done
         return Risks(final, self._spread(probabilities(logits)))
