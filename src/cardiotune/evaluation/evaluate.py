@@ -19,8 +19,8 @@ from cardiotune.evaluation import metrics
 from cardiotune.evaluation.catalogue import DIFFERENCES, NAMES, RAW, THRESHOLDS, all_metrics, values
 from cardiotune.evaluation.censoring import describe_weights, judge_times
 from cardiotune.evaluation.disclosure import Told
-from cardiotune.evaluation.estimates import EXCEPTIONS, difference, estimate
-from cardiotune.evaluation.groups import judge_groups
+from cardiotune.evaluation.estimates import EXCEPTIONS, difference, estimate, undefined
+from cardiotune.evaluation.groups import WITHHELD, judge_groups
 from cardiotune.evaluation.intervals import (
     Interval,
     affordable,
@@ -42,14 +42,18 @@ from cardiotune.evaluation.judgement import (
     Estimates,
     Group,
     Judgement,
+    Mean,
     Method,
     NetBenefit,
     Part,
+    TableJudged,
     ThresholdJudged,
     Times,
     Verdict,
 )
 from cardiotune.evaluation.metrics import Array
+from cardiotune.evaluation.random_effects import METRICS as OVER_TABLES
+from cardiotune.evaluation.random_effects import across
 from cardiotune.evaluation.survival import EVENT, Followed
 from cardiotune.models.predictions import Prediction
 from cardiotune.models.thresholds import NamedThreshold
@@ -90,6 +94,8 @@ class FromTable:
     """row_id -> follow-up of these rows and of the censored, whose outcome is unknown."""
     horizon_days: float = 0
     """How far times are judged."""
+    held_out: Sequence[str] = ()
+    """Tables of which nothing was learned from."""
 
 
 Thresholds = Mapping[str, Sequence[NamedThreshold]]
@@ -133,7 +139,7 @@ def evaluate_predictions(
     for name, models in parts.items():
         part = _read_part(name, models, thresholds or {}, table)
         times = None if part.weight is None else _judge_times(part, unknown[name], table, bootstrap)
-        judged[name] = _judge_part(part, bootstrap, table.told, times)
+        judged[name] = _judge_part(part, bootstrap, table, times)
     kind = "cluster " if table.clusters is not None else "" if stratified else "ordinary "
     method = f"{'stratified ' if stratified else ''}{kind}bootstrap, percentile"
     judgement = Judgement(
@@ -179,6 +185,8 @@ class _Rows:
     """Each model's thresholds to describe."""
     columns: dict[str, list[str | None]]
     """Title -> label of each row's group."""
+    tables: list[str] | None
+    """Name of each row's table; None where there is one."""
     clusters: NDArray[np.int_] | None
     """Number of each row's cluster; None when no two rows belong together."""
     weight: Array | None
@@ -205,6 +213,25 @@ class _Rows:
             ]
         return []
 
+    def among(self, rows: NDArray[np.int_]) -> "_Rows":
+        """Only the rows in these places, without their groups."""
+
+        def some(by_model: dict[str, Any]) -> dict[str, Any]:
+            return {model: values[rows] for model, values in by_model.items()}
+
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            y_true=self.y_true[rows],
+            risks=some(self.risks),
+            raw=some(self.raw),
+            columns={},
+            tables=None,
+            clusters=None if self.clusters is None else _numbers(self.clusters[rows].tolist()),
+            weight=None if self.weight is None else self.weight[rows],
+            unread=some(self.unread),
+        )
+
     def counted(self, counts: Array) -> Array:
         """Row counts of a bootstrap (replicates, rows), weighted."""
         return counts if self.weight is None else counts * self.weight
@@ -215,6 +242,7 @@ def _read_part(name: str, models: dict[str, list[Prediction]], thresholds: Thres
     y_true, risks, decision = _check_rows(name, models)
     raw = {model: np.array([row.y_prob_raw for row in rows], float) for model, rows in models.items()}
     ids = [row.row_id for row in next(iter(models.values()))]
+    tables = [row.table for row in next(iter(models.values())) if row.table is not None]
     if any(
         row_id not in known
         for known in (*subgroups.values(), *([] if clusters is None else [clusters]))
@@ -243,6 +271,7 @@ def _read_part(name: str, models: dict[str, list[Prediction]], thresholds: Thres
         decision,
         named,
         {title: [labels[row_id] for row_id in ids] for title, labels in subgroups.items()},
+        tables if len(tables) == len(ids) else None,
         None if clusters is None else _numbers([clusters[row_id] for row_id in ids]),
         _weights(name, models),
         unread,
@@ -272,13 +301,15 @@ def _numbers(keys: list[Hashable]) -> NDArray[np.int_] | None:
     return np.array(numbered) if len(numbers) < len(keys) else None
 
 
-def _judge_part(part: _Rows, bootstrap: _Bootstrap, told: Sequence[Told], times: Censoring | None) -> Part:
+def _judge_part(part: _Rows, bootstrap: _Bootstrap, table: FromTable, times: Censoring | None) -> Part:
     y_true, risks, test = part.y_true, part.risks, part.name == "test"
     samples = _resample(part, bootstrap)
     points = {model: _quantities(part, model, part.weight) for model in risks}
     treat_all = metrics.decision_curve(y_true, np.ones(len(y_true)), part.weight, thresholds=CURVE_THRESHOLDS)
     if part.cautions:
         log.warning("part %s: %s", part.name, part.cautions[0])
+    groups = _groups(part, bootstrap, table.told, test)
+    tables = _tables(part, bootstrap, groups)
     judged = Part(
         n=len(y_true),
         n_events=told_events(len(y_true), int(y_true.sum())),
@@ -292,12 +323,14 @@ def _judge_part(part: _Rows, bootstrap: _Bootstrap, told: Sequence[Told], times:
         replicates=bootstrap.of(part) if bootstrap.of(part) < bootstrap.replicates else None,
         cautions=part.cautions,
         censoring=times,
-        subgroups=_subgroups(part, bootstrap, told) if test else None,
+        subgroups=[group for group in groups if group.column != _OF_TABLES] if test else None,
         raw=_judge_raw(part, bootstrap),
         differences=_differences(part, points, samples) if "tuned" in risks else None,
+        tables=tables,
+        over_tables=_over_tables(tables) if test else {},
     )
     # The other parts had a hand in making the model.
-    return replace(judged, verdict=verdict(judged)) if test and "tuned" in risks else judged
+    return replace(judged, verdict=verdict(judged, table.held_out)) if test and "tuned" in risks else judged
 
 
 def _quantities(part: _Rows, model: str, weight: Array | None) -> dict[str, Array]:
@@ -355,10 +388,53 @@ def _thresholds(part: _Rows, model: str, point: dict[str, Array], sample: dict[s
     ]
 
 
-def _subgroups(part: _Rows, bootstrap: _Bootstrap, told: Sequence[Told]) -> list[Group]:
-    resamples = bootstrap.counts(part, GROUP_REPLICATES) if part.columns else ()
-    rows = {model: part.judged(model) for model in part.risks}
-    return judge_groups(part.y_true, rows, part.columns, resamples, part.ids, told)
+_OF_TABLES = "\0table"
+"""Title of the groups that are tables, where no column of the dictionary names them."""
+
+
+def _groups(part: _Rows, bootstrap: _Bootstrap, told: Sequence[Told], test: bool) -> list[Group]:
+    """Subgroups of the test part and, of any part, its tables: what may be told of either is found
+    for both together."""
+    columns = part.columns if test else {}
+    if part.tables and part.tables not in columns.values():
+        columns = {**columns, _OF_TABLES: list(part.tables)}
+    asked = test and bool(part.columns)  # else the groups are counted alone
+    resamples = bootstrap.counts(part, GROUP_REPLICATES) if asked else ()
+    rows = {model: part.judged(model) for model in part.risks} if asked else {}
+    return judge_groups(part.y_true, rows, columns, resamples, part.ids, told if test else ())
+
+
+def _tables(part: _Rows, bootstrap: _Bootstrap, groups: Sequence[Group]) -> dict[str, TableJudged]:
+    """Every table's rows, judged as the part is; withheld where its group is."""
+    if not part.tables:
+        return {}
+    title = next((title for title, labels in part.columns.items() if labels == part.tables), _OF_TABLES)
+    group_of = {group.group: group for group in groups if group.column in (title, _OF_TABLES)}
+    found = {}
+    for name in dict.fromkeys(part.tables):
+        group = group_of[name]
+        models: dict[str, Estimates] = {}
+        if group.n is not None and group.suppressed:
+            hidden = dict.fromkeys(NAMES, undefined(WITHHELD)) | {"auroc": Auroc(None, None, WITHHELD)}
+            models = dict.fromkeys(part.risks, hidden)
+        elif group.n is not None:
+            own = part.among(np.flatnonzero(np.array(part.tables) == name))
+            samples = _resample(own, bootstrap)
+            models = {
+                model: _model(own, model, _quantities(own, model, own.weight), samples[model]) for model in own.risks
+            }
+        found[name] = TableJudged(group.n, group.n_events, models)
+    return found
+
+
+def _over_tables(tables: Mapping[str, TableJudged]) -> dict[str, dict[str, Mean]]:
+    """Of every model the mean over tables; empty where fewer than two are judged."""
+    judged = [table.models for table in tables.values() if table.models and table.n_events is not None]
+    if len(judged) < 2:
+        return {}
+    return {
+        model: {name: across(name, [one[model][name] for one in judged]) for name in OVER_TABLES} for model in judged[0]
+    }
 
 
 def _judge_raw(part: _Rows, bootstrap: _Bootstrap) -> dict[str, Estimates]:
@@ -458,15 +534,16 @@ def _differences(
     return found
 
 
-def verdict(part: Part) -> Verdict:
+def verdict(part: Part, held_out: Sequence[str] = ()) -> Verdict:
     """Is the tuned language model worth it? Against the classical model that is hardest to beat on
     these rows.
 
     `decision`: `better` (than every classical model), `worse` (than at least one),
     `no_difference_shown` or `no_comparison`; `against`: the classical model that decides it, the
-    one with the highest AUROC where several do; `text`: the same in plain words. Where some rivals
-    match columns themselves, two cases are told: columns matched by hand, which `decision` is
-    about, and, as `unharmonised`, columns that nobody has matched, where words are read too.
+    one with the highest AUROC where several do; `text`: the same in plain words, with the tables
+    that were held out. Where some rivals match columns themselves, two cases are told: columns
+    matched by hand, which `decision` is about, and, as `unharmonised`, columns that nobody has
+    matched, where words are read too.
     """
     rivals = [name for name in RIVALS if name in part.models]
     if not rivals:
@@ -481,7 +558,7 @@ def verdict(part: Part) -> Verdict:
         found = replace(cases[0][1], text=told, unharmonised=cases[1][1] if given else None)
     else:
         found = _against(part, rivals)
-    return replace(found, text=found.text + _warned(part))
+    return replace(found, text=found.text + _warned(part, held_out))
 
 
 def _against(part: Part, rivals: Sequence[str]) -> Verdict:
@@ -511,7 +588,7 @@ def _against(part: Part, rivals: Sequence[str]) -> Verdict:
     return Verdict(decision, text, rival)
 
 
-def _warned(part: Part) -> str:
+def _warned(part: Part, held_out: Sequence[str]) -> str:
     """What to keep in mind with every verdict on these rows, behind it."""
     text, happened = "", part.n_events
     if happened is None or min(happened, part.n - happened) < FEW_ROWS:
@@ -519,7 +596,15 @@ def _warned(part: Part) -> str:
         text += f" With only {part.n} test rows, {told}, the intervals are wide: read this as a first look."
     if part.censoring is not None:
         text += " All figures are weighted by the inverse probability of censoring (IPCW)."
+    if held_out:
+        text += f" Held out: {_and(held_out)}."
     return text
+
+
+def _and(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _no_comparison(text: str) -> Verdict:

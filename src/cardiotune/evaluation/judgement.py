@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 from cardiotune.evaluation.intervals import Interval
 
 SCHEMA_VERSION = 1
+WITH_TABLES = 2
+"""Version of the schema where parts have `tables`, which readers of the first do not know."""
 Decision = Literal["better", "worse", "no_difference_shown", "no_comparison"]
 
 
@@ -171,6 +173,52 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean over tables; None where it is not defined."""
+
+    value: float | None
+    ci: Interval | None
+    """95 % interval of the mean."""
+    prediction: Interval | None
+    """Where the value at a further table is expected to lie, 95 %; of three tables at least."""
+    tables: int
+    """How many it is of: those that have a value with an interval."""
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"value", "ci", "prediction", "tables"}`."""
+        ends = (None if pair is None else list(pair) for pair in (self.ci, self.prediction))
+        return dict(zip(("value", "ci", "prediction", "tables"), (self.value, *ends, self.tables), strict=True))
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Undo `as_json`."""
+        mean, further = (None if pair is None else (pair[0], pair[1]) for pair in (entry["ci"], entry["prediction"]))
+        return cls(entry["value"], mean, further, entry["tables"])
+
+
+@dataclass(frozen=True, slots=True)
+class TableJudged:
+    """The rows of one table of a part; what may not be told is None or without a value, as of a
+    `Group`."""
+
+    n: int | None
+    n_events: int | None
+    models: Mapping[str, Estimates]
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """An entry of `tables`."""
+        return cls(
+            entry["n"], entry["n_events"], {model: _estimates(found) for model, found in entry["models"].items()}
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"n", "n_events", "models"}`."""
+        models = {model: _json_of(found) for model, found in self.models.items()}
+        return {"n": self.n, "n_events": self.n_events, "models": models}
+
+
+@dataclass(frozen=True, slots=True)
 class RiskGroup:
     """People of similar risk: their mean risk, and the share observed to have the event by the
     horizon."""
@@ -321,6 +369,10 @@ class Part:
     differences: Mapping[str, Estimates] | None = None
     """Other model -> tuned minus it; None without a tuned model."""
     verdict: Verdict | None = None
+    tables: Mapping[str, TableJudged] = field(default_factory=dict)
+    """By the name of the table; empty where the experiment has one."""
+    over_tables: Mapping[str, Mapping[str, Mean]] = field(default_factory=dict)
+    """Model -> metric -> the mean over tables; empty where fewer than two are judged."""
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
@@ -345,6 +397,11 @@ class Part:
             if differences is None
             else {other: _estimates(found) for other, found in differences.items()},
             verdict=Verdict.from_json(verdict) if verdict else None,
+            tables={name: TableJudged.from_json(found) for name, found in entry.get("tables", {}).items()},
+            over_tables={
+                model: {metric: Mean.from_json(mean) for metric, mean in means.items()}
+                for model, means in entry.get("over_tables", {}).items()
+            },
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -371,6 +428,13 @@ class Part:
             entry["differences"] = {other: _json_of(found) for other, found in self.differences.items()}
         if self.verdict is not None:
             entry["verdict"] = self.verdict.as_json()
+        if self.tables:
+            entry["tables"] = {name: table.as_json() for name, table in self.tables.items()}
+        if self.over_tables:
+            entry["over_tables"] = {
+                model: {metric: mean.as_json() for metric, mean in means.items()}
+                for model, means in self.over_tables.items()
+            }
         return entry
 
 
@@ -414,7 +478,7 @@ class Judgement:
     def as_json(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": WITH_TABLES if any(part.tables for part in self.parts.values()) else SCHEMA_VERSION,
             **({} if self.weights is None else {"weights": self.weights}),
             "interval": self.interval.as_json(),
             "parts": {name: part.as_json() for name, part in self.parts.items()},

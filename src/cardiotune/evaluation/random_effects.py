@@ -2,16 +2,15 @@
 further one is expected to lie."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm, t
 from statsmodels.stats.meta_analysis import combine_effects
 
-from cardiotune.evaluation.intervals import TAIL, Interval
-from cardiotune.evaluation.judgement import Estimate
+from cardiotune.evaluation.intervals import TAIL
+from cardiotune.evaluation.judgement import Estimate, Mean
 
 
 class Scale(NamedTuple):
@@ -29,34 +28,12 @@ def _share(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
+METRICS = ("auroc", "observed_expected", "calibration_slope")
+"""Of which there is a mean over tables."""
 PLAIN = Scale(float, float)
 SCALES = {"auroc": Scale(_logit, _share), "observed_expected": Scale(math.log, math.exp)}
 """Debray et al., Stat Methods Med Res 2019;28:2768: AUROC by its logit, O:E by its logarithm; other
 metrics as they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """The mean over tables; None where it is not defined."""
-
-    value: float | None
-    ci: Interval | None
-    """95 % interval of the mean."""
-    prediction: Interval | None
-    """Where the value at a further table is expected to lie, 95 %; of three tables at least."""
-    tables: int
-    """How many it is of: those that have a value with an interval."""
-
-    def as_json(self) -> dict[str, Any]:
-        """`{"value", "ci", "prediction", "tables"}`."""
-        ends = (None if pair is None else list(pair) for pair in (self.ci, self.prediction))
-        return dict(zip(("value", "ci", "prediction", "tables"), (self.value, *ends, self.tables), strict=True))
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> "Mean":
-        """Undo `as_json`."""
-        mean, further = (None if pair is None else (pair[0], pair[1]) for pair in (entry["ci"], entry["prediction"]))
-        return cls(entry["value"], mean, further, entry["tables"])
 
 
 def across(metric: str, estimates: Sequence[Estimate]) -> Mean:

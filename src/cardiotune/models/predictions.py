@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cardiotune.files import atomic
 from cardiotune.models.calibrate import in_range
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
+from cardiotune.settings.tables import TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,15 @@ class Prediction:
     cohort."""
     cluster: int | None = None
     """A number that rows of one patient share, and that tells nothing else."""
+    table: str | None = None
+    """Whose row it is, where the experiment has several tables."""
     weighted: bool = False
     """Whether the rows of its cohort have weights; not a key of its own in the file."""
 
     def as_json(self) -> dict[str, Any]:
-        """The object of the line; `weight` and `cluster` where the cohort has them."""
+        """The object of the line; `table`, `weight` and `cluster` where the cohort has them."""
         line = {name: getattr(self, name) for name in KEYS}
+        line |= {} if self.table is None else {"table": self.table}
         line |= {"weight": self.weight} if self.weighted else {}
         return line | ({} if self.cluster is None else {"cluster": self.cluster})
 
@@ -55,7 +59,8 @@ class Prediction:
     def from_json(cls, line: dict[str, Any]) -> "Prediction":
         """Of the object of a line; KeyError where it lacks a key."""
         weight, cluster = line.get("weight"), line.get("cluster")
-        return cls(**{name: line[name] for name in KEYS}, weight=weight, cluster=cluster, weighted="weight" in line)
+        plain = {name: line[name] for name in KEYS} | {"table": line.get("table")}
+        return cls(**plain, weight=weight, cluster=cluster, weighted="weight" in line)
 
 
 KEYS = ("row_id", "part", "model", "y_true", "y_prob", "y_prob_raw", "prediction", "threshold")
@@ -107,7 +112,7 @@ def frame_rows(
 ) -> list[Prediction]:
     """`prediction_rows` of a cohort's rows: who they are, what happened, and how much each
     counts."""
-    return prediction_rows(
+    lines = prediction_rows(
         model,
         frame[ROW_ID],
         parts,
@@ -118,6 +123,9 @@ def frame_rows(
         weights_of(frame),
         cluster_numbers(frame, config.data),
     )
+    if not config.tables:
+        return lines
+    return [replace(line, table=table) for line, table in zip(lines, frame[TABLE], strict=True)]
 
 
 def write_predictions(file: Path, rows: Iterable[Prediction]) -> None:

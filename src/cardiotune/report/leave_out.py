@@ -12,15 +12,14 @@ from matplotlib.figure import Figure
 from cardiotune.config import run_name
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.catalogue import named
-from cardiotune.evaluation.judgement import Estimate
-from cardiotune.evaluation.random_effects import Mean, across
+from cardiotune.evaluation.judgement import Estimate, Mean
+from cardiotune.evaluation.random_effects import METRICS, across
 from cardiotune.files import atomic, read_json, write_json, write_text
 from cardiotune.report.drawing import REFERENCE, STYLE, look
 from cardiotune.report.wording import estimate, events, in_order, model_words, plain, span
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
-METRICS = ("auroc", "observed_expected", "calibration_slope")
 NEUTRAL = {"auroc": 0.5, "observed_expected": 1.0, "calibration_slope": 1.0}
 """Where a dotted line stands: chance, or the best."""
 FILE = "leave_out.json"
