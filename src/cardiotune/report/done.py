@@ -64,6 +64,14 @@ CALIBRATIONS = {
 }
 """Methods of the experiment, and those that adapt a published score."""
 QUANTIZED = {"none": "", "nf4": ", base weights in 4 bits (NF4)", "int8": ", base weights in 8 bits"}
+VARIED = {
+    "order": "the order of columns",
+    "drop": "the columns that are left out",
+    "wording": "names and words of codes",
+    "units": "units",
+    "numbers": "decimals",
+    "missing": "whether missing values are said",
+}
 OPTIMIZERS = {
     "adamw": "AdamW",
     "paged_adamw_32bit": "paged AdamW in 32 bits",
@@ -514,6 +522,8 @@ def text(record: Record) -> str:
         made = "each row is written by the template of the settings"
     else:
         made = "each row is written as text by one rule a column"
+    if vary := record.config.vary:
+        made += f"; training texts vary from batch to batch in {listed([VARIED[way] for way in VARIED if getattr(vary, way)])}"
     return f"{made}; a prompt is never cut" + (
         f"; {tokens['shortest']} to {tokens['longest']} tokens" if tokens else ""
     )
