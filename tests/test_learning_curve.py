@@ -276,6 +276,10 @@ def test_a_start_is_worth_the_rows_at_which_the_base_does_as_well() -> None:
     assert seeds.rows == pytest.approx(128) and seeds.low == pytest.approx(32)
     assert "; 32 to more than 256 over 3 seeds)" in seeds.words
     assert seeds.words in to_markdown({"points": both})
+    (two_seeds,) = worth(points_of({16: 0.5}, base) + points_of({16: 0.9}, base, seed=1))
+    assert two_seeds.rows == 16, "no more is said than the lower of two shows"
+    (alike,) = worth(points_of({16: 0.5}, base) + points_of({16: 0.55}, base, seed=1))
+    assert "16 or fewer from the base model (by AUROC; all 2 seeds alike)" in alike.words
     assert worth([point for point in both if point["model"] == "tuned"]) == []
 
 

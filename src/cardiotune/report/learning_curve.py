@@ -253,7 +253,8 @@ class Worth:
     train_rows: int
     """From the start."""
     rows: float
-    """From the base model: the median over seeds. Infinite where none of its sizes does as well."""
+    """From the base model: the median over seeds, of an even number the lower of the two in the
+    middle. Infinite where none of its sizes does as well."""
     low: float
     high: float
     """The lowest and the highest of the seeds."""
@@ -269,9 +270,9 @@ class Worth:
     @property
     def words(self) -> str:
         """In a sentence."""
-        spread = (
-            "" if self.seeds == 1 else f"; {self._said(self.low)} to {self._said(self.high)} over {self.seeds} seeds"
-        )
+        low, high = self._said(self.low), self._said(self.high)
+        of_seeds = f"; {low} to {high} over {self.seeds} seeds" if low != high else f"; all {self.seeds} seeds alike"
+        spread = of_seeds if self.seeds > 1 else ""
         return (
             f"{self.train_rows} training rows from the start do as well as {self._said(self.rows)} from the base model "
             f"(by AUROC{spread})"
@@ -300,7 +301,7 @@ def worth(points: Sequence[dict[str, Any]]) -> list[Worth]:
             found.setdefault(point["train_rows"], []).append(reached)
     sizes = sorted({rows for line in lines.values() for rows, _ in line})
     return [
-        Worth(rows, statistics.median(of_seeds), min(of_seeds), max(of_seeds), len(of_seeds), sizes[0], sizes[-1])
+        Worth(rows, statistics.median_low(of_seeds), min(of_seeds), max(of_seeds), len(of_seeds), sizes[0], sizes[-1])
         for rows, of_seeds in sorted(found.items())
     ]
 
