@@ -277,7 +277,7 @@ def compose(experiment: dict[str, Any], overrides: list[str], source: str, folde
     if "model" in (above.get("use") or {}) and isinstance(own, dict):  # the command line has the last word
         experiment = {**experiment, "model": {key: value for key, value in own.items() if key not in OF_A_SOURCE}}
     tree = _merge_model(_merge_model(tree, experiment, problems), above, problems)
-    if "tables" in tree:
+    if tree.get("tables"):
         tree = _with_tables(tree, folder, problems)
     tree["use"] = {group: name for group, name in use.items() if group in GROUPS}
     return _check(tree, source, problems)
