@@ -1,5 +1,6 @@
 """Predictions of several tables: judged together, a table apart, and over tables."""
 
+import csv
 import json
 from dataclasses import replace
 from importlib.resources import files
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 
 from cardiotune import stages
+from cardiotune.audit.export_check import LEAVE, STAY, check_export
 from cardiotune.config import compose
 from cardiotune.evaluation.catalogue import NAMES
 from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.evaluation.groups import WITHHELD
 from cardiotune.evaluation.judgement import Judgement
 from cardiotune.models.predictions import Prediction, prediction_rows, read_predictions
+from cardiotune.report.figures import over_tables
+from cardiotune.report.record import read_record
 
 SCHEMA = json.loads((files("cardiotune.evaluation") / "metrics.schema.json").read_text("utf-8"))
 
@@ -134,3 +138,30 @@ def test_a_run_of_several_tables(hospitals: Any) -> None:
     assert metrics["schema_version"] == 2 and test["n"] == 494
     assert {name: table["n"] for name, table in test["tables"].items()} == {"va": 200, "hungarian": 294}
     assert test["over_tables"]["logistic_regression"]["auroc"]["tables"] == 2
+
+
+def test_the_report_shows_every_table(hospitals: Any) -> None:
+    text = hospitals.report.with_suffix(".md").read_text()
+    section = text.split("## Table by table")[1].split("\n## ")[0]
+    assert "| va | 200 | 149 |" in section and "| hungarian | 294 | 106 |" in section
+    assert "| mean over tables |" in section
+    page = hospitals.report.read_text()
+    assert '<h2 id="tables">Table by table</h2>' in page and "hospitals-tables.csv" in page
+
+
+def test_the_figure_has_the_numbers_of_all_models(hospitals: Any) -> None:
+    record = read_record(hospitals)
+    drawing = over_tables(record)
+    assert drawing is not None
+    lines = list(csv.DictReader(drawing.data.splitlines()))
+    mean = record.part.over_tables["logistic_regression"]["auroc"].value
+    assert mean is not None
+    found = [line for line in lines if line["table"] == "mean over tables" and line["metric"] == "auroc"]
+    assert float(next(line for line in found if line["model"] == "logistic_regression")["value"]) == round(mean, 4)
+    assert {line["table"] for line in lines} == {"va", "hungarian", "mean over tables"}
+
+
+def test_aggregates_by_table_may_leave_and_rows_stay(hospitals: Any) -> None:
+    verdicts = {entry.path: entry.verdict for entry in check_export(hospitals)}
+    assert verdicts["metrics.json"] == verdicts["report.html"] == verdicts["report.md"] == LEAVE
+    assert verdicts["predictions.jsonl"] == STAY

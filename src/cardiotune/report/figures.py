@@ -16,6 +16,7 @@ from cardiotune.comparators import IN_WORDS
 from cardiotune.data.small_counts import SMALL, told
 from cardiotune.evaluation.explain import Dependence, Explanations, Importance
 from cardiotune.evaluation.judgement import UNDEFINED, DecisionCurve, Group, Part
+from cardiotune.evaluation.random_effects import METRICS as OVER_TABLES
 from cardiotune.report import curves
 from cardiotune.report.drawing import (
     LONGEST,
@@ -30,6 +31,7 @@ from cardiotune.report.drawing import (
     table,
 )
 from cardiotune.report.learning_curve import PLOTTED
+from cardiotune.report.leave_out import NEUTRAL
 from cardiotune.report.record import Array, Record, Scores
 from cardiotune.report.wording import in_order, metric_words, model_words
 
@@ -401,6 +403,83 @@ def forest(record: Record) -> Drawing | None:
         + " The data hold every model."
         + weighted,
         svg=Markup("\n").join(drawn),
+        data=table(header, rows),
+        panels="large",
+    )
+
+
+def over_tables(record: Record) -> Drawing | None:
+    """AUROC, O:E and calibration slope of the main model at each table and over them; None where
+    the run has one table."""
+    found, main = record.part.tables, record.main
+    if not found:
+        return None
+    means = record.part.over_tables.get(main, {})
+    names = [
+        f"{textwrap.fill(name, 24)}\n({'few rows' if one.n is None else f'n = {one.n}'})" for name, one in found.items()
+    ]
+    labels = names + (["mean over tables\n(thin: a further table)"] if means else [])
+    withheld = sum(one.n_events is None for one in found.values())
+
+    def painter(metric: str) -> Callable[[Figure], None]:
+        def paint(figure: Figure) -> None:
+            axes = figure.add_subplot()
+            axes.set_title(metric_words(metric)[0], fontsize=11)
+            axes.axvline(NEUTRAL[metric], **REFERENCE)
+            for y, one in enumerate(found.values()):
+                entry = one.models.get(main, {}).get(metric, UNDEFINED)
+                if entry.value is None:
+                    text = "withheld" if one.n_events is None else "not defined"
+                    place = axes.get_yaxis_transform()
+                    axes.text(0.02, y, text, transform=place, va="center", fontsize=8, color="#555")
+                    continue
+                if entry.ci:
+                    axes.plot(entry.ci, [y, y], color="#333", linewidth=1.4)
+                axes.plot([entry.value], [y], color=BLUE, marker="s", markersize=6, linestyle="")
+            if metric in means and (mean := means[metric]).value is not None:
+                if mean.prediction:
+                    axes.plot(mean.prediction, [len(found)] * 2, color="#333", linewidth=0.8)
+                if mean.ci:
+                    axes.plot(mean.ci, [len(found)] * 2, color=BLUE, linewidth=3)
+                axes.plot([mean.value], [len(found)], color=BLUE, marker="D", markersize=7, linestyle="")
+            axes.set_yticks(range(len(labels)), labels, fontsize=8.5)
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+            if metric == "observed_expected":
+                _ratio_scale(axes)
+
+        return paint
+
+    height = 0.9 + sum(0.24 * (label.count("\n") + 1) + 0.1 for label in labels)
+    rows: list[tuple[Any, ...]] = [
+        (name, one.n, one.n_events, model, metric, entry.value, *(entry.ci or (None, None)), None, None)
+        for name, one in found.items()
+        for model, entries in one.models.items()
+        for metric, entry in entries.items()
+    ]
+    rows += [
+        (
+            "mean over tables",
+            None,
+            None,
+            model,
+            metric,
+            one.value,
+            *(one.ci or (None, None)),
+            *(one.prediction or (None, None)),
+        )
+        for model, entries in record.part.over_tables.items()
+        for metric, one in entries.items()
+    ]
+    header = ("table", "n", "events", "model", "metric", "value", "low", "high", "further low", "further high")
+    return Drawing(
+        name="tables",
+        title=f"Tables: {model_words(main)}",
+        label=f"Forest plot of AUROC, observed by expected events and calibration slope of {model_words(main)} in "
+        f"{len(found)} tables" + (f", {withheld} of them withheld" if withheld else ""),
+        caption="Look for intervals that all reach the dotted line: chance for the AUROC, 1 for O:E and slope. Diamond: the "
+        "random-effects mean over tables with its interval; its thin line, of three tables at least, reaches over where a "
+        "further table is expected to lie (95 % prediction interval). The data hold every model.",
+        svg=Markup("\n").join(svg(f"tables-{name}", (WIDTH, height), painter(name)) for name in OVER_TABLES),
         data=table(header, rows),
         panels="large",
     )

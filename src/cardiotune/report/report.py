@@ -107,6 +107,7 @@ def _drawings(record: Record) -> dict[str, Any]:
     return {
         "figures": figures.performance(record),
         "forest": figures.forest(record),
+        "tables_figure": figures.over_tables(record),
         "explanations": figures.explanations(record.explanations),
         "costs": figures.costs(_stages(record)),
         "learning_figure": figures.learning_curve(points) if points else None,
@@ -147,6 +148,7 @@ def _words(record: Record) -> dict[str, Any]:
             for model in tables.main_first(record, part.thresholds)
         ],
         "threshold_sources": done.thresholds(record),
+        "by_table": tables.by_table(record, notes),
         "subgroups": tables.subgroups(record, notes),
         "notes": notes.texts,
         "glossary": glossary(),

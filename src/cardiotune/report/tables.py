@@ -9,6 +9,7 @@ import numpy as np
 from cardiotune.data import roles
 from cardiotune.evaluation.catalogue import DIFFERENCES, RAW, SUBGROUPS, THRESHOLDS, named
 from cardiotune.evaluation.judgement import UNDEFINED, Auroc, AurocDifference, Estimate, RiskGroup, ThresholdJudged
+from cardiotune.evaluation.random_effects import METRICS as OVER_TABLES
 from cardiotune.report import curves, learning_curve
 from cardiotune.report.record import Record
 from cardiotune.report.wording import in_order, metric_words, model_words, number, reads, span
@@ -205,6 +206,31 @@ def subgroups(record: Record, notes: Notes) -> Groups:
     meant = {meaning: roles.Meant(**entry) for meaning, entry in record.cohort.get("meanings", {}).items()}
     told = f"What was taken for what: {roles.meanings_in_words(meant)}." if "meanings" in record.cohort else ""
     return Groups(model_words(record.main), [named(metric).words for metric in SUBGROUPS], rows, told)
+
+
+# --------------------------------------------------------------------------------------------------
+# several tables
+
+
+def by_table(record: Record, notes: Notes) -> WrittenTable:
+    """The main model at each table and, below, over them; without rows where the run has one
+    table."""
+    rows = []
+    for name, one in record.part.tables.items():
+        found = one.models.get(record.main, {})
+        cells = [WrittenCell("few" if count is None else str(count)) for count in (one.n, one.n_events)]
+        rows.append(
+            WrittenRow(name, [*cells, *(notes.cell(metric, found.get(metric, UNDEFINED)) for metric in OVER_TABLES)])
+        )
+    if means := record.part.over_tables.get(record.main):
+        none = [WrittenCell("")] * 2
+        mean = [notes.cell(name, Estimate(means[name].value, means[name].ci)) for name in OVER_TABLES]
+        rows.append(WrittenRow("mean over tables", [*none, *mean], main=True))
+        further = [WrittenCell(span(means[name].prediction) or "–") for name in OVER_TABLES]
+        rows.append(WrittenRow("a further table", [*none, *further], value="95 % prediction interval"))
+    return WrittenTable(
+        ["Rows", "Events", *(named(metric).words for metric in OVER_TABLES)], rows, model_words(record.main)
+    )
 
 
 # --------------------------------------------------------------------------------------------------
