@@ -19,8 +19,8 @@ from cardiotune.evaluation import metrics
 from cardiotune.evaluation.catalogue import DIFFERENCES, NAMES, RAW, THRESHOLDS, all_metrics, values
 from cardiotune.evaluation.censoring import describe_weights, judge_times
 from cardiotune.evaluation.disclosure import Told
-from cardiotune.evaluation.estimates import EXCEPTIONS, difference, estimate, undefined
-from cardiotune.evaluation.groups import WITHHELD, judge_groups
+from cardiotune.evaluation.estimates import EXCEPTIONS, difference, estimate
+from cardiotune.evaluation.groups import judge_groups
 from cardiotune.evaluation.intervals import (
     Interval,
     affordable,
@@ -414,10 +414,7 @@ def _tables(part: _Rows, bootstrap: _Bootstrap, groups: Sequence[Group]) -> dict
     for name in dict.fromkeys(part.tables):
         group = group_of[name]
         models: dict[str, Estimates] = {}
-        if group.n is not None and group.suppressed:
-            hidden = dict.fromkeys(NAMES, undefined(WITHHELD)) | {"auroc": Auroc(None, None, WITHHELD)}
-            models = dict.fromkeys(part.risks, hidden)
-        elif group.n is not None:
+        if group.n is not None and not group.suppressed:
             own = part.among(np.flatnonzero(np.array(part.tables) == name))
             samples = _resample(own, bootstrap)
             models = {

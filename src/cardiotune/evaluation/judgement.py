@@ -198,8 +198,8 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class TableJudged:
-    """The rows of one table of a part; what may not be told is None or without a value, as of a
-    `Group`."""
+    """The rows of one table of a part. A count that may not be told is None, and `models` is then
+    empty."""
 
     n: int | None
     n_events: int | None
