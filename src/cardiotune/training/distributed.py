@@ -1,5 +1,6 @@
 """One process or many: starting them, cutting work among them, and what DeepSpeed is told."""
 
+import atexit
 import json
 import logging
 import os
@@ -55,6 +56,15 @@ def join(config: Config) -> None:
         torch.distributed.init_process_group(
             "gloo" if cpu else "nccl", store=_store(process), rank=process.rank, world_size=process.size
         )
+        if cpu:
+            atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Gloo's threads end before the interpreter does: one that is still there when its group is
+    thrown away aborts a process whose work is done and saved. Nobody is waited for."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def meet() -> bool:
