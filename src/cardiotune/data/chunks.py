@@ -15,7 +15,6 @@ from cardiotune.data.cohort import (
     Tally,
     check_present,
     check_readable,
-    present_only,
     read_rows,
     row_ids,
     tell_writings,
@@ -71,10 +70,8 @@ class TableChunks:
         known: dict[str, Any] | None = None,
         rows: int = CHUNK_ROWS,
         allow_unknown: bool = False,
-        any_columns: bool = False,
     ) -> None:
-        """`known`: what `as_json` gave, if the table has been checked before. `any_columns`: `data`
-        is narrowed to the columns that are there.
+        """`known`: what `as_json` gave, if the table has been checked before.
 
         Raises DataError, before a row is given out, when columns are absent, cells are not of their
         column's type or, without `allow_unknown`, most values of a column in the whole table are
@@ -96,9 +93,6 @@ class TableChunks:
         if data.format != "ukb":
             self._key = None if keep_row_ids else row_key(self.file)
             present = self._layout.names if self._layout else column_names(self.file)
-            if any_columns:
-                data = present_only(self.file, present, data)
-                self.data = self.data.model_copy(update={"columns": data.columns})
             needed = check_present(self.file, present, data)
             identity = data.name_of("id")
             self._columns = [*needed, *([identity] if identity in present else [])]

@@ -47,14 +47,19 @@ class Reading:
         them."""
         return present_only(source, list(present), self.data) if self.other else self.data
 
+    def of_table(self, table: str) -> DataConfig:
+        """The dictionary of a table, as `narrowed`; its rows are not read."""
+        if not self.other:
+            return self.data
+        file = locate(table)
+        return self.narrowed(file, column_names(file, header=self.data.column_names))
+
     def rows(self, table: str, keep_row_ids: bool = False, allow_unknown: bool = False) -> "Read":
         """All rows of a table, as `read_rows`."""
-        if not self.other:
-            return Read(read_rows(table, self.data, keep_row_ids, allow_unknown).frame, self.data)
-        file = locate(table)
-        data = self.narrowed(file, column_names(file, header=self.data.column_names))
+        data = self.of_table(table)
         frame = read_rows(table, data, keep_row_ids, allow_unknown).frame
-        self.tell(file, data)
+        if self.other:
+            self.tell(locate(table), data)
         return Read(frame, data)
 
     def texts(self, frame: pl.DataFrame) -> list[str]:

@@ -63,9 +63,8 @@ class Job:
     def chunks(self, known: dict[str, Any] | None = None) -> TableChunks:
         """The table's rows."""
         read = reading_of(self.folder, self.dataset)
-        chunks = TableChunks(
-            self.table, read.data, self.keep_ids, known, self.chunk_rows, self.allow_unknown, any_columns=read.other
-        )
+        data = read.of_table(self.table)
+        chunks = TableChunks(self.table, data, self.keep_ids, known, self.chunk_rows, self.allow_unknown)
         if read.other and known is None:
             read.tell(chunks.file, chunks.data)
         return chunks

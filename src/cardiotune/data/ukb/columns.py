@@ -41,7 +41,6 @@ ID_NAMES: dict[str, Style | None] = {
 }
 """Names of the participant's id; `eid` serves two styles."""
 STYLES: tuple[Style, ...] = ("csv", "tab", "rap", "rap_prefixed", "titles")
-_EXAMPLES = "21003-0.0, f.21003.0.0, p21003_i0, participant.p21003_i0, or titles with | Instance 0"
 
 
 def parse_name(name: str, style: Style) -> Place | None:
