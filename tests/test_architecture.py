@@ -224,3 +224,26 @@ def test_what_may_be_lacking_is_no_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = {re.split(r"[>=<~\[ ]", each)[0].lower() for each in project["dependencies"]}
     assert not OPTIONAL & needed
+
+
+MOST_ARGUMENTS = 6
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_a_function_of_many_arguments_says_why(file: Path) -> None:
+    """A comment behind its bracket; the options of a command are what its users type."""
+    if file.name == "cli.py":
+        return
+    lines = file.read_text("utf-8").splitlines()
+    many = [
+        node
+        for node in ast.walk(ast.parse("\n".join(lines)))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and len(given(node.args) - {"self", "cls"}) > MOST_ARGUMENTS
+    ]
+    assert [node.name for node in many if not re.search(r"\(  # \w", lines[node.lineno - 1])] == []
+
+
+def given(arguments: ast.arguments) -> set[str]:
+    """Names of a function's arguments, without those that gather what is left."""
+    return {one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}

@@ -97,7 +97,7 @@ class _Adapted(torch.autograd.Function):
     so only x, A and B have gradients."""
 
     @staticmethod
-    def forward(
+    def forward(  # tensors of one product, for PyTorch to save
         ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
     ) -> Tensor:
         low = rows @ a.T  # (tokens, r)

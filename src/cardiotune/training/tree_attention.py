@@ -44,7 +44,7 @@ def tree_masks(batch: Batch, config: Any) -> torch.Tensor | dict[str, torch.Tens
     return masks.get("sliding_attention", masks["full_attention"])
 
 
-def _attend(
+def _attend(  # those that transformers gives
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
