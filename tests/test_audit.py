@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from cardiotune.audit import outcome, overlap
 from cardiotune.audit.audit import SUBJECTS, audit_raw, audit_results, audit_table
-from cardiotune.audit.ceilings import ceiling_of
+from cardiotune.audit.ceilings import believable, ceiling_of
 from cardiotune.audit.findings import Finding, as_json, from_json, gravest_first
 from cardiotune.audit.quick_models import audit_permutation
 from cardiotune.audit.results import Results
@@ -482,8 +482,16 @@ CARDIO = list(read_yaml(shipped("datasets")["cardio"])["data"]["columns"])
     ],
 )
 def test_auroc_above_the_ceiling(part: dict[str, Any], columns: list[str], known: float | None, severity: str) -> None:
-    findings = audit_results(Results([], {"parts": {"test": part}}, columns, known))
+    findings = audit_results(Results([], {"parts": {"test": part}}, [columns], known))
     assert [finding.severity for finding in findings] == ([severity] if severity else [])
+
+
+def test_the_ceiling_of_several_tables_is_the_highest_of_theirs() -> None:
+    statlog = read_yaml(shipped("datasets")["statlog_heart"])["data"]["columns"]
+    assert believable([CARDIO, statlog], None).name == believable([statlog, CARDIO], None).name == "UCI Statlog heart"
+    assert believable([CARDIO, ["a", "b"]], None).auroc == 0.99
+    assert believable([], None).auroc == 0.99
+    assert believable([CARDIO, statlog], 0.7).auroc == 0.7
 
 
 def test_public_tables_are_known_by_their_columns() -> None:

@@ -4,14 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
-from cardiotune.audit.audit import audit_table
+from cardiotune import runs, stages
+from cardiotune.audit.audit import audit_prepared, audit_table
+from cardiotune.audit.findings import as_json
 from cardiotune.audit.table import Table
-from cardiotune.config import compose, load_config, load_resolved
+from cardiotune.config import compose, dump, load_config, load_resolved
 from cardiotune.data.prepare import read_prepared
 from cardiotune.data.vary import Varied, wordings
 from cardiotune.errors import ConfigError, DataError
+from cardiotune.files import write_json
+from cardiotune.models.predictions import write_predictions
 from cardiotune.settings import VaryConfig
 from cardiotune.settings.tables import OUTCOME, TABLE
 
@@ -142,8 +147,6 @@ def test_parts_at_random_keep_to_what_a_table_is_for() -> None:
 
 
 def test_the_resolved_experiment_reads_back(tmp_path: Path) -> None:
-    from cardiotune.config import dump
-
     config = hospitals()
     (tmp_path / "config.yaml").write_text(dump(config))
     assert load_resolved(tmp_path / "config.yaml") == config
@@ -404,3 +407,71 @@ def test_a_table_that_shares_nothing_is_said_and_not_refused(tmp_path: Path, cap
     line = "table other has no column in common with the tables that train: nothing was learned of what it has"
     assert line in caplog.text
     assert line in [finding.text for finding in audit_table(Table(prepared, config.data, 0))]
+
+
+# --------------------------------------------------------------------------------------------------
+# how well the test part can be ranked
+
+CARDIO = {"cardio": {"data": {"path": "cardio.csv"}}}
+
+
+@pytest.mark.parametrize(
+    ("tables", "more", "judged"),
+    [
+        ({**CARDIO, "hungarian": {"part": "test"}}, {}, ["hungarian"]),
+        ({**CARDIO, "hungarian": None}, {"split": {"by": "table", "test_tables": ["cardio"]}}, ["cardio"]),
+        ({**CARDIO, "hungarian": None}, {}, ["cardio", "hungarian"]),
+        (
+            {**CARDIO, "hungarian": {"part": "train"}, "va": {"part": "test"}},
+            {"split": {"by": "random"}},
+            ["cardio", "va"],
+        ),
+    ],
+)
+def test_dictionaries_of_the_tables_with_test_rows(
+    tables: dict[str, Any], more: dict[str, Any], judged: list[str]
+) -> None:
+    config = experiment(tables, **more)
+    assert config.judged_data == [config.tables[name].data for name in judged]
+
+
+def test_of_one_table_it_is_the_only_dictionary() -> None:
+    config = load_config("statlog_heart")
+    assert config.judged_data == [config.data]
+
+
+@pytest.mark.parametrize(("test", "found"), [("hungarian", []), ("cardio", ["above_ceiling"])])
+def test_the_ceiling_is_that_of_the_tables_with_test_rows(tmp_path: Path, test: str, found: list[str]) -> None:
+    """What is known of cardio says nothing about patients of Hungary, whose columns are others."""
+    config = experiment({**CARDIO, "hungarian": None}, split={"by": "table", "test_tables": [test]})
+    folder = runs.create(tmp_path / "run", dump(config), False)
+    write_predictions(folder.predictions, [])
+    judged = {"n": 294, "n_events": 106, "models": {"tuned": {"auroc": {"value": 0.91, "ci": [0.88, 0.94]}}}}
+    write_json(folder.metrics, {"parts": {"test": judged}})
+    for file, content in ((folder.calibration, {}), (folder.cohort, {}), (folder.audit, as_json([]))):
+        write_json(file, content)
+    folder.record(folder.predictions, folder.metrics, folder.calibration, folder.cohort, folder.audit)
+    assert [finding.check for finding in stages.audit_results(folder)] == found
+
+
+@pytest.mark.parametrize(("test", "ceiling"), [("other", 0.99), ("first", 0.81)])
+def test_the_quick_model_is_held_against_the_same(tmp_path: Path, test: str, ceiling: float) -> None:
+    """A table with Kaggle's columns, whose outcome its sugar tells, and one with others."""
+    known = ("ap_hi", "ap_lo", "cholesterol", "gluc", "smoke", "alco", "active")
+    draw = np.random.default_rng(0)
+    happened = draw.integers(0, 2, 400)
+    told = np.round(happened + draw.normal(0, 0.55, 400), 3)  # an AUROC of 0.90
+    columns = {name: draw.integers(0, 9, 400) for name in known}
+    pl.DataFrame({**columns, "gluc": told, "y": happened}).write_csv(tmp_path / "first.csv")
+    pl.DataFrame({"zucker": told, "krank": happened}).write_csv(tmp_path / "other.csv")
+    dictionaries: dict[str, dict[str, Any]] = {
+        "first": {**{name: {"type": "numeric"} for name in known}, "y": {"role": "target"}},
+        "other": {"zucker": {"type": "numeric", "same_as": "gluc"}, "krank": {"role": "target"}},
+    }
+    tables = {
+        name: {"data": {"path": str(tmp_path / f"{name}.csv"), "columns": own}} for name, own in dictionaries.items()
+    }
+    config = experiment(tables, split={"by": "table", "test_tables": [test], "shared_patients": "allow"})
+    findings = audit_prepared(config, read_prepared(config))
+    found = [finding.numbers["ceiling"] for finding in findings if finding.check == "above_ceiling"]
+    assert found == ([ceiling] if ceiling < 0.9 else [])

@@ -232,7 +232,7 @@ def audit_results(folder: RunFolder) -> list[Finding]:
         Results(
             read_predictions(folder),
             read_json(folder.checked(folder.metrics)),
-            config.data.columns,
+            [data.columns for data in config.judged_data],
             config.evaluation.known_ceiling,
             calibration=read_json(folder.checked(folder.calibration)),
             tokens=read_json(folder.checked(folder.cohort)).get("tokens"),

@@ -31,7 +31,8 @@ SUBJECTS = (overlap, near_copies, made_up, outcome, values, quick_models)
 def audit_prepared(config: Config, prepared: Prepared) -> list[Finding]:
     """Audit of a table and its parts before any language model is trained, the gravest finding
     first."""
-    inside = audit_table(Table(prepared, config.data, config.seed, config.evaluation.known_ceiling))
+    judged = [data.columns for data in config.judged_data]
+    inside = audit_table(Table(prepared, config.data, config.seed, config.evaluation.known_ceiling, judged))
     # An export's raw cells are codes of many fields: only what was made of them can be judged.
     if config.data.format == "ukb":
         return gravest_first(inside)

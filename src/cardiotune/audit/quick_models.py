@@ -33,7 +33,7 @@ def quick_models(table: Table) -> list[Finding]:
     ranked = area(happened, risk)
     low = ranked - 1.96 * standard_error(ranked, int(happened.sum()), int((1 - happened).sum()))
     enough = min(happened.sum(), (1 - happened).sum()) >= FEW
-    ceiling = believable(table.data.columns, table.known_ceiling)
+    ceiling = believable(table.judged, table.known_ceiling)
     found = above(f"a quick {name}", ranked, low, ceiling) if enough else []
     if table.equal_rows.copied:  # copies are learned by heart, which takes long and shows clearly
         return found + audit_permutation(name, model, table, table.keys, 2)

@@ -18,8 +18,8 @@ class Results:
     rows: Sequence[Prediction]
     metrics: Mapping[str, Any]
     """Content of `metrics.json`."""
-    columns: Iterable[str] = ()
-    """Of the table: a public one is recognised by them."""
+    judged: Sequence[Iterable[str]] = ()
+    """Columns of each table with rows in the test part: a public one is recognised by them."""
     known_ceiling: float | None = None
     """AUROC that no honest model exceeds, where the config names it."""
     calibration: Mapping[str, Any] = field(default_factory=dict)
@@ -45,7 +45,7 @@ def shared_predictions(results: Results) -> list[Finding]:
 @CHECKS.add
 def too_good(results: Results) -> list[Finding]:
     """Models that rank the test part better than is believable, or than the validation part."""
-    ceiling = believable(results.columns, results.known_ceiling)
+    ceiling = believable(results.judged, results.known_ceiling)
     parts = results.metrics["parts"]
     test = parts.get("test", {"n": 0, "n_events": 0, "models": {}})
     # None where one of them is below ten.

@@ -1,6 +1,6 @@
 """What a check of a table and its parts looks at."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,13 +24,16 @@ SHARE_OF_COPIES = 0.01
 class Table:
     """A cohort with its parts and texts, and what several checks compute of it, once.
 
-    `known_ceiling` is the AUROC that no honest model exceeds on this table, where it is known.
+    `known_ceiling` is the AUROC that no honest model exceeds on this table, where it is known;
+    `judged` has the columns of each table with rows in the test part, by which a public one is
+    recognised.
     """
 
     prepared: Prepared
     data: DataConfig
     seed: int
     known_ceiling: float | None = None
+    judged: Sequence[Iterable[str]] = ()
 
     @property
     def frame(self) -> pl.DataFrame:

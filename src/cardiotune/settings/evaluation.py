@@ -59,7 +59,7 @@ class EvaluationConfig(Settings):
     known_ceiling: float | None = Field(None, gt=0.5, le=1)
     """The highest AUROC that is believable on this table; a result that is surely above it is
     reported as a leak. A data set's file gives it with its source. Default: that of the public
-    table with these columns, else 0.99."""
+    table with these columns, else 0.99; of several tables with test rows the highest."""
     bootstrap_method: Literal["ordinary", "stratified"] = "ordinary"
     """`stratified` keeps the number of events fixed; intervals of calibration and precision are
     then too narrow."""

@@ -161,6 +161,13 @@ class Config(Settings):
         return [name for name, table in self.tables.items() if table.part == "train"]
 
     @property
+    def judged_data(self) -> list[DataConfig]:
+        """Own dictionaries of the tables that have rows in the test part."""
+        at_random = set(self.tables) - set(self.training_tables) if self.split.by == "random" else set()
+        judged = at_random | set(self.test_tables)
+        return [table.data for name, table in self.tables.items() if name in judged] or [self.data]
+
+    @property
     def vary(self) -> VaryConfig | None:
         """How training texts vary; None where they do not."""
         asked = self.serialize.vary
