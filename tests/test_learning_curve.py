@@ -283,6 +283,23 @@ def test_a_start_is_worth_the_rows_at_which_the_base_does_as_well() -> None:
     assert worth([point for point in both if point["model"] == "tuned"]) == []
 
 
+def test_seeds_of_one_size_are_one_line_whatever_rows_they_have() -> None:
+    """Whole sites and patients with several rows make parts that differ by a few rows."""
+    apart = [
+        {**point, "train_rows": point["train_rows"] + (0, 3, -2)[seed], "seed": seed}
+        for seed, value in enumerate((0.75, 0.5, 0.9))
+        for point in points_of({200: value}, {200: 0.60, 800: 0.80})
+    ]
+    (one,) = worth(apart)
+    assert (one.train_rows, one.seeds, one.smallest, one.largest) == (200, 3, 200, 800)
+    assert one.rows == pytest.approx(200 * 4**0.75) and one.low == 200
+    assert "200 training rows from the start do as well as 566 from" in one.words
+    assert "; 200 or fewer to more than 800 over 3 seeds)" in one.words
+    assert to_markdown({"points": apart}).count(" training rows from the start") == 1
+    (two,) = worth([point for point in apart if point["seed"] < 2])
+    assert isinstance(two.train_rows, int) and two.seeds == 2
+
+
 def test_a_curve_with_a_start_has_the_tuned_model_from_both(tmp_path: Path) -> None:
     start = {"start_from": str(tmp_path / "source")}
     config = experiment(tmp_path, models=["logistic_regression", "tuned"], train=start)

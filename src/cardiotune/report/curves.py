@@ -243,16 +243,22 @@ def risk_counts(y_true: Array, risk: Array, end: float = 1.0, weight: Array | No
     return with_event, without
 
 
-def by_training_rows(points: list[dict[str, Any]], metric: str) -> dict[str, dict[float, list[float]]]:
-    """Model -> training rows -> the defined values of the seeds; rows ascending.
+def rows_of_sizes(points: Iterable[dict[str, Any]]) -> dict[int | str, float]:
+    """Size -> its training rows. Seeds of one size may differ by a few rows: the size stands at
+    their median.
 
-    points: those of `learning_curve.json`. Seeds of one size may differ by a few rows: the size
-    stands at their median.
+    points: those of `learning_curve.json`.
     """
-    rows: dict[Any, list[int]] = {}
+    rows: dict[int | str, list[int]] = {}
     for point in points:
         rows.setdefault(point["size"], []).append(point["train_rows"])
-    x = {size: statistics.median(counts) for size, counts in rows.items()}
+    return {size: statistics.median(counts) for size, counts in rows.items()}
+
+
+def by_training_rows(points: list[dict[str, Any]], metric: str) -> dict[str, dict[float, list[float]]]:
+    """Model -> training rows, as `rows_of_sizes` -> the defined values of the seeds; rows
+    ascending."""
+    x = rows_of_sizes(points)
     lines: dict[str, dict[float, list[float]]] = {}
     for point in sorted(points, key=lambda point: x[point["size"]]):
         values = lines.setdefault(point["model"], {}).setdefault(x[point["size"]], [])

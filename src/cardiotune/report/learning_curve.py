@@ -27,7 +27,7 @@ from cardiotune.data.prepare import read_prepared
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation.catalogue import named
 from cardiotune.files import atomic, write_json, write_text
-from cardiotune.report.curves import by_training_rows
+from cardiotune.report.curves import by_training_rows, rows_of_sizes
 from cardiotune.report.drawing import STYLE, look
 from cardiotune.report.wording import model_words
 from cardiotune.runs import RunFolder, check_free
@@ -290,15 +290,16 @@ def worth(points: Sequence[dict[str, Any]]) -> list[Worth]:
     Of each seed, the size at which the line from the base model, straight between its sizes on a
     logarithmic axis, first reaches the AUROC from the start.
     """
+    x = {size: round(rows) for size, rows in rows_of_sizes(points).items()}
     lines: dict[int, list[tuple[int, float]]] = {}
     for point in points:
         if point["model"] == FROM_BASE and point["auroc"] is not None:
-            lines.setdefault(point["seed"], []).append((point["train_rows"], point["auroc"]))
+            lines.setdefault(point["seed"], []).append((x[point["size"]], point["auroc"]))
     found: dict[int, list[float]] = {}
     for point in points:
         if point["model"] == "tuned" and point["auroc"] is not None and point["seed"] in lines:
             reached = _reaches(sorted(lines[point["seed"]]), point["auroc"])
-            found.setdefault(point["train_rows"], []).append(reached)
+            found.setdefault(x[point["size"]], []).append(reached)
     sizes = sorted({rows for line in lines.values() for rows, _ in line})
     return [
         Worth(rows, statistics.median_low(of_seeds), min(of_seeds), max(of_seeds), len(of_seeds), sizes[0], sizes[-1])
