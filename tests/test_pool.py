@@ -12,13 +12,15 @@ from cardiotune.audit.audit import audit_prepared, audit_table
 from cardiotune.audit.findings import as_json
 from cardiotune.audit.table import Table
 from cardiotune.config import compose, dump, load_config, load_resolved
+from cardiotune.data.pool import InTwo
 from cardiotune.data.prepare import read_prepared
+from cardiotune.data.split import cluster_numbers, part_patients
 from cardiotune.data.vary import Varied, wordings
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.files import write_json
 from cardiotune.models.predictions import write_predictions
 from cardiotune.settings import VaryConfig
-from cardiotune.settings.tables import OUTCOME, TABLE
+from cardiotune.settings.tables import OUTCOME, PATIENT, TABLE
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 MODEL = {"use": {"model": "gemma3-270m", "method": "lora", "task": "heart_disease"}}
@@ -94,8 +96,9 @@ def test_codes_of_other_names_are_matched_by_hand(tmp_path: Path) -> None:
         ({"alter": {"type": "text", "same_as": "age"}}, "alter: is text, but age of table first is integer"),
         ({"glukose": {"unit": "mmol/L", "same_as": "age"}}, "another column of this table is age too"),
         ({"glukose": {"same_as": "table"}}, "table cannot be a quantity's name"),
+        ({"glukose": {"same_as": "patient"}}, "patient cannot be a quantity's name"),
     ],
-    ids=["two kinds", "twice", "reserved"],
+    ids=["two kinds", "twice", "reserved", "reserved for patients"],
 )
 def test_what_cannot_be_one_quantity_is_said(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -305,6 +308,93 @@ def test_rows_drawn_at_random_are_looked_at_one_by_one() -> None:
     torn = {tuple(sorted(set(pair))) for pair in parts}
     assert torn <= {("train",), ("validation",), ("test",), ("test", "unused"), ("unused", "validation"), ("unused",)}
     assert len(prepared.rows("test")) == pytest.approx(0.25 * 573, abs=2)
+
+
+# --------------------------------------------------------------------------------------------------
+# patients with several rows
+
+
+def with_visits(tmp_path: Path, by: str = "random", **more: Any) -> Any:
+    """A table of 60 patients with three visits each, one of 60 rows without a column of patients,
+    and, held out by table, one of 30 patients with two visits."""
+    columns = {"age": {"type": "integer", "unit": "years"}, "sugar": {"unit": "mg/dL"}, "y": {"role": "target"}}
+    visits = {"visits": (60, 3), "rows": (60, 1), "pairs": (30, 2)}
+    tables: dict[str, Any] = {}
+    for name, (patients, times) in visits.items():
+        grouped = name != "rows"
+        lines = [
+            f"{40 + i % 45},{90 + 7 * i % 83 + visit},{(i + visit) % 3 % 2}" + f",{i}" * grouped
+            for i in range(patients)
+            for visit in range(times)
+        ]
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join(["age,sugar,y" + ",who" * grouped, *lines]) + "\n")
+        group = {"who": {"role": "group"}} if grouped else {}
+        tables[name] = {"data": {"path": str(path), "columns": {**columns, **group}}}
+    if by == "table":
+        tables["pairs"]["part"] = "test"
+    return experiment(tables, **{"split": {"by": by}, **more})
+
+
+@pytest.mark.parametrize("by", ["random", "table"])
+def test_rows_of_one_patient_stay_in_one_part(tmp_path: Path, by: str) -> None:
+    config = with_visits(tmp_path, by)
+    assert config.data.name_of("group") == PATIENT
+    prepared = read_prepared(config)
+    frame = prepared.cohort.frame.with_columns(part=prepared.parts)
+    assert frame[PATIENT].n_unique() == 60 + 60 + 30
+    assert frame.group_by(PATIENT).agg(parts=pl.col("part").n_unique())["parts"].to_list() == [1] * 150
+    for name in ("visits", "rows"):
+        parts = frame.filter(pl.col(TABLE) == name)["part"]
+        assert (parts == "validation").mean() == pytest.approx(0.15, abs=0.05)
+        assert (parts == "test").mean() == pytest.approx(0.25 if by == "random" else 0, abs=0.05)
+    assert set(frame.filter(pl.col(TABLE) == "pairs")["part"]) >= {"test"}
+    clusters = cluster_numbers(prepared.cohort.frame, config.data)
+    assert clusters == [*sorted([*range(60)] * 3), *range(60, 120), *sorted([*range(120, 150)] * 2)]
+
+
+def test_a_patient_is_of_one_table(tmp_path: Path) -> None:
+    frame = read_prepared(with_visits(tmp_path)).cohort.frame
+    ids = frame["__row_id__"]
+    assert (frame[PATIENT][0], frame[PATIENT][180], frame[PATIENT][-1]) == (
+        "visits 0",
+        f"rows row {ids[180]}",
+        "pairs 29",
+    )
+
+
+def test_tables_without_patients_have_no_such_column() -> None:
+    config = hospitals()
+    assert PATIENT not in config.data.columns
+    assert PATIENT not in read_prepared(config).cohort.frame.columns
+
+
+def test_a_small_table_does_not_make_validation_large(tmp_path: Path) -> None:
+    """A share of groups is drawn in folds, no more than the smallest stratum has rows."""
+    config = with_visits(tmp_path)
+    few = tmp_path / "rows.csv"
+    few.write_text("".join(line for line in few.open() if not line.endswith(",1\n")) + 3 * "50,100,1\n")
+    parts = read_prepared(config).parts
+    assert (parts == "validation").mean() == pytest.approx(0.15, abs=0.03)
+    assert (parts == "test").mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_every_visit_of_a_patient_who_stands_in_two_tables_is_unused(tmp_path: Path) -> None:
+    config = with_visits(tmp_path, "table", split={"by": "table", "shared_patients": "unused"})
+    prepared = read_prepared(config)
+    first, held = 3 * 7, 180 + 60  # a visit of the eighth patient, and the first row held out
+    patients = [InTwo("in words", np.array([[first, held]]))]
+    parts = part_patients(prepared.parts, patients, prepared.cohort, config.data, config.split)
+    assert parts[first : first + 3].tolist() == ["unused"] * 3
+    assert (parts == "unused").sum() == 3
+
+
+def test_a_part_of_one_patient_is_refused(tmp_path: Path) -> None:
+    config = with_visits(tmp_path, "table")
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("age,sugar,y,who\n" + "".join(f"{40 + i},{90 + i},{i % 2},1\n" for i in range(20)))
+    with pytest.raises(DataError, match="all 20 rows of the test part are of one patient"):
+        read_prepared(config)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from cardiotune.data.counts import Notes, Step
 from cardiotune.data.units import line, substance_of
 from cardiotune.errors import DataError
 from cardiotune.settings import Column, DataConfig
-from cardiotune.settings.tables import OUTCOME, TABLE, TableConfig, codes_in, shared_name
+from cardiotune.settings.tables import OUTCOME, PATIENT, TABLE, TableConfig, codes_in, shared_name
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,16 @@ def pooled_rows(
     table: str, frame: pl.DataFrame, data: DataConfig, pooled: DataConfig, keep_row_ids: bool = False
 ) -> pl.DataFrame:
     """Rows of a table, typed by its own dictionary, under the pooled one; what it does not have is
-    missing."""
+    missing. A patient is of one table; a row of which the table does not say whose it is, is its
+    own."""
     own = {shared_name(name, data.columns[name]): name for name in data.features}
     ids = f"{table} " + frame[ROW_ID] if keep_row_ids else frame[ROW_ID]
     columns = [pl.repeat(table, frame.height, dtype=pl.String, eager=True).alias(TABLE)]
+    if PATIENT in pooled.columns:
+        alone = f"{table} row " + frame[ROW_ID]
+        group = data.name_of("group")
+        whose = alone if group is None else (f"{table} " + frame[group].cast(pl.String)).fill_null(alone)
+        columns.append(whose.alias(PATIENT))
     for name in pooled.features:
         first = pooled.columns[name]
         if name in own:

@@ -118,9 +118,11 @@ def _varied(config: Config, cohort: Cohort, order: list[str], dictionaries: list
 def _of_tables(config: Config) -> Prepared:
     """The rows of all tables under the dictionary that they share; their texts under their own."""
     pool = read_pool(config.tables, config.data, config.seed, config.evaluation.keep_row_ids)
-    parts = split_pool(pool.cohort, config.split, config.test_tables, config.training_tables, config.split_seed)
+    parts = split_pool(
+        pool.cohort, config.data, config.split, config.test_tables, config.training_tables, config.split_seed
+    )
     in_two = in_two_tables(pool, config.tables)
-    parts = part_patients(parts, in_two, pool.cohort.events, config.split)
+    parts = part_patients(parts, in_two, pool.cohort, config.data, config.split)
     if config.split.train_rows:
         parts = cut_training(parts, pool.cohort.events, config.split.train_rows, config.split_seed)
     unlike = strangers(config.tables, config.test_tables)

@@ -28,6 +28,8 @@ CENSORED = 2
 FEW_GROUPS = 20
 """A part whose rows are worth fewer patients (or groups) of equal size says little: its intervals
 rest on their chance."""
+MOST_FOLDS = 10
+"""Of groups, a share is drawn as so many of at most so many folds."""
 FEWEST_CENSORED = 20
 """Fewer cannot be spread over the parts by their share, and go with those without the event."""
 
@@ -48,8 +50,7 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
     elif split.by == "site":
         parts = _by_site(frame[_named(data, "site")], split, seed)
     else:
-        several = group and frame[group].is_duplicated().any()
-        groups = frame[group].rank("dense").to_numpy() if group and several else None
+        groups = _several_rows(frame, data)
         if split.by == "files":
             parts = _by_file(frame[PART].to_numpy(), outcomes, groups, split, seed)
         else:
@@ -62,13 +63,17 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
     return parts
 
 
-def split_pool(cohort: Cohort, split: SplitConfig, held: Sequence[str], never_held: Sequence[str], seed: int) -> Parts:
-    """The part of every row of several tables, shape (rows,), stratified by table and outcome.
+def split_pool(
+    cohort: Cohort, data: DataConfig, split: SplitConfig, held: Sequence[str], never_held: Sequence[str], seed: int
+) -> Parts:
+    """The part of every row of several tables under the dictionary that they share, `data`: shape
+    (rows,), stratified by table and outcome, a group's rows together.
 
     All rows of the tables `held` are for the test. With `by: random` a share of the rows of all
     others but `never_held` is too; else none is. Validation rows are drawn at random from the
-    tables that train, so that no single table chooses the step.
+    tables that train, so that no single table chooses the step. DataError as `split_cohort`.
     """
+    groups = _several_rows(cohort.frame, data)
     tables = cohort.frame[TABLE].to_numpy()
     parts = np.full(len(tables), "train", dtype="<U10")
     parts[np.isin(tables, held)] = "test"
@@ -76,17 +81,19 @@ def split_pool(cohort: Cohort, split: SplitConfig, held: Sequence[str], never_he
     if split.by == "random":
         mixed = np.flatnonzero((parts == "train") & ~np.isin(tables, never_held))
         if len(mixed):
-            parts[_draw_strata(mixed, strata, split.test, seed)] = "test"
+            parts[_draw_strata(mixed, strata, groups, split.test, seed)] = "test"
     share = split.validation / (1 - (split.test if split.by == "random" else 0)) - 1e-9
-    parts[_draw_strata(np.flatnonzero(parts == "train"), strata, share, seed)] = "validation"
+    parts[_draw_strata(np.flatnonzero(parts == "train"), strata, groups, share, seed)] = "validation"
     _check_outcomes(parts, cohort.events)
+    _check_disjoint(parts, cohort.frame, data)
+    _check_groups(parts, data, cohort.frame)
     return parts
 
 
-def part_patients(parts: Parts, in_two: Sequence[InTwo], events: np.ndarray, split: SplitConfig) -> Parts:
+def part_patients(parts: Parts, in_two: Sequence[InTwo], cohort: Cohort, data: DataConfig, split: SplitConfig) -> Parts:
     """Parts where nobody who stands in two tables is both learned from and held out: by
     `split.shared_patients` they are refused (DataError), unused where they would be learned from,
-    or left as they are."""
+    with all rows of their group, or left as they are."""
     torn = [found for found in in_two if leaks(parts, found.pairs)]
     if not torn or split.shared_patients == "allow":
         return parts
@@ -96,12 +103,14 @@ def part_patients(parts: Parts, in_two: Sequence[InTwo], events: np.ndarray, spl
             "training and validation with split.shared_patients: unused, or keep them with allow"
         )
     kept = parts.copy()
+    patients = np.array(cluster_numbers(cohort.frame, data) or range(len(parts)))
     for part, later in (("validation", ("test",)), ("train", ("validation", "test"))):
         for found in in_two:
             for own, other in (found.pairs.T, found.pairs.T[::-1]):
-                kept[own[(kept[own] == part) & np.isin(parts[other], later)]] = UNUSED
+                known = patients[own[np.isin(parts[other], later)]]
+                kept[(kept == part) & np.isin(patients, known)] = UNUSED
     log.info("%d rows are not used: their patients stand in another table, in a later part", (kept != parts).sum())
-    _check_outcomes(kept, events)
+    _check_outcomes(kept, cohort.events)
     return kept
 
 
@@ -112,14 +121,29 @@ def leaks(parts: Parts, pairs: NDArray[np.int64]) -> bool:
     return bool(((one == "test") & np.isin(other, learned) | (other == "test") & np.isin(one, learned)).any())
 
 
-def _draw_strata(rows: np.ndarray, strata: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """A share of the rows, (drawn,); a stratum of one row goes with the largest."""
+def _draw_strata(
+    rows: np.ndarray, strata: np.ndarray, groups: np.ndarray | None, share: float, seed: int
+) -> np.ndarray:
+    """A share of the rows, (drawn,), a group's rows together. Strata: twice the table's number and
+    the outcome. One of a single row goes with the largest; with groups, one of fewer rows than
+    folds with the largest of its outcome."""
     counts = np.bincount(strata[rows], minlength=strata.max() + 1)
-    merged = np.where(counts[strata] < 2, counts.argmax(), strata)
+    if groups is None:
+        merged = np.where(counts[strata] < 2, counts.argmax(), strata)
+    else:
+        largest = np.array([2 * counts[outcome::2].argmax() + outcome for outcome in (0, 1)])
+        merged = np.where(counts[strata] < MOST_FOLDS, largest[strata % 2], strata)
+    merged[rows] = np.unique(merged[rows], return_inverse=True)[1]  # numbered without a gap
     try:
-        return np.sort(train_test_split(rows, test_size=share, stratify=merged[rows], random_state=seed)[1])
+        return _drawn(rows, merged, groups, share, seed)[1]
     except ValueError as error:
         raise DataError(f"split: {len(rows)} rows cannot be parted into the asked shares ({error})") from None
+
+
+def _several_rows(frame: pl.DataFrame, data: DataConfig) -> np.ndarray | None:
+    """(rows,) numbers of the groups (patients); None where each has one row."""
+    name = data.name_of("group")
+    return frame[name].rank("dense").to_numpy() if name and frame[name].is_duplicated().any() else None
 
 
 def _everyone(cohort: Cohort) -> tuple[pl.DataFrame, np.ndarray]:
@@ -166,21 +190,29 @@ def _draw(
     rows: np.ndarray, events: np.ndarray, groups: np.ndarray | None, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     try:
-        if groups is None:
-            kept, drawn = train_test_split(rows, test_size=share, stratify=events[rows], random_state=seed)
-            return np.sort(kept), np.sort(drawn)
-        # The share as so many of so many folds, for groups cannot be drawn one row at a time.
-        most = int(min(10, len(np.unique(groups[rows])), np.bincount(events[rows], minlength=2).min()))
-        fraction = Fraction(share).limit_denominator(max(most, 2)) or Fraction(1, min(round(1 / share), max(most, 2)))
-        fraction = min(fraction, Fraction(max(most, 2) - 1, max(most, 2)))
-        folds = group_folds(events[rows], groups[rows], fraction.denominator, seed)
-        drawn = np.flatnonzero(folds < fraction.numerator)
-        return np.delete(rows, drawn), rows[drawn]
+        return _drawn(rows, events, groups, share, seed)
     except ValueError as error:
         raise DataError(
             f"split: {len(rows)} rows with {int((events[rows] == 1).sum())} events cannot be parted into the asked shares "
             f"({error})"
         ) from None
+
+
+def _drawn(
+    rows: np.ndarray, strata: np.ndarray, groups: np.ndarray | None, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the rows that stay and the share that is drawn, both ascending; strata are numbered
+    from 0, as few as there are. ValueError where they cannot be drawn."""
+    if groups is None:
+        kept, drawn = train_test_split(rows, test_size=share, stratify=strata[rows], random_state=seed)
+        return np.sort(kept), np.sort(drawn)
+    # The share as so many of so many folds, for groups cannot be drawn one row at a time.
+    most = int(min(MOST_FOLDS, len(np.unique(groups[rows])), np.bincount(strata[rows], minlength=2).min()))
+    fraction = Fraction(share).limit_denominator(max(most, 2)) or Fraction(1, min(round(1 / share), max(most, 2)))
+    fraction = min(fraction, Fraction(max(most, 2) - 1, max(most, 2)))
+    folds = group_folds(strata[rows], groups[rows], fraction.denominator, seed)
+    drawn = np.flatnonzero(folds < fraction.numerator)
+    return np.delete(rows, drawn), rows[drawn]
 
 
 def group_folds(events: NDArray[Any], groups: NDArray[Any], count: int, seed: int) -> NDArray[np.int_]:

@@ -12,6 +12,8 @@ from cardiotune.settings.strict import Settings, raise_all
 
 TABLE = "table"
 """Column of the pooled dictionary that says which table a row is of."""
+PATIENT = "patient"
+"""Column of the pooled dictionary that says whose rows belong together, where a table tells it."""
 OUTCOME = "outcome"
 """Column of the pooled dictionary for what is predicted, whatever each table calls it."""
 POOLED = "pooled:"
@@ -46,6 +48,8 @@ def pooled_dictionary(tables: Mapping[str, TableConfig]) -> DataConfig:
     none of the first table's.
     """
     columns: dict[str, Column] = {TABLE: Column(role="site", type="categorical")}
+    if any(table.data.name_of("group") for table in tables.values()):
+        columns[PATIENT] = Column(role="group", type="text")
     owner: dict[str, str] = {}
     problems = []
     for key, table in tables.items():
@@ -53,7 +57,7 @@ def pooled_dictionary(tables: Mapping[str, TableConfig]) -> DataConfig:
         for name in table.data.features:
             column, where = table.data.columns[name], f"tables.{key}.data.columns.{name}"
             shared = shared_name(name, column)
-            if shared in (TABLE, OUTCOME):
+            if shared in (TABLE, PATIENT, OUTCOME):
                 problems.append(f"{where}: {shared} cannot be a quantity's name; give it another with same_as")
             elif shared in shared_here:
                 problems.append(f"{where}: another column of this table is {shared} too; mend their same_as")
