@@ -166,12 +166,20 @@ def outcome(record: Record) -> str:
 
 
 def checks(record: Record) -> str:
-    """How the table was checked."""
-    data = record.config.data
-    return (
-        f"types, codes and plausible ranges checked by a data dictionary: {OUT_OF_RANGE[data.out_of_range]}; "
-        f"{DUPLICATES[data.duplicate_rows]}"
-    )
+    """How the table was checked; of several, each as its own dictionary asks, once where they ask
+    the same."""
+    tables, checked = record.config.tables, "types, codes and plausible ranges checked by a data dictionary"
+    if not tables:
+        return f"{checked}: {_asked(record.config.data)}"
+    asked = {name: _asked(table.data) for name, table in tables.items()}
+    if len(set(asked.values())) == 1:
+        return f"{checked} for each table: {next(iter(asked.values()))}"
+    return f"{checked} for each table; " + "; ".join(f"table {name}: {words}" for name, words in asked.items())
+
+
+def _asked(data: DataConfig) -> str:
+    """What becomes of rows that a dictionary's checks find."""
+    return f"{OUT_OF_RANGE[data.out_of_range]}; {DUPLICATES[data.duplicate_rows]}"
 
 
 def split(record: Record) -> str:

@@ -1,0 +1,54 @@
+"""What report and checklists say of an experiment of several tables."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cardiotune.config import dump
+from cardiotune.files import read_json, write_json, write_text
+from cardiotune.report import done
+from cardiotune.report.record import Record, read_record
+from test_pool import experiment
+from test_report import make_run
+
+EXCLUDE = {"data": {"out_of_range": "exclude", "duplicate_rows": "keep"}}
+
+
+def told(folder: Path, tables: dict[str, Any], **more: Any) -> Record:
+    """The record of a run whose settings and manifest are those of several tables."""
+    run = make_run(folder / "run", ("prevalence", "logistic_regression"))
+    config = experiment(tables, models=["prevalence", "logistic_regression"], **more)
+    write_text(run.config, dump(config))
+    files = {name: {"file": f"heart_{name}.csv", "sha256": "0" * 64} for name in config.tables}
+    write_json(run.manifest, {"data": {"tables": files}})
+    cohort = read_json(run.cohort)
+    cohort["flow"][0]["step"] = "rows in the tables"
+    write_json(run.cohort, cohort)
+    return read_record(run)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (
+            {"cleveland": None, "va": None},
+            " for each table: an implausible value is taken as missing; rows that repeat an id and all its values are left "
+            "out; equal rows without an id stay",
+        ),
+        (
+            {"cleveland": EXCLUDE, "va": EXCLUDE},
+            " for each table: rows with an implausible value are left out; equal rows stay",
+        ),
+        (
+            {"cleveland": EXCLUDE, "va": None},
+            " for each table; table cleveland: rows with an implausible value are left out; equal rows stay; table va: an "
+            "implausible value is taken as missing; rows that repeat an id and all its values are left out; equal rows "
+            "without an id stay",
+        ),
+    ],
+    ids=["defaults", "alike", "apart"],
+)
+def test_each_table_was_checked_as_its_own_dictionary_asks(tmp_path: Path, tables: dict[str, Any], said: str) -> None:
+    checked = "types, codes and plausible ranges checked by a data dictionary"
+    assert done.checks(told(tmp_path, tables)) == checked + said
