@@ -123,6 +123,29 @@ def test_bad_tables_get_a_line(tables: dict[str, Any], more: dict[str, Any], sai
         experiment(tables, **more)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"test_path": "t.csv"},
+            "test files (data.test_path) are for experiments of one table; make each a table with part: test",
+        ),
+        (
+            {"columns": {"age": {}, "y": {"role": "target"}, "arm": {"role": "split"}}},
+            "a column of role split (arm) is for experiments of one table; give it role ignore",
+        ),
+    ],
+    ids=["test file", "column of parts"],
+)
+def test_parts_of_a_table_of_its_own_are_refused(change: dict[str, Any], said: str) -> None:
+    """They would be passed over, and rows that were set apart would be learned from."""
+    columns = {"age": {}, "y": {"role": "target"}}
+    data = {"path": "builtin:va", "columns": columns}
+    with pytest.raises(ConfigError) as refused:
+        experiment({"one": {"data": data}, "other": {"data": {**data, **change}}})
+    assert str(refused.value) == f"experiment.yaml: tables.other: {said}"
+
+
 def test_whole_tables_are_held_out_and_validation_is_of_all_that_train() -> None:
     config = hospitals("va")
     assert config.split.by == "table"

@@ -141,12 +141,16 @@ class Config(Settings):
             )
         if self.serialize.style == "template":
             problems.append("serialize.style: a template names the columns of one table; use another style")
-        ready = [
-            name for name, table in self.tables.items() if table.data.name_of("text") or table.data.format == "ukb"
-        ]
-        problems += [
-            f"tables.{name}: ready text and UK Biobank exports are for experiments of one table" for name in ready
-        ]
+        for name, table in self.tables.items():
+            one = "for experiments of one table"
+            if table.data.name_of("text") or table.data.format == "ukb":
+                problems.append(f"tables.{name}: ready text and UK Biobank exports are {one}")
+            if len(table.data.files) > 1:
+                problems.append(
+                    f"tables.{name}: test files (data.test_path) are {one}; make each a table with part: test"
+                )
+            if column := table.data.name_of("split"):
+                problems.append(f"tables.{name}: a column of role split ({column}) is {one}; give it role ignore")
         return problems
 
     @property
