@@ -1,5 +1,6 @@
 """What report and checklists say of an experiment of several tables."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from cardiotune.config import dump
 from cardiotune.files import read_json, write_json, write_text
 from cardiotune.report import done
+from cardiotune.report.checklists import facts
 from cardiotune.report.record import Record, read_record
+from cardiotune.report.report import as_text
 from test_pool import experiment
 from test_report import make_run
 
@@ -52,3 +55,37 @@ def told(folder: Path, tables: dict[str, Any], **more: Any) -> Record:
 def test_each_table_was_checked_as_its_own_dictionary_asks(tmp_path: Path, tables: dict[str, Any], said: str) -> None:
     checked = "types, codes and plausible ranges checked by a data dictionary"
     assert done.checks(told(tmp_path, tables)) == checked + said
+
+
+def test_every_table_is_named_and_its_rows_counted(tmp_path: Path) -> None:
+    record = told(tmp_path, {"cleveland": None, "va": {"part": "test"}})
+    text = as_text(record)
+    assert "Tables: cleveland: heart_cleveland.csv; va: heart_va.csv" in text
+    assert not re.search("^.*Table: ", text, re.M)
+    assert done.flow(record).startswith("273 rows in the tables; 2 excluded (target missing)")
+
+
+@pytest.mark.parametrize(
+    ("tables", "more", "said"),
+    [
+        (
+            {"cleveland": None, "va": None},
+            {},
+            "the test part comes from the same tables as training, so nothing is shown about other places or times",
+        ),
+        (
+            {"cleveland": None, "va": {"part": "train"}, "hungarian": {"part": "test"}},
+            {"split": {"by": "random"}},
+            "test rows of cleveland come from tables of training, so only those of hungarian may show anything about other "
+            "places or times",
+        ),
+        ({"cleveland": {"part": "train"}, "va": {"part": "test"}}, {"split": {"by": "random"}}, ""),
+        ({"cleveland": None, "va": {"part": "test"}}, {}, ""),
+    ],
+    ids=["all mixed", "some mixed", "none mixed", "held out"],
+)
+def test_what_test_rows_from_tables_of_training_do_not_show(
+    tmp_path: Path, tables: dict[str, Any], more: dict[str, Any], said: str
+) -> None:
+    few = "the test part has 67 rows and 36 events, so intervals are wide"
+    assert facts(told(tmp_path, tables, **more))["limits"] == "; ".join(filter(None, (few, said)))

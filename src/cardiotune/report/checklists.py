@@ -19,7 +19,8 @@ from cardiotune.data.small_counts import HIDDEN, is_small
 from cardiotune.report import done
 from cardiotune.report.done import MISSING
 from cardiotune.report.record import Record
-from cardiotune.report.wording import capitalized, estimate, metric_words, model_words, percent, plain
+from cardiotune.report.wording import capitalized, estimate, listed, metric_words, model_words, percent, plain
+from cardiotune.settings import Config
 
 FILE = Path(__file__).with_suffix(".json")
 NOT_PROVIDED = "not provided"
@@ -306,8 +307,20 @@ def _limits(record: Record) -> str:
         limits.append(
             f"the test part has {n} rows and {'few' if happened is None else happened} events, so intervals are wide"
         )
-    if record.config.split.by == "random":
-        limits.append(
-            "the test part comes from the same table as training, so nothing is shown about other places or times"
-        )
+    if same := _from_training(record.config):
+        limits.append(same)
     return "; ".join(limits)
+
+
+def _from_training(config: Config) -> str:
+    """What test rows from tables of training do not show; empty where none is from there."""
+    mixed, held = config.mixed_tables, config.test_tables
+    if config.split.by != "random" or (config.tables and not mixed):
+        return ""
+    if held:
+        return (
+            f"test rows of {listed(mixed)} come from tables of training, so only those of {listed(held)} may show anything "
+            "about other places or times"
+        )
+    tables = "tables" if config.tables else "table"
+    return f"the test part comes from the same {tables} as training, so nothing is shown about other places or times"

@@ -238,8 +238,9 @@ def flow(record: Record) -> str:
     steps = record.cohort.get("flow")
     if not steps:
         return ""
-    files = len(record.config.data.files) > 1
-    first = f"{_count(steps[0]['left'])} rows in the {'files' if files else 'table'}"
+    config = record.config
+    read = "tables" if config.tables else "files" if len(config.data.files) > 1 else "table"
+    first = f"{_count(steps[0]['left'])} rows in the {read}"
     left_out = [f"{_count(step['excluded'])} excluded ({step['step']})" for step in steps[1:]]
     left = steps[-1]["left"]
     unused = record.cohort.get("parts", {}).get(UNUSED)

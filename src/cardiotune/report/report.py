@@ -272,7 +272,7 @@ def _done(record: Record) -> dict[str, str]:
     config, manifest, interval = record.config, record.manifest, record.interval
     lines = {
         "Outcome": config.task.outcome,
-        "Table": done.source(record).split(", sha256")[0].removeprefix("table ") or Path(config.data.path).name,
+        **_tables(record),
         **_language_model(record),
         "Classical models read": done.columns_read(record),
         **done.matching(record),
@@ -287,6 +287,15 @@ def _done(record: Record) -> dict[str, str]:
         "Started": manifest.get("started"),
     }
     return {term: str(text) for term, text in lines.items() if text}
+
+
+def _tables(record: Record) -> dict[str, str]:
+    """The table's file, or those of several tables by their names."""
+    if record.config.tables:
+        files = record.manifest.get("data", {}).get("tables", {})
+        return {"Tables": "; ".join(f"{name}: {found['file']}" for name, found in files.items())}
+    first = done.source(record).split(", sha256")[0].removeprefix("table ")
+    return {"Table": first or Path(record.config.data.path).name}
 
 
 def _language_model(record: Record) -> dict[str, str]:

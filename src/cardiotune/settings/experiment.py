@@ -165,10 +165,15 @@ class Config(Settings):
         return [name for name, table in self.tables.items() if table.part == "train"]
 
     @property
+    def mixed_tables(self) -> list[str]:
+        """Tables of which rows are drawn into every part."""
+        others = (*self.test_tables, *self.training_tables)
+        return [name for name in self.tables if name not in others] if self.split.by == "random" else []
+
+    @property
     def judged_data(self) -> list[DataConfig]:
         """Own dictionaries of the tables that have rows in the test part."""
-        at_random = set(self.tables) - set(self.training_tables) if self.split.by == "random" else set()
-        judged = at_random | set(self.test_tables)
+        judged = (*self.test_tables, *self.mixed_tables)
         return [table.data for name, table in self.tables.items() if name in judged] or [self.data]
 
     @property
