@@ -114,7 +114,9 @@ def test_what_cannot_be_one_quantity_is_said(tmp_path: Path, change: dict[str, A
         ({"va": None, "cleveland": None}, {"split": {"by": "table", "test_tables": ["vaa"]}}, "did you mean va"),
         ({"va": None, "cleveland": None}, {"split": {"by": "table"}}, "no table is held out"),
         ({"va": None, "cleveland": None}, {"split": {"by": "site"}}, "split.by: site is for one table"),
+        ({"va": None, "clevland": {"path": "a.csv"}}, {}, "tables.clevland: clevland: no such file.*did you mean clev"),
         ({"va": None, "cleveland": {"shere": 2}}, {}, "tables.cleveland.shere: unknown key"),
+        ({"va": None, "cleveland": {"data": 3}}, {}, "tables.cleveland.data: input should be .*came: 3"),
         ({"va": None, "cleveland": None}, {"data": {"path": "x.csv"}}, "takes the place of data"),
     ],
 )
@@ -144,6 +146,32 @@ def test_parts_of_a_table_of_its_own_are_refused(change: dict[str, Any], said: s
     with pytest.raises(ConfigError) as refused:
         experiment({"one": {"data": data}, "other": {"data": {**data, **change}}})
     assert str(refused.value) == f"experiment.yaml: tables.other: {said}"
+
+
+@pytest.mark.parametrize(
+    ("in_file", "given", "expected"),
+    [
+        ({"path": "own.csv"}, None, "exp/own.csv"),
+        ({"data": {"path": "own.csv"}}, None, "exp/own.csv"),
+        ({"path": "own.csv"}, "path=a.csv", "a.csv"),
+        ({"path": "own.csv"}, "data.path=a.csv", "a.csv"),
+        ({"data": {"path": "own.csv"}}, "path=a.csv", "a.csv"),
+        ({"data": {"path": "own.csv"}}, "data.path=a.csv", "a.csv"),
+        ("cleveland", "path=a.csv", "a.csv"),
+        (None, "data.path=a.csv", "a.csv"),
+        ({"path": "own.csv"}, "path=builtin:cleveland", "builtin:cleveland"),
+    ],
+)
+def test_a_path_is_of_its_file_or_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_file: Any, given: str | None, expected: str
+) -> None:
+    (tmp_path / "exp").mkdir()
+    write_json(tmp_path / "exp" / "e.yaml", {"name": "paths", "tables": {"cleveland": in_file, "va": None}, **MODEL})
+    monkeypatch.chdir(tmp_path)
+    config = load_config("exp/e.yaml", [f"tables.cleveland.{given}"] if given else [])
+    path = config.tables["cleveland"].data.path
+    assert path == (expected if ":" in expected else str(tmp_path / expected))
+    assert config.tables["cleveland"].data.columns["oldpeak"].role == "feature", "as the dataset has them"
 
 
 def test_whole_tables_are_held_out_and_validation_is_of_all_that_train() -> None:

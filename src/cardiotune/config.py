@@ -179,7 +179,29 @@ def _anchor(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         short = key == "endpoint" and not str(value).endswith((".yaml", ".yml"))
         if isinstance(value, str) and not value.startswith("builtin:") and not short:
             place[key] = str((folder / Path(value).expanduser()).resolve())
+    tables = tree.get("tables")
+    for table in tables.values() if isinstance(tables, dict) else ():
+        for data in (table, table.get("data")) if isinstance(table, dict) else ():  # `path` stands for `data.path`
+            _anchor({"data": data}, folder)
     return tree
+
+
+def _spelled_out(tree: dict[str, Any]) -> dict[str, Any]:
+    """With the short forms of `tables` written out, so that what is said above meets what is said
+    below: `NAME: DATASET` names its `dataset`, and `path` its `data.path`."""
+    tables = tree.get("tables")
+    if not isinstance(tables, dict):
+        return tree
+
+    def entry(given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given if given is None else {"dataset": given}
+        others, data = {key: value for key, value in given.items() if key != "path"}, given.get("data") or {}
+        if given.get("path") and isinstance(data, dict):
+            return {**others, "data": {**data, "path": given["path"]}}
+        return others
+
+    return {**tree, "tables": {name: entry(given) for name, given in tables.items()}}
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -276,6 +298,7 @@ def compose(experiment: dict[str, Any], overrides: list[str], source: str, folde
     own = experiment.get("model")
     if "model" in (above.get("use") or {}) and isinstance(own, dict):  # the command line has the last word
         experiment = {**experiment, "model": {key: value for key, value in own.items() if key not in OF_A_SOURCE}}
+    tree, experiment, above = (_spelled_out(layer) for layer in (tree, experiment, above))
     tree = _merge_model(_merge_model(tree, experiment, problems), above, problems)
     if tree.get("tables"):
         tree = _with_tables(tree, folder, problems)
@@ -292,17 +315,16 @@ def _with_tables(tree: dict[str, Any], folder: Path, problems: list[str]) -> dic
         return tree
     tables: dict[str, TableConfig] = {}
     for name, given in tree["tables"].items():
-        entry = dict(given or {}) if isinstance(given, dict | None) else {"dataset": given}
+        entry = dict(given or {})
+        said = entry.pop("data", None) or {}
         own: dict[str, Any] = {}
         try:
             file = find_file(str(entry.get("dataset", name)), GROUPS["dataset"], folder)
             own = _anchor(read_yaml(file), file.parent)
         except ConfigError as error:
-            if "dataset" in entry or "data" not in entry:
+            if "dataset" in entry or not (isinstance(said, dict) and "columns" in said):
                 problems.append(f"tables.{name}: {error}")
-        data = _merge(own.get("data", {}), _anchor({"data": entry.pop("data", None) or {}}, folder)["data"])
-        if path := entry.pop("path", None):
-            data = {**data, **_anchor({"data": {"path": path}}, folder)["data"]}
+        data = _merge({"data": own.get("data", {})}, {"data": said})["data"]
         words = own.get("task", {}).get("outcome")
         try:
             tables[name] = TableConfig.model_validate(
@@ -310,8 +332,8 @@ def _with_tables(tree: dict[str, Any], folder: Path, problems: list[str]) -> dic
             )
         except ValidationError as error:
             found = ({**dict(item), "loc": ("tables", name, *item["loc"])} for item in error.errors())
-            said = [line for item in found for line in _explain(item).splitlines()]
-            problems += [line if line.startswith("tables.") else f"tables.{name}: {line}" for line in said]
+            lines = [line for item in found for line in _explain(item).splitlines()]
+            problems += [line if line.startswith("tables.") else f"tables.{name}: {line}" for line in lines]
     tree = {**tree, "tables": {name: table.model_dump(mode="json") for name, table in tables.items()}}
     if not tables or problems:
         return tree
