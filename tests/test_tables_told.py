@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cardiotune.comparators import COMPARATORS, MATCHED, having
 from cardiotune.config import dump
 from cardiotune.files import read_json, write_json, write_text
 from cardiotune.report import done
@@ -89,3 +90,9 @@ def test_what_test_rows_from_tables_of_training_do_not_show(
 ) -> None:
     few = "the test part has 67 rows and 36 events, so intervals are wide"
     assert facts(told(tmp_path, tables, **more))["limits"] == "; ".join(filter(None, (few, said)))
+
+
+def test_every_way_to_read_a_held_out_table_has_its_words() -> None:
+    held_out = having(lambda one: one.held_out)
+    assert set(done.HELD_OUT) == {COMPARATORS[name].columns for name in held_out}
+    assert set(done.MATCHED_WORDS) == {COMPARATORS[name].columns for name in MATCHED}

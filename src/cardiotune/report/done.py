@@ -358,7 +358,7 @@ def matching(record: Record) -> dict[str, str]:
     said = {}
     for way, tables in (record.manifest.get("matching") or {}).items():
         lines = [f"{table}: {_matched(found)}" for table, found in tables.items()]
-        said[MATCHED_WORDS.get(way, way)] = ". ".join(lines)
+        said[MATCHED_WORDS[way]] = ". ".join(lines)
     return said
 
 
