@@ -13,7 +13,8 @@ from cardiotune.audit.findings import as_json
 from cardiotune.audit.table import Table
 from cardiotune.config import compose, dump, load_config, load_resolved
 from cardiotune.data.pool import InTwo
-from cardiotune.data.prepare import read_prepared
+from cardiotune.data.prepare import read_prepared, show_prompts
+from cardiotune.data.schema import label
 from cardiotune.data.split import cluster_numbers, part_patients
 from cardiotune.data.vary import Varied, wordings
 from cardiotune.errors import ConfigError, DataError
@@ -186,6 +187,18 @@ def test_whole_tables_are_held_out_and_validation_is_of_all_that_train() -> None
     for name in ("cleveland", "hungarian", "switzerland"):
         assert validation[tables == name].mean() == pytest.approx(0.15, abs=0.02)
     assert len(set(prepared.cohort.frame["__row_id__"])) == 920
+
+
+def test_prompts_are_shown_in_the_words_that_the_model_learns() -> None:
+    """Of the first table that trains, and not of one that is held out, whose names the shared
+    dictionary has where it comes first."""
+    config = experiment({"va": {"part": "test"}, "hungarian": None, "cleveland": None})
+    (shown,) = show_prompts(config, 1, real_rows=False)
+    texts = {name: table.data.columns for name, table in config.tables.items()}
+    said = {name: [label(own, column) for own, column in columns.items()] for name, columns in texts.items()}
+    strange = set(said["va"]) - set(said["hungarian"])
+    assert any(words in shown for words in set(said["hungarian"]) - set(said["va"]))
+    assert strange and not [words for words in strange if words in shown]
 
 
 def test_parts_at_random_keep_to_what_a_table_is_for() -> None:

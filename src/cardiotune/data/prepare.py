@@ -180,11 +180,8 @@ def show_prompts(config: Config, number: int, real_rows: bool) -> list[str]:
         prepared = read_prepared(config)
         texts = prepared.texts_of(prepared.rows("train")[:number])
     else:
-        texts = serialize_rows(
-            synthetic_rows(config.data, number, config.seed),
-            text_columns(config.data, config.serialize),
-            config.data,
-            config.serialize,
-        )
+        data = config.text_data
+        rows = synthetic_rows(data, number, config.seed)
+        texts = serialize_rows(rows, text_columns(data, config.serialize), data, config.serialize)
     pieces = shared_pieces(config.task, config.data.name_of("text") is not None)
     return [pieces.whole(text) for text in texts]
