@@ -17,7 +17,7 @@ from cardiotune.errors import CardioTuneError, DataError
 from cardiotune.reopen import describe_files, reopen
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
-from cardiotune.settings.tables import shared_name
+from cardiotune.settings.tables import in_common
 from cardiotune.training.warm_start import Start, find_start
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _compare(run: RunFolder, source: Config, config: Config, prepared: Prepared)
             if by_id and theirs[one.name] == ours[other.name]:
                 continue
             first, second = _cohort(one, before, LEARNED), _cohort(other, prepared, ("test",))
-            shared = shared_columns(first, second, _same_as(one, other))
+            shared = shared_columns(first, second, in_common(one.data, other.data))
             compared |= bool(shared)
             if first.frame.height and shared:
                 found = in_both(first, second, shared)
@@ -132,10 +132,3 @@ def _cohort(source: Source, prepared: Prepared, parts: tuple[str, ...]) -> Cohor
     """The rows of a table that are in these parts."""
     kept = pl.Series(np.isin(prepared.parts[source.rows], parts))
     return Cohort(source.frame.filter(kept), [], columns=dict(source.data.columns))
-
-
-def _same_as(first: Source, second: Source) -> dict[str, str]:
-    """Columns of the first table -> those of the second that are the same quantity by name."""
-    theirs = {shared_name(name, second.data.columns[name]): name for name in second.data.features}
-    ours = {name: shared_name(name, first.data.columns[name]) for name in first.data.features}
-    return {name: theirs[shared] for name, shared in ours.items() if shared in theirs}

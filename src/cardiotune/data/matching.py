@@ -22,7 +22,7 @@ from cardiotune.data.prepare import Source
 from cardiotune.data.units import Line, line, substance_of
 from cardiotune.errors import DataError
 from cardiotune.settings import Column, DataConfig, spelling
-from cardiotune.settings.tables import codes_in, shared_name
+from cardiotune.settings.tables import codes_in, quantities
 
 THRESHOLD = 0.35
 """A column stays unmatched whose best score is below."""
@@ -62,13 +62,13 @@ class Matching:
 
     def as_json(self, data: DataConfig) -> dict[str, Any]:
         """With how many columns are matched as the table's dictionary, `data`, has it."""
-        given = {name: shared_name(name, data.columns[name]) for name in self.columns}
+        given = quantities(data)
         return {
             "columns": {
                 name: match and {"is": match.quantity, "score": round(match.score, 2), "codes": match.codes}
                 for name, match in self.columns.items()
             },
-            "as_given": sum(match is not None and match.quantity == given[n] for n, match in self.columns.items()),
+            "as_given": sum(match is not None and given.get(match.quantity) == n for n, match in self.columns.items()),
         }
 
     def brought(self, source: Source, pooled: DataConfig, like: pl.DataFrame) -> pl.DataFrame:
@@ -106,13 +106,14 @@ class _Version(NamedTuple):
 
 
 def _versions(training: Sequence[Source]) -> list[_Version]:
-    return [
-        _Version(
-            shared_name(name, source.data.columns[name]), name, source.data.columns[name], source.frame[name], meaning
-        )
-        for source in training
-        for name, meaning in _meanings(source).items()
-    ]
+    found = []
+    for source in training:
+        meanings = _meanings(source)
+        found += [
+            _Version(quantity, name, source.data.columns[name], source.frame[name], meanings[name])
+            for quantity, name in quantities(source.data).items()
+        ]
+    return found
 
 
 def _meanings(source: Source) -> dict[str, str | None]:

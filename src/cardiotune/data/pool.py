@@ -14,7 +14,7 @@ from cardiotune.data.counts import Notes, Step
 from cardiotune.data.units import line, substance_of
 from cardiotune.errors import DataError
 from cardiotune.settings import Column, DataConfig
-from cardiotune.settings.tables import OUTCOME, PATIENT, TABLE, TableConfig, codes_in, shared_name
+from cardiotune.settings.tables import OUTCOME, PATIENT, TABLE, TableConfig, codes_in, in_common, quantities
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ def in_two_tables(pool: Pool, tables: Mapping[str, TableConfig]) -> list[InTwo]:
     first_row = dict(zip(pool.tables, np.cumsum([0, *sizes]), strict=False))
     found = []
     for (first, one), (second, other) in combinations(pool.tables.items(), 2):
-        theirs = {shared_name(name, tables[second].data.columns[name]): name for name in tables[second].data.features}
-        ours = {name: shared_name(name, tables[first].data.columns[name]) for name in tables[first].data.features}
-        same = {name: theirs[shared] for name, shared in ours.items() if shared in theirs}
+        same = in_common(tables[first].data, tables[second].data)
         both = in_both(one, other, shared_columns(one, other, same))
         if both.found:
             text = both.text(first, second, one.frame.height)
@@ -79,10 +77,7 @@ def in_two_tables(pool: Pool, tables: Mapping[str, TableConfig]) -> list[InTwo]:
 
 def strangers(tables: Mapping[str, TableConfig], held: Collection[str]) -> list[str]:
     """Held-out tables that have no quantity in common with those that train."""
-    names = {
-        key: {shared_name(name, table.data.columns[name]) for name in table.data.features}
-        for key, table in tables.items()
-    }
+    names = {key: set(quantities(table.data)) for key, table in tables.items()}
     known = set().union(*(own for key, own in names.items() if key not in held))
     return [key for key, own in names.items() if key in held and not own & known]
 
@@ -104,7 +99,7 @@ def pooled_rows(
     """Rows of a table, typed by its own dictionary, under the pooled one; what it does not have is
     missing. A patient is of one table; a row of which the table does not say whose it is, is its
     own."""
-    own = {shared_name(name, data.columns[name]): name for name in data.features}
+    own = quantities(data)
     ids = f"{table} " + frame[ROW_ID] if keep_row_ids else frame[ROW_ID]
     columns = [pl.repeat(table, frame.height, dtype=pl.String, eager=True).alias(TABLE)]
     if PATIENT in pooled.columns:

@@ -88,6 +88,17 @@ def shared_name(name: str, column: Column) -> str:
     return column.same_as or name
 
 
+def quantities(data: DataConfig) -> dict[str, str]:
+    """What each feature of a table is called in a pool -> its own name."""
+    return {shared_name(name, data.columns[name]): name for name in data.features}
+
+
+def in_common(first: DataConfig, second: DataConfig) -> dict[str, str]:
+    """Features of the first table -> those of the second that are the same quantity."""
+    theirs = quantities(second)
+    return {own: theirs[quantity] for quantity, own in quantities(first).items() if quantity in theirs}
+
+
 def codes_in(column: Column, first: Column) -> dict[str, str | None]:
     """Own code -> the code of the same meaning of the first table's column; None where it has none.
     Empty where the columns name no codes."""
