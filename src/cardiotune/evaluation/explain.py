@@ -17,6 +17,7 @@ from cardiotune.data import schema
 from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.serialize import serialize_rows
+from cardiotune.data.small_counts import FEW
 from cardiotune.data.split import cluster_numbers
 from cardiotune.data.subsample import stratified_rows
 from cardiotune.errors import DataError
@@ -35,8 +36,6 @@ ROWS = 200
 a second."""
 CURVE_ROWS = 50
 """Patients that a partial dependence is averaged over by default."""
-FEW = 10
-"""A category of fewer training patients, which no dictionary lists, is not named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from cardiotune.comparators import LANGUAGE, having
 from cardiotune.data.schema import label
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
+from cardiotune.evaluation.evaluate import FEW_ROWS
 from cardiotune.report import done
 from cardiotune.report.done import MISSING
 from cardiotune.report.record import Record
@@ -24,9 +25,6 @@ from cardiotune.settings import Config
 
 FILE = Path(__file__).with_suffix(".json")
 NOT_PROVIDED = "not provided"
-FEW_EVENTS = 100
-"""Fewer events, or non-events, in the test part judge a model poorly. Collins et al., Stat Med
-2016;35:214."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +301,7 @@ def _about_results(record: Record) -> dict[str, str]:
 def _limits(record: Record) -> str:
     n, happened = record.part.n, record.part.n_events
     limits = []
-    if happened is None or min(happened, n - happened) < FEW_EVENTS:
+    if happened is None or min(happened, n - happened) < FEW_ROWS:
         limits.append(
             f"the test part has {n} rows and {'few' if happened is None else happened} events, so intervals are wide"
         )
