@@ -11,7 +11,7 @@ from cardiotune import runs, stages
 from cardiotune.audit.audit import audit_prepared, audit_table
 from cardiotune.audit.findings import as_json
 from cardiotune.audit.table import Table
-from cardiotune.config import compose, dump, load_config, load_resolved
+from cardiotune.config import compose, dump, load_config, load_resolved, read_yaml
 from cardiotune.data.pool import InTwo
 from cardiotune.data.prepare import read_prepared, show_prompts
 from cardiotune.data.schema import label
@@ -20,7 +20,8 @@ from cardiotune.data.vary import Varied, wordings
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.files import write_json
 from cardiotune.models.predictions import write_predictions
-from cardiotune.settings import VaryConfig
+from cardiotune.report.learning_curve import changed_settings
+from cardiotune.settings import Column, VaryConfig
 from cardiotune.settings.tables import OUTCOME, PATIENT, TABLE
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -35,7 +36,7 @@ def hospitals(test: str = "va", **more: Any) -> Any:
     return experiment({name: {"part": "test"} if name == test else None for name in HOSPITALS}, **more)
 
 
-def two(tmp_path: Path, second: dict[str, Any], rows: list[str], **table: Any) -> Any:
+def two(tmp_path: Path, second: dict[str, Any], rows: list[str], first_unit: str = "mg/dL", **table: Any) -> Any:
     """A table of age (years) and sugar (mg/dL) beside another one with its own dictionary."""
     first = tmp_path / "first.csv"
     first.write_text("age,sugar,sex,y\n" + "".join(f"{40 + i},{90 + i},{i % 2},{i // 2 % 2}\n" for i in range(60)))
@@ -43,7 +44,7 @@ def two(tmp_path: Path, second: dict[str, Any], rows: list[str], **table: Any) -
     other.write_text("\n".join(rows) + "\n")
     columns = {
         "age": {"type": "integer", "unit": "years"},
-        "sugar": {"unit": "mg/dL", "phrase": "fasting glucose"},
+        "sugar": {"unit": first_unit, "phrase": "fasting glucose"},
         "sex": {"type": "binary", "codes": {"0": "woman", "1": "man"}},
         "y": {"role": "target"},
     }
@@ -629,3 +630,52 @@ def test_the_quick_model_is_held_against_the_same(tmp_path: Path, test: str, cei
     findings = audit_prepared(config, read_prepared(config))
     found = [finding.numbers["ceiling"] for finding in findings if finding.check == "above_ceiling"]
     assert found == ([ceiling] if ceiling < 0.9 else [])
+
+
+def test_the_longest_way_is_measured_before_training(tmp_path: Path) -> None:
+    _, vary = varied()
+    rows = list(range(0, 700, 50))
+    longest = [len(text) for text in vary.longest(rows)]
+    drawn = [[len(text) for text in vary.texts(rows, np.random.default_rng(seed))] for seed in range(60)]
+    assert all(most >= max(of_row) for most, of_row in zip(longest, zip(*drawn, strict=True), strict=True))
+    still = {"order": False, "drop": None, "wording": False, "units": False, "numbers": False, "missing": False}
+    prepared, plain = varied(**still)
+    assert plain.longest([0]) == prepared.texts[:1]
+
+
+def test_words_of_a_code_that_the_first_dictionary_has_not_are_drawn_too() -> None:
+    def column(codes: dict[str, str], **more: Any) -> Column:
+        return Column(type="categorical", codes=codes, **more)
+
+    pooled = column({"1": "never", "2": "past", "3": "now"})
+    first, second = column({"1": "no", "3": "yes"}, same_as="smoker"), column({"1": "nie", "2": "ex"}, same_as="smoker")
+    first, second = (
+        each.model_copy(update={"same_codes": {c: c for c in each.codes or {}}}) for each in (first, second)
+    )
+    ways = wordings({"smoker": pooled}, [{"a": first}, {"b": second}])
+    assert ways["smoker"].codes == {"1": ["no", "nie"], "3": ["yes"], "2": ["ex"]}
+
+
+@pytest.mark.parametrize("first", ["mg/dL", "mmol/L"])
+def test_a_substance_is_known_by_the_name_that_either_table_has(tmp_path: Path, first: str) -> None:
+    """`sugar` and `wert`: only one of them says what is measured, in either order."""
+    second = "mmol/L" if first == "mg/dL" else "mg/dL"
+    other = {**OTHER, "glukose": {"unit": second, "phrase": "wert", "same_as": "sugar"}}
+    other["wert"] = other.pop("glukose")
+    config = two(tmp_path, other, [ROWS[0].replace("glukose", "wert"), *ROWS[1:]], first_unit=first)
+    frame = read_prepared(config).cohort.frame
+    factor = 18.0156 if first == "mg/dL" else 1 / 18.0156
+    assert frame.filter(frame[TABLE] == "other")["sugar"][0] == pytest.approx(5.55 * factor, rel=1e-3)
+
+
+def test_what_a_tables_reading_learned_is_kept_for_tables_scored_later(tmp_path: Path) -> None:
+    """05/12/2019 alone tells no month; the table that it was learned from does."""
+    days = [f"{1 + i % 28:02}/{1 + i % 12:02}/2019" for i in range(40)]
+    rows = [f"{row},{'seen' if i == 0 else days[i - 1]}" for i, row in enumerate(ROWS)]
+    config = two(tmp_path, {**OTHER, "seen": {"type": "date"}}, rows)
+    config = config.model_copy(update={"models": ["logistic_regression"], "runs_dir": str(tmp_path)})
+    folder, prepared = stages.prepare(config)
+    kept = load_resolved(folder.config)
+    assert kept.tables["other"].data.columns["seen"].day_first is True
+    assert next(source.data for source in prepared.sources if source.name == "other") == kept.tables["other"].data
+    assert changed_settings(read_yaml(folder.config), config.model_dump(mode="json")) == []

@@ -54,11 +54,16 @@ def _compared(start: Start, config: Config, prepared: Prepared) -> Iterator[str]
         earlier = source.train.start_from
         if not earlier:
             return
+        recorded = start.run.read_manifest().get("training", {}).get("start_from", {}).get("sha256")
         try:
-            start = find_start(earlier)
+            before = find_start(earlier)
         except CardioTuneError:
             yield _unknown(start.name, "the weights that it started from are no longer there")
             return
+        if before.hashes != recorded:  # so that two runs that were made anew from one another end, too
+            yield _unknown(start.name, "the weights that it started from have changed since")
+            return
+        start = before
 
 
 def _unknown(name: str, why: str) -> str:

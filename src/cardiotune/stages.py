@@ -104,10 +104,13 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
     found = roles.settle(prepared.cohort.columns, prepared.cohort.frame.filter(pl.Series(prepared.parts == "train")))
     check_inputs(prepared.cohort.frame, found.columns, config.comparators)
     weights = find_weights(config.model) if config.needs_llm else None
-    start_from = _start(config, prepared, weights)
+    start_from = _start(config, prepared, weights, place or config.run_path)
     tokens, encoded = encode_prompts(config, prepared, weights) if weights else (None, None)
     learned = config.data.model_copy(update={"columns": found.columns})
-    folder = runs.create(place or config.run_path, dump(config.model_copy(update={"data": learned})), overwrite)
+    tables = {source.name: source.data for source in prepared.sources if source.name}
+    changed = {name: table.model_copy(update={"data": tables[name]}) for name, table in config.tables.items()}
+    resolved = config.model_copy(update={"data": learned, "tables": changed})
+    folder = runs.create(place or config.run_path, dump(resolved), overwrite)
     with _failing(folder), folder.stage("prepare", begun):
         if encoded is not None and weights:
             keep_tokens(folder, prepared.all_texts, encoded, weights)
@@ -132,12 +135,16 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
     return folder, prepared
 
 
-def _start(config: Config, prepared: Prepared, weights: Path | None) -> dict[str, Any] | None:
+def _start(config: Config, prepared: Prepared, weights: Path | None, target: Path) -> dict[str, Any] | None:
     """What is recorded of the weights that training begins from, once they are found to fit; None
-    where it begins afresh."""
+    where it begins afresh. ConfigError where they lie in `target`, which the run would replace."""
     if not (config.train.start_from and weights and "tuned" in config.comparators):
         return None
     start = find_start(config.train.start_from)
+    if start.folder.resolve().is_relative_to(target.resolve()):
+        raise ConfigError(
+            f"train.start_from: {start.name} lies in the folder that this run would replace; give the run another name"
+        )
     check_start(start, config, weights)
     return lineage(start, config, prepared)
 

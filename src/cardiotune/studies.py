@@ -207,10 +207,17 @@ def evaluate_adapter(
     return _leave_evaluation(config, RunFolder(out), made_from, lines, frame)
 
 
+def _one_table(folder: RunFolder, config: Config, otherwise: str = "") -> None:
+    """ConfigError where a run has several tables: what is asked is of one dictionary's columns."""
+    if config.tables:
+        raise ConfigError(f"{folder.path}: was made of several tables, and this asks for the columns of one{otherwise}")
+
+
 def probe(folder: RunFolder, rows: int) -> dict[str, Any]:
     """How the risks of `rows` test patients change when their text is written otherwise ->
     `probes.json`."""
     check_tuned(folder)
+    _one_table(folder, config_of(folder))
     config, prepared = reopen(folder, None)
     set_up(config.train.threads)
     with folder.stage("probe"):
@@ -227,6 +234,7 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
     """Which columns the tuned model and LightGBM use, on `rows` test patients ->
     `explanations.json`."""
     check_tuned(folder)
+    _one_table(folder, config_of(folder), "; one patient's are told by explain --row")
     config, prepared = reopen(folder, None)
     cohort = prepared.cohort
     set_up(config.train.threads)

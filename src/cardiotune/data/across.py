@@ -20,7 +20,7 @@ from cardiotune.data import roles, schema
 from cardiotune.data.cohort import Cohort
 from cardiotune.data.copies import TOLERANCE, Keys, total
 from cardiotune.data.small_counts import told
-from cardiotune.data.units import Line, line, spelled, substance_of
+from cardiotune.data.units import Line, line_between, spelled
 from cardiotune.errors import DataError
 from cardiotune.settings import Column, spelling
 
@@ -106,20 +106,13 @@ def _tells(name: str, cohort: Cohort) -> bool:
 
 def _convertible(shared: Shared, column: Column, other: Column) -> bool:
     """Whether numbers of both can be written in one unit."""
-    if not (column.is_number and column.unit and other.unit) or spelled(column.unit) == spelled(other.unit):
+    if not column.is_number:
         return True
     try:
-        line(column.unit, other.unit, _substance(shared, column, other))
+        line_between(shared.first, column, shared.second, other)
     except DataError:
         return False
     return True
-
-
-def _substance(shared: Shared, column: Column, other: Column) -> str | None:
-    """What is measured, by the names that either table has for it."""
-    return substance_of(shared.first, column.phrase or "", column.same_as or "") or substance_of(
-        shared.second, other.phrase or "", other.same_as or ""
-    )
 
 
 def in_both(first: Cohort, second: Cohort, shared: Sequence[Shared]) -> InBoth:
@@ -176,11 +169,10 @@ def _alike_written(
     """Numbers in one unit, to the digits of the table that gives fewer."""
     digits, their_digits = _decimals(ours), _decimals(theirs)
     if column.unit and other.unit and spelled(column.unit) != spelled(other.unit):
-        substance = _substance(shared, column, other)
-        to_theirs = line(column.unit, other.unit, substance)
+        to_theirs = line_between(shared.first, column, shared.second, other)
         if 10.0**-digits * to_theirs.factor < 10.0**-their_digits:  # ours are the finer ones
             return _rounded(ours, to_theirs, their_digits, other.unit), _rounded(theirs, Line(1.0), their_digits)
-        theirs = _rounded(theirs, line(other.unit, column.unit, substance), digits, column.unit)
+        theirs = _rounded(theirs, line_between(shared.second, other, shared.first, column), digits, column.unit)
         return _rounded(ours, Line(1.0), digits), theirs
     digits = min(digits, their_digits)
     return _rounded(ours, Line(1.0), digits), _rounded(theirs, Line(1.0), digits)

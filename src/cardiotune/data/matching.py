@@ -19,7 +19,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cardiotune.data import roles, schema
 from cardiotune.data.prepare import Source
-from cardiotune.data.units import Line, line, substance_of
+from cardiotune.data.units import Line, line_between
 from cardiotune.errors import DataError
 from cardiotune.settings import Column, DataConfig, spelling
 from cardiotune.settings.tables import codes_in, quantities
@@ -85,8 +85,9 @@ class Matching:
             if match.codes:
                 values = values.replace_strict(match.codes, default=None, return_dtype=pl.String)
             elif column.is_number:
-                straight = _line(own, column, first)
-                values = values * straight.factor + straight.offset if straight else values
+                straight = _line(own, column, name, first)
+                # Of a unit that cannot be the pooled column's they would be other values: missing.
+                values = values * straight.factor + straight.offset if straight else values.clear(len(values))
             columns.append(values.cast(like.schema[name]).alias(name))
         return like.with_columns(columns)
 
@@ -122,12 +123,11 @@ def _meanings(source: Source) -> dict[str, str | None]:
     return {name: known.get(name) for name in source.data.features}
 
 
-def _line(name: str, own: Column, other: Column) -> Line | None:
-    """From the units of one column to those of another; None where they cannot be converted."""
-    if not (own.unit and other.unit):
-        return Line(1.0)
+def _line(name: str, own: Column, other_name: str, other: Column) -> Line | None:
+    """From the units of a column, whose `same_as` is not read, to those of another; None where they
+    cannot be converted."""
     try:
-        return line(own.unit, other.unit, substance_of(name, own.phrase or ""))
+        return line_between(name, own.model_copy(update={"same_as": None}), other_name, other)
     except DataError:
         return None
 
@@ -136,7 +136,7 @@ def _can_be(name: str, column: Column, version: _Version) -> bool:
     """Whether a column holds what the other one does: numbers, codes, days or text, in one
     dimension."""
     alike = column.kind.values == version.column.kind.values
-    return alike and (not column.is_number or _line(name, column, version.column) is not None)
+    return alike and (not column.is_number or _line(name, column, version.name, version.column) is not None)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def _alike(name: str, table: Source, version: _Version, first: Column, codes: di
     """Likeness of what two columns hold, 0 to 1."""
     own, other = table.frame[name], version.values
     if table.data.columns[name].is_number:
-        straight = _line(name, table.data.columns[name], version.column)
+        straight = _line(name, table.data.columns[name], version.name, version.column)
         one, two = (values.drop_nulls().cast(pl.Float64).to_numpy() for values in (own, other))
         if straight is None or min(len(one), len(two)) < FEWEST:
             return UNKNOWN

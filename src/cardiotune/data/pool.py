@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cardiotune.data.across import in_both, shared_columns
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort
 from cardiotune.data.counts import Notes, Step
-from cardiotune.data.units import line, substance_of
+from cardiotune.data.units import Line, line_between
 from cardiotune.errors import DataError
 from cardiotune.settings import Column, DataConfig
 from cardiotune.settings.tables import OUTCOME, PATIENT, TABLE, TableConfig, codes_in, in_common, quantities
@@ -111,7 +111,7 @@ def pooled_rows(
         first = pooled.columns[name]
         if name in own:
             columns.append(
-                _brought(frame[own[name]], data.columns[own[name]], first, f"{table}.{own[name]}").alias(name)
+                _brought(frame[own[name]], data.columns[own[name]], name, first, f"{table}.{own[name]}").alias(name)
             )
         else:
             dtype = pl.Float64 if first.is_number else pl.Date if first.is_day else pl.String
@@ -120,15 +120,14 @@ def pooled_rows(
     return pl.DataFrame([*columns, outcome, ids.alias(ROW_ID), frame[EVENT]])
 
 
-def _brought(values: pl.Series, own: Column, first: Column, where: str) -> pl.Series:
-    """Values in the units and codes of the first table's column."""
-    if own.is_number and own.unit and first.unit and own.unit != first.unit:
-        substance = substance_of(values.name, own.phrase or "", own.same_as or "")
+def _brought(values: pl.Series, own: Column, name: str, first: Column, where: str) -> pl.Series:
+    """Values in the units and codes of the first table's column, of the quantity `name`."""
+    if own.is_number:
         try:
-            straight = line(own.unit, first.unit, substance)
+            straight = line_between(values.name, own, name, first)
         except DataError as error:
             raise DataError(f"tables.{where}: {error}; mend its unit or same_as") from None
-        return values * straight.factor + straight.offset
+        return values if straight == Line(1.0) else values * straight.factor + straight.offset
     if own.is_coded and (codes := codes_in(own, first)):
         known = {code: theirs for code, theirs in codes.items() if theirs is not None}
         return values.replace_strict(list(known), list(known.values()), default=None, return_dtype=pl.String)

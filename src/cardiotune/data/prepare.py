@@ -133,7 +133,7 @@ def _of_tables(config: Config) -> Prepared:
     sources, texts, first = [], [], 0
     for name, cohort in pool.tables.items():
         rows = np.arange(first, first := first + cohort.frame.height)
-        data = config.tables[name].data
+        data = config.tables[name].data.model_copy(update={"columns": cohort.columns})
         learned_on = cohort.frame.filter(pl.Series(parts[rows] == "train"))
         plain = config.serialize.model_copy(update={"order": "dictionary"})
         order = column_order(learned_on, data, config.serialize if learned_on.height else plain)

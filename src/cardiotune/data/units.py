@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cardiotune.data.roles import name_words
 from cardiotune.errors import DataError
+from cardiotune.settings import Column
 
 # --------------------------------------------------------------------------------------------------
 # substances
@@ -249,6 +250,16 @@ def _quantity(unit: str, substance: Substance | None) -> Any:
         return _registry().Quantity(_registry().parse_expression(text)) if _UNIT.fullmatch(text) else None
     except pint.PintError:
         return None
+
+
+def line_between(name: str, own: Column, other_name: str, other: Column) -> Line:
+    """How a value of one column becomes one of another that measures the same, by what either is
+    called; as it is where one of them has no unit. DataError as `line`."""
+    if not (own.unit and other.unit) or spelled(own.unit) == spelled(other.unit):
+        return Line(1.0)
+    named = ((name, own), (other_name, other))
+    said = (substance_of(called, column.phrase or "", column.same_as or "") for called, column in named)
+    return line(own.unit, other.unit, next(filter(None, said), None))
 
 
 def convert(values: ArrayLike, source: str, target: str, substance: str | None = None) -> NDArray[np.float64]:

@@ -47,8 +47,11 @@ def wordings(columns: Mapping[str, Column], dictionaries: Sequence[Mapping[str, 
         names = [way for one in said for way in one.names]
         # A sentence of its own would not go with drawn words.
         plain = [way for way in names if "{value}" not in way] or names[:1]
-        codes = {code: [way for one in said for way in one.codes.get(code, [])] for code in said[0].codes}
-        found[name] = Wordings(list(dict.fromkeys(plain)), {c: list(dict.fromkeys(w)) for c, w in codes.items() if w})
+        codes: dict[str, list[str]] = {}
+        for one in said:
+            for code, ways in one.codes.items():
+                codes.setdefault(code, []).extend(ways)
+        found[name] = Wordings(list(dict.fromkeys(plain)), {c: list(dict.fromkeys(w)) for c, w in codes.items()})
     return found
 
 
@@ -80,6 +83,27 @@ class Varied:
         frame, order, data, serialize = self._drawn(self.frame[rows], draw)
         return serialize_rows(frame, order, data, serialize)
 
+    def longest(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Texts of these rows in the longest way that can be drawn, by its letters: all columns,
+        the longest names, words and units, and missing values said."""
+        frame, columns = self.frame[rows], dict(self.data.columns)
+        for name in self.order:
+            column, ways = columns[name], self.ways[name]
+            change: dict[str, Any] = {}
+            if self.vary.wording:
+                longest = {code: max(words, key=len) for code, words in ways.codes.items()}
+                change = {"phrase": max(ways.names, key=len)}
+                change |= {"codes": {**schema.codes_of(column), **longest}} if longest else {}
+            columns[name], values = column.model_copy(update=change), frame[name]
+            for unit in self._units(name) if self.vary.units else ():
+                other, written = self._in_unit(name, columns[name], values, unit)
+                if _letters(written, other) > _letters(values, columns[name]):
+                    columns[name], values = other, written
+            frame = frame.with_columns(values.alias(name))
+        say = "say" if self.vary.missing else self.serialize.missing
+        serialize = self.serialize.model_copy(update={"missing": say})
+        return serialize_rows(frame, self.order, self.data.model_copy(update={"columns": columns}), serialize)
+
     def _drawn(
         self, frame: pl.DataFrame, draw: np.random.Generator
     ) -> tuple[pl.DataFrame, list[str], DataConfig, SerializeConfig]:
@@ -107,22 +131,38 @@ class Varied:
             if ways.codes:
                 drawn = {code: _one(words, draw) for code, words in ways.codes.items()}
                 change["codes"] = {**schema.codes_of(column), **drawn}
-        if column.is_number and self.vary.units and column.unit and draw.random() < UNIT_SHARE:
-            substance = substance_of(name, column.phrase or "", column.same_as or "")
-            if others := other_units(column.unit, substance):
-                unit = _one(others, draw)
-                straight = line(column.unit, unit, substance)
-                values = values * straight.factor + straight.offset
-                change |= {"unit": unit, "decimals": _decimals(values), "type": "numeric", "range": None}
-        if column.is_number and self.vary.numbers and draw.random() < 0.25:
-            now = change.get("decimals", column.decimals)
-            if now:
-                change["decimals"] = now - 1
-        return column.model_copy(update=change), values
+        told = column.model_copy(update=change)
+        other_unit = column.is_number and self.vary.units and column.unit and draw.random() < UNIT_SHARE
+        if other_unit and (others := self._units(name)):
+            told, values = self._in_unit(name, told, values, _one(others, draw))
+        if column.is_number and self.vary.numbers and draw.random() < 0.25 and told.decimals:
+            told = told.model_copy(update={"decimals": told.decimals - 1})
+        return told, values
+
+    def _substance(self, name: str) -> str | None:
+        column = self.data.columns[name]
+        return substance_of(name, column.phrase or "", column.same_as or "")
+
+    def _units(self, name: str) -> list[str]:
+        """Other units that clinicians use for a column."""
+        column = self.data.columns[name]
+        return other_units(column.unit, self._substance(name)) if column.is_number and column.unit else []
+
+    def _in_unit(self, name: str, told: Column, values: pl.Series, unit: str) -> tuple[Column, pl.Series]:
+        """A column, told so far in its own unit, and its values in another one."""
+        straight = line(str(told.unit), unit, self._substance(name))
+        values = values * straight.factor + straight.offset
+        change = {"unit": unit, "decimals": _decimals(values), "type": "numeric", "range": None}
+        return told.model_copy(update=change), values
 
 
 def _one(ways: Sequence[str], draw: np.random.Generator) -> str:
     return ways[int(draw.integers(len(ways)))]
+
+
+def _letters(values: pl.Series, column: Column) -> int:
+    """Of the longest value in words; 0 where there is none."""
+    return max((len(schema.words(value, column)) for value in values.drop_nulls().unique()), default=0)
 
 
 def _decimals(values: pl.Series) -> int:

@@ -32,6 +32,8 @@ def encode_prompts(config: Config, prepared: Prepared, weights: Path) -> tuple[d
     if any(one.answer == "words" for one in wanted):
         encoder.prompts(rows, room=config.task.max_new_tokens)
     if "tuned" in config.comparators:
+        if varied := prepared.varied:
+            _check_varied_fit(varied.longest(prepared.rows("train")), encoder)
         _check_probe_fits(config, prepared.order, encoder)
     facts = {
         "shortest": int(rows.lengths.min()),
@@ -41,6 +43,17 @@ def encode_prompts(config: Config, prepared: Prepared, weights: Path) -> tuple[d
         "limit": config.serialize.max_tokens,
     }
     return facts, rows
+
+
+def _check_varied_fit(texts: list[str], encoder: PromptEncoder) -> None:
+    """PromptsTooLongError when training texts, in the longest way that a draw may write them, are
+    too long: before hours of training, and not in them."""
+    try:
+        encoder.prompts(texts)
+    except PromptsTooLongError as error:
+        raise PromptsTooLongError(
+            f"training texts as serialize.vary may write them (all columns, in the longest words and units): {error}"
+        ) from None
 
 
 def _check_probe_fits(config: Config, order: list[str], encoder: PromptEncoder) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -196,11 +197,14 @@ def differences(run: RunFolder, one: RunFolder) -> list[str]:
     return settings + ([] if same_table else ["table"])
 
 
+OF_A_COLUMN = re.compile(r"(?:tables\.[^.]+\.)?data\.columns\.")
+
+
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Names of the settings that differ, but for what a run learns about its columns."""
     flat, other = _flat(before), _flat(now)
     changed = {key for key in flat.keys() | other.keys() if flat.get(key) != other.get(key)}
-    learned = {key for key in changed if key.startswith("data.columns.") and key.rsplit(".", 1)[1] in LEARNED}
+    learned = {key for key in changed if OF_A_COLUMN.match(key) and key.rsplit(".", 1)[1] in LEARNED}
     return sorted(changed - {key for key in learned if None in (flat.get(key), other.get(key))})
 
 
