@@ -156,6 +156,9 @@ def test_several_tables_need_a_dictionary(run: Path, place: Path, tmp_path: Path
     check_refusal(call("recalibrate", run, table), 2, said)
     with pytest.raises(ConfigError, match="several tables"):
         RiskModel.load(run)
+    said = "was made of several tables, and this asks for the columns of one"
+    check_refusal(call("probe", run, "--rows", "20"), 2, said)
+    check_refusal(call("explain", run, "--rows", "20"), 2, said + "; one patient's are told by explain --row")
 
 
 def test_bad_dictionaries_get_a_line(run: Path, place: Path, tmp_path: Path) -> None:

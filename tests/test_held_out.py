@@ -143,6 +143,34 @@ def test_codes_in_other_words_and_letters_are_matched(tmp_path: Path) -> None:
     assert matching.columns["rookt"] and matching.columns["rookt"].codes == {"0": "x", "1": "n", "2": "v"}
 
 
+@pytest.mark.parametrize("way", [by_name, automatic])
+def test_values_come_in_the_pools_unit_whoever_knows_what_is_measured(tmp_path: Path, way: Any) -> None:
+    """`lipid` says no substance; it is known by the pooled column's name, and never taken raw."""
+    draw = np.random.default_rng(1)
+    tables: dict[str, Any] = {}
+    for name, column, unit, mean, spread in (
+        ("first", "cholesterol", "mg/dL", 215, 40),
+        ("second", "lipid", "mmol/L", 5.56, 1),
+        ("held", "lipid", "mmol/L", 5.56, 1),
+    ):
+        values = draw.normal(mean, spread, 80).round(2)
+        rows = [f"age,{column},y", *(f"{40 + i % 30},{value},{i % 2}" for i, value in enumerate(values))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows) + "\n")
+        same = {"same_as": "cholesterol"} if column == "lipid" else {}
+        columns = {"age": {"unit": "years"}, column: {"unit": unit, **same}, "y": {"role": "target"}}
+        tables[name] = {"data": {"path": str(tmp_path / f"{name}.csv"), "columns": columns}}
+    tables["held"]["part"] = "test"
+    use = {"model": "gemma3-270m", "method": "lora", "task": "heart_disease"}
+    config = compose({"name": "units", "tables": tables, "use": use}, [], "experiment.yaml", Path())
+    prepared = read_prepared(config)
+    *training, table = prepared.sources
+    matching = way(training, table, config.data)
+    assert matching.columns["lipid"] and matching.columns["lipid"].quantity == "cholesterol"
+    like = prepared.cohort.frame[table.rows.tolist()]
+    brought = matching.brought(table, config.data, like)["cholesterol"]
+    np.testing.assert_allclose(brought, table.frame["lipid"] * 38.665, rtol=1e-4)
+
+
 def test_a_model_reads_the_matched_columns_alone() -> None:
     config, prepared = hospitals("va")
     rows = LabelledRows(prepared.cohort.frame, prepared.cohort.events, prepared.parts, config.data, 0)

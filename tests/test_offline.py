@@ -128,11 +128,28 @@ def test_without_its_base_weights_a_run_says_where_they_were_looked_for(
         assert said.startswith("cardiotune.errors.ModelError") and word in said
 
 
-def test_only_a_new_run_may_download(child: Child, tmp_path: Path, toy_model: Path) -> None:
+@pytest.mark.parametrize("command", ["prepare", "evaluate"])
+def test_only_a_new_run_or_an_adapter_alone_may_download(
+    child: Child, tmp_path: Path, toy_model: Path, command: str
+) -> None:
     file = write_toy_experiment(tmp_path, toy_model)
     empty = {"HF_HOME": str(tmp_path / "empty"), "SOCKETS": str(tmp_path / "log")}
-    model = ["model.path=null", "model.hub_id=someone/toy", "model.allow_download=true"]
-    done = child.run("-m", "cardiotune", "prepare", file, *model, **empty)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "base.yaml").write_text("model: {name: toy, hub_id: someone/other}")
+    of = {
+        "prepare": [file, "model.path=null"],
+        "evaluate": [
+            tmp_path,
+            "--base",
+            tmp_path / "base.yaml",
+            "--task",
+            "heart_disease",
+            "--dataset",
+            "statlog_heart",
+        ],
+    }
+    model = ["model.hub_id=someone/toy", "model.allow_download=true"]
+    done = child.run("-m", "cardiotune", command, *of[command], *model, **empty)
     assert done.returncode == 4 and "someone/toy: download failed" in done.stderr
     assert (tmp_path / "log").is_file(), "asked for, it is tried; and here we would see it"
 

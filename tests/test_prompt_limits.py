@@ -64,6 +64,19 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return resized(tmp_path_factory.mktemp("short"), build_toy_model, max_position_embeddings=96)
 
 
+def test_ways_of_writing_that_are_too_long_are_refused_before_anything_is_written(tmp_path: Path, short: Path) -> None:
+    """Texts as they stand fit; one alias would not, in whichever batch it is drawn."""
+    plain = on_table(tmp_path, short, serialize={"vary": {"units": False}})
+    stages.prepare(plain)
+    columns = {"age": plain.data.columns["age"].model_copy(update={"aliases": ["age in completed years " * 20]})}
+    data = plain.data.model_copy(update={"columns": {**plain.data.columns, **columns}})
+    with pytest.raises(
+        PromptsTooLongError, match=r"^training texts as serialize.vary may write them .* prompts are longer"
+    ):
+        stages.prepare(plain.model_copy(update={"data": data, "name": "other"}))
+    assert not (tmp_path / "runs" / "other").exists()
+
+
 def test_what_is_scored_later_is_refused_too(short: Path, tmp_path: Path) -> None:
     config = on_table(tmp_path, short)
     config = config.model_copy(update={"data": config.data.model_copy(update={"out_of_range": "error"})})

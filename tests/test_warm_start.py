@@ -228,6 +228,32 @@ def test_a_start_of_a_start_is_looked_at_too(tmp_path: Path, source: RunFolder) 
     assert start["patients"].count("none of the test patients") == 2
 
 
+def test_a_run_does_not_replace_the_weights_that_it_starts_from(tmp_path: Path, source: RunFolder) -> None:
+    own = RunFolder(shutil.copytree(source.path, tmp_path / "runs" / "source"))
+    for start in (own.path, own.adapter):
+        config = from_source(
+            tmp_path, source, "source", runs_dir=str(tmp_path / "runs"), train={"start_from": str(start)}
+        )
+        with pytest.raises(
+            ConfigError, match=r"train.start_from: source lies in the folder that this run would replace"
+        ):
+            stages.prepare(config, overwrite=True)
+        assert (own.adapter / "adapter_model.safetensors").is_file()
+
+
+def test_an_earlier_start_that_was_made_anew_is_not_taken_for_it(tmp_path: Path, source: RunFolder) -> None:
+    """Its folder holds other weights; two that point at each other come to an end, too."""
+    first = RunFolder(shutil.copytree(source.path, tmp_path / "first"))
+    middle = trained(from_source(tmp_path, first, "middle"))
+    shutil.rmtree(first.path)
+    shutil.copytree(middle.path, first.path)  # started from itself
+    run, _ = stages.prepare(from_source(tmp_path, middle, "last", 7))
+    said = (
+        "not checked whether middle was learned from test patients: the weights that it started from have changed since"
+    )
+    assert run.read_manifest()["training"]["start_from"]["patients"].endswith(said)
+
+
 def test_classifier_heads_and_whole_models_come_along(tmp_path: Path, toy_model: Path) -> None:
     for number, sections in enumerate(({"task": {"head": "classifier"}}, {"method": {"kind": "full"}})):
         source = trained(experiment(tmp_path, toy_model, f"source{number}", train={"max_steps": 1}, **sections))

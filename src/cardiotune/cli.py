@@ -150,17 +150,21 @@ class _Plain(logging.Formatter):
 
 
 def _load(config: str, overrides: list[str] | None) -> Config:
-    """Settings; before anything that imports the hub's library, which reads once whether it may
-    ask."""
+    """Settings, heard by the hub's library."""
     if _is_folder(config):
         own = Path(config) / "config.yaml"
         raise ConfigError(
             f"{config}: is a folder; expected an experiment YAML{f', such as {own}' if own.is_file() else ''}"
         )
-    loaded = load_config(config, overrides)
-    if loaded.model.allow_download:
+    return _heard(load_config(config, overrides))
+
+
+def _heard(config: Config) -> Config:
+    """The settings; before anything that imports the hub's library, which reads once whether it may
+    ask."""
+    if config.model.allow_download:
         os.environ["HF_HUB_OFFLINE"] = "0"
-    return loaded
+    return config
 
 
 def _is_folder(config: str) -> bool:
@@ -337,10 +341,10 @@ def evaluate(
     Example: cardiotune evaluate my_adapter --base gemma3-270m --task heart_disease --dataset
     statlog_heart
     """
+    config = _adapter_config(run, base, task, dataset, table, overrides or []) if base else None
     from cardiotune import reopen, stages, studies
 
-    if base:
-        config = _adapter_config(run, base, task, dataset, table, overrides or [])
+    if config:
         judged = studies.evaluate_adapter(run, config, out_folder, allow_unknown, overwrite)
         _show_metrics(judged, as_json)
         _say(f"written: {out_folder}", as_json)
@@ -371,7 +375,7 @@ def _adapter_config(
         raise ConfigError("--base needs --dataset: a data dictionary, from configs/datasets or a file")
     use = {"model": base, "dataset": dataset, **({"task": task} if task else {})}
     above = [*([f"data.path={table}"] if table else []), "models=[tuned]", *overrides]
-    return compose({"name": "evaluation", "use": use}, above, "evaluate --base", Path())
+    return _heard(compose({"name": "evaluation", "use": use}, above, "evaluate --base", Path()))
 
 
 @app.command()

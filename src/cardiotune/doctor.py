@@ -14,14 +14,13 @@ import torch
 from cardiotune.config import load_model, shipped
 from cardiotune.errors import ModelError, PromptsTooLongError
 from cardiotune.settings import Config
-from cardiotune.training.machine import computes_in_bfloat16
+from cardiotune.training.machine import computes_in_bfloat16, own_device
 from cardiotune.training.memory import estimate
 from cardiotune.training.weights import cache_folder, describe, find_weights
 
 
 def examine() -> dict[str, Any]:
     """Facts by name; nothing is converted, downloaded or changed."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     models = {name: load_model(path) for name, path in shipped("models").items()}
     return {
@@ -30,7 +29,7 @@ def examine() -> dict[str, Any]:
         "memory_free_gib": round(psutil.virtual_memory().available / 2**30, 1),
         "disk_free_gib": round(shutil.disk_usage(os.getcwd()).free / 2**30, 1),
         "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
-        "bfloat16": computes_in_bfloat16(device),
+        "bfloat16": computes_in_bfloat16(own_device()),
         "libraries": {name: _version(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "deepspeed")},
         "weights": {name: describe(model) for name, model in models.items()},
         "cache": str(cache_folder()),
@@ -46,7 +45,6 @@ def examine_experiment(config: Config) -> dict[str, Any]:
     """
     choice = config.choice
     gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
     needed = {"bitsandbytes": config.method.quantization != "none", "deepspeed": config.deepspeed is not None}
     absent = [name for name, wanted in needed.items() if wanted and _version(name) is None]
     found: dict[str, Any] = {
@@ -54,7 +52,7 @@ def examine_experiment(config: Config) -> dict[str, Any]:
         "verdict": f"missing: {', '.join(absent)}" if absent else "works",
     }
     try:
-        memory = estimate(config, find_weights(config.model), device)
+        memory = estimate(config, find_weights(config.model), own_device())
     except (ModelError, PromptsTooLongError) as error:
         return {**found, "memory_mib": None, "reason": str(error)}
     free = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available / config.launch.processes

@@ -19,11 +19,10 @@ from typing import Any
 import polars as pl
 
 from cardiotune import __version__
-from cardiotune.config import load_resolved
 from cardiotune.data.chunks import CHUNK_ROWS, TableChunks
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.table import locate
-from cardiotune.deployment.scorer import RowScorer, reading_of
+from cardiotune.deployment.scorer import RowScorer, reading_of, settings_of
 from cardiotune.errors import ConfigError, InterruptedRunError
 from cardiotune.files import HASHES, atomic, read_json, sha256, write_json, write_text
 from cardiotune.processes import current
@@ -57,8 +56,7 @@ class Job:
     @property
     def config(self) -> Config:
         """The settings of the model."""
-        run = RunFolder(self.folder)
-        return load_resolved(run.checked(run.config))
+        return settings_of(self.folder)
 
     def chunks(self, known: dict[str, Any] | None = None) -> TableChunks:
         """The table's rows."""

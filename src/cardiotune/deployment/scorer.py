@@ -65,11 +65,11 @@ def settings_of(folder: Path) -> Config:
 def reading_of(folder: Path, dataset: Dataset | None) -> Reading:
     """How a run folder or an export reads a table, before its model is loaded; errors as
     `reading`."""
+    config = settings_of(folder)
     if is_export(folder):
         record = ExportRecord.read(folder)
-        return reading(load_resolved(folder / "config.yaml"), record.order, dataset, folder, record.trained)
-    run = RunFolder(folder)
-    return reading(load_resolved(run.checked(run.config)), read_order(run), dataset, folder)
+        return reading(config, record.order, dataset, folder, record.trained)
+    return reading(config, read_order(RunFolder(folder)), dataset, folder)
 
 
 class Problem(NamedTuple):

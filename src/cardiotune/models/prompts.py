@@ -4,7 +4,6 @@ once."""
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cardiotune.comparators import COMPARATORS
 from cardiotune.data.prepare import Prepared
@@ -13,14 +12,14 @@ from cardiotune.errors import PromptsTooLongError
 from cardiotune.models.risks import examples
 from cardiotune.models.tuned import probe_texts
 from cardiotune.settings import Config
+from cardiotune.training.machine import own_device
 from cardiotune.training.model import build_encoder, score_dtype
 
 
 def encode_prompts(config: Config, prepared: Prepared, weights: Path) -> tuple[dict[str, int], TokenRows]:
     """How long the prompts are, and they; raises when one is over the limit or the labels do not
     fit the tokenizer."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    score_dtype(config.model, device)  # refuses what this machine cannot score in
+    score_dtype(config.model, own_device())  # refuses what this machine cannot score in
     encoder = build_encoder(config, weights)
     wanted = [COMPARATORS[name] for name in config.comparators]
     if config.model.family == "decoder" and any(one.language == "base" for one in wanted):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+import torch._dynamo  # first imported after `join`, it would keep the group, and Gloo's threads, alive
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin
 from torch._C._distributed_c10d import FileStore, Store, TCPStore
@@ -62,7 +63,8 @@ def join(config: Config) -> None:
 
 def _leave() -> None:
     """Gloo's threads end before the interpreter does: one that is still there when its group is
-    thrown away aborts a process whose work is done and saved. Nobody is waited for."""
+    thrown away aborts a process whose work is done and saved. What is still under way is waited
+    for, as it would be without this."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
