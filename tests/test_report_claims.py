@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
+from cardiotune.evaluation.random_effects import across
 from cardiotune.files import read_json
 from cardiotune.report.record import read_record
 from cardiotune.runs import RunFolder
@@ -131,6 +132,22 @@ def test_example_thresholds_are_of_no_guideline(plain: Said) -> None:
 def test_the_columns_of_the_classical_models_are_told(plain: Said) -> None:
     assert "Logistic regression and LightGBM: all 5 feature columns" in plain.report
     assert "TF-IDF" not in plain.all
+
+
+def test_sites_have_a_mean_and_where_a_further_one_lies(tmp_path: Path) -> None:
+    frame = table(tmp_path, 1200)
+    wards = pl.Series(np.resize(["A", "B", "C", "D"], 1200))
+    frame.with_columns(ward=wards).write_csv(tmp_path / "table.csv")
+    text = say(classical(tmp_path, {"ward": {"role": "site"}}))
+    record = read_record(text.run)
+    groups = {group.group: group for group in record.part.subgroups or [] if group.column == "ward"}
+    mean = record.part.over_sites["lightgbm"]["auroc"]
+    assert mean == across("auroc", [group.models["lightgbm"]["auroc"] for group in groups.values()])
+    assert mean.tables == 4 and mean.prediction and mean.i2 is not None
+    section = text.report.split("## Site by site")[1].split("\n## ")[0]
+    assert all(f"| {ward} | {groups[ward].n} | {groups[ward].n_events} |" in section for ward in "ABCD")
+    assert "| mean over sites |" in section and "| I² (variance between sites, of all) |" in section
+    assert '<h2 id="sites">Site by site</h2>' in text.run.report.read_text()
 
 
 SPLITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

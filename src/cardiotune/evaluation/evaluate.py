@@ -20,7 +20,7 @@ from cardiotune.evaluation.catalogue import DIFFERENCES, NAMES, RAW, THRESHOLDS,
 from cardiotune.evaluation.censoring import describe_weights, judge_times
 from cardiotune.evaluation.disclosure import Told
 from cardiotune.evaluation.estimates import EXCEPTIONS, difference, estimate
-from cardiotune.evaluation.groups import judge_groups
+from cardiotune.evaluation.groups import MISSING, judge_groups
 from cardiotune.evaluation.intervals import (
     Interval,
     affordable,
@@ -96,6 +96,8 @@ class FromTable:
     """How far times are judged."""
     held_out: Sequence[str] = ()
     """Tables of which nothing was learned from."""
+    site: str | None = None
+    """Title of the subgroups that are sites."""
 
 
 Thresholds = Mapping[str, Sequence[NamedThreshold]]
@@ -327,7 +329,8 @@ def _judge_part(part: _Rows, bootstrap: _Bootstrap, table: FromTable, times: Cen
         raw=_judge_raw(part, bootstrap),
         differences=_differences(part, points, samples) if "tuned" in risks else None,
         tables=tables,
-        over_tables=_over_tables(tables) if test else {},
+        over_tables=_over([one.models for one in tables.values() if one.n_events is not None]) if test else {},
+        over_sites=_over(_sites(groups, table.site)) if test and table.site else {},
     )
     # The other parts had a hand in making the model.
     return replace(judged, verdict=verdict(judged, table.held_out)) if test and "tuned" in risks else judged
@@ -424,13 +427,18 @@ def _tables(part: _Rows, bootstrap: _Bootstrap, groups: Sequence[Group]) -> dict
     return found
 
 
-def _over_tables(tables: Mapping[str, TableJudged]) -> dict[str, dict[str, Mean]]:
-    """Of every model the mean over tables; empty where fewer than two are judged."""
-    judged = [table.models for table in tables.values() if table.models and table.n_events is not None]
-    if len(judged) < 2:
+def _sites(groups: Sequence[Group], title: str) -> list[Mapping[str, Estimates]]:
+    """The models at each site whose numbers are told."""
+    return [one.models for one in groups if one.column == title and one.group != MISSING and not one.suppressed]
+
+
+def _over(judged: Sequence[Mapping[str, Estimates]]) -> dict[str, dict[str, Mean]]:
+    """Of every model the mean over tables or sites; empty where fewer than two are judged."""
+    found = [models for models in judged if models]
+    if len(found) < 2:
         return {}
     return {
-        model: {name: across(name, [one[model][name] for one in judged]) for name in OVER_TABLES} for model in judged[0]
+        model: {name: across(name, [one[model][name] for one in found]) for name in OVER_TABLES} for model in found[0]
     }
 
 

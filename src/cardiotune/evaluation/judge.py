@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID, STATUS, TIME
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.ukb.followup import horizon_days
@@ -54,7 +55,7 @@ def of_rows(config: Config, frame: pl.DataFrame, censored: pl.DataFrame | None =
     """Subgroups, patients and follow-up of any rows. `censored`: further ones, of unknown
     outcome."""
     data, settings = config.data, config.evaluation
-    patient = data.name_of("group")
+    patient, site = data.name_of("group"), data.name_of("site")
     everyone = frame if censored is None else pl.concat([frame, censored])
     times = everyone.filter(pl.col(TIME).is_not_null()).select(ROW_ID, TIME, STATUS) if _weighted(config) else None
     return FromTable(
@@ -62,6 +63,7 @@ def of_rows(config: Config, frame: pl.DataFrame, censored: pl.DataFrame | None =
         clusters=dict(zip(everyone[ROW_ID], everyone[patient].cast(pl.String), strict=True)) if patient else None,
         followed=None if times is None else {row_id: Followed(*followed) for row_id, *followed in times.iter_rows()},
         horizon_days=horizon_days(data.ukb),
+        site=schema.label(site, data.columns[site]) if site else None,
     )
 
 

@@ -174,26 +174,38 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean over tables; None where it is not defined."""
+    """The mean over tables or sites; None where it is not defined."""
 
     value: float | None
     ci: Interval | None
     """95 % interval of the mean."""
     prediction: Interval | None
-    """Where the value at a further table is expected to lie, 95 %; of three tables at least."""
+    """Where the value at a further one is expected to lie, 95 %; of three at least."""
     tables: int
     """How many it is of: those that have a value with an interval."""
+    i2: float | None = None
+    """Share of the variance of the estimates that is between them and not within (I^2)."""
 
     def as_json(self) -> dict[str, Any]:
-        """`{"value", "ci", "prediction", "tables"}`."""
-        ends = (None if pair is None else list(pair) for pair in (self.ci, self.prediction))
-        return dict(zip(("value", "ci", "prediction", "tables"), (self.value, *ends, self.tables), strict=True))
+        """`{"value", "ci", "prediction", "i2", "tables"}`."""
+        return {
+            "value": self.value,
+            "ci": _ends(self.ci),
+            "prediction": _ends(self.prediction),
+            "i2": self.i2,
+            "tables": self.tables,
+        }
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
         """Undo `as_json`."""
-        mean, further = (None if pair is None else (pair[0], pair[1]) for pair in (entry["ci"], entry["prediction"]))
-        return cls(entry["value"], mean, further, entry["tables"])
+        return cls(
+            entry["value"], _interval(entry["ci"]), _interval(entry["prediction"]), entry["tables"], entry.get("i2")
+        )
+
+
+def _means(entries: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Mean]]:
+    return {model: {metric: Mean.from_json(mean) for metric, mean in found.items()} for model, found in entries.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +385,8 @@ class Part:
     """By the name of the table; empty where the experiment has one."""
     over_tables: Mapping[str, Mapping[str, Mean]] = field(default_factory=dict)
     """Model -> metric -> the mean over tables; empty where fewer than two are judged."""
+    over_sites: Mapping[str, Mapping[str, Mean]] = field(default_factory=dict)
+    """The same over the sites of a column of that role, which are among the subgroups."""
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
@@ -398,10 +412,8 @@ class Part:
             else {other: _estimates(found) for other, found in differences.items()},
             verdict=Verdict.from_json(verdict) if verdict else None,
             tables={name: TableJudged.from_json(found) for name, found in entry.get("tables", {}).items()},
-            over_tables={
-                model: {metric: Mean.from_json(mean) for metric, mean in means.items()}
-                for model, means in entry.get("over_tables", {}).items()
-            },
+            over_tables=_means(entry.get("over_tables", {})),
+            over_sites=_means(entry.get("over_sites", {})),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -430,11 +442,11 @@ class Part:
             entry["verdict"] = self.verdict.as_json()
         if self.tables:
             entry["tables"] = {name: table.as_json() for name, table in self.tables.items()}
-        if self.over_tables:
-            entry["over_tables"] = {
-                model: {metric: mean.as_json() for metric, mean in means.items()}
-                for model, means in self.over_tables.items()
-            }
+        for name, means in (("over_tables", self.over_tables), ("over_sites", self.over_sites)):
+            if means:
+                entry[name] = {
+                    model: {metric: mean.as_json() for metric, mean in found.items()} for model, found in means.items()
+                }
         return entry
 
 

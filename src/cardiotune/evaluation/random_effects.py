@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.stats import norm, t
-from statsmodels.stats.meta_analysis import combine_effects
 
 from cardiotune.evaluation.intervals import TAIL
 from cardiotune.evaluation.judgement import Estimate, Mean
+from cardiotune.evaluation.metrics import Array
 
 
 class Scale(NamedTuple):
@@ -39,11 +40,13 @@ metrics as they are."""
 def across(metric: str, estimates: Sequence[Estimate]) -> Mean:
     """The random-effects mean of independent estimates of a metric.
 
-    Standard errors are taken from the 95 % intervals, the variance between tables after Paule and
-    Mandel, the mean's interval after Hartung and Knapp (never narrower than without), and the
-    prediction interval after Higgins, Thompson and Spiegelhalter (J R Stat Soc A 2009;172:137) with
-    t of k - 2 degrees of freedom. Estimates without an interval, or at the end of their scale, are
-    passed over.
+    Standard errors are taken from the 95 % intervals, the variance between tables by restricted
+    maximum likelihood, the mean's interval after Knapp and Hartung (Stat Med 2003;22:2693), I^2
+    after Higgins and Thompson (Stat Med 2002;21:1539), and the prediction interval with t of k - 1
+    degrees of freedom: `rma(method = "REML", test = "knha")` and `predict` of R's metafor. Where
+    the estimates differ no more than their own errors explain, Knapp and Hartung's interval may
+    shrink to nothing: there it is never narrower than without them. Estimates without an interval,
+    or at the end of their scale, are passed over.
     """
     scale = SCALES.get(metric, PLAIN)
     found = [pair for one in estimates if (pair := _on_scale(one, scale))]
@@ -51,16 +54,44 @@ def across(metric: str, estimates: Sequence[Estimate]) -> Mean:
     if number < 2:
         return Mean(None, None, None, number)
     values, errors = (np.array(column) for column in zip(*found, strict=True))
-    with np.errstate(divide="ignore"):  # of its I^2, where all are equal
-        combined = combine_effects(values, errors**2, method_re="iterated")
-    mean = float(combined.mean_effect_re)
-    error = max(float(combined.sd_eff_w_re_hksj), float(combined.sd_eff_w_re))
-    wide = float(t.ppf(1 - TAIL, number - 1)) * error
-    prediction = None
-    if number > 2:
-        far = float(t.ppf(1 - TAIL, number - 2)) * math.sqrt(max(float(combined.tau2), 0.0) + error**2)
-        prediction = (scale.back(mean - far), scale.back(mean + far))
-    return Mean(scale.back(mean), (scale.back(mean - wide), scale.back(mean + wide)), prediction, number)
+    between = _between(values, errors**2)
+    weights = 1 / (errors**2 + between)
+    mean = float(np.average(values, weights=weights))
+    spread = float((weights * (values - mean) ** 2).sum()) / (number - 1)
+    error = math.sqrt((spread if between else max(spread, 1.0)) / float(weights.sum()))
+    quantile = float(t.ppf(1 - TAIL, number - 1))
+    wide, far = quantile * error, quantile * math.sqrt(between + error**2)
+    return Mean(
+        scale.back(mean),
+        (scale.back(mean - wide), scale.back(mean + wide)),
+        (scale.back(mean - far), scale.back(mean + far)) if number > 2 else None,
+        number,
+        between / (between + _within(errors**2)),
+    )
+
+
+def _between(values: Array, variances: Array) -> float:
+    """Variance between tables by restricted maximum likelihood, 0 at least; values and their
+    variances (k,). Viechtbauer, J Educ Behav Stat 2005;30:261, section 3."""
+
+    def slope(between: float) -> float:
+        """Twice the derivative of the restricted log-likelihood."""
+        weights = 1 / (variances + between)
+        away = values - np.average(values, weights=weights)
+        return float((weights**2 * away**2).sum() - weights.sum() + (weights**2).sum() / weights.sum())
+
+    if slope(0.0) <= 0:
+        return 0.0
+    high = float(np.ptp(values) ** 2)
+    while slope(high) > 0:
+        high *= 2
+    return float(brentq(slope, 0.0, high, xtol=1e-14))
+
+
+def _within(variances: Array) -> float:
+    """The variance of a typical table's estimate, which I^2 compares with that between tables."""
+    weights = 1 / variances
+    return float((len(weights) - 1) / (weights.sum() - (weights**2).sum() / weights.sum()))
 
 
 def _on_scale(one: Estimate, scale: Scale) -> tuple[float, float] | None:

@@ -32,6 +32,7 @@ from cardiotune.report.drawing import (
 )
 from cardiotune.report.learning_curve import PLOTTED
 from cardiotune.report.leave_out import NEUTRAL
+from cardiotune.report.places import Places
 from cardiotune.report.record import Array, Record, Scores
 from cardiotune.report.wording import in_order, metric_words, model_words
 
@@ -408,17 +409,17 @@ def forest(record: Record) -> Drawing | None:
     )
 
 
-def over_tables(record: Record) -> Drawing | None:
-    """AUROC, O:E and calibration slope of the main model at each table and over them; None where
-    the run has one table."""
-    found, main = record.part.tables, record.main
-    if not found:
+def by_place(record: Record, places: Places | None) -> Drawing | None:
+    """AUROC, O:E and calibration slope of the main model at each table or site and over them; None
+    where there are none."""
+    if places is None:
         return None
-    means = record.part.over_tables.get(main, {})
+    found, main, one_of, all_of = places.found, record.main, places.one, places.many
+    means = places.means.get(main, {})
     names = [
         f"{textwrap.fill(name, 24)}\n({'few rows' if one.n is None else f'n = {one.n}'})" for name, one in found.items()
     ]
-    labels = names + (["mean over tables\n(thin: a further table)"] if means else [])
+    labels = names + ([f"mean over {all_of}\n(thin: a further {one_of})"] if means else [])
     withheld = sum(one.n_events is None for one in found.values())
 
     def painter(metric: str) -> Callable[[Figure], None]:
@@ -458,7 +459,7 @@ def over_tables(record: Record) -> Drawing | None:
     ]
     rows += [
         (
-            "mean over tables",
+            f"mean over {all_of}",
             None,
             None,
             model,
@@ -467,19 +468,19 @@ def over_tables(record: Record) -> Drawing | None:
             *(one.ci or (None, None)),
             *(one.prediction or (None, None)),
         )
-        for model, entries in record.part.over_tables.items()
+        for model, entries in places.means.items()
         for metric, one in entries.items()
     ]
-    header = ("table", "n", "events", "model", "metric", "value", "low", "high", "further low", "further high")
+    header = (one_of, "n", "events", "model", "metric", "value", "low", "high", "further low", "further high")
     return Drawing(
-        name="tables",
-        title=f"Tables: {model_words(main)}",
+        name=all_of,
+        title=f"{all_of.capitalize()}: {model_words(main)}",
         label=f"Forest plot of AUROC, observed by expected events and calibration slope of {model_words(main)} in "
-        f"{len(found)} tables" + (f", {withheld} of them withheld" if withheld else ""),
+        f"{len(found)} {all_of}" + (f", {withheld} of them withheld" if withheld else ""),
         caption="Look for intervals that all reach the dotted line: chance for the AUROC, 1 for O:E and slope. Diamond: the "
-        "random-effects mean over tables with its interval; its thin line, of three tables at least, reaches over where a "
-        "further table is expected to lie (95 % prediction interval). The data hold every model.",
-        svg=Markup("\n").join(svg(f"tables-{name}", (WIDTH, height), painter(name)) for name in OVER_TABLES),
+        f"random-effects mean over {all_of} with its interval; its thin line, of three at least, reaches over where a "
+        f"further {one_of} is expected to lie (95 % prediction interval). The data hold every model.",
+        svg=Markup("\n").join(svg(f"{all_of}-{name}", (WIDTH, height), painter(name)) for name in OVER_TABLES),
         data=table(header, rows),
         panels="large",
     )

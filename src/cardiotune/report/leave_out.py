@@ -16,7 +16,7 @@ from cardiotune.evaluation.judgement import Estimate, Mean
 from cardiotune.evaluation.random_effects import METRICS, across
 from cardiotune.files import atomic, read_json, write_json, write_text
 from cardiotune.report.drawing import REFERENCE, STYLE, look
-from cardiotune.report.wording import estimate, events, in_order, model_words, plain, span
+from cardiotune.report.wording import estimate, events, in_order, model_words, percent, plain, span
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
@@ -104,7 +104,8 @@ def to_markdown(found: dict[str, Any]) -> str:
         lines.append(_line("**mean**", model, [_mean_words(Mean.from_json(metrics[name])) for name in METRICS]))
     note = (
         "Each table was the test once, and all others were learned from. In brackets 95 % intervals. Mean: random effects "
-        "over tables; *next*: where a further table of this kind is expected to lie (95 % prediction interval)."
+        "over tables; *next*: where a further table of this kind is expected to lie (95 % prediction interval); *I²*: the share "
+        "of the variance that is between the tables."
     )
     return "\n".join([*lines, "", note, ""])
 
@@ -115,7 +116,8 @@ def _line(who: str, model: str, cells: list[str]) -> str:
 
 def _mean_words(mean: Mean) -> str:
     following = span(mean.prediction)
-    return estimate(Estimate(mean.value, mean.ci)) + (f"; next {following}" if following else "")
+    words = estimate(Estimate(mean.value, mean.ci)) + (f"; next {following}" if following else "")
+    return words + (f"; I² {percent(mean.i2)}" if mean.i2 is not None else "")
 
 
 def draw(found: dict[str, Any], file: Path) -> Path:

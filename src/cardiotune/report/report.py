@@ -19,7 +19,7 @@ from cardiotune.evaluation.judgement import Decision, Verdict
 from cardiotune.evaluation.probes import Monotone, Probe, Probed
 from cardiotune.evaluation.table1 import HIDDEN, SMALL, Table1, Table1Row
 from cardiotune.files import read_json, write_text
-from cardiotune.report import checklists, done, figures, learning_curve, model_card, tables
+from cardiotune.report import checklists, done, figures, learning_curve, model_card, places, tables
 from cardiotune.report.done import CALIBRATIONS, HEADS, MOST_NAMES
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.tables import Notes
@@ -107,7 +107,8 @@ def _drawings(record: Record) -> dict[str, Any]:
     return {
         "figures": figures.performance(record),
         "forest": figures.forest(record),
-        "tables_figure": figures.over_tables(record),
+        "tables_figure": figures.by_place(record, places.tables(record)),
+        "sites_figure": figures.by_place(record, places.sites(record)),
         "explanations": figures.explanations(record.explanations),
         "costs": figures.costs(_stages(record)),
         "learning_figure": figures.learning_curve(points) if points else None,
@@ -148,7 +149,8 @@ def _words(record: Record) -> dict[str, Any]:
             for model in tables.main_first(record, part.thresholds)
         ],
         "threshold_sources": done.thresholds(record),
-        "by_table": tables.by_table(record, notes),
+        "by_table": tables.by_place(record, places.tables(record), notes),
+        "by_site": tables.by_place(record, places.sites(record), notes),
         "subgroups": tables.subgroups(record, notes),
         "notes": notes.texts,
         "glossary": glossary(),

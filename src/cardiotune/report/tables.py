@@ -11,8 +11,9 @@ from cardiotune.evaluation.catalogue import DIFFERENCES, RAW, SUBGROUPS, THRESHO
 from cardiotune.evaluation.judgement import UNDEFINED, Auroc, AurocDifference, Estimate, RiskGroup, ThresholdJudged
 from cardiotune.evaluation.random_effects import METRICS as OVER_TABLES
 from cardiotune.report import curves, learning_curve
+from cardiotune.report.places import Places
 from cardiotune.report.record import Record
-from cardiotune.report.wording import in_order, metric_words, model_words, number, reads, span
+from cardiotune.report.wording import in_order, metric_words, model_words, number, percent, reads, span
 
 AT_THRESHOLD = ("flagged", *(metric for metric in THRESHOLDS if metric != "flagged"))
 
@@ -209,25 +210,30 @@ def subgroups(record: Record, notes: Notes) -> Groups:
 
 
 # --------------------------------------------------------------------------------------------------
-# several tables
+# several tables or sites
 
 
-def by_table(record: Record, notes: Notes) -> WrittenTable:
-    """The main model at each table and, below, over them; without rows where the run has one
-    table."""
+def by_place(record: Record, places: Places | None, notes: Notes) -> WrittenTable:
+    """The main model at each table or site and, below, over them; without rows where there are
+    none."""
+    if places is None:
+        return WrittenTable([], [])
     rows = []
-    for name, one in record.part.tables.items():
+    for name, one in places.found.items():
         found = one.models.get(record.main, {})
         cells = [WrittenCell("few" if count is None else str(count)) for count in (one.n, one.n_events)]
         rows.append(
             WrittenRow(name, [*cells, *(notes.cell(metric, found.get(metric, UNDEFINED)) for metric in OVER_TABLES)])
         )
-    if means := record.part.over_tables.get(record.main):
+    if means := places.means.get(record.main):
         none = [WrittenCell("")] * 2
         mean = [notes.cell(name, Estimate(means[name].value, means[name].ci)) for name in OVER_TABLES]
-        rows.append(WrittenRow("mean over tables", [*none, *mean], main=True))
+        rows.append(WrittenRow(f"mean over {places.many}", [*none, *mean], main=True))
         further = [WrittenCell(span(means[name].prediction) or "–") for name in OVER_TABLES]
-        rows.append(WrittenRow("a further table", [*none, *further], value="95 % prediction interval"))
+        rows.append(WrittenRow(f"a further {places.one}", [*none, *further], value="95 % prediction interval"))
+        shares = [means[name].i2 for name in OVER_TABLES]
+        between = [WrittenCell("–" if share is None else percent(share)) for share in shares]
+        rows.append(WrittenRow("I²", [*none, *between], value=f"variance between {places.many}, of all"))
     return WrittenTable(
         ["Rows", "Events", *(named(metric).words for metric in OVER_TABLES)], rows, model_words(record.main)
     )
