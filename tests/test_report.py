@@ -15,6 +15,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.evaluation.intervals import bootstrap_counts
 from cardiotune.evaluation.metrics import emax, ici
+from cardiotune.evaluation.sample_size import Developed
 from cardiotune.files import write_json, write_text
 from cardiotune.models.predictions import Prediction, prediction_rows, write_predictions
 from cardiotune.models.thresholds import NamedThreshold
@@ -186,7 +187,12 @@ def add_everything(run: RunFolder) -> RunFolder:
         "age": {row_id: bands[number % 29 % 3] for number, row_id in enumerate(ids)},
         "ward": {row_id: "small <ward>" if number < 12 else None for number, row_id in enumerate(ids)},
     }
-    write_json(run.metrics, evaluate_predictions(told, 100, 0, thresholds=thresholds, table=FromTable(groups)))
+    write_json(
+        run.metrics,
+        evaluate_predictions(
+            told, 100, 0, thresholds=thresholds, table=FromTable(groups, developed=Developed(134, 66, 17))
+        ),
+    )
     for name, content in extras().items():
         write_json(run.path / f"{name}.json", content)
     seconds = {"tuned": {"rows": 200, "seconds": 14.0}, "logistic_regression": {"rows": 200, "seconds": 0.01}}

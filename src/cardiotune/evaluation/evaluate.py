@@ -54,6 +54,15 @@ from cardiotune.evaluation.judgement import (
 from cardiotune.evaluation.metrics import Array
 from cardiotune.evaluation.random_effects import METRICS as OVER_TABLES
 from cardiotune.evaluation.random_effects import across
+from cardiotune.evaluation.sample_size import (
+    Developed,
+    Flagging,
+    Needed,
+    SampleSize,
+    cox_snell,
+    to_develop,
+    to_validate,
+)
 from cardiotune.evaluation.survival import EVENT, Followed
 from cardiotune.models.predictions import Prediction
 from cardiotune.models.thresholds import NamedThreshold
@@ -98,6 +107,8 @@ class FromTable:
     """Tables of which nothing was learned from."""
     site: str | None = None
     """Title of the subgroups that are sites."""
+    developed: Developed | None = None
+    """What classical models learned from."""
 
 
 Thresholds = Mapping[str, Sequence[NamedThreshold]]
@@ -332,6 +343,7 @@ def _judge_part(part: _Rows, bootstrap: _Bootstrap, table: FromTable, times: Cen
         over_tables=_over([one.models for one in tables.values() if one.n_events is not None]) if test else {},
         over_sites=_over(_sites(groups, table.site)) if test and table.site else {},
     )
+    judged = replace(judged, sample_size=_sample_size(part, judged, table.developed) if test else None)
     # The other parts had a hand in making the model.
     return replace(judged, verdict=verdict(judged, table.held_out)) if test and "tuned" in risks else judged
 
@@ -440,6 +452,35 @@ def _over(judged: Sequence[Mapping[str, Estimates]]) -> dict[str, dict[str, Mean
     return {
         model: {name: across(name, [one[model][name] for one in found]) for name in OVER_TABLES} for model in found[0]
     }
+
+
+REGRESSION = "logistic_regression"
+"""Whose AUROC a regression is planned with, where it was run."""
+
+
+def _sample_size(part: _Rows, judged: Part, developed: Developed | None) -> SampleSize:
+    """What it takes to develop a regression, and to validate the model that the report is about, if
+    their AUROC and the prevalence are those found. Nothing where an outcome has a small count."""
+    if judged.n_events is None:
+        return SampleSize()
+    known = {name: found["auroc"].value for name, found in judged.models.items() if name not in IN_WORDS}
+    plannable = {name: area for name, area in known.items() if area is not None and 0.5 < area < 1}
+    main = min(plannable, key=lambda name: (COMPARATORS[name].main if name in COMPARATORS else 99, name), default=None)
+    if main is None:
+        return SampleSize()
+    rows = part.judged(main)
+    prevalence = float(np.average(part.y_true, weights=part.weight))
+    at = judged.thresholds[main][0]
+    seen, unseen = at.metrics["sensitivity"].value, at.metrics["specificity"].value
+    flagging = None if seen is None or unseen is None or not 0 < at.value < 1 else Flagging(at.value, seen, unseen)
+    here, needed = int(rows.size(rows.everyone)), to_validate(plannable[main], prevalence, flagging)
+    validate, develop = Needed(main, plannable[main], prevalence, here, needed), None
+    if developed and developed.events and developed.parameters and developed.events < developed.rows:
+        model = REGRESSION if REGRESSION in plannable else main
+        share, area = developed.events / developed.rows, plannable[model]
+        needed = to_develop(developed.parameters, share, cox_snell(area, share))
+        develop = Needed(model, area, share, developed.rows, needed, developed.parameters)
+    return SampleSize(develop, validate)
 
 
 def _judge_raw(part: _Rows, bootstrap: _Bootstrap) -> dict[str, Estimates]:

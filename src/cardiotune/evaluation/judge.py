@@ -8,13 +8,17 @@ import polars as pl
 from cardiotune.data import schema
 from cardiotune.data.cohort import ROW_ID, STATUS, TIME
 from cardiotune.data.prepare import Prepared
+from cardiotune.data.small_counts import told_events
+from cardiotune.data.split import PARTS
 from cardiotune.data.ukb.followup import horizon_days
 from cardiotune.errors import DataError
 from cardiotune.evaluation.evaluate import FromTable, Thresholds, evaluate_predictions
+from cardiotune.evaluation.sample_size import Developed
 from cardiotune.evaluation.subgroups import subgroups
 from cardiotune.evaluation.survival import Followed
 from cardiotune.evaluation.table1 import told_beside
 from cardiotune.files import write_json
+from cardiotune.models.baselines import LabelledRows, parameters
 from cardiotune.models.predictions import read_predictions
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
@@ -48,7 +52,16 @@ def of_run(config: Config, prepared: Prepared) -> FromTable:
     withheld with regard to Table 1 too."""
     frame, censored = prepared.cohort.frame, prepared.cohort.censored
     told = told_beside(prepared, config.data, config.evaluation.subgroups)
-    return replace(of_rows(config, frame, censored), told=told)
+    return replace(of_rows(config, frame, censored), told=told, developed=_developed(config, prepared))
+
+
+def _developed(config: Config, prepared: Prepared) -> Developed:
+    """Without events where those of any part are few: the others and their sum would tell them."""
+    events, parts = prepared.cohort.events, prepared.parts
+    happened = {part: told_events(int((parts == part).sum()), int(events[parts == part].sum())) for part in PARTS}
+    rows = LabelledRows(prepared.cohort.frame, events, parts, config.data, config.seed)
+    told = None if None in happened.values() else happened["train"]
+    return Developed(len(prepared.rows("train")), told, parameters(rows))
 
 
 def of_rows(config: Config, frame: pl.DataFrame, censored: pl.DataFrame | None = None) -> FromTable:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from cardiotune.evaluation.intervals import Interval
+from cardiotune.evaluation.sample_size import SampleSize
 
 SCHEMA_VERSION = 1
 WITH_TABLES = 2
@@ -381,6 +382,8 @@ class Part:
     differences: Mapping[str, Estimates] | None = None
     """Other model -> tuned minus it; None without a tuned model."""
     verdict: Verdict | None = None
+    sample_size: SampleSize | None = None
+    """What it takes to develop and to validate; None for a part that is not the test part."""
     tables: Mapping[str, TableJudged] = field(default_factory=dict)
     """By the name of the table; empty where the experiment has one."""
     over_tables: Mapping[str, Mapping[str, Mean]] = field(default_factory=dict)
@@ -411,6 +414,7 @@ class Part:
             if differences is None
             else {other: _estimates(found) for other, found in differences.items()},
             verdict=Verdict.from_json(verdict) if verdict else None,
+            sample_size=SampleSize.from_json(size) if (size := entry.get("sample_size")) else None,
             tables={name: TableJudged.from_json(found) for name, found in entry.get("tables", {}).items()},
             over_tables=_means(entry.get("over_tables", {})),
             over_sites=_means(entry.get("over_sites", {})),
@@ -440,6 +444,8 @@ class Part:
             entry["differences"] = {other: _json_of(found) for other, found in self.differences.items()}
         if self.verdict is not None:
             entry["verdict"] = self.verdict.as_json()
+        if self.sample_size is not None:
+            entry["sample_size"] = self.sample_size.as_json()
         if self.tables:
             entry["tables"] = {name: table.as_json() for name, table in self.tables.items()}
         for name, means in (("over_tables", self.over_tables), ("over_sites", self.over_sites)):

@@ -136,6 +136,18 @@ def logistic_regression(rows: LabelledRows) -> Array:
     return _nothing_to_read("logistic regression", rows) if columns.empty else _regression(columns, rows)
 
 
+def parameters(rows: LabelledRows) -> int:
+    """How many coefficients `logistic_regression` has without its intercept, if of every category
+    one code is the reference."""
+    columns = _columns(rows, rows.data.features)
+    terms = 0 if columns.terms is None else int(columns.terms.shape[1])
+    if not columns.matrix.shape[1]:
+        return terms
+    train = columns.matrix[rows.train]
+    coded = _encoder(columns, {}).fit(train).transform(train[:1]).shape[1]
+    return int(coded - (columns.matrix.shape[1] - columns.numbers) + terms)
+
+
 @baseline
 def age_sex_logistic_regression(rows: LabelledRows) -> Array:
     """`logistic_regression` on age and sex alone: what everybody knows about a patient before any

@@ -17,6 +17,7 @@ from cardiotune.data.schema import label
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
 from cardiotune.evaluation.evaluate import FEW_ROWS
+from cardiotune.evaluation.sample_size import Needed, SampleSize
 from cardiotune.report import done
 from cardiotune.report.done import MISSING
 from cardiotune.report.record import Record
@@ -134,6 +135,8 @@ def _about_data(record: Record) -> dict[str, str]:
         "predictors": f"{len(predictors)} columns: {done.columns(predictors)}",
         "predictor_choice": done.predictor_choice(record),
         "size": done.size(record),
+        "size_to_develop": _needed((record.part.sample_size or SampleSize()).develop),
+        "size_to_validate": _needed((record.part.sample_size or SampleSize()).validate),
         "missing": _missing(record, record.models),
         "main_missing": _missing(record, [record.main]),
         "split": done.split(record),
@@ -142,6 +145,17 @@ def _about_data(record: Record) -> dict[str, str]:
         "overlap": _overlap(record.cohort.get("overlap", {})),
         "audit": _audit(record.findings),
     }
+
+
+def _needed(found: Needed | None) -> str:
+    """By Riley's criteria."""
+    if found is None:
+        return ""
+    words = "to validate" if found.parameters is None else f"to develop a regression of {found.parameters} parameters"
+    return (
+        f"{words} it takes {found.most:,} rows by Riley's criteria, at the AUROC of {found.auroc:.2f} and prevalence of "
+        f"{percent(found.prevalence)} found; there are {found.here:,}"
+    )
 
 
 def _missing(record: Record, models: list[str]) -> str:

@@ -137,6 +137,7 @@ def _words(record: Record) -> dict[str, Any]:
         "n": part.n,
         "events": record.events,
         "censoring": tables.censoring(record, notes),
+        "sample_size": tables.sample_size(record),
         "key": tables.comparison(record, record.models, KEY_METRICS, notes),
         "others": tables.with_delong(tables.comparison(record, record.models, others, notes), record, notes),
         "decided": tables.comparison(record, record.models, decided, notes),

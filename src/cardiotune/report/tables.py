@@ -1,15 +1,18 @@
 """The report's tables: numbers of a run, written and ready for the templates."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from cardiotune.comparators import LANGUAGE
 from cardiotune.data import roles
 from cardiotune.evaluation.catalogue import DIFFERENCES, RAW, SUBGROUPS, THRESHOLDS, named
 from cardiotune.evaluation.judgement import UNDEFINED, Auroc, AurocDifference, Estimate, RiskGroup, ThresholdJudged
 from cardiotune.evaluation.random_effects import METRICS as OVER_TABLES
+from cardiotune.evaluation.sample_size import CRITERIA, NOT_OF_LLMS, Needed, SampleSize
 from cardiotune.report import curves, learning_curve
 from cardiotune.report.places import Places
 from cardiotune.report.record import Record
@@ -236,6 +239,64 @@ def by_place(record: Record, places: Places | None, notes: Notes) -> WrittenTabl
         rows.append(WrittenRow("I²", [*none, *between], value=f"variance between {places.many}, of all"))
     return WrittenTable(
         ["Rows", "Events", *(named(metric).words for metric in OVER_TABLES)], rows, model_words(record.main)
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# sample size
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """How many rows it takes, in sentences and by criterion."""
+
+    text: str
+    table: WrittenTable
+
+
+def sample_size(record: Record) -> Sized | None:
+    """None where nothing is planned with."""
+    found = record.part.sample_size or SampleSize()
+    told = [(words, one) for words, one in _sized(found) if one]
+    if not told:
+        return None
+    rows = [
+        WrittenRow(
+            CRITERIA[criterion],
+            [
+                WrittenCell(f"{needed:,}"),
+                WrittenCell(f"{one.here:,}"),
+                WrittenCell("yes" if one.here >= needed else "no"),
+            ],
+            value=words,
+        )
+        for words, one in told
+        for criterion, needed in one.rows.items()
+    ]
+    text = [
+        *map(_planned, told),
+        "AUROC and prevalence are those that this run found: read it as an order of magnitude",
+    ]
+    text += [NOT_OF_LLMS] if set(LANGUAGE) & set(record.models) else []
+    table = WrittenTable(["Rows it takes", "Rows here", "Enough"], rows)
+    return Sized(" ".join(f"{sentence}." for sentence in text), table)
+
+
+def _sized(found: SampleSize) -> list[tuple[str, Needed | None]]:
+    return [("to develop", found.develop), ("to validate", found.validate)]
+
+
+def _planned(told: tuple[str, Needed]) -> str:
+    words, one = told
+    what = model_words(one.model)
+    if one.parameters is not None:
+        what = f"a logistic regression of these columns, of {one.parameters} parameters,"
+    return (
+        f"{words.capitalize()} {what} at an AUROC of {one.auroc:.2f}"
+        f"{f' ({model_words(one.model)})' if one.parameters is not None else ''} and a prevalence of {percent(one.prevalence)} "
+        f"it takes {one.most:,} rows ({math.ceil(one.most * one.prevalence):,} events); the "
+        f"{'test' if one.parameters is None else 'training'} part is worth {one.here:,}"
+        f"{'' if one.enough else ', too few'}"
     )
 
 
