@@ -14,7 +14,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.catalogue import DIFFERENCES, NAMES, SUBGROUPS, all_metrics
 from cardiotune.evaluation.estimates import ALIKE, SAME, SAME_RISK
-from cardiotune.evaluation.evaluate import FromTable, _decide, evaluate_predictions, verdict
+from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.evaluation.groups import judge_groups
 from cardiotune.evaluation.intervals import (
     auroc_interval,
@@ -27,6 +27,7 @@ from cardiotune.evaluation.intervals import (
 from cardiotune.evaluation.judged import Judged
 from cardiotune.evaluation.judgement import Estimate, Part
 from cardiotune.evaluation.metrics import Array
+from cardiotune.evaluation.verdict import _decide, verdict
 from cardiotune.models.predictions import Prediction, prediction_rows
 from cardiotune.models.thresholds import NamedThreshold
 from oracles.ask import ask, golden
@@ -605,8 +606,9 @@ def test_better() -> None:
         {"lightgbm": noisy(signal, 3, 0), "logistic_regression": noisy(signal, 4, 1), "tuned": noisy(signal, 0, 2)},
     )
     assert judged["verdict"]["decision"] == "better"
-    assert judged["verdict"]["against"] == "lightgbm"
-    assert judged["verdict"]["text"].startswith("The tuned language model beats LightGBM: AUROC +0.")
+    assert judged["verdict"]["against"] == "logistic_regression", "the first of a fixed order, not by its results"
+    assert judged["verdict"]["text"].startswith("The tuned language model beats logistic regression: AUROC +0.")
+    assert "; and LightGBM too." in judged["verdict"]["text"]
     assert "(95 % CI +0." in judged["verdict"]["text"]
 
 
@@ -621,7 +623,7 @@ def test_worse() -> None:
     assert judged["verdict"]["text"].startswith(
         "The tuned language model is not worth it here: logistic regression is better (AUROC -0."
     )
-    assert "for the language model)." in judged["verdict"]["text"]
+    assert "for the language model), 2 classical models counted (Holm)." in judged["verdict"]["text"]
 
 
 def test_no_difference() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.comparators import COMPARATORS, IN_WORDS, MATCHED, having
-from cardiotune.data.small_counts import FEW, is_small, told_events
+from cardiotune.comparators import IN_WORDS
+from cardiotune.data.small_counts import is_small, told_events
 from cardiotune.data.split import FEW_GROUPS
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
@@ -22,7 +22,6 @@ from cardiotune.evaluation.disclosure import Told
 from cardiotune.evaluation.estimates import EXCEPTIONS, difference, estimate
 from cardiotune.evaluation.groups import MISSING, judge_groups
 from cardiotune.evaluation.intervals import (
-    Interval,
     affordable,
     around,
     bootstrap_counts,
@@ -36,7 +35,6 @@ from cardiotune.evaluation.judgement import (
     Auroc,
     AurocDifference,
     Censoring,
-    Decision,
     DecisionCurve,
     Estimate,
     Estimates,
@@ -49,7 +47,6 @@ from cardiotune.evaluation.judgement import (
     TableJudged,
     ThresholdJudged,
     Times,
-    Verdict,
 )
 from cardiotune.evaluation.metrics import Array
 from cardiotune.evaluation.random_effects import METRICS as OVER_TABLES
@@ -64,18 +61,12 @@ from cardiotune.evaluation.sample_size import (
     to_validate,
 )
 from cardiotune.evaluation.survival import EVENT, Followed
+from cardiotune.evaluation.verdict import MARGIN, verdict
 from cardiotune.models.predictions import Prediction
 from cardiotune.models.thresholds import NamedThreshold
 
 log = logging.getLogger(__name__)
 
-RIVALS = having(lambda one: one.rival)
-"""What a language model must beat."""
-NEGLIGIBLE = 0.0005
-"""A smaller difference in AUROC or log-loss would be written as 0.000, and is no reason for a
-verdict."""
-FEW_ROWS = 100
-"""Fewer events, or fewer non-events, judge a model poorly. Collins et al., Stat Med 2016;35:214."""
 WEIGHTED = "ipcw"
 """How `metrics.json` says that all metrics are weighted by the inverse probability of censoring."""
 RAW_REPLICATES = 200
@@ -109,6 +100,8 @@ class FromTable:
     """Title of the subgroups that are sites."""
     developed: Developed | None = None
     """What classical models learned from."""
+    margin: float = MARGIN
+    """A difference in AUROC that matters."""
 
 
 Thresholds = Mapping[str, Sequence[NamedThreshold]]
@@ -345,7 +338,9 @@ def _judge_part(part: _Rows, bootstrap: _Bootstrap, table: FromTable, times: Cen
     )
     judged = replace(judged, sample_size=_sample_size(part, judged, table.developed) if test else None)
     # The other parts had a hand in making the model.
-    return replace(judged, verdict=verdict(judged, table.held_out)) if test and "tuned" in risks else judged
+    return (
+        replace(judged, verdict=verdict(judged, table.held_out, table.margin)) if test and "tuned" in risks else judged
+    )
 
 
 def _quantities(part: _Rows, model: str, weight: Array | None) -> dict[str, Array]:
@@ -578,121 +573,3 @@ def _differences(
         delong = (None, None) if test is None else (test.p, test.ci)
         found[other] = entries | {"auroc": AurocDifference(auroc.value, auroc.ci, auroc.reason, *delong)}
     return found
-
-
-def verdict(part: Part, held_out: Sequence[str] = ()) -> Verdict:
-    """Is the tuned language model worth it? Against the classical model that is hardest to beat on
-    these rows.
-
-    `decision`: `better` (than every classical model), `worse` (than at least one),
-    `no_difference_shown` or `no_comparison`; `against`: the classical model that decides it, the
-    one with the highest AUROC where several do; `text`: the same in plain words, with the tables
-    that were held out. Where some rivals match columns themselves, two cases are told: columns
-    matched by hand, which `decision` is about, and, as `unharmonised`, columns that nobody has
-    matched, where words are read too.
-    """
-    rivals = [name for name in RIVALS if name in part.models]
-    if not rivals:
-        return _no_comparison("No classical model was run beside the tuned model, so nothing is shown.")
-    if part.models["tuned"]["auroc"].value is None:
-        return _no_comparison("These rows hold one outcome only, so no comparison can be made.")
-    given = [name for name in rivals if name not in MATCHED]
-    if len(given) < len(rivals):
-        alone = [name for name in rivals if name in MATCHED or COMPARATORS[name].terms]
-        cases = [(how, _against(part, names)) for how, names in (("can", given), ("cannot", alone)) if names]
-        told = " ".join(f"If you {how} harmonise the columns: {case.text}" for how, case in cases)
-        found = replace(cases[0][1], text=told, unharmonised=cases[1][1] if given else None)
-    else:
-        found = _against(part, rivals)
-    return replace(found, text=found.text + _warned(part, held_out))
-
-
-def _against(part: Part, rivals: Sequence[str]) -> Verdict:
-    """The verdict beside some of the rivals."""
-    decisions = {name: _decide(*_key_differences(part, name)) for name in rivals}
-    order = ("worse", "no_difference_shown", "better")
-    rival = min(rivals, key=lambda name: (order.index(decisions[name]), -_value(part.models[name]["auroc"])))
-    decision, named = decisions[rival], COMPARATORS[rival].rival
-    auroc, loss = _key_differences(part, rival)
-    found = f"AUROC {_value(auroc):+.3f}{_span(auroc.ci)}, log-loss {_value(loss):+.3f}{_span(loss.ci)}"
-    if _side(auroc) * _side(loss) > 0:
-        unclear = f"its ranking and its probabilities point to different sides beside {named}"
-    elif _side(loss) < 0:
-        unclear = f"it does not rank clearly better than {named}"
-        if "tuned" in part.raw:
-            unclear += ", and of the two its probabilities alone were adjusted afterwards"
-    else:
-        unclear = f"it does not differ clearly from {named}"
-    text = {
-        "better": f"The tuned language model beats {named}: {found}.",
-        "worse": f"The tuned language model is not worth it here: {named} is better ({found} for the language model).",
-        "no_difference_shown": (
-            f"The tuned language model is not shown to be worth it here: {unclear} ({found}), and {named} is far "
-            "cheaper to fit, run and explain."
-        ),
-    }[decision]
-    return Verdict(decision, text, rival)
-
-
-def _warned(part: Part, held_out: Sequence[str]) -> str:
-    """What to keep in mind with every verdict on these rows, behind it."""
-    text, happened = "", part.n_events
-    if happened is None or min(happened, part.n - happened) < FEW_ROWS:
-        told = f"fewer than {FEW} with one of the outcomes" if happened is None else f"{happened} of them events"
-        text += f" With only {part.n} test rows, {told}, the intervals are wide: read this as a first look."
-    if part.censoring is not None:
-        text += " All figures are weighted by the inverse probability of censoring (IPCW)."
-    if held_out:
-        text += f" Held out: {_and(held_out)}."
-    return text
-
-
-def _and(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def _no_comparison(text: str) -> Verdict:
-    return Verdict("no_comparison", text)
-
-
-def _key_differences(part: Part, rival: str) -> tuple[Estimate, Estimate]:
-    """What decides: ranking (AUROC) and probabilities (log-loss)."""
-    assert part.differences is not None
-    return part.differences[rival]["auroc"], part.differences[rival]["log_loss"]
-
-
-def _decide(auroc: Estimate, log_loss: Estimate) -> Decision:
-    """Better: clearly so in ranking, while the probabilities do not even point to worse.
-
-    Better probabilities alone do not make it: the language model is calibrated on the validation
-    part, its rivals are not. Worse: clearly so in one, and not clearly better in the other. Doubt
-    counts against the costlier model.
-    """
-    ranking, probabilities = _side(auroc), -_side(log_loss)
-    points_to_worse = _value(auroc) <= -NEGLIGIBLE or _value(log_loss) >= NEGLIGIBLE
-    if ranking > 0 and not points_to_worse:
-        return "better"
-    if min(ranking, probabilities) < 0 and max(ranking, probabilities) <= 0:
-        return "worse"
-    return "no_difference_shown"
-
-
-def _value(entry: Estimate) -> float:
-    """Of what is defined where both outcomes are there."""
-    assert entry.value is not None
-    return entry.value
-
-
-def _side(difference: Estimate) -> int:
-    """1 when the difference is clearly above 0, by its interval, -1 when clearly below, 0 when it
-    does not tell."""
-    ci = difference.ci
-    if ci is None or abs(_value(difference)) < NEGLIGIBLE:
-        return 0
-    return int(ci[0] > 0) - int(ci[1] < 0)
-
-
-def _span(ci: Interval | None) -> str:
-    return "" if ci is None else f" (95 % CI {ci[0]:+.3f} to {ci[1]:+.3f})"

@@ -40,6 +40,7 @@ def judge(
         )
     stratified = settings.bootstrap_method == "stratified"
     table = table or FromTable(horizon_days=horizon_days(config.data.ukb))
+    table = replace(table, margin=settings.margin)
     if any(row.table for row in rows):
         table = replace(table, held_out=config.test_tables)
     result = evaluate_predictions(rows, settings.bootstrap, config.seed, stratified, thresholds, table)

@@ -14,7 +14,7 @@ from cardiotune.evaluation.sample_size import SampleSize
 SCHEMA_VERSION = 1
 WITH_TABLES = 2
 """Version of the schema where parts have `tables`, which readers of the first do not know."""
-Decision = Literal["better", "worse", "no_difference_shown", "no_comparison"]
+Decision = Literal["better", "worse", "no_difference_shown", "too_small_to_judge", "no_comparison"]
 
 
 def _interval(ci: Any) -> Interval | None:

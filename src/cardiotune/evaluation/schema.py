@@ -25,7 +25,7 @@ from cardiotune.evaluation.catalogue import (
     Range,
     named,
 )
-from cardiotune.evaluation.evaluate import RIVALS
+from cardiotune.evaluation.verdict import RIVALS
 
 FILE = Path(str(files("cardiotune.evaluation") / "metrics.schema.json"))
 RANGES = {ANY: "estimate", SHARE: "share", AT_LEAST_0: "at_least_0", AT_MOST_1: "at_most_1"}

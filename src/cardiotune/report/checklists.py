@@ -16,8 +16,8 @@ from cardiotune.comparators import LANGUAGE, having
 from cardiotune.data.schema import label
 from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
-from cardiotune.evaluation.evaluate import FEW_ROWS
 from cardiotune.evaluation.sample_size import Needed, SampleSize
+from cardiotune.evaluation.verdict import FEW_ROWS
 from cardiotune.report import done
 from cardiotune.report.done import MISSING
 from cardiotune.report.record import Record

@@ -36,9 +36,10 @@ from cardiotune.report.wording import (
 from cardiotune.runs import RunFolder
 
 DECISIONS = {
-    "better": "Better than the best classical model",
+    "better": "Better than every classical model",
     "worse": "Not worth it here",
     "no_difference_shown": "Not shown to be worth it",
+    "too_small_to_judge": "Too small to judge",
     "no_comparison": "No comparison",
 }
 WEIGHTED_WORDS = (

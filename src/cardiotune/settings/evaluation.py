@@ -60,6 +60,10 @@ class EvaluationConfig(Settings):
     """The highest AUROC that is believable on this table; a result that is surely above it is
     reported as a leak. A data set's file gives it with its source. Default: that of the public
     table with these columns, else 0.99; of several tables with test rows the highest."""
+    margin: float = Field(0.02, gt=0, lt=0.5)
+    """A difference in AUROC that matters. Where the interval of a difference is wider than this to
+    both sides, and a gain of this size may hide in it, the verdict is that the test part is too
+    small to judge."""
     bootstrap_method: Literal["ordinary", "stratified"] = "ordinary"
     """`stratified` keeps the number of events fixed; intervals of calibration and precision are
     then too narrow."""
