@@ -8,14 +8,14 @@ from itertools import combinations
 import pytest
 from matplotlib.figure import Figure
 
-from cardiotune.comparators import COMPARATORS, PUBLISHED_SCORES, ComparatorName, Look, having
+from cardiotune.comparators import COMPARATORS, PUBLISHED_SCORES, ComparatorName, Look, having, main_model
 from cardiotune.evaluation import schema
 from cardiotune.models.risk_scores import PUBLISHED
 from cardiotune.models.risks import MAKERS
 from cardiotune.report import done
 from cardiotune.report.drawing import UNKNOWN_LOOK, look
 from cardiotune.report.learning_curve import COMPARED
-from cardiotune.report.wording import in_order, main_model, model_words
+from cardiotune.report.wording import in_order, model_words
 from cardiotune.settings import Config
 
 EVERY = pytest.mark.parametrize("name", COMPARATORS)

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from cardiotune.comparators import main_model
 from cardiotune.config import dump
 from cardiotune.errors import DataError
 from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
@@ -35,7 +36,7 @@ from cardiotune.report.figures import performance
 from cardiotune.report.learning_curve import learning_curve
 from cardiotune.report.record import read_record
 from cardiotune.report.report import write_report
-from cardiotune.report.wording import main_model, model_words
+from cardiotune.report.wording import model_words
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from test_learning_curve import Runs, experiment

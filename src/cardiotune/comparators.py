@@ -5,7 +5,8 @@ new one is a record here and the function that makes its risks (`models/baseline
 columns, `models/risks.py` for all others).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -376,6 +377,12 @@ else:
 def having(fact: Callable[[Comparator], object]) -> tuple[str, ...]:
     """Names of the comparators of which this is true."""
     return tuple(name for name, record in COMPARATORS.items() if fact(record))
+
+
+def main_model(models: Iterable[str]) -> str:
+    """The model that a report is about, by `Comparator.main`; of unknown ones the first by name."""
+    known = {record.name: (record.main, place) for place, record in enumerate(COMPARATORS.values())}
+    return min(models, key=lambda name: (known.get(name, (math.inf, 0)), name))
 
 
 PUBLISHED_SCORES = having(lambda one: one.columns == "formula")

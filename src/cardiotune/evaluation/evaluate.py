@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.comparators import IN_WORDS
+from cardiotune.comparators import IN_WORDS, main_model
 from cardiotune.data.small_counts import is_small, told_events
 from cardiotune.data.split import FEW_GROUPS
 from cardiotune.errors import DataError
@@ -460,9 +460,9 @@ def _sample_size(part: _Rows, judged: Part, developed: Developed | None) -> Samp
         return SampleSize()
     known = {name: found["auroc"].value for name, found in judged.models.items() if name not in IN_WORDS}
     plannable = {name: area for name, area in known.items() if area is not None and 0.5 < area < 1}
-    main = min(plannable, key=lambda name: (COMPARATORS[name].main if name in COMPARATORS else 99, name), default=None)
-    if main is None:
+    if not plannable:
         return SampleSize()
+    main = main_model(plannable)
     rows = part.judged(main)
     prevalence = float(np.average(part.y_true, weights=part.weight))
     at = judged.thresholds[main][0]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cardiotune.comparators import IN_WORDS
+from cardiotune.comparators import IN_WORDS, main_model
 from cardiotune.data.small_counts import told_events
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation.catalogue import values
@@ -19,7 +19,7 @@ from cardiotune.evaluation.judged import Judged
 from cardiotune.evaluation.judgement import UNDEFINED, Estimate, Estimates, Part
 from cardiotune.files import read_json
 from cardiotune.models.predictions import read_predictions
-from cardiotune.report.wording import events, in_order, main_model, metric_words, model_words, number, reads, span
+from cardiotune.report.wording import events, in_order, metric_words, model_words, number, reads, span
 from cardiotune.runs import RunFolder
 
 log = logging.getLogger(__name__)

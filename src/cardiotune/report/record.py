@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cardiotune.audit import findings
 from cardiotune.audit.findings import Finding
-from cardiotune.comparators import IN_WORDS
+from cardiotune.comparators import IN_WORDS, main_model
 from cardiotune.config import load_resolved
 from cardiotune.errors import DataError, ModelError
 from cardiotune.evaluation.explain import Explanations
@@ -20,7 +20,7 @@ from cardiotune.evaluation.probes import Probed
 from cardiotune.evaluation.table1 import Table1
 from cardiotune.files import read_json
 from cardiotune.models.predictions import Prediction, read_predictions
-from cardiotune.report.wording import events, in_order, main_model
+from cardiotune.report.wording import events, in_order
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 

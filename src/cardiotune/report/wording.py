@@ -45,12 +45,6 @@ def in_order(models: Iterable[str]) -> list[str]:
     return sorted(models, key=lambda name: known.get(name, (math.inf, 0)))
 
 
-def main_model(models: Iterable[str]) -> str:
-    """The model that a report is about, by `Comparator.main`; of unknown ones the first by name."""
-    known = {record.name: (record.main, place) for place, record in enumerate(COMPARATORS.values())}
-    return min(models, key=lambda name: (known.get(name, (math.inf, 0)), name))
-
-
 def metric_words(metric: str) -> tuple[str, str]:
     """A metric's name, and which way is better."""
     record = named(metric)
