@@ -41,6 +41,7 @@ MORE: dict[Value, dict[str, Any]] = {
     (("split", "by"), "time"): {"data": {"columns": {"seen": {"role": "time", "type": "date"}}}},
     (("split", "by"), "column"): {"data": {"columns": {"part": {"role": "split", "type": "text"}}}},
     (("split", "by"), "files"): {"data": {"test_path": "later.csv"}},
+    (("split", "whole_sites"), True): {**WARD, "split": {"by": "cross_validation"}},
     (("split", "shared_groups"), "error"): {"data": {"columns": {"family": {"role": "group", "type": "text"}}}},
     (("split", "shared_groups"), "unused"): {"data": {"columns": {"family": {"role": "group", "type": "text"}}}},
     (("serialize", "style"), "template"): {"serialize": {"template": "{{ age }}"}},

@@ -270,3 +270,44 @@ def test_numbers_of_patients_tell_only_who_belongs_together() -> None:
     assert cluster_numbers(people.frame, data) is None
     people, data = cohort([0, 1])
     assert cluster_numbers(people.frame, data) is None
+
+
+@pytest.mark.parametrize("kind", ["rows", "groups", "sites", "both"])
+def test_folds_hold_every_row_once_and_keep_together_what_belongs_together(kind: str) -> None:
+    events, columns = draw_events(240), {}
+    if kind in ("groups", "both"):
+        columns["g"] = ("group", [f"p{row // 3}" for row in range(240)])
+    if kind in ("sites", "both"):
+        columns["s"] = ("site", [f"s{row // 3 % 8}" for row in range(240)])
+    people, data = cohort(events, **columns)
+    tested = np.zeros(240)
+    for fold in range(1, 5):
+        split = SplitConfig(by="cross_validation", folds=4, repeat=2, fold=fold, whole_sites="s" in columns)
+        parts = split_cohort(people, data, split, seed=5)
+        tested += parts == "test"
+        assert set(parts) == set(PARTS)
+        for name in columns:
+            of_part = [set(people.frame[name].filter(pl.Series(parts == part))) for part in PARTS]
+            assert not of_part[0] & of_part[1] and not of_part[0] & of_part[2] and not of_part[1] & of_part[2]
+        if kind == "rows":
+            assert abs(events[parts == "test"].mean() - events.mean()) < 0.02
+            assert (parts == "validation").sum() == 36
+    assert (tested == 1).all()
+    again = SplitConfig(by="cross_validation", folds=4, repeat=1, fold=4, whole_sites="s" in columns)
+    assert not np.array_equal(split_cohort(people, data, again, seed=5), parts)
+
+
+def test_the_first_fold_stands_for_an_experiment_in_folds() -> None:
+    people, data = cohort(draw_events(60))
+    first = SplitConfig(by="cross_validation", repeat=1, fold=1)
+    assert np.array_equal(
+        split_cohort(people, data, SplitConfig(by="cross_validation"), 0), split_cohort(people, data, first, 0)
+    )
+
+
+def test_folds_that_cannot_be_made_are_refused() -> None:
+    with pytest.raises(DataError, match="rarer outcome has 4 rows"):
+        split_cohort(*cohort([1] * 4 + [0] * 50), SplitConfig(by="cross_validation"), 0)
+    sites = cohort(draw_events(90), s=("site", [f"s{row % 3}" for row in range(90)]))
+    with pytest.raises(DataError, match="3 groups are too few"):
+        split_cohort(*sites, SplitConfig(by="cross_validation", whole_sites=True), 0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from cardiotune.config import load_resolved
+from cardiotune.config import load_resolved, read_yaml
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.table import locate
@@ -13,6 +13,7 @@ from cardiotune.deployment.record import is_export
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.files import sha256
 from cardiotune.models.tuned import TunedModel, read_calibrator
+from cardiotune.report.learning_curve import changed_settings
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, DataConfig
 
@@ -80,6 +81,18 @@ def reopen(folder: RunFolder, prepared: Prepared | None) -> tuple[Config, Prepar
     ):
         raise DataError(f"{folder.split}: does not match the table; restore it, or start a new run")
     return config, prepared
+
+
+def differs(config: Config) -> str:
+    """In what the run that is there differs from this experiment: names of settings, or its tables;
+    empty where it does not, or there is none."""
+    folder = RunFolder(config.run_path)
+    if not folder.config.is_file() or not folder.manifest.is_file():
+        return ""
+    if changed := changed_settings(read_yaml(folder.config), config.model_dump(mode="json")):
+        return f"settings ({', '.join(changed)})"
+    recorded = folder.read_manifest().get("data")
+    return "tables" if recorded is not None and recorded != describe_files(config) else ""
 
 
 def describe_files(config: Config) -> dict[str, Any]:

@@ -184,6 +184,7 @@ def _to_fit(config: Config, table: Path, place: Path, rows: int) -> Config:
     tree |= {"name": run_name(place.name), "runs_dir": str(place.parent), "models": ["tuned"], "use": {}}
     tree["data"] |= {"path": str(table), "test_path": None, "validation_path": None, "column_names": None}
     tree["data"] |= {"separator": None, "encoding": None}
-    if tree["split"]["by"] in ("random", "files"):
-        tree["split"] |= {"by": "random", "test": max(SMALLEST_TEST, 4 / rows)}
+    if tree["split"]["by"] in ("random", "files", "cross_validation"):
+        of_folds = {"whole_sites": False, "repeat": None, "fold": None}
+        tree["split"] |= {"by": "random", "test": max(SMALLEST_TEST, 4 / rows), **of_folds}
     return Config.model_validate(tree)

@@ -29,6 +29,7 @@ from cardiotune.evaluation.describe import describe_cohort
 from cardiotune.evaluation.judge import judge, of_run
 from cardiotune.files import atomic, private, read_json, write_json
 from cardiotune.lineage import lineage
+from cardiotune.models.folds import pooled, pooled_calibration, pooled_costs, turns
 from cardiotune.models.predictions import frame_rows, read_predictions, rows_to_tell, write_predictions
 from cardiotune.models.prompts import encode_prompts
 from cardiotune.models.risk_scores import check_inputs
@@ -36,7 +37,7 @@ from cardiotune.models.risks import CohortRisks
 from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.models.tuned import record_saved_probe
 from cardiotune.processes import current
-from cardiotune.reopen import config_of, describe_files, reopen
+from cardiotune.reopen import config_of, describe_files, differs, reopen
 from cardiotune.report.report import write_report
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
@@ -52,6 +53,8 @@ log = logging.getLogger(__name__)
 
 def run(config: Config, overwrite: bool = False) -> RunFolder:
     """Every stage in order. The manifest says `finished` only when all of them did."""
+    if config.in_folds:
+        return _cross_validate(config, overwrite)
     folder, prepared = prepare(config, overwrite)
     with _failing(folder):
         audit(folder, prepared)
@@ -64,10 +67,59 @@ def run(config: Config, overwrite: bool = False) -> RunFolder:
     return folder
 
 
+def _cross_validate(config: Config, overwrite: bool) -> RunFolder:
+    """A run of every fold, each in a folder of its own below the experiment's; what they predict
+    for their test parts is then judged together. A run that was stopped goes on: finished folds are
+    read. The table is audited by the parts of the first fold."""
+    folder, prepared = RunFolder(config.run_path), None
+    if overwrite or not _begun(folder, config):
+        folder, prepared = prepare(config, overwrite)
+    with _failing(folder):
+        folder.update_manifest(status="running")
+        if not folder.audit.is_file():
+            audit(folder, prepared)
+        found = turns(config)
+        for number, turn in enumerate(found, start=1):
+            log.info("%s (%d of %d)", turn.key, number, len(found))
+            _run_fold(turn.config)
+        predict(folder, prepared)
+        evaluate(folder, prepared)
+        audit_results(folder)
+        report(folder)
+    return folder
+
+
+def _begun(folder: RunFolder, config: Config) -> bool:
+    """Whether this experiment was begun on this table, and not finished."""
+    if not folder.cohort.is_file() or folder.read_manifest().get("status") == "finished":
+        return False
+    return "prepare" in folder.read_manifest().get("stages", {}) and not differs(config)
+
+
+def _run_fold(config: Config) -> None:
+    """The run of one fold, as far as its predictions; one that was stopped goes on, one that is
+    finished is left as it is."""
+    folder, prepared = RunFolder(config.run_path), None
+    same = _begun(folder, config)
+    if folder.predictions.is_file() and folder.read_manifest().get("status") == "finished" and not differs(config):
+        return
+    resume = same and any(folder.checkpoints.glob("step-*"))
+    if not resume:
+        folder, prepared = prepare(config, overwrite=True)
+    with _failing(folder):
+        folder.update_manifest(status="running")
+        if "tuned" in config.comparators:
+            train(folder, prepared, resume)
+        predict(folder, prepared)
+    folder.update_manifest(status="finished")
+
+
 def go_on(config: Config) -> RunFolder:
     """The run of this experiment, which was stopped: from its newest checkpoint where it has one,
     else from its start."""
     folder = RunFolder(config.run_path)
+    if config.in_folds:
+        return run(config)
     if not any(folder.checkpoints.glob("step-*")):
         return run(config, overwrite=True)
     with _failing(folder):
@@ -156,6 +208,8 @@ def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = Fa
     config = config_of(folder)
     if "tuned" not in config.comparators:
         raise ConfigError(f"{folder.path}: models does not hold tuned, so there is nothing to train")
+    if config.in_folds:
+        raise ConfigError(f"{folder.path}: is cross-validated; the models of its folds are trained by `cardiotune run`")
     process = current()
     if process.is_worker:
         check_meeting_place(process)
@@ -179,6 +233,9 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     """Every comparator's risks for the parts in `evaluation.parts` -> `predictions.jsonl` and
     `calibration.json`."""
     config = config_of(folder)
+    if config.in_folds:
+        _pool(folder, prepared)
+        return
     forget(folder)
     if config.needs_llm and config.launch.processes > 1 and not current().is_worker:
         launch(config, ["predict", str(folder.path)])
@@ -202,6 +259,19 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
         write_predictions(folder.predictions, lines)
         write_json(folder.calibration, cohort.calibration())
         folder.record(folder.predictions, folder.calibration)
+
+
+def _pool(folder: RunFolder, prepared: Prepared | None) -> None:
+    """The test rows of every fold's predictions, as the experiment's own."""
+    config, prepared = reopen(folder, prepared)
+    found = turns(config)
+    everyone = prepared.cohort.frame
+    if prepared.censored:
+        everyone = pl.concat([everyone, prepared.censored.frame])
+    write_predictions(folder.predictions, pooled(found, everyone, config))
+    write_json(folder.calibration, pooled_calibration(found))
+    folder.update_manifest(**pooled_costs(found))
+    folder.record(folder.predictions, folder.calibration)
 
 
 def evaluate(folder: RunFolder, prepared: Prepared | None = None) -> dict[str, Any]:

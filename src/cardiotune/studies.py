@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cardiotune import runs
-from cardiotune.config import dump, read_yaml
+from cardiotune.config import dump
 from cardiotune.data import roles
 from cardiotune.data.cohort import EVENT, WEIGHT, place_of_id, place_of_number, read_rows
 from cardiotune.data.prepare import read_order
@@ -38,7 +38,7 @@ from cardiotune.models.baselines import LabelledRows, lightgbm
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.predictions import Prediction, frame_rows, rows_to_tell, write_predictions
 from cardiotune.models.tuned import TunedModel, recorded_model
-from cardiotune.reopen import check_tuned, config_of, describe_files, open_run, reopen, tuned_model
+from cardiotune.reopen import check_tuned, config_of, differs, open_run, reopen, tuned_model
 from cardiotune.report import learning_curve as curve
 from cardiotune.report import leave_out as leaving_out
 from cardiotune.runs import RunFolder
@@ -320,7 +320,7 @@ def leave_out(config: Config, overwrite: bool = False) -> tuple[dict[str, Any], 
     """
     place = config.run_path.with_name(f"{config.name}_leave_out")
     turns = leaving_out.turns(config, place)
-    changed = {table: _differs(one) for table, one in turns.items()}
+    changed = {table: differs(one) for table, one in turns.items()}
     if (other := [table for table, what in changed.items() if what]) and not overwrite:
         what = changed[other[0]]
         raise ConfigError(
@@ -343,18 +343,6 @@ def leave_out(config: Config, overwrite: bool = False) -> tuple[dict[str, Any], 
         write_json(place / leaving_out.FILE, found)
     leaving_out.write(found, place)
     return found, place
-
-
-def _differs(config: Config) -> str:
-    """In what the run that is there differs: names of settings, or its tables; empty where it does
-    not, or there is none."""
-    folder = RunFolder(config.run_path)
-    if not folder.config.is_file() or not folder.manifest.is_file():
-        return ""
-    if changed := curve.changed_settings(read_yaml(folder.config), config.model_dump(mode="json")):
-        return f"settings ({', '.join(changed)})"
-    recorded = folder.read_manifest().get("data")
-    return "tables" if recorded is not None and recorded != describe_files(config) else ""
 
 
 def score_table(

@@ -91,7 +91,7 @@ def read_prepared(config: Config) -> Prepared:
     """Read, check, split and serialize the table. Deterministic: every stage gets the same."""
     if config.tables:
         return _of_tables(config)
-    cohort = read_cohort(config.data, config.seed, config.evaluation.keep_row_ids)
+    cohort = read_cohort(config.data, config.sample_seed, config.evaluation.keep_row_ids)
     parts, others = np.split(split_cohort(cohort, config.data, config.split, config.split_seed), [cohort.frame.height])
     if config.split.train_rows:
         parts = cut_training(parts, cohort.events, config.split.train_rows, config.split_seed)

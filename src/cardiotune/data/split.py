@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from cardiotune.data.cohort import EVENT, PART, ROW_ID, Cohort
 from cardiotune.data.pool import InTwo
@@ -53,6 +53,9 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
         groups = _several_rows(frame, data)
         if split.by == "files":
             parts = _by_file(frame[PART].to_numpy(), outcomes, groups, split, seed)
+        elif split.by == "cross_validation":
+            together = _sites(frame[_named(data, "site")], "whole_sites: true") if split.whole_sites else groups
+            parts = _by_fold(outcomes, together, split, seed)
         else:
             parts = _random(outcomes, groups, split, seed)
     if split.shared_groups == "unused" and group:
@@ -253,6 +256,34 @@ def group_folds(events: NDArray[Any], groups: NDArray[Any], count: int, seed: in
     return fold_of_group[group]
 
 
+def _by_fold(outcomes: np.ndarray, together: np.ndarray | None, split: SplitConfig, seed: int) -> Parts:
+    """One fold is the test part, and validation is drawn from the others; of every repeat by a seed
+    of its own. The first fold of the first repeat where the settings name none."""
+    drawn = (seed + (split.repeat or 1) - 1) % 2**32
+    if together is None:
+        fewest = int(min((outcomes == 0).sum(), (outcomes == 1).sum()))
+        if fewest < split.folds:
+            raise DataError(
+                f"split.folds: {split.folds}, but the rarer outcome has {fewest} rows; each fold needs one: ask for fewer"
+            )
+        tests = StratifiedKFold(split.folds, shuffle=True, random_state=drawn).split(outcomes, outcomes)
+        folds = np.empty(len(outcomes), dtype=np.int_)
+        for number, (_, test) in enumerate(tests):
+            folds[test] = number
+    else:
+        try:
+            folds = group_folds(outcomes, together, split.folds, drawn)
+        except ValueError as error:
+            raise DataError(f"split.folds: {split.folds}, but {error}; ask for fewer") from None
+    parts = np.full(len(outcomes), "train", dtype="<U10")
+    parts[folds == (split.fold or 1) - 1] = "test"
+    # A hair less, as in `_random`.
+    share_of_rest = split.validation / (1 - 1 / split.folds) - 1e-9
+    _, validation = _draw(np.flatnonzero(parts == "train"), outcomes, together, share_of_rest, drawn)
+    parts[validation] = "validation"
+    return parts
+
+
 def _by_file(files: np.ndarray, events: np.ndarray, groups: np.ndarray | None, split: SplitConfig, seed: int) -> Parts:
     """The part that each row's file is; without a validation file, a stratified share of the
     training rows."""
@@ -284,11 +315,16 @@ def _nearest(shares: np.ndarray, share: float, first: int) -> int:
     return first + int(np.abs(shares[first:] - share).argmin())
 
 
+def _sites(sites: pl.Series, asked: str) -> np.ndarray:
+    """(rows,) the name of each row's site."""
+    if sites.null_count():
+        raise DataError(f"split.{asked}, but {sites.null_count()} rows have no {sites.name}; fill it or exclude them")
+    return sites.cast(pl.String).to_numpy()
+
+
 def _by_site(sites: pl.Series, split: SplitConfig, seed: int) -> Parts:
     """Whole sites are held out for test, and others for validation."""
-    if sites.null_count():
-        raise DataError(f"split.by: site, but {sites.null_count()} rows have no {sites.name}; fill it or exclude them")
-    names = sites.cast(pl.String).to_numpy()
+    names = _sites(sites, "by: site")
     order = list(np.random.default_rng(seed).permutation(np.unique(names)))
     unknown = [site for site in split.test_sites or [] if site not in order]
     if unknown:

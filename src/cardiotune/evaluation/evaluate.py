@@ -16,7 +16,7 @@ from cardiotune.data.small_counts import is_small, told_events
 from cardiotune.data.split import FEW_GROUPS
 from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
-from cardiotune.evaluation.catalogue import DIFFERENCES, NAMES, RAW, THRESHOLDS, all_metrics, values
+from cardiotune.evaluation.catalogue import ANY, DIFFERENCES, NAMES, RAW, THRESHOLDS, all_metrics, named, values
 from cardiotune.evaluation.censoring import describe_weights, judge_times
 from cardiotune.evaluation.disclosure import Told
 from cardiotune.evaluation.estimates import EXCEPTIONS, difference, estimate
@@ -35,6 +35,7 @@ from cardiotune.evaluation.judgement import (
     Auroc,
     AurocDifference,
     Censoring,
+    CrossValidated,
     DecisionCurve,
     Estimate,
     Estimates,
@@ -51,6 +52,7 @@ from cardiotune.evaluation.judgement import (
 from cardiotune.evaluation.metrics import Array
 from cardiotune.evaluation.random_effects import METRICS as OVER_TABLES
 from cardiotune.evaluation.random_effects import across
+from cardiotune.evaluation.repeats import Repeat, Spread, stability, wider
 from cardiotune.evaluation.sample_size import (
     Developed,
     Flagging,
@@ -63,7 +65,7 @@ from cardiotune.evaluation.sample_size import (
 from cardiotune.evaluation.survival import EVENT, Followed
 from cardiotune.evaluation.verdict import MARGIN, verdict
 from cardiotune.models.predictions import Prediction
-from cardiotune.models.thresholds import NamedThreshold
+from cardiotune.models.thresholds import NamedThreshold, fold_key
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,8 @@ class FromTable:
     """A difference in AUROC that matters."""
 
 
+_Further = dict[str, dict[int, list[Prediction]]]
+"""Model -> repeat of a cross-validation behind the first -> its rows."""
 Thresholds = Mapping[str, Sequence[NamedThreshold]]
 """Model -> the thresholds to describe."""
 
@@ -125,6 +129,10 @@ def evaluate_predictions(
     bootstrap's. Very large parts get fewer replicates (`affordable`), and say so. Subgroups are
     withheld until no small count follows from them and from what Table 1 tells.
 
+    Rows of a cross-validation have a `repeat` and a `fold`: what is estimated is the mean over a
+    model's repeats, its interval as `cardiotune.evaluation.repeats` says; subgroups and
+    probabilities before calibration are those of the first repeat, with the bootstrap's interval.
+
     Rows with a `weight`, the inverse probability of censoring, count by it in every metric and
     interval, and the result says so. The weights are taken as known, those of the whole cohort;
     that its censoring was estimated makes intervals rather too wide (Robins et al., J Am Stat Assoc
@@ -135,8 +143,12 @@ def evaluate_predictions(
     bootstrap, table = _Bootstrap(replicates, seed, stratified), table or FromTable()
     parts: dict[str, dict[str, list[Prediction]]] = defaultdict(lambda: defaultdict(list))
     unknown: dict[str, dict[str, list[Prediction]]] = defaultdict(lambda: defaultdict(list))
+    further: dict[str, _Further] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        (unknown if row.y_true is None else parts)[row.part][row.model].append(row)
+        if row.repeat in (None, 1):
+            (unknown if row.y_true is None else parts)[row.part][row.model].append(row)
+        elif row.y_true is not None:
+            further[row.part][row.model].setdefault(row.repeat, []).append(row)
     if not parts:
         raise DataError("no row with a known outcome to evaluate")
     if table.clusters is None and any(row.cluster is not None for row in rows):
@@ -144,10 +156,14 @@ def evaluate_predictions(
     judged = {}
     for name, models in parts.items():
         part = _read_part(name, models, thresholds or {}, table)
+        if next(iter(models.values()))[0].repeat is not None:
+            part = replace(part, repeats=_read_repeats(part, models, further[name], thresholds or {}))
         times = None if part.weight is None else _judge_times(part, unknown[name], table, bootstrap)
         judged[name] = _judge_part(part, bootstrap, table, times)
     kind = "cluster " if table.clusters is not None else "" if stratified else "ordinary "
     method = f"{'stratified ' if stratified else ''}{kind}bootstrap, percentile"
+    if any(part.cross_validation for part in judged.values()):
+        method += ", widened by the spread over folds and between repeats"
     judgement = Judgement(
         interval=Method(0.95, method, replicates, seed, EXCEPTIONS),
         parts=judged,
@@ -199,6 +215,13 @@ class _Rows:
     """How much each row counts; None when all count the same."""
     unread: dict[str, NDArray[np.bool_]]
     """Of a model that answers in words: which answers could not be parsed."""
+    repeats: dict[str, list[Repeat]] = field(default_factory=dict)
+    """Of a cross-validation: each model's repeats, the first of which `risks` holds; else empty."""
+
+    @property
+    def paired(self) -> int:
+        """In how many repeats the tuned model took part."""
+        return len(self.repeats.get("tuned", ()))
 
     def judged(self, model: str) -> Judged:
         """The rows as the model is judged on them, at its own threshold."""
@@ -233,6 +256,7 @@ class _Rows:
             raw=some(self.raw),
             columns={},
             tables=None,
+            repeats={},
             clusters=None if self.clusters is None else _numbers(self.clusters[rows].tolist()),
             weight=None if self.weight is None else self.weight[rows],
             unread=some(self.unread),
@@ -284,6 +308,34 @@ def _read_part(name: str, models: dict[str, list[Prediction]], thresholds: Thres
     )
 
 
+def _read_repeats(
+    part: _Rows, models: dict[str, list[Prediction]], further: _Further, thresholds: Thresholds
+) -> dict[str, list[Repeat]]:
+    """Model -> its repeats; DataError where a repeat has other rows than the first."""
+    found = {}
+    for model, first in models.items():
+        # The first alone of a model whose answers are words.
+        others = [] if model in IN_WORDS else [rows for _, rows in sorted(further[model].items())]
+        for rows in others:
+            if [(row.row_id, row.y_true) for row in rows] != [(row.row_id, row.y_true) for row in first]:
+                raise DataError(
+                    f"predictions: model {model} has other rows in repeat {rows[0].repeat} than in the first; make them anew "
+                    "with `cardiotune predict`"
+                )
+        named = [] if model in IN_WORDS else thresholds.get(model, ())
+        found[model] = [_repeat(part.risks[model], first, named)]
+        found[model] += [_repeat(np.array([row.y_prob for row in rows], float), rows, named) for rows in others]
+    return found
+
+
+def _repeat(risk: Array, rows: list[Prediction], named: Sequence[NamedThreshold]) -> Repeat:
+    keys = [fold_key(row.repeat or 1, row.fold or 1) for row in rows]
+    flags = [
+        (risk >= np.array([fixed.folds[key] for key in keys])).astype(float) if fixed.folds else None for fixed in named
+    ]
+    return Repeat(risk, np.array([row.fold for row in rows]), flags)
+
+
 def _weights(part: str, models: dict[str, list[Prediction]]) -> Array | None:
     """(rows,) weights; None where no row has one. DataError for one that is not above 0, or that
     not all models have."""
@@ -311,6 +363,7 @@ def _judge_part(part: _Rows, bootstrap: _Bootstrap, table: FromTable, times: Cen
     y_true, risks, test = part.y_true, part.risks, part.name == "test"
     samples = _resample(part, bootstrap)
     points = {model: _quantities(part, model, part.weight) for model in risks}
+    spreads = {model: _spreads(part, model) for model in part.repeats}
     treat_all = metrics.decision_curve(y_true, np.ones(len(y_true)), part.weight, thresholds=CURVE_THRESHOLDS)
     if part.cautions:
         log.warning("part %s: %s", part.name, part.cautions[0])
@@ -319,19 +372,22 @@ def _judge_part(part: _Rows, bootstrap: _Bootstrap, table: FromTable, times: Cen
     judged = Part(
         n=len(y_true),
         n_events=told_events(len(y_true), int(y_true.sum())),
-        models={model: _model(part, model, points[model], samples[model]) for model in risks},
-        thresholds={model: _thresholds(part, model, points[model], samples[model]) for model in risks},
+        models={model: _model(part, model, points[model], samples[model], spreads.get(model)) for model in risks},
+        thresholds={
+            model: _thresholds(part, model, points[model], samples[model], spreads.get(model)) for model in risks
+        },
         decision_curve=DecisionCurve(
             CURVE_THRESHOLDS.tolist(),
             treat_all.tolist(),
-            {model: _net_benefit(points[model], samples[model]) for model in risks},
+            {model: _net_benefit(points[model], samples[model], spreads.get(model)) for model in risks},
         ),
         replicates=bootstrap.of(part) if bootstrap.of(part) < bootstrap.replicates else None,
         cautions=part.cautions,
         censoring=times,
+        cross_validation=_cross_validated(part),
         subgroups=[group for group in groups if group.column != _OF_TABLES] if test else None,
         raw=_judge_raw(part, bootstrap),
-        differences=_differences(part, points, samples) if "tuned" in risks else None,
+        differences=_differences(part, points, samples, spreads) if "tuned" in risks else None,
         tables=tables,
         over_tables=_over([one.models for one in tables.values() if one.n_events is not None]) if test else {},
         over_sites=_over(_sites(groups, table.site)) if test and table.site else {},
@@ -344,14 +400,62 @@ def _judge_part(part: _Rows, bootstrap: _Bootstrap, table: FromTable, times: Cen
 
 
 def _quantities(part: _Rows, model: str, weight: Array | None) -> dict[str, Array]:
-    """All that is estimated of one model, by name; at the described thresholds `metric@place`."""
-    order = np.argsort(part.risks[model], kind="stable")  # once, and not in every metric
-    rows = Judged(part.y_true, part.risks[model], part.decision[model], unread=part.unread.get(model)).among(order)
+    """All that is estimated of one model, by name; at the described thresholds `metric@place`. Of
+    several repeats the mean, and as `_PAIRED` that of those that the tuned model has too."""
+    repeats = part.repeats.get(model)
+    if not repeats:
+        return _of_risks(part, model, part.risks[model], weight)
+    each = [_of_risks(part, model, repeat.risk, weight, repeat.flags) for repeat in repeats]
+    found = _means(each)
+    shared = _means(each[: part.paired]) if part.paired else found
+    return found | {_PAIRED + metric: shared[metric] for metric in DIFFERENCES}
+
+
+_PAIRED = "paired "
+
+
+def _means(each: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    return {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
+
+
+def _spreads(part: _Rows, model: str) -> dict[str, Spread]:
+    """Of a cross-validated model: each quantity in every repeat, and without each of its folds."""
+    each, without = [], []
+    for repeat in part.repeats[model]:
+        left = repeat.without() if part.weight is None else repeat.without() * part.weight
+        each.append(_of_risks(part, model, repeat.risk, part.weight, repeat.flags))
+        without.append(_of_risks(part, model, repeat.risk, left, repeat.flags))
+    return {
+        name: Spread(np.stack([one[name] for one in each]), np.stack([one[name] for one in without]))
+        for name in each[0]
+    }
+
+
+def _cross_validated(part: _Rows) -> CrossValidated | None:
+    if not part.repeats:
+        return None
+    steady = {
+        model: found
+        for model, repeats in part.repeats.items()
+        if model not in IN_WORDS and (found := stability(repeats, part.decision[model]))
+    }
+    first = next(iter(part.repeats.values()))[0]
+    numbers = {model: len(repeats) for model, repeats in part.repeats.items()}
+    return CrossValidated(len(np.unique(first.fold)), numbers, steady)
+
+
+def _of_risks(
+    part: _Rows, model: str, risk: Array, weight: Array | None, flags: Sequence[Array | None] = ()
+) -> dict[str, Array]:
+    order = np.argsort(risk, kind="stable")  # once, and not in every metric
+    rows = Judged(part.y_true, risk, part.decision[model], unread=part.unread.get(model)).among(order)
     weight = None if weight is None else weight[..., order]
     found = all_metrics(rows.y_true, rows.risk, weight, threshold=rows.threshold, unread=rows.unread)
     found["decision_curve"] = metrics.decision_curve(rows.y_true, rows.risk, weight, thresholds=CURVE_THRESHOLDS)
     for place, (_, threshold) in enumerate(part.named[model]):
-        at = values(THRESHOLDS, rows.at(threshold), weight)
+        own = flags[place] if flags else None
+        flagged = rows if own is None else replace(rows, risk=own[order])
+        at = values(THRESHOLDS, flagged.at(threshold), weight)
         found |= {f"{name}@{place}": value for name, value in at.items()}
     return found
 
@@ -370,27 +474,57 @@ def _resample(part: _Rows, bootstrap: _Bootstrap) -> dict[str, dict[str, Array]]
     return {model: {name: np.concatenate(v) for name, v in by_name.items()} for model, by_name in drawn.items()}
 
 
-def _net_benefit(point: dict[str, Array], sample: dict[str, Array]) -> NetBenefit:
+_Spreads = dict[str, Spread] | None
+"""Of one model by quantity; None where rows were parted once."""
+
+
+def _wider(entry: Estimate, name: str, sample: Array, spreads: _Spreads, key: str = "") -> Estimate:
+    """The metric's estimate, with the interval of cross-validated rows where they are such; `key`:
+    its name among the spreads."""
+    if spreads is None:
+        return entry
+    return wider(entry, float(spreads[key or name].widening(sample)), named(name).range)
+
+
+def _net_benefit(point: dict[str, Array], sample: dict[str, Array], spreads: _Spreads) -> NetBenefit:
     """The decision curve (m,) with the interval at each threshold, from samples (replicates, m)."""
-    line = point["decision_curve"].tolist()
-    found = (percentile_interval(drawn) for drawn in sample["decision_curve"].T)
-    return NetBenefit(line, [ci and around(value, ci) for value, ci in zip(line, found, strict=True)])
+    line, drawn = point["decision_curve"].tolist(), sample["decision_curve"]
+    found = (percentile_interval(one) for one in drawn.T)
+    entries = [Estimate(value, ci and around(value, ci)) for value, ci in zip(line, found, strict=True)]
+    if spreads is not None:
+        factors = spreads["decision_curve"].widening(drawn)
+        entries = [
+            wider(entry, float(factor), named("net_benefit").range)
+            for entry, factor in zip(entries, factors, strict=True)
+        ]
+    return NetBenefit(line, [entry.ci for entry in entries])
 
 
-def _model(part: _Rows, model: str, point: dict[str, Array], sample: dict[str, Array]) -> Estimates:
+def _model(
+    part: _Rows, model: str, point: dict[str, Array], sample: dict[str, Array], spreads: _Spreads = None
+) -> Estimates:
     rows = part.judged(model)
-    entries = {name: estimate(name, point[name].item(), sample[name], rows) for name in NAMES}
-    ci = delong_interval(rows.y_true, rows.risk) if rows.independent and rows.unread is None else None
+    entries = {
+        name: _wider(estimate(name, point[name].item(), sample[name], rows), name, sample[name], spreads)
+        for name in NAMES
+    }
+    alone = rows.independent and rows.unread is None and spreads is None  # DeLong's rows are of one model
+    ci = delong_interval(rows.y_true, rows.risk) if alone else None
     auroc = entries["auroc"]
     return entries | {"auroc": Auroc(auroc.value, auroc.ci, auroc.reason, ci)}
 
 
-def _thresholds(part: _Rows, model: str, point: dict[str, Array], sample: dict[str, Array]) -> list[ThresholdJudged]:
+def _thresholds(
+    part: _Rows, model: str, point: dict[str, Array], sample: dict[str, Array], spreads: _Spreads
+) -> list[ThresholdJudged]:
     judged = part.judged(model)
 
     def entry(metric: str, place: int, threshold: float) -> Estimate:
-        key = f"{metric}@{place}"
-        return estimate(metric, point[key].item(), sample[key], judged.at(threshold))
+        key, flags = f"{metric}@{place}", part.repeats[model][0].flags if part.repeats else ()
+        own = flags[place] if flags else None
+        rows = judged if own is None else replace(judged, risk=own)
+        found = estimate(metric, point[key].item(), sample[key], rows.at(threshold))
+        return _wider(found, metric, sample[key], spreads, key)
 
     return [
         ThresholdJudged(name, threshold, {metric: entry(metric, place, threshold) for metric in THRESHOLDS})
@@ -555,19 +689,24 @@ def _check_rows(part: str, models: dict[str, list[Prediction]]) -> tuple[Array, 
 
 
 def _differences(
-    part: _Rows, points: dict[str, dict[str, Array]], samples: dict[str, dict[str, Array]]
+    part: _Rows,
+    points: dict[str, dict[str, Array]],
+    samples: dict[str, dict[str, Array]],
+    spreads: dict[str, dict[str, Spread]],
 ) -> dict[str, Estimates]:
-    """Tuned minus each other model, with paired bootstrap intervals."""
+    """Tuned minus each other model, with paired bootstrap intervals; of repeats those that both
+    have."""
     found: dict[str, Estimates] = {}
     for other in (model for model in part.risks if model != "tuned"):
-        entries = {
-            metric: difference(
-                float(points["tuned"][metric] - points[other][metric]),
-                samples["tuned"][metric] - samples[other][metric],
-            )
-            for metric in DIFFERENCES
-        }
-        comparable = part.judged(other).independent and other not in IN_WORDS
+        entries = {}
+        for metric in DIFFERENCES:
+            key = _PAIRED + metric if part.repeats else metric
+            sample = samples["tuned"][key] - samples[other][key]
+            entries[metric] = difference(float(points["tuned"][key] - points[other][key]), sample)
+            if part.repeats:
+                factor = (spreads["tuned"][metric] - spreads[other][metric]).widening(sample)
+                entries[metric] = wider(entries[metric], float(factor), ANY)
+        comparable = part.judged(other).independent and other not in IN_WORDS and not part.repeats
         test = delong_test(part.y_true, part.risks["tuned"], part.risks[other]) if comparable else None
         auroc = entries["auroc"]
         delong = (None, None) if test is None else (test.p, test.ci)

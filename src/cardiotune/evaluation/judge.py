@@ -19,7 +19,7 @@ from cardiotune.evaluation.survival import Followed
 from cardiotune.evaluation.table1 import told_beside
 from cardiotune.files import write_json
 from cardiotune.models.baselines import LabelledRows, parameters
-from cardiotune.models.predictions import read_predictions
+from cardiotune.models.predictions import read_repeats
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 
@@ -33,7 +33,7 @@ def judge(
     predictions have none.
     """
     settings = config.evaluation
-    rows = read_predictions(folder)
+    rows = read_repeats(folder)
     if _weighted(config) and not all(row.weighted for row in rows):
         raise DataError(
             f"{folder.predictions}: without the weights of censoring; make it anew with `cardiotune predict`"

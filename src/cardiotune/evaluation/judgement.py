@@ -5,7 +5,7 @@ not there.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from cardiotune.evaluation.intervals import Interval
@@ -337,6 +337,64 @@ class Censoring:
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """Patients of similar risk in the first repeat: their mean risk there, and between which risks
+    95 % of theirs lie in the other repeats."""
+
+    risk: float
+    low: float
+    median: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """How steady one model's risks of the same patients are over repeats of a cross-validation."""
+
+    repeats: int
+    threshold: float
+    changed: float | None
+    """Share of the patients who are flagged in some repeats and not in others; None where few are,
+    or all but few."""
+    mean_change: float
+    """Mean distance of a patient's risk in a further repeat from that in the first."""
+    p95_change: float
+    """What the largest such distance of a patient is below, of 95 % of the patients."""
+    bands: list[Band]
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """A model of `stability`."""
+        return cls(**{**entry, "bands": [Band(**band) for band in entry["bands"]]})
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossValidated:
+    """Of rows that were each held out once in every repeat."""
+
+    folds: int
+    repeats: Mapping[str, int]
+    """Model -> how many repeats it took part in."""
+    stability: Mapping[str, Stability]
+    """Of the models that took part in two or more."""
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """`cross_validation` of a part."""
+        steady = {model: Stability.from_json(found) for model, found in entry["stability"].items()}
+        return cls(entry["folds"], entry["repeats"], steady)
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"folds", "repeats", "stability"}`."""
+        steady = {model: found.as_json() for model, found in self.stability.items()}
+        return {"folds": self.folds, "repeats": dict(self.repeats), "stability": steady}
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether the tuned model is worth it, and the classical model that decides it."""
 
@@ -375,6 +433,8 @@ class Part:
     cautions: list[str] = field(default_factory=list)
     """What makes all intervals doubtful, in words."""
     censoring: Censoring | None = None
+    cross_validation: CrossValidated | None = None
+    """None where rows were parted once."""
     subgroups: list[Group] | None = None
     """None for a part that has none judged, which all but the test part are."""
     raw: Mapping[str, Estimates] = field(default_factory=dict)
@@ -396,7 +456,7 @@ class Part:
         """A part of `metrics.json`."""
         thresholds, groups = entry.get("thresholds") or {}, entry.get("subgroups")
         curve, censoring, verdict = (entry.get(name) for name in ("decision_curve", "censoring", "verdict"))
-        differences = entry.get("differences")
+        differences, folds = entry.get("differences"), entry.get("cross_validation")
         return cls(
             n=entry["n"],
             n_events=entry["n_events"],
@@ -408,6 +468,7 @@ class Part:
             replicates=entry.get("replicates"),
             cautions=entry.get("cautions", []),
             censoring=Censoring.from_json(censoring) if censoring else None,
+            cross_validation=CrossValidated.from_json(folds) if folds else None,
             subgroups=None if groups is None else [Group.from_json(group) for group in groups],
             raw={model: _estimates(found) for model, found in entry.get("raw", {}).items()},
             differences=None
@@ -436,6 +497,8 @@ class Part:
             entry["cautions"] = self.cautions
         if self.censoring is not None:
             entry["censoring"] = self.censoring.as_json()
+        if self.cross_validation is not None:
+            entry["cross_validation"] = self.cross_validation.as_json()
         if self.subgroups is not None:
             entry["subgroups"] = [group.as_json() for group in self.subgroups]
         if self.raw:

@@ -45,21 +45,27 @@ class Prediction:
     """A number that rows of one patient share, and that tells nothing else."""
     table: str | None = None
     """Whose row it is, where the experiment has several tables."""
+    repeat: int | None = None
+    """Of a cross-validation; None where rows were parted once."""
+    fold: int | None = None
+    """Of the repeat: whose models never saw the row."""
     weighted: bool = False
     """Whether the rows of its cohort have weights; not a key of its own in the file."""
 
     def as_json(self) -> dict[str, Any]:
-        """The object of the line; `table`, `weight` and `cluster` where the cohort has them."""
+        """The object of the line; `table`, `weight` and `cluster` where the cohort has them,
+        `repeat` and `fold` of a cross-validation."""
         line = {name: getattr(self, name) for name in KEYS}
         line |= {} if self.table is None else {"table": self.table}
         line |= {"weight": self.weight} if self.weighted else {}
-        return line | ({} if self.cluster is None else {"cluster": self.cluster})
+        line |= {} if self.cluster is None else {"cluster": self.cluster}
+        return line | ({} if self.repeat is None else {"repeat": self.repeat, "fold": self.fold})
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> "Prediction":
         """Of the object of a line; KeyError where it lacks a key."""
         weight, cluster = line.get("weight"), line.get("cluster")
-        plain = {name: line[name] for name in KEYS} | {"table": line.get("table")}
+        plain = {name: line[name] for name in KEYS} | {name: line.get(name) for name in ("table", "repeat", "fold")}
         return cls(**plain, weight=weight, cluster=cluster, weighted="weight" in line)
 
 
@@ -136,8 +142,14 @@ def write_predictions(file: Path, rows: Iterable[Prediction]) -> None:
 
 
 def read_predictions(run: RunFolder) -> list[Prediction]:
-    """The rows of `predictions.jsonl`; DataError when there is none, ModelError when they are not
-    what was written."""
+    """The rows of `predictions.jsonl`, of a cross-validation those of its first repeat, so that
+    every row stands once; errors as `read_repeats`."""
+    return [row for row in read_repeats(run) if row.repeat in (None, 1)]
+
+
+def read_repeats(run: RunFolder) -> list[Prediction]:
+    """The rows of `predictions.jsonl`, of a cross-validation those of all repeats; DataError when
+    there is none, ModelError when they are not what was written."""
     if not run.predictions.is_file():
         raise DataError(f"{run.predictions}: no predictions yet; make them with `cardiotune predict {run.path}`")
     try:

@@ -1,8 +1,9 @@
 """Decision thresholds by stated rule, fixed on the validation part before the test part is looked
 at."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,30 @@ class NamedThreshold:
     name: str
     value: float
     """The risk, 0 to 1, at and above which a row is flagged."""
+    folds: Mapping[str, float] = field(default_factory=dict)
+    """In a cross-validation, where every fold has found its own: `fold_key` -> it; `value` is then
+    their median."""
 
     def as_json(self) -> dict[str, Any]:
-        """`{"name", "value"}`."""
-        return asdict(self)
+        """`{"name", "value"}`, and `folds` where they differ."""
+        entry: dict[str, Any] = {"name": self.name, "value": self.value}
+        return {**entry, "folds": dict(self.folds)} if self.folds else entry
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> "NamedThreshold":
-        """Of `{"name", "value"}`; other keys are passed over."""
-        return cls(entry["name"], entry["value"])
+        """Of `{"name", "value"}`; other keys but `folds` are passed over."""
+        return cls(entry["name"], entry["value"], entry.get("folds", {}))
+
+
+def fold_key(repeat: int, fold: int) -> str:
+    """`repeat 1, fold 2`, as files have it."""
+    return f"repeat {repeat}, fold {fold}"
+
+
+def of_folds(name: str, values: Mapping[str, float]) -> NamedThreshold:
+    """A threshold that every fold has found for itself: `fold_key` -> its value."""
+    own = dict(values) if len(set(values.values())) > 1 else {}
+    return NamedThreshold(name, statistics.median(values.values()), own)
 
 
 def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array | None = None) -> list[NamedThreshold]:

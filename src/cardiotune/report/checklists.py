@@ -233,7 +233,9 @@ def _about_models(record: Record) -> dict[str, str]:
         "untouched": "the checkpoint is chosen on validation rows only; this run scores the test part afterwards"
         if tuned
         else "",
-        "one_split": "does not apply: the test part is held out once; only its rows are resampled, for intervals",
+        "one_split": f"yes: {done.split(record)}"
+        if record.part.cross_validation
+        else "does not apply: the test part is held out once; only its rows are resampled, for intervals",
         "calibration": f"calibration: {found}" if (found := done.calibration(record)) else "",
         "main_calibration": f"calibration: {done.calibration(record, [record.main]) or 'none'}",
         "artefacts": "the run folder: settings, hashes of data and files"
@@ -327,6 +329,8 @@ def _limits(record: Record) -> str:
 def _from_training(config: Config) -> str:
     """What test rows from tables of training do not show; empty where none is from there."""
     mixed, held = config.mixed_tables, config.test_tables
+    if config.split.by == "cross_validation" and not config.split.whole_sites:
+        return "all rows come from one table, so nothing is shown about other places or times"
     if config.split.by != "random" or (config.tables and not mixed):
         return ""
     if held:

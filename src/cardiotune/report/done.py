@@ -24,6 +24,7 @@ SPLITS = {
     "column": "given by a column of the table",
     "files": "the test part is a file of its own",
     "table": "whole tables held out for the test, validation drawn at random from the others",
+    "cross_validation": "cross-validation, folds stratified by the outcome",
 }
 OUT_OF_RANGE = {
     "exclude": "rows with an implausible value are left out",
@@ -187,12 +188,14 @@ def split(record: Record) -> str:
     config = record.config
     data, settings = config.data, config.split
     text = SPLITS[settings.by]
+    if settings.by == "cross_validation":
+        text = _folds(record)
     if settings.by == "table":
         text += f"; held out: {', '.join(config.test_tables)}"
     if settings.by == "files":
         text += ", and so is validation" if data.validation_path else ", validation is drawn at random, stratified"
     sizes = [record.cohort.get("parts", {}).get(part, {}).get("n") for part in PARTS]
-    if settings.by != "column" and None not in sizes and sum(sizes):
+    if settings.by not in ("column", "cross_validation") and None not in sizes and sum(sizes):
         names = ("training", "validation", "test")
         shares = [f"{percent(size / sum(sizes))} {name}" for size, name in zip(sizes, names, strict=True)]
         text += f"; {', '.join(shares)} of the rows used"
@@ -201,11 +204,57 @@ def split(record: Record) -> str:
     return text + "".join(f"; {reason}" for reason in _unused(record))
 
 
+def _folds(record: Record) -> str:
+    """How rows were cross-validated; of a run that is one fold, which."""
+    settings = record.config.split
+    text = f"{settings.folds}-fold {SPLITS['cross_validation']}"
+    if settings.whole_sites:
+        text += f"; whole sites (column {record.config.data.name_of('site')}) fall in one fold"
+    if settings.fold:
+        return f"{text}; this run is fold {settings.fold} of repeat {settings.repeat}"
+    return (
+        f"{text}, {repeats(record)}: every row was held out once in every repeat, and everything that is learned was learned "
+        f"anew in every fold; {percent(settings.validation)} of the rows, drawn from the other folds, for validation"
+    )
+
+
+def repeats(record: Record) -> str:
+    """`3 repeats (Tuned LLM: 1)`; empty where rows were parted once."""
+    found = record.part.cross_validation
+    if not found:
+        return ""
+    most = max(found.repeats.values())
+    fewer: dict[int, list[str]] = {}
+    for model in record.models:
+        if found.repeats[model] < most:
+            fewer.setdefault(found.repeats[model], []).append(model_words(model))
+    said = "; ".join(f"{listed(models)}: {number}" for number, models in fewer.items())
+    return f"{most} {'repeat' if most == 1 else 'repeats'}" + (f" ({said})" if said else "")
+
+
+def pooled(record: Record) -> str:
+    """What figures and tables of cross-validated rows show; empty where rows were parted once."""
+    found = record.part.cross_validation
+    if not found:
+        return ""
+    text = "risks of the rows as they were held out"
+    if max(found.repeats.values()) > 1:
+        text += (
+            "; metrics are means over repeats, differences from the tuned model over the repeats that both took part in; "
+            "curves, subgroups and probabilities before calibration are of the first repeat"
+        )
+    return text
+
+
 def seeds(record: Record) -> str:
     """The seeds that were drawn from."""
     config = record.config
     by, drawn = config.split.by, config.split.train_rows
-    parted = by in ("random", "site", "table") or (by == "files" and not config.data.validation_path) or drawn
+    parted = (
+        by in ("random", "site", "table", "cross_validation")
+        or (by == "files" and not config.data.validation_path)
+        or drawn
+    )
     return f"experiment {config.seed}" + (f", split {config.split_seed}" if parted else "")
 
 
@@ -255,11 +304,12 @@ def flow(record: Record) -> str:
 
 def size(record: Record) -> str:
     """Rows and events of each part."""
-    return "; ".join(
+    parts = "; ".join(
         f"{part}: {'few' if found['n'] is None else found['n']} rows, {events(found['n'], found['n_events'])}"
         for part, found in record.cohort.get("parts", {}).items()
         if part != UNUSED
     )
+    return f"of the first fold, {parts}" if parts and record.part.cross_validation else parts
 
 
 def missing(record: Record, models: Iterable[str] | None = None) -> str:
@@ -418,9 +468,10 @@ def training(record: Record) -> str:
     deepspeed, processes = record.config.deepspeed, found.get("processes", 1)
     several = f", in {processes} processes" if processes > 1 else ""
     several += f", by DeepSpeed ZeRO stage {deepspeed.stage}" if deepspeed else ""
+    first = "in the first fold " if record.part.cross_validation else ""
     return (
-        f"{found['steps']} of {found['steps_planned']} planned steps in {found['dtype']}, {OPTIMIZERS[settings.optimizer]}, "
-        f"learning rate {settings.learning_rate:g} with {SCHEDULES[settings.schedule]}; "
+        f"{first}{found['steps']} of {found['steps_planned']} planned steps in {found['dtype']}, "
+        f"{OPTIMIZERS[settings.optimizer]}, learning rate {settings.learning_rate:g} with {SCHEDULES[settings.schedule]}; "
         f"{step_words(found)}{several}{resumed}{_started(found)}"
     )
 
@@ -464,7 +515,8 @@ def calibration(record: Record, models: Iterable[str] | None = None) -> str:
     if not found.get("method"):
         return ""
     size = f", {found['n']} rows, {events(found['n'], found['n_events'])}" if found.get("n") else ""
-    where = f"fitted on the {found.get('fitted_on', 'validation')} part{size}"
+    each = " of each fold" if record.part.cross_validation else ""
+    where = f"fitted on the {found.get('fitted_on', 'validation')} part{each}{size}"
     said = []
     used = _method_of(record, "tuned") if "tuned" in own else "none"
     if used != "none":
@@ -472,7 +524,7 @@ def calibration(record: Record, models: Iterable[str] | None = None) -> str:
         if others := [model for model in own if _method_of(record, model) == "none"]:
             said[-1] += f", of the tuned model alone; not of {listed(map(model_words, others))}"
     elif "tuned" in own and found["method"] != "none":
-        few = f"the {found.get('fitted_on', 'validation')} part has too few events or non-events"
+        few = f"the {found.get('fitted_on', 'validation')} part{each} has too few events or non-events"
         said.append(f"none: {CALIBRATIONS[found['method']]} was asked for, but {few}")
     scores = [model for model in own if model != "tuned" and _method_of(record, model) != "none"]
     said += [f"{model_words(score)}: {CALIBRATIONS[_method_of(record, score)]}, {where}" for score in scores]
@@ -579,7 +631,8 @@ def thresholds(record: Record) -> str:
     if values:
         said.append(f"{listed(rule.label for rule in values)}: example thresholds, given in the settings")
     rules = {rule.rule: rule.label for rule in named if rule.rule}
-    said += [f"{label}: {RULES[rule]} on the validation part" for rule, label in rules.items()]
+    each = " of each fold, whose rows are flagged by it (the median is shown)" if record.part.cross_validation else ""
+    said += [f"{label}: {RULES[rule]} on the validation part{each}" for rule, label in rules.items()]
     return "; ".join(said)
 
 

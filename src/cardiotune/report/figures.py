@@ -34,7 +34,7 @@ from cardiotune.report.learning_curve import PLOTTED
 from cardiotune.report.leave_out import NEUTRAL
 from cardiotune.report.places import Places
 from cardiotune.report.record import Array, Record, Scores
-from cardiotune.report.wording import in_order, metric_words, model_words
+from cardiotune.report.wording import in_order, main_model, metric_words, model_words
 
 BLUE, GREY, RED = "#0072b2", "#999", "#b00020"
 MOST_COLUMNS = 20
@@ -293,6 +293,37 @@ def _risks(model: str, found: Scores, threshold: float) -> Drawing:
                 strict=True,
             ),
         ),
+    )
+
+
+def instability(record: Record) -> Drawing | None:
+    """Of the model that the report is about, or the next that took part in several repeats: what
+    risks the same patients get when folds are drawn anew. None where there was one draw, or where
+    patients are too few for a band."""
+    found = record.part.cross_validation
+    bands = {model: one.bands for model, one in (found.stability if found else {}).items() if one.bands}
+    bands = {model: found for model, found in bands.items() if found[0].risk < found[-1].risk}
+    if not bands:
+        return None
+    model = main_model(list(bands))
+    x, low, middle, high = (np.array([getattr(b, n) for b in bands[model]]) for n in ("risk", "low", "median", "high"))
+
+    def paint(figure: Figure) -> None:
+        axes = square(figure, "Risk in the first repeat", "Risk in further repeats")
+        axes.plot([0, 1], [0, 1], **REFERENCE, label="The same risk")
+        axes.fill_between(x, low, high, color=look(model)["color"], label="95 % of the patients' risks", **BAND)
+        axes.plot(x, middle, label=f"Median, {model_words(model)}", **look(model))
+        legend(figure)
+
+    rows = [(m, b.risk, b.low, b.median, b.high) for m, own in bands.items() for b in own]
+    return Drawing(
+        name="instability",
+        title="Instability of risks",
+        label=f"Risks of the same patients in further repeats over those in the first: {model_words(model)}",
+        caption="Look for a narrow band along the dotted line: a wide one says that a patient's risk depends much on which "
+        "patients the model happened to learn from (Riley & Collins 2023).",
+        svg=svg("instability", (WIDTH, height_with_legend(4.6, 3)), paint),
+        data=table(("model", "risk in the first repeat", "low", "median", "high"), rows),
     )
 
 

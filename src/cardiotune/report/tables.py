@@ -169,6 +169,27 @@ def at_thresholds(model: str, found: list[ThresholdJudged], notes: Notes) -> Wri
     )
 
 
+def steady(record: Record) -> WrittenTable:
+    """How far a patient's risk depends on the draw of folds; without rows where there was one
+    draw."""
+    found = record.part.cross_validation
+    rows = []
+    for model in main_first(record, found.stability if found else {}):
+        one = found.stability[model] if found else None
+        if one:
+            changed = "few or nearly all" if one.changed is None else percent(one.changed)
+            cells = [changed, number(one.mean_change), number(one.p95_change)]
+            rows.append(
+                WrittenRow(model_words(model), [WrittenCell(cell) for cell in cells], main=model == record.main)
+            )
+    header: list[str | tuple[str, str]] = [
+        ("Change sides", "of the threshold, in any repeat"),
+        ("Mean change", "of a patient's risk from repeat to repeat"),
+        ("95 % of patients", "change by no more than"),
+    ]
+    return WrittenTable(header, rows)
+
+
 # --------------------------------------------------------------------------------------------------
 # groups of patients
 

@@ -162,17 +162,34 @@ class DataConfig(Settings):
 class SplitConfig(Settings):
     """How rows are parted. Shares are shares of all rows."""
 
-    by: Literal["random", "site", "time", "column", "files", "table"] = "random"
+    by: Literal["random", "site", "time", "column", "files", "table", "cross_validation"] = "random"
     """`random` is stratified by the target and keeps a group (or id) whole; `site` holds out whole
     sites; `time` holds out the latest rows; `column` takes the parts from the column with role
     split; `files` from `data.test_path` (it is the default when that is given), and shares are then
     shares of the rows of `data.path`; `table` holds out whole tables for the test, and draws
-    validation at random from the others."""
+    validation at random from the others; `cross_validation` holds out every row once in each
+    repeat, by folds that are drawn as `random` draws, and makes a run of each fold."""
     validation: Share = 0.15
     """Share of all rows in the validation part: the checkpoint, calibration and thresholds stand on
     it."""
     test: Share = 0.25
     """Share of all rows in the test part, which is judged and from which nothing is learned."""
+    folds: int = Field(5, ge=2, le=50)
+    """Only for `by: cross_validation`: so many parts, each of which is the test part once. `test`
+    is not used."""
+    repeats: int = Field(3, ge=1, le=100)
+    """Only for `by: cross_validation`: how often folds are drawn anew."""
+    language_repeats: int = Field(1, ge=1, le=100)
+    """Only for `by: cross_validation`: in how many of the repeats the comparators that hold a
+    language model take part, which are far slower to fit; in all of them where `repeats` is
+    smaller."""
+    whole_sites: bool = False
+    """Only for `by: cross_validation`: whole sites fall in a fold, by the column with role site."""
+    repeat: int | None = Field(None, ge=1)
+    """Only for `by: cross_validation`, with `fold`: the one fold of a run below the experiment's
+    own, which sets both."""
+    fold: int | None = Field(None, ge=1)
+    """See `repeat`."""
     seed: int | None = None
     """Of the rows that are drawn for the parts. Default: the experiment's seed."""
     train_rows: int | None = Field(None, ge=4)
@@ -183,9 +200,9 @@ class SplitConfig(Settings):
     test_tables: list[str] | None = None
     """Only for `by: table`. Default: the tables of `part: test`."""
     shared_groups: Literal["error", "unused"] = "error"
-    """For `by: site`, `time` and `column`: what to do when a group (relatives, say) falls in
-    several parts. `unused` takes its rows out of training and validation, where it also has some in
-    a later part."""
+    """For `by: site`, `time` and `column`, and `whole_sites`: what to do when a group (relatives,
+    say) falls in several parts. `unused` takes its rows out of training and validation, where it
+    also has some in a later part."""
 
     shared_patients: Literal["error", "unused", "allow"] = "error"
     """With several tables: what to do with patients who stand in two of them, equal in what both
@@ -196,8 +213,14 @@ class SplitConfig(Settings):
     @model_validator(mode="after")
     def _room_to_train(self) -> "SplitConfig":
         problems = []
-        if self.validation + self.test >= 0.95:
-            problems.append("split: validation + test must leave at least 5 % of the rows for training")
+        folds = self.by == "cross_validation"
+        if self.validation + (1 / self.folds if folds else self.test) >= 0.95:
+            held = f"one of {self.folds} folds" if folds else "test"
+            problems.append(f"split: validation + {held} must leave at least 5 % of the rows for training")
+        if (self.repeat is None) != (self.fold is None) or ((self.repeat or self.whole_sites) and not folds):
+            problems.append("split: repeat goes with fold, and both and whole_sites with split.by: cross_validation")
+        elif (self.repeat or 1) > self.repeats or (self.fold or 1) > self.folds:
+            problems.append(f"split: there are {self.repeats} repeats of {self.folds} folds, none beyond them")
         if self.test_sites and self.by != "site":
             problems.append(f"split.test_sites: needs split.by: site, found {self.by}")
         if self.test_tables and self.by != "table":

@@ -74,6 +74,7 @@ class Config(Settings):
     def _parts_fit_together(self) -> "Config":
         by = self.split.by
         role = {"site": "site", "time": "time", "column": "split"}.get(by)
+        role = "site" if self.split.whole_sites else role
         problems = []
         if role and self.data.name_of(role) is None:
             problems.append(f"split.by: {by} needs a column with role {role} in data.columns")
@@ -224,3 +225,14 @@ class Config(Settings):
     def split_seed(self) -> int:
         """Seed of the split: its own or the experiment's."""
         return self.seed if self.split.seed is None else self.split.seed
+
+    @property
+    def sample_seed(self) -> int:
+        """Seed of the rows that `data.max_rows` keeps: the same in all folds, whose own seeds
+        differ."""
+        return self.split_seed if self.split.by == "cross_validation" else self.seed
+
+    @property
+    def in_folds(self) -> bool:
+        """Whether it is cross-validated as a whole, so that its models are those of its folds."""
+        return self.split.by == "cross_validation" and self.split.fold is None

@@ -36,6 +36,7 @@ COUNT_WORDS = re.compile(
 
 WEIGHTS = "weights may have learned patients by heart: ask the data holder, and show the audit and a privacy test"
 BY_NAME: tuple[tuple[str, str, str], ...] = (
+    (r"folds/.*\.json", STAY, "counts of one fold, which may give small ones away beside those of the others"),
     (r"predictions\.jsonl", STAY, "one row a patient and model"),
     (r"split\.parquet", STAY, "one row a patient"),
     (r"exact_counts\.json", STAY, "counts of patients, small ones included; cohort.json is what may be shown"),
@@ -57,6 +58,11 @@ BY_NAME: tuple[tuple[str, str, str], ...] = (
 )
 """Files of a run by their path in it: pattern, verdict, reason. What is not here is unknown, so a
 person looks at it."""
+
+
+OF_A_FOLD = re.compile(r"folds/repeat-\d+-fold-\d+/(?!(cohort|calibration)\.json)")
+"""The run of a fold is a run. Its counts are not for leaving: beside those of the other folds they
+may give small ones away."""
 
 
 class Judged(NamedTuple):
@@ -101,6 +107,7 @@ def _judge(path: Path, name: str, known: Known) -> Judged:
 
 
 def _by_name(name: str) -> tuple[str, str]:
+    name = OF_A_FOLD.sub("", name)
     for pattern, verdict, reason in BY_NAME:
         if re.fullmatch(pattern, name):
             return verdict, reason
