@@ -176,7 +176,7 @@ def options(words: list[str] | None) -> argparse.Namespace:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--rows", type=int, nargs="+", default=[300, 3000])
     asked.add_argument("--models", nargs="+", choices=list(MODELS), default=["logistic_regression"])
-    asked.add_argument("--tables", type=int, default=100)
+    asked.add_argument("--tables", type=int, default=200)
     asked.add_argument("--folds", type=int, default=5)
     asked.add_argument("--repeats", type=int, default=3)
     asked.add_argument("--replicates", type=int, default=200)

@@ -62,7 +62,7 @@ def split_cohort(cohort: Cohort, data: DataConfig, split: SplitConfig, seed: int
         parts = _without_shared(parts, frame[group])
     _check_outcomes(parts[: cohort.frame.height], cohort.events)
     _check_disjoint(parts, frame, data)
-    _check_groups(parts, data, frame)
+    _check_groups(parts, data, frame, say_few=split.by != "cross_validation")  # whose folds are judged together
     return parts
 
 
@@ -409,7 +409,7 @@ def few_groups(parts: Parts, groups: pl.Series) -> dict[str, float]:
     return found
 
 
-def _check_groups(parts: Parts, data: DataConfig, frame: pl.DataFrame) -> None:
+def _check_groups(parts: Parts, data: DataConfig, frame: pl.DataFrame, say_few: bool = True) -> None:
     """A part that is one patient is refused; one that is worth few is said."""
     name = data.name_of("group")
     if name is None or not frame[name].is_duplicated().any():
@@ -422,14 +422,15 @@ def _check_groups(parts: Parts, data: DataConfig, frame: pl.DataFrame) -> None:
                 "others; leave out the one that has so many rows, or keep some of its rows only; where the groups are places, "
                 "name the column's role site and take split.by: site"
             )
-        log.warning(
-            "%s: %d rows that are worth fewer than %d of column %s (role group), for few have most of the rows: do not rely "
-            "on intervals",
-            part,
-            rows,
-            FEW_GROUPS,
-            name,
-        )
+        if say_few:
+            log.warning(
+                "%s: %d rows that are worth fewer than %d of column %s (role group), for few have most of the rows: do not rely "
+                "on intervals",
+                part,
+                rows,
+                FEW_GROUPS,
+                name,
+            )
 
 
 def overlap(cohort: Cohort, parts: Parts, texts: Sequence[str], data: DataConfig) -> dict[str, dict[str, int]]:
