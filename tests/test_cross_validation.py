@@ -11,6 +11,7 @@ import pytest
 from sklearn.model_selection import StratifiedKFold
 
 from cardiotune import stages
+from cardiotune.audit.export_check.folder import STAY, check_export
 from cardiotune.config import load_config
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import metrics, schema
@@ -21,6 +22,7 @@ from cardiotune.evaluation.repeats import Repeat, Spread, stability, wider
 from cardiotune.models.folds import turns
 from cardiotune.models.predictions import Prediction, prediction_rows, read_predictions, read_repeats
 from cardiotune.models.thresholds import NamedThreshold, fold_key, of_folds
+from cardiotune.report.compare import compare
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
 from conftest import TOY_COLUMNS, build_toy_table
@@ -155,6 +157,24 @@ def test_folds_that_were_not_all_made_are_refused(config: Config, run: RunFolder
         file.write_bytes(content)
     with pytest.raises(ConfigError, match="cross-validated"):
         stages.train(run)
+
+
+def test_what_may_leave_is_said_of_the_folds_too(run: RunFolder) -> None:
+    judged = {entry.path: entry.verdict for entry in check_export(run)}
+    first = "folds/repeat-1-fold-1"
+    stay = ("predictions.jsonl", f"{first}/predictions.jsonl", f"{first}/split.parquet", f"{first}/exact_counts.json")
+    for name in (*stay, f"{first}/cohort.json", f"{first}/calibration.json"):
+        assert judged[name] == STAY, name
+    for name in ("calibration.json", "report.html", f"{first}/config.yaml"):
+        assert judged[name] != STAY, name
+
+
+def test_runs_are_compared_by_what_their_reports_say(run: RunFolder, config: Config, tmp_path: Path) -> None:
+    tree = config.model_dump(mode="json") | {"name": "once", "runs_dir": str(tmp_path), "models": ["prevalence"]}
+    other = stages.run(type(config).model_validate(tree))
+    found = compare([run, other])
+    told = json.loads(run.metrics.read_text())["parts"]["test"]["models"]["tuned"]["auroc"]
+    assert found["n"] == 90 and found["entries"][0]["metrics"]["auroc"] == {"value": told["value"], "ci": told["ci"]}
 
 
 # --------------------------------------------------------------------------------------------------

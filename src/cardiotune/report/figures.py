@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from cardiotune.comparators import IN_WORDS
+from cardiotune.comparators import IN_WORDS, main_model
 from cardiotune.data.small_counts import SMALL, told
 from cardiotune.evaluation.explain import Dependence, Explanations, Importance
 from cardiotune.evaluation.judgement import UNDEFINED, DecisionCurve, Group, Part
@@ -34,7 +34,7 @@ from cardiotune.report.learning_curve import PLOTTED
 from cardiotune.report.leave_out import NEUTRAL
 from cardiotune.report.places import Places
 from cardiotune.report.record import Array, Record, Scores
-from cardiotune.report.wording import in_order, main_model, metric_words, model_words
+from cardiotune.report.wording import in_order, metric_words, model_words
 
 BLUE, GREY, RED = "#0072b2", "#999", "#b00020"
 MOST_COLUMNS = 20
