@@ -50,7 +50,7 @@ def test_probabilities_are_calibrated_on_the_validation_part(run: RunFolder) -> 
 
 def test_thresholds_are_fixed_on_the_validation_part_and_judged_on_test(run: RunFolder) -> None:
     fixed = json.loads(run.calibration.read_text())["thresholds"]["tuned"]
-    assert [entry["name"] for entry in fixed] == ["decision", "7.5 %", "10 %", "Youden"]
+    assert [entry["name"] for entry in fixed] == ["decision", "Youden"]
     judged = json.loads(run.metrics.read_text())["parts"]["test"]["thresholds"]["tuned"]
     assert [(entry["name"], entry["value"]) for entry in judged] == [(e["name"], e["value"]) for e in fixed]
 

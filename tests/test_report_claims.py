@@ -13,8 +13,10 @@ import polars as pl
 import pytest
 
 from cardiotune import stages
+from cardiotune.config import read_yaml
 from cardiotune.evaluation.random_effects import across
 from cardiotune.files import read_json
+from cardiotune.models.predictions import read_predictions
 from cardiotune.report.record import read_record
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config
@@ -124,9 +126,32 @@ def test_blinding_is_not_answered_by_the_audit(plain: Said) -> None:
     assert all("not provided" in line and "leaks" not in line for line in asked)
 
 
-def test_example_thresholds_are_of_no_guideline(plain: Said) -> None:
-    assert "7.5 % and 10 %: example thresholds" in plain.report
-    assert "guideline" not in plain.all
+def test_guidelines_thresholds_are_for_their_outcome_alone(plain: Said, tmp_path: Path) -> None:
+    """Those of an example, given in the settings, are called so."""
+    assert not re.search(r"\b7\.5 %", plain.all) and "guideline" not in plain.all
+    assert "Youden: the highest sensitivity + specificity on the validation part" in plain.report
+    table(tmp_path)
+    given = {"thresholds": [{"name": "10 %", "value": 0.1}], "bootstrap": 100}
+    text = say(classical(tmp_path, evaluation=given))
+    assert "10 %: example thresholds, given in the settings" in text.report and "guideline" not in text.all
+
+
+def test_the_threshold_is_the_share_of_events_or_what_a_missed_event_costs(plain: Said, tmp_path: Path) -> None:
+    train = read_json(plain.run.exact_counts)["parts"]["train"]
+    share = float(f"{train['n_events'] / train['n']:.2g}")
+    told = f"flagged at a risk of {share:g} and above, the share of events in the training part"
+    assert all(told in text for text in (plain.report, plain.checklists, plain.card))
+    assert read_yaml(plain.run.config)["task"]["threshold"] == share
+    rows = read_predictions(plain.run)
+    assert {row.threshold for row in rows} == {share}
+    assert all(row.prediction == int(row.y_prob >= share) for row in rows)
+    table(tmp_path)
+    text = say(classical(tmp_path, task={"outcome": "heart disease", "missed_event": 9}))
+    assert "flagged at a risk of 0.1 and above, where a missed event weighs 9 false alarms" in text.report
+    text = say(classical(tmp_path, task={"outcome": "heart disease", "threshold": 0.3}, name="given"))
+    assert "flagged at a risk of 0.3 and above, given in the settings" in text.report
+    with pytest.raises(ValueError, match="threshold and missed_event"):
+        classical(tmp_path, task={"outcome": "heart disease", "threshold": 0.3, "missed_event": 9})
 
 
 def test_the_columns_of_the_classical_models_are_told(plain: Said) -> None:

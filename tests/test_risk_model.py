@@ -26,6 +26,8 @@ from sklearn.model_selection import cross_val_score
 from cardiotune import RiskModel
 from cardiotune.deployment.scorer import Problem, RowScorer
 from cardiotune.errors import CardioTuneError, ConfigError, DataError
+from cardiotune.files import read_json
+from cardiotune.runs import RunFolder
 from cardiotune.training.machine import set_up, settings_kept
 from conftest import build_toy_table, write_toy_experiment
 from test_cli import call, run_tuned_alone
@@ -220,7 +222,9 @@ def test_versions_tell_models_and_calibrators_apart(run: Path, model: RiskModel,
     scored = pl.read_csv(call("predict", run, site, "--site", "site").stdout.encode())
     np.testing.assert_allclose(adapted.predict_proba(pl.read_csv(site))[:, 1], scored["y_prob"], atol=1e-5)
     names = [threshold.name for threshold in model.scorer_.thresholds]
-    assert names == ["decision", "7.5 %", "10 %", "Youden"] and model.scorer_.threshold == 0.5
+    assert names == ["decision", "Youden"]
+    shares = read_json(RunFolder(run).exact_counts)["parts"]["train"]
+    assert model.scorer_.threshold == pytest.approx(shares["n_events"] / shares["n"], abs=0.005)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_what_the_shipped_files_set_is_in_the_document() -> None:
 
 
 def test_a_default_stands_as_yaml_takes_it() -> None:
-    (thresholds,) = (s for s in SETTINGS if s.path == "evaluation.thresholds[]")
-    said = json.loads(thresholds.default.removeprefix("default: ").strip("`"))
+    (bands,) = (s for s in SETTINGS if s.path == "evaluation.age_bands")
+    said = json.loads(bands.default.removeprefix("default: ").strip("`"))
     kind = Config.model_fields["evaluation"].annotation
-    assert kind.model_validate({"thresholds": said}).thresholds == kind().thresholds
+    assert kind.model_validate({"age_bands": said}).age_bands == kind().age_bands

@@ -208,7 +208,7 @@ def with_settings(record: Record, config: Config) -> Record:
         "method": method,
         "models": {"tuned": calibrate.fit(logit(scored.y_prob_raw), scored.y_true, method).as_json()},
     }
-    fixed = thresholds.fix(config.evaluation.thresholds, scored.y_true, scored.y_prob)
+    fixed = thresholds.fix(config.thresholds, scored.y_true, scored.y_prob)
     judged = {
         model: [first, *(replace(first, name=threshold.name, value=threshold.value) for threshold in fixed)]
         for model, (first, *_) in record.part.thresholds.items()

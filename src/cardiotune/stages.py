@@ -30,11 +30,12 @@ from cardiotune.evaluation.judge import judge, of_run
 from cardiotune.files import atomic, private, read_json, write_json
 from cardiotune.lineage import lineage
 from cardiotune.models.folds import pooled, pooled_calibration, pooled_costs, turns
-from cardiotune.models.predictions import frame_rows, read_predictions, rows_to_tell, write_predictions
+from cardiotune.models.predictions import frame_rows, outcomes, read_predictions, rows_to_tell, write_predictions
 from cardiotune.models.prompts import encode_prompts
 from cardiotune.models.risk_scores import check_inputs
 from cardiotune.models.risks import CohortRisks
 from cardiotune.models.thresholds import NamedThreshold
+from cardiotune.models.thresholds import settle as settle_threshold
 from cardiotune.models.tuned import record_saved_probe
 from cardiotune.processes import current
 from cardiotune.reopen import config_of, describe_files, differs, reopen
@@ -78,7 +79,8 @@ def _cross_validate(config: Config, overwrite: bool) -> RunFolder:
         folder.update_manifest(status="running")
         if not folder.audit.is_file():
             audit(folder, prepared)
-        found = turns(config)
+        # One threshold for all folds: that of the parts of the first.
+        found = turns(config.model_copy(update={"task": config_of(folder).task}))
         for number, turn in enumerate(found, start=1):
             log.info("%s (%d of %d)", turn.key, number, len(found))
             _run_fold(turn.config)
@@ -153,7 +155,8 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
     prepared = read_prepared(config)
     # With how the table writes numbers and dates, so that tables to be scored are read likewise,
     # and what its columns mean.
-    found = roles.settle(prepared.cohort.columns, prepared.cohort.frame.filter(pl.Series(prepared.parts == "train")))
+    train = prepared.cohort.frame.filter(pl.Series(prepared.parts == "train"))
+    found = roles.settle(prepared.cohort.columns, train)
     check_inputs(prepared.cohort.frame, found.columns, config.comparators)
     weights = find_weights(config.model) if config.needs_llm else None
     start_from = _start(config, prepared, weights, place or config.run_path)
@@ -161,7 +164,8 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
     learned = config.data.model_copy(update={"columns": found.columns})
     tables = {source.name: source.data for source in prepared.sources if source.name}
     changed = {name: table.model_copy(update={"data": tables[name]}) for name, table in config.tables.items()}
-    resolved = config.model_copy(update={"data": learned, "tables": changed})
+    task, source = settle_threshold(config.task, *outcomes(train))
+    resolved = config.model_copy(update={"data": learned, "tables": changed, "task": task})
     folder = runs.create(place or config.run_path, dump(resolved), overwrite)
     with _failing(folder), folder.stage("prepare", begun):
         if encoded is not None and weights:
@@ -172,7 +176,7 @@ def prepare(config: Config, overwrite: bool = False, place: Path | None = None) 
         meanings = {meaning: meant.as_json() for meaning, meant in found.meanings.items()}
         further = {"column_order": prepared.order, "meanings": meanings, "tokens": tokens}
         shared = describe_cohort(folder, prepared, config.data, further)
-        folder.update_manifest(data=describe_files(config))
+        folder.update_manifest(data=describe_files(config), threshold={"from": source})
         folder.record(folder.split, folder.cohort, folder.table1)
         if weights:
             folder.update_manifest(base_model=base_model(config.model, weights))

@@ -36,7 +36,8 @@ from cardiotune.files import named_after, plain_name, read_json, sha256, write_j
 from cardiotune.models import calibrate
 from cardiotune.models.baselines import LabelledRows, lightgbm
 from cardiotune.models.language import LanguageScorer, probabilities
-from cardiotune.models.predictions import Prediction, frame_rows, rows_to_tell, write_predictions
+from cardiotune.models.predictions import Prediction, frame_rows, outcomes, rows_to_tell, write_predictions
+from cardiotune.models.thresholds import settle
 from cardiotune.models.tuned import TunedModel, recorded_model
 from cardiotune.reopen import check_tuned, config_of, differs, open_run, reopen, tuned_model
 from cardiotune.report import learning_curve as curve
@@ -203,6 +204,7 @@ def evaluate_adapter(
     scorer = LanguageScorer(config, find_weights(config.model), adapter, foreign=True)
     texts = serialize_rows(frame, column_order(frame, config.data, config.serialize), config.data, config.serialize)
     risks = probabilities(scorer.logits(texts, what="scoring"))
+    config = config.model_copy(update={"task": settle(config.task, *outcomes(frame)).task})  # of all there is
     lines = frame_rows("tuned", frame, ["test"] * frame.height, risks, risks, config)
     return _leave_evaluation(config, RunFolder(out), made_from, lines, frame)
 

@@ -360,7 +360,7 @@ class RowScorer:
     @property
     def threshold(self) -> float:
         """Risk at and above which `predict` gives 1."""
-        return self.config.task.threshold
+        return self.config.task.flagged_at
 
     @cached_property
     def schema(self) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ def frame_rows(
         frame[EVENT],
         risks,
         raw_risks,
-        config.task.threshold,
+        config.task.flagged_at,
         weights_of(frame),
         cluster_numbers(frame, config.data),
     )
@@ -176,6 +176,13 @@ def rows_to_tell(prepared: Prepared, wanted: Sequence[str]) -> tuple[NDArray[np.
         frame, parts = pl.concat([frame, others.frame]), np.concatenate([parts, others.parts])
     rows = np.concatenate(order)
     return rows, frame[rows], parts[rows]
+
+
+def outcomes(frame: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """(rows,) the event, NaN where unknown, and how much each row counts; None when all count the
+    same."""
+    events = frame[EVENT].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    return events, frame[WEIGHT].cast(pl.Float64).fill_null(0).to_numpy() if WEIGHT in frame.columns else None
 
 
 def weights_of(frame: pl.DataFrame) -> list[float | None] | None:

@@ -130,8 +130,8 @@ class CohortRisks:
         part."""
         held = np.flatnonzero(self.parts == CALIBRATED_ON)
         y_true = self.events[held].astype(float)
-        rules = self.config.evaluation.thresholds
-        decision = NamedThreshold("decision", self.config.task.threshold)
+        rules = self.config.thresholds
+        decision = NamedThreshold("decision", self.config.task.flagged_at)
 
         def fixed(risks: Risks) -> list[NamedThreshold]:
             return [decision, *thresholds.fix(rules, y_true, risks.final[held], self._weights_of(held))]

@@ -4,12 +4,13 @@ at."""
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.settings import Threshold
+from cardiotune.errors import DataError
+from cardiotune.settings import TaskConfig, Threshold
 
 Array = NDArray[np.float64]
 
@@ -45,6 +46,30 @@ def of_folds(name: str, values: Mapping[str, float]) -> NamedThreshold:
     """A threshold that every fold has found for itself: `fold_key` -> its value."""
     own = dict(values) if len(set(values.values())) > 1 else {}
     return NamedThreshold(name, statistics.median(values.values()), own)
+
+
+class Settled(NamedTuple):
+    """A task with its threshold, and where that is from."""
+
+    task: TaskConfig
+    source: Literal["given", "cost", "prevalence"]
+
+
+def settle(task: TaskConfig, events: Array, weight: Array | None = None) -> Settled:
+    """The task with a threshold: that of the settings, else the share of events, to two digits.
+
+    events (rows,) 0 or 1 of the training part, or NaN where unknown; weight (rows,) how much each
+    counts. DataError where there is no share between 0 and 1.
+    """
+    if (cost := task.of_cost) is not None:
+        return Settled(task.model_copy(update={"threshold": cost}), "cost")
+    if task.threshold is not None:
+        return Settled(task, "given")
+    known = np.isfinite(events)
+    share = float(np.average(events[known], weights=None if weight is None else weight[known])) if known.any() else 0.0
+    if not 0 < share < 1:
+        raise DataError("rows of one outcome alone say nothing of where to flag a patient; give task.threshold")
+    return Settled(task.model_copy(update={"threshold": float(f"{min(share, 0.99):.2g}")}), "prevalence")
 
 
 def fix(rules: Sequence[Threshold], y_true: Array, y_prob: Array, weight: Array | None = None) -> list[NamedThreshold]:

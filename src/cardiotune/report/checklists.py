@@ -216,7 +216,7 @@ def _about_models(record: Record) -> dict[str, str]:
         "main_handling": done.handling(record, [record.main]),
         "handling": done.handling(record),
         "imbalance": done.imbalance(record),
-        "output": f"a probability; a row is flagged at {config.task.threshold} and above",
+        "output": f"a probability; {done.threshold(record)}",
         "thresholds": _thresholds(record),
         "new_patients": "from the run folder alone, with `cardiotune predict RUN TABLE`" if tuned else "",
         "poor_input": f"at scoring, {lacks}, an implausible one is taken as missing, and both are counted for each row"

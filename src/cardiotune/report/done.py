@@ -91,8 +91,6 @@ RULES = {
 }
 GUIDELINES = {0.075: "ACC/AHA 2019", 0.1: "NICE NG238"}
 """Threshold -> who set it, for the 10-year risk of cardiovascular disease and for nothing else."""
-CORONARY = ("cad_metagrs", "ihd_broad", "mi_algorithmic")
-"""Shipped endpoints of this kind."""
 REGIONS = {"low": "low", "moderate": "moderate", "high": "high", "very_high": "very high"}
 
 TAKES_MISSING = having(lambda one: one.takes_missing)
@@ -616,15 +614,32 @@ def scoring(record: Record, models: Iterable[str] | None = None) -> str:
 # results
 
 
+FROM = {
+    "given": "given in the settings",
+    "cost": "where a missed event weighs {missed_event:g} false alarms",
+    "prevalence": "the share of events in the training part, to two digits",
+}
+"""Where the task's threshold is from -> in words."""
+
+
+def threshold(record: Record) -> str:
+    """At which risk a row is flagged, and who says so."""
+    task, found = record.config.task, record.manifest.get("threshold")
+    text = f"a row is flagged at a risk of {task.flagged_at:.3g} and above"
+    if not found:
+        return text
+    return f"{text}, {FROM[found['from']].format(missed_event=task.missed_event)}"
+
+
 def thresholds(record: Record) -> str:
     """Where the decision thresholds beside the task's come from; empty without any."""
     found = record.part.thresholds.get(record.main, [])
-    known = {rule.label: rule for rule in record.config.evaluation.thresholds}
+    known = {rule.label: rule for rule in record.config.thresholds}
     named = [known[entry.name] for entry in found if entry.name in known]
     values = [rule for rule in named if rule.value is not None]
     guided = [rule for rule in values if rule.value in GUIDELINES]
     said = []
-    if guided and _ten_year_cardiovascular(record):
+    if guided and record.config.ten_year_coronary:
         sources = [f"{rule.label} ({GUIDELINES[rule.value]})" for rule in guided if rule.value is not None]
         said.append(f"{listed(sources)}: by a guideline for the 10-year risk of cardiovascular disease")
         values = [rule for rule in values if rule not in guided]
@@ -634,12 +649,6 @@ def thresholds(record: Record) -> str:
     each = " of each fold, whose rows are flagged by it (the median is shown)" if record.part.cross_validation else ""
     said += [f"{label}: {RULES[rule]} on the validation part{each}" for rule, label in rules.items()]
     return "; ".join(said)
-
-
-def _ten_year_cardiovascular(record: Record) -> bool:
-    """Whether the outcome is a 10-year risk of the kind that the guidelines' thresholds are for."""
-    data = record.config.data
-    return data.format == "ukb" and data.ukb.horizon_years == 10 and data.ukb.endpoint in CORONARY
 
 
 def subgroups(record: Record) -> str:

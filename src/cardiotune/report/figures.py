@@ -57,7 +57,7 @@ def performance(record: Record) -> list[Drawing]:
         drawings += [_roc(record, scored), _precision_recall(part, scored)]
     if scored:
         drawings.append(_calibration(record, scored))
-    drawings.append(_risks(record.main, record.scored[record.main], record.config.task.threshold))
+    drawings.append(_risks(record.main, record.scored[record.main], record.config.task.flagged_at))
     if decision := part.decision_curve:
         drawings.append(_decision(decision, [m for m in record.models if m in scored or m in IN_WORDS], record.main))
     if record.part.censoring:

@@ -46,7 +46,7 @@ PLOTTED = ("auroc", "log_loss")
 COMPARED = having(lambda one: one.in_curves)
 """The models of a curve whose experiment does not choose its models: all others would be made at
 every size too."""
-VARIED = ("name", "runs_dir", "seed", "split.train_rows", "models")
+VARIED = ("name", "runs_dir", "seed", "split.train_rows", "models", "task.threshold")
 """Settings in which the runs of a curve may differ from the run whose report shows it."""
 FILE = "learning_curve.json"
 MADE_FROM = "made_from.json"
@@ -201,11 +201,13 @@ OF_A_COLUMN = re.compile(r"(?:tables\.[^.]+\.)?data\.columns\.")
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Names of the settings that differ, but for what a run learns about its columns."""
+    """Names of the settings that differ, but for what a run learns: about its columns, and where to
+    flag."""
     flat, other = _flat(before), _flat(now)
     changed = {key for key in flat.keys() | other.keys() if flat.get(key) != other.get(key)}
     learned = {key for key in changed if OF_A_COLUMN.match(key) and key.rsplit(".", 1)[1] in LEARNED}
-    return sorted(changed - {key for key in learned if None in (flat.get(key), other.get(key))})
+    learned = {key for key in learned if None in (flat.get(key), other.get(key))}
+    return sorted(changed - learned - ({"task.threshold"} if other.get("task.threshold") is None else set()))
 
 
 def _flat(tree: Any, above: str = "") -> dict[str, Any]:

@@ -121,7 +121,6 @@ def _content(record: Record) -> dict[str, Any]:
             [metric_words(metric)[0], *(estimate(judged[m].get(metric, UNDEFINED)) for m in rivals)]
             for metric in metrics
         ],
-        "threshold": config.task.threshold,
     }
 
 

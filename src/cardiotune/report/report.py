@@ -287,7 +287,7 @@ def _done(record: Record) -> dict[str, str]:
         "What is shown": done.pooled(record),
         "Seeds": done.seeds(record),
         "Calibration": done.calibration(record),
-        "Threshold": f"a row is flagged at a risk of {config.task.threshold} and above",
+        "Threshold": done.threshold(record),
         "Censoring": WEIGHTED_WORDS if record.part.censoring else "",
         "Intervals": f"{percent(interval.level)}, {interval.method}, {interval.replicates} replicates"
         + (f"; but {interval.exceptions}" if interval.exceptions else ""),

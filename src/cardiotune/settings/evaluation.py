@@ -40,17 +40,19 @@ class Threshold(Settings):
         )
 
 
+OF_GUIDELINES = (Threshold(name="7.5 %", value=0.075), Threshold(name="10 %", value=0.1))
+"""ACC/AHA 2019 and NICE NG238, for the 10-year risk of cardiovascular disease and nothing else."""
+YOUDEN = Threshold(rule="youden")
+
+
 class EvaluationConfig(Settings):
     """How predictions are judged."""
 
     calibration: Literal["none", "temperature", "platt", "isotonic", "beta"] = "platt"
     """How the tuned model's probabilities are calibrated, on the validation part."""
-    thresholds: list[Threshold] = [
-        Threshold(name="7.5 %", value=0.075),
-        Threshold(name="10 %", value=0.1),
-        Threshold(rule="youden"),
-    ]
-    """Beside `task.threshold`. 10 %: NICE NG238; 7.5 %: ACC/AHA 2019."""
+    thresholds: list[Threshold] | None = None
+    """Beside `task.threshold`. Default: Youden's and, for the 10-year risk of a coronary endpoint
+    of UK Biobank, those of the guidelines for it: 7.5 % (ACC/AHA 2019) and 10 % (NICE NG238)."""
     subgroups: list[str] | None = None
     """Columns, or pairs such as `sex x age`. Default: sex, age and site, where the dictionary has
     them."""

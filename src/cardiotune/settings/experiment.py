@@ -9,11 +9,14 @@ from cardiotune.comparators import COMPARATORS, LANGUAGE, ComparatorName, having
 from cardiotune.compatibility import Choice, Scoring, refusals, score_refusals
 from cardiotune.families import line_of
 from cardiotune.settings.data import DataConfig, SerializeConfig, SplitConfig, VaryConfig
-from cardiotune.settings.evaluation import EvaluationConfig
+from cardiotune.settings.evaluation import OF_GUIDELINES, YOUDEN, EvaluationConfig, Threshold
 from cardiotune.settings.model import MethodConfig, ModelConfig, TaskConfig
 from cardiotune.settings.strict import Settings, raise_all, suggest
 from cardiotune.settings.tables import TableConfig
 from cardiotune.settings.training import DeepSpeed, Imbalance, LaunchConfig, TrainConfig
+
+CORONARY = ("cad_metagrs", "ihd_broad", "mi_algorithmic")
+"""Shipped endpoints whose 10-year risk guidelines' thresholds are for."""
 
 
 class Config(Settings):
@@ -215,6 +218,19 @@ class Config(Settings):
             stage = f"zero{self.deepspeed.stage}" + ("_offload" if self.deepspeed.offload_optimizer else "")
         family = line_of(f"{self.model.name} {self.model.hub_id}", self.model.family)
         return Choice(method, self.task.head, stage, self.model.dtype, family)
+
+    @property
+    def ten_year_coronary(self) -> bool:
+        """Whether the outcome is a 10-year risk of the kind that guidelines' thresholds are for."""
+        ukb = self.data.ukb
+        return self.data.format == "ukb" and ukb.horizon_years == 10 and ukb.endpoint in CORONARY
+
+    @property
+    def thresholds(self) -> list[Threshold]:
+        """To be described beside the task's own."""
+        if self.evaluation.thresholds is not None:
+            return self.evaluation.thresholds
+        return [*(OF_GUIDELINES if self.ten_year_coronary else ()), YOUDEN]
 
     @property
     def run_path(self) -> Path:

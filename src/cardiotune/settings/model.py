@@ -26,8 +26,13 @@ class TaskConfig(Settings):
     """`label_tokens`: the risk is read from the logits of the two label tokens at the last
     position. `classifier`: from a linear layer on the last position of a decoder, or the first
     token of an encoder."""
-    threshold: float = Field(0.5, gt=0, lt=1)
-    """Probability at and above which `prediction` is 1."""
+    threshold: float | None = Field(None, gt=0, lt=1)
+    """Risk at and above which `prediction` is 1. Default: what `missed_event` makes it, else the
+    share of events in the training part, to two digits; the run's `config.yaml` then holds it."""
+    missed_event: float | None = Field(None, gt=0)
+    """How many false alarms a missed event weighs. A patient is then flagged at a risk of 1 / (1 +
+    this), where flagging costs as much as it brings (Pauker & Kassirer, N Engl J Med
+    1975;293:229)."""
     few_shot_examples: int = Field(4, ge=1)
     """Solved training rows put before the question for `few_shot`; half of them events."""
     options: tuple[str, str] | None = None
@@ -35,6 +40,23 @@ class TaskConfig(Settings):
     as `0: No risk`. Default: the labels."""
     max_new_tokens: int = Field(40, ge=1)
     """For `free_generation`: tokens of a written answer."""
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> "TaskConfig":
+        if self.missed_event is not None and self.threshold not in (None, self.of_cost):
+            raise ValueError("task: threshold and missed_event each say at which risk a patient is flagged; give one")
+        return self
+
+    @property
+    def of_cost(self) -> float | None:
+        """The threshold that `missed_event` makes."""
+        return None if self.missed_event is None else 1 / (1 + self.missed_event)
+
+    @property
+    def flagged_at(self) -> float:
+        """The threshold of a prepared experiment."""
+        assert self.threshold is not None, "no threshold yet: models.thresholds.settle finds one"
+        return self.threshold
 
     def fill(self, text: str) -> str:
         """`text` with {outcome}, {positive} and {negative} replaced."""
