@@ -39,6 +39,7 @@ SETTINGS = [
     f"split.test={TEST}",
     f"split.validation={VALIDATION}",
     "models=[logistic_regression,lightgbm]",
+    "task.threshold=0.5",
     "evaluation.thresholds=[{value: 0.1}, {rule: youden}, {rule: sensitivity, at: 0.9}, {rule: net_benefit, at: 0.1}]",
     "evaluation.keep_row_ids=true",
 ]
@@ -75,7 +76,7 @@ def predict(run: RunFolder, config: Config, prepared: Prepared, seed: int = 0) -
                 told[EVENT],
                 risk[rows],
                 risk[rows] ** (1.2 if model == "tuned" else 1),
-                config.task.threshold,
+                config.task.flagged_at,
             )
         ],
     )
@@ -95,7 +96,7 @@ def measure(rows: int, folder: Path, *overrides: str) -> dict[str, Any]:
     before = time.process_time()
     with clock.step("thresholds"):
         y_true = prepared.cohort.events[held].astype(float)
-        rules = config.evaluation.thresholds
+        rules = config.thresholds
         fixed = {
             model: [threshold.as_json() for threshold in thresholds.fix(rules, y_true, risk[held])]
             for model, risk in risks.items()

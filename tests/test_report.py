@@ -62,7 +62,7 @@ def settings(models: tuple[str, ...]) -> Config:
                     "disease": {"role": "target", "type": "binary"},
                 },
             },
-            "task": {"outcome": "heart <disease> & |more|"},
+            "task": {"outcome": "heart <disease> & |more|", "threshold": 0.5},
             "model": {"name": "toy", "license": "Apache-2.0", "license_url": "https://example.org/licence"},
             "models": list(models),
         }

@@ -140,7 +140,7 @@ def for_net_benefit(at: Flagging, prevalence: float, error: float) -> int:
     found = at.sensitivity * (1 - at.sensitivity) / prevalence
     alarms = at.specificity * (1 - at.specificity) / (1 - prevalence)
     flagged = (1 - at.specificity) ** 2 / (prevalence * (1 - prevalence))
-    return math.ceil((found + odds**2 * (alarms + flagged)) / error**2)
+    return max(1, math.ceil((found + odds**2 * (alarms + flagged)) / error**2))
 
 
 # --------------------------------------------------------------------------------------------------
