@@ -25,7 +25,8 @@ from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.split import split_cohort
-from cardiotune.models.baselines import Baseline, LabelledRows, lightgbm, logistic_regression
+from cardiotune.models.baselines import Baseline, lightgbm, logistic_regression
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.predictions import Prediction
 from cardiotune.settings import DataConfig, SerializeConfig, SplitConfig
 from conftest import TOY_COLUMNS, build_toy_table

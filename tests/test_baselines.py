@@ -15,8 +15,9 @@ from sklearn.model_selection import train_test_split
 from cardiotune.config import configs_folder
 from cardiotune.data.cohort import read_cohort
 from cardiotune.data.split import split_cohort
-from cardiotune.models import baselines
-from cardiotune.models.baselines import BASELINES, LabelledRows, age_and_sex, knots_of
+from cardiotune.models import trees
+from cardiotune.models.baselines import BASELINES, age_and_sex, knots_of
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.settings import DataConfig, SplitConfig
 from conftest import TOY_COLUMNS, build_toy_table
 
@@ -239,7 +240,7 @@ def test_month_weekday_and_day_of_a_date_are_read(name: str, what: str) -> None:
 
 
 def test_trees_get_the_terms_that_go_with_the_outcome_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "TREE_TERMS", 5)  # of some thirty
+    monkeypatch.setattr(trees, "TREE_TERMS", 5)  # of some thirty
     frame, events, parts = noted_table()
     risks = fit("lightgbm", frame, events, parts, settings("note"))
     assert roc_auc_score(events[parts == "test"], risks[parts == "test"]) > 0.99

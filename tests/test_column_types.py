@@ -10,7 +10,7 @@ import cardiotune
 from cardiotune.data import schema
 from cardiotune.data.draft import draft
 from cardiotune.data.writing import READINGS
-from cardiotune.models.baselines import ENCODINGS
+from cardiotune.models.columns import ENCODINGS, learn_columns
 from cardiotune.settings import COLUMN_ROLES, COLUMN_TYPES, Column, DataConfig
 
 SOURCE = Path(cardiotune.__file__).parent
@@ -30,9 +30,10 @@ def test_a_type_is_read_drawn_written_and_encoded(name: str) -> None:
     again = pl.Series([{word: code for code, word in schema.codes_of(column).items()}.get(w, w) for w in written])
     values, unreadable = schema.parse(again, column)
     assert (values.to_list(), unreadable) == (rows["x"].drop_nulls().to_list(), 0), "what is written is read again"
-    train = pl.Series([True] * 40).to_numpy()
-    encoded = ENCODINGS[kind.encoding].of(rows["x"], column, train)
-    assert all(len(array) == 40 for array in (*encoded.numbers, *encoded.categories))
+    assert kind.encoding in ENCODINGS
+    learned = learn_columns(rows, data, ["x"])
+    read = learned.read(rows)
+    assert read.matrix.shape == (40, len(learned.fields)) and (read.terms is None) == (name != "text")
     assert schema.expected(column)
 
 

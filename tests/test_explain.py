@@ -19,10 +19,10 @@ from cardiotune.evaluation.explain import (
     leave_one_field_out,
     partial_dependence,
     permutation_importance,
-    table_risk,
 )
 from cardiotune.evaluation.metrics import auroc, log_loss
-from cardiotune.models.baselines import BASELINES, LabelledRows
+from cardiotune.models.baselines import BASELINES, FITS
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.settings import DataConfig, SerializeConfig
 from conftest import TOY_COLUMNS, build_toy_table, toy_config
@@ -91,7 +91,7 @@ def test_a_model_is_asked_once_and_about_so_many_rows() -> None:
 @pytest.mark.parametrize("name", ["logistic_regression", "lightgbm"])
 def test_a_table_model_is_that_of_the_report(name: str) -> None:
     frame, events, parts = toy()
-    risk_of = table_risk(BASELINES[name], LabelledRows(frame, events, parts, DATA))
+    risk_of = FITS[name](LabelledRows(frame, events, parts, DATA)).risks
     reported = BASELINES[name](LabelledRows(frame, events, parts, DATA))
     some = [7, 3, 200, 4]
     np.testing.assert_allclose(risk_of(frame[some]), reported[some], rtol=1e-12)
@@ -162,7 +162,7 @@ def test_the_toy_language_model_beside_lightgbm(toy_model: Path) -> None:
         "tuned": language_risk(
             lambda texts: probabilities(scorer.logits(texts)), DATA.features, DATA, config.serialize
         ),
-        "lightgbm": table_risk(BASELINES["lightgbm"], LabelledRows(frame, events, parts, DATA)),
+        "lightgbm": FITS["lightgbm"](LabelledRows(frame, events, parts, DATA)).risks,
     }
     prepared = Prepared(Cohort(frame.with_columns(pl.Series(EVENT, events)), []), parts, [], [])
     asked = ExplainSettings(rows=30, repeats=2, curves=2, grid_points=4)

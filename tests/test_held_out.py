@@ -19,8 +19,9 @@ from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.errors import ConfigError
 from cardiotune.evaluation import schema
 from cardiotune.evaluation.evaluate import evaluate_predictions
-from cardiotune.models.baselines import BASELINES, LabelledRows
+from cardiotune.models.baselines import BASELINES
 from cardiotune.models.held_out import local, matched
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.predictions import prediction_rows
 from cardiotune.report import done
 from cardiotune.report.record import read_record

@@ -21,7 +21,7 @@ from cardiotune.evaluation.censoring import at_horizon, c_index
 from cardiotune.evaluation.evaluate import FromTable, evaluate_predictions
 from cardiotune.evaluation.survival import Followed, c_index_of
 from cardiotune.models import calibrate, thresholds
-from cardiotune.models.baselines import LabelledRows
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.predictions import prediction_rows, write_predictions
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.report import curves

@@ -12,7 +12,8 @@ from cardiotune.data.subsample import cut_training
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.evaluation.evaluate import evaluate_predictions
 from cardiotune.files import sha256, write_json
-from cardiotune.models.baselines import BASELINES, LabelledRows
+from cardiotune.models.baselines import BASELINES
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.predictions import prediction_rows
 from cardiotune.report.learning_curve import (
     FILE,

@@ -100,7 +100,7 @@ def own_settings() -> Iterator[dict[str, object]]:
 
 
 def test_a_users_own_settings_stay_while_rows_are_scored(run: Path, own_settings: dict[str, object]) -> None:
-    for scorer in (RiskModel.load(run), RowScorer.load(run), RowScorer.load(run, tuned=False)):
+    for scorer in (RiskModel.load(run), RowScorer.load(run), RowScorer.load(run, model="zero_shot")):
         scorer.predict_proba(NEW)
         assert settings_of_this_process() == own_settings
 

@@ -12,8 +12,9 @@ from scipy.special import logit as log_odds
 from sklearn.metrics import log_loss, roc_auc_score
 
 from cardiotune.errors import ModelError
-from cardiotune.models import baselines, text_baselines
-from cardiotune.models.baselines import LabelledRows, logistic_regression
+from cardiotune.models import labelled, text_baselines
+from cardiotune.models.baselines import logistic_regression
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.terms import TOKEN
 from cardiotune.models.text_baselines import embedding, stacked, tfidf
 from cardiotune.settings import DataConfig
@@ -272,14 +273,9 @@ def test_the_memorised_training_part_does_not_reach_the_weights() -> None:
     assert roc_auc_score(events[test], before[test]) > 0.75, "a stack that trusted training would follow the noise"
 
 
-def test_the_risk_of_a_validation_row_does_not_know_its_own_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_risk_of_a_validation_row_does_not_know_its_own_outcome() -> None:
     """Two rows of a patient, who is in one fold, exchange outcomes: the folds stay, and so do the
-    patient's risks.
-
-    But for the number of trees, which the validation part chooses as a whole: one tree leaves
-    nothing to choose.
-    """
-    monkeypatch.setattr(baselines, "MAX_TREES", 1)
+    patient's risks."""
     frame, events, parts, logits = two_sources((100, 60, 20), 1.0, 1.0)
     patients_of = np.arange(180) // 6
     frame = frame.with_columns(patient=pl.Series(patients_of.astype(str)))
@@ -299,7 +295,7 @@ def test_the_folds_hold_each_row_out_once_and_part_no_patient() -> None:
     draw = np.random.default_rng(0)
     events, groups = draw.integers(0, 2, 90), draw.integers(0, 20, 90)
     for known in (None, groups):
-        folds = baselines.folds(events, known, 0)
+        folds = labelled.folds(events, known, 0)
         assert len(folds) == 5
         np.testing.assert_array_equal(np.sort(np.concatenate([held for _, held in folds])), np.arange(90))
         for others, held in folds:

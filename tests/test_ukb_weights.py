@@ -12,7 +12,8 @@ import torch
 from sklearn.metrics import log_loss
 
 from cardiotune.data.cohort import WEIGHT
-from cardiotune.models.baselines import BASELINES, LabelledRows
+from cardiotune.models.baselines import BASELINES
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Column, DataConfig, Imbalance
 from cardiotune.training.loss import balance

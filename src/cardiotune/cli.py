@@ -110,6 +110,14 @@ Dataset = Annotated[
         help="Read the table by this dictionary: of configs/datasets, a file, or one of the run's own tables.",
     ),
 ]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="tuned, zero_shot, or a classical model that the run has saved, such as lightgbm.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run folder of this name.")]
 
 
@@ -262,7 +270,8 @@ def predict(
         Path | None, typer.Option("--out", help="CSV or Parquet file. Default: CSV to standard output.")
     ] = None,
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Write the table's own ids, not hashed ones.")] = False,
-    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Score with the base model instead.")] = False,
+    model: ModelName = "tuned",
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="The same as --model zero_shot.")] = False,
     site: Annotated[str | None, typer.Option(help="Use the recalibration of this name; see `recalibrate`.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="With --out: processes that share the table.")] = 1,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows in memory at a time, in each process.")] = 16_384,
@@ -276,28 +285,36 @@ def predict(
 
     Example: cardiotune predict runs/statlog_heart new_patients.csv --out risks.csv
 
+    Example: cardiotune predict runs/statlog_heart new_patients.csv --model logistic_regression
+
     Example: cardiotune predict runs/hospitals other.csv --dataset other.yaml --out risks.csv
     """
     from cardiotune import reopen, stages
     from cardiotune.deployment.bulk import Job, abstained, score_to_file, write_to_stdout
 
     if table is None:
-        if dataset:
-            raise ConfigError("--dataset goes with a new TABLE; the run's own parts are read as they were")
+        if dataset or model != "tuned":
+            named = "--dataset" if dataset else "--model"
+            raise ConfigError(
+                f"{named} goes with a new TABLE; the run's own parts are scored as they were, by every model"
+            )
         folder = reopen.open_run(run)
         stages.predict(folder)
         _say(f"predictions: {folder.predictions}")
         return
     if output and output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--out {output}: expected a name ending in .csv or .parquet")
-    if site and zero_shot:
-        raise ConfigError("--site is of the tuned model; it does not go with --zero-shot")
+    if zero_shot and model != "tuned":
+        raise ConfigError(f"--zero-shot and --model {model}: name one model")
+    model = "zero_shot" if zero_shot else model
+    if site and model != "tuned":
+        raise ConfigError(f"--site is of the tuned model; it does not go with --model {model}")
     if workers > 1 and output is None:
         raise ConfigError("--workers needs --out: several processes cannot write to standard output")
     if output is None:
         processes.only_one("predict TABLE without --out")
-    reopen.check_scorable(run, tuned=not zero_shot)
-    job = Job(run, table, keep_ids, not zero_shot, site, chunk_rows, allow_unknown, dataset)
+    reopen.check_scorable(run, model)
+    job = Job(run, table, keep_ids, model, site, chunk_rows, allow_unknown, dataset)
     if output is None:
         write_to_stdout(job)
         return
@@ -732,6 +749,7 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(help="File of API keys, one a line. Or set CARDIOTUNE_API_KEYS.")
     ] = None,
+    model: ModelName = "tuned",
     site: Annotated[str | None, typer.Option(help="A recalibration of the run, as `recalibrate` named it.")] = None,
     dataset: Dataset = None,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Largest body of a request, KiB.")] = 1024,
@@ -779,6 +797,8 @@ def serve(
 
     def load() -> Any:
         if backend == "vllm":
+            if model != "tuned":
+                raise ConfigError(f"--model {model}: a vLLM server holds the tuned model alone; leave --backend out")
             from cardiotune.deployment.vllm import load_vllm
 
             return load_vllm(folder, backend_url, backend_model, os.environ.get("VLLM_API_KEY"), site, dataset)
@@ -786,7 +806,7 @@ def serve(
         from cardiotune.training.machine import set_up
 
         set_up(settings_of(folder).train.threads)
-        return RowScorer.load(folder, site, dataset=dataset)
+        return RowScorer.load(folder, site, dataset, model)
 
     bind(ServeSettings(folder, host, port, keys, limits, batches), load).run()
 

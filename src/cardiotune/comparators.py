@@ -146,7 +146,8 @@ _RECORDS = (
     Comparator(
         name="age_sex_logistic_regression",
         words="Age and sex only",
-        description="logistic regression with an L2 penalty on age and sex alone, fitted on the training part",
+        description="logistic regression with an L2 penalty on age and sex alone, fitted on the training part; the penalty "
+        "by cross-validation in it",
         look=Look("#666", (0, (8, 3)), "X"),
         shown=9,
         main=11,
@@ -158,7 +159,8 @@ _RECORDS = (
     Comparator(
         name="logistic_regression",
         words="Logistic regression",
-        description="logistic regression with an L2 penalty, fitted on the training part",
+        description="logistic regression with an L2 penalty, fitted on the training part; the penalty by cross-validation "
+        "in it",
         look=Look("#d55e00", (0, (5, 2)), "s"),
         shown=6,
         main=3,
@@ -171,7 +173,8 @@ _RECORDS = (
     Comparator(
         name="spline_regression",
         words="Spline regression",
-        description="logistic regression with an L2 penalty and a cubic spline for each number, fitted on the training part",
+        description="logistic regression with an L2 penalty and a cubic spline for each number, fitted on the training part; "
+        "the penalty by cross-validation in it",
         look=Look("#7a4b00", (0, (3, 1)), "P"),
         shown=8,
         main=5,
@@ -183,8 +186,8 @@ _RECORDS = (
     Comparator(
         name="lightgbm",
         words="LightGBM",
-        description="gradient-boosted trees, fitted on the training part; their number by the log-loss of the validation "
-        "part",
+        description="gradient-boosted trees, fitted on the training part; leaves, penalty and number of trees by "
+        "cross-validation in it (of 40,000 rows or more the number by the log-loss of the validation part)",
         look=Look("#009e73", (0, (7, 1.5, 1, 1.5, 1, 1.5)), "D"),
         shown=7,
         main=4,

@@ -10,8 +10,10 @@ from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.prepare import Prepared, read_prepared
 from cardiotune.data.table import locate
 from cardiotune.deployment.record import is_export
+from cardiotune.deployment.scorer import TUNED, ZERO_SHOT
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.files import sha256
+from cardiotune.models.saved import check_saved, saved_models
 from cardiotune.models.tuned import TunedModel, read_calibrator
 from cardiotune.report.learning_curve import changed_settings
 from cardiotune.runs import RunFolder
@@ -42,15 +44,19 @@ def check_tuned(folder: RunFolder, otherwise: str = "") -> None:
     raise ConfigError(f"{folder.path}: has no tuned model; {how}{otherwise}")
 
 
-def check_scorable(path: Path, tuned: bool) -> None:
+def check_scorable(path: Path, model: str) -> None:
     """ConfigError, before any table is read, when a folder is no run or export that can score a
-    table."""
-    if not is_export(path):
-        folder = open_run(path)
-        if tuned:
-            check_tuned(folder, ", or ask for the zero-shot model with --zero-shot")
-    elif not tuned:
-        raise ConfigError(f"{path}: an export has no base model; use --zero-shot with its run")
+    table with this model."""
+    if is_export(path):
+        if model != TUNED:
+            raise ConfigError(f"{path}: an export holds the tuned model alone; use --model {model} with its run")
+        return
+    folder = open_run(path)
+    if model == TUNED:
+        saved = "".join(f", {name}" for name in saved_models(folder))
+        check_tuned(folder, f", or ask for another with --model: {ZERO_SHOT}{saved}")
+    elif model != ZERO_SHOT:
+        check_saved(folder, model)
 
 
 def tuned_model(folder: RunFolder, config: Config, order: list[str]) -> TunedModel:

@@ -18,7 +18,7 @@ from cardiotune.config import compose, load_config, run_name
 from cardiotune.data.reading import Dataset
 from cardiotune.data.schema import DEFAULT_CODES, code_reader
 from cardiotune.data.table import cells_of
-from cardiotune.deployment.scorer import Array, Problem, RowScorer
+from cardiotune.deployment.scorer import TUNED, Array, Problem, RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.files import private
 from cardiotune.settings import Column, Config
@@ -68,13 +68,14 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         site: str | None = None,
         allow_unknown: bool = False,
         dataset: Dataset | None = None,
+        model: str = TUNED,
     ) -> "RiskModel":
         """The model of a run folder or an export; `site` as `cardiotune recalibrate` named it,
-        `dataset` as `cardiotune predict` takes it. Errors as `RowScorer.load`."""
-        scorer = RowScorer.load(folder, site, dataset=dataset)
-        model = cls(scorer.config, allow_unknown=allow_unknown)
-        model._use(folder, scorer, site, dataset)
-        return model
+        `dataset` and `model` as `cardiotune predict` takes them. Errors as `RowScorer.load`."""
+        scorer = RowScorer.load(folder, site, dataset, model)
+        loaded = cls(scorer.config, allow_unknown=allow_unknown)
+        loaded._use(folder, scorer, site, dataset)
+        return loaded
 
     def fit(self, X: Any, y: Any) -> "RiskModel":
         """Fine-tune on rows X, whose outcomes y are 0 and 1, (rows,). Part of them is held out as
@@ -130,7 +131,7 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not hasattr(self, "scorer_"):
             if not hasattr(self, "run_folder_"):
                 raise NotFittedError("RiskModel: not fitted yet; call fit, or open a run with RiskModel.load")
-            scorer = RowScorer.load(self.run_folder_, self.site_, dataset=self.dataset_)
+            scorer = RowScorer.load(self.run_folder_, self.site_, self.dataset_, self.model_)
             self._use(self.run_folder_, scorer, self.site_, self.dataset_)
         self.scorer_.allow_unknown = self.allow_unknown
         return self.scorer_
@@ -139,7 +140,7 @@ class RiskModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self, folder: str | Path, scorer: RowScorer, site: str | None = None, dataset: Dataset | None = None
     ) -> None:
         self.run_folder_, self.site_, self.dataset_ = Path(folder), site, dataset
-        self.scorer_, self.classes_ = scorer, scorer.classes_
+        self.scorer_, self.classes_, self.model_ = scorer, scorer.classes_, scorer.model_name
 
     def _experiment(self) -> Config:
         overrides = list(self.overrides)

@@ -24,7 +24,7 @@ MADE_OF = (
     ("config.yaml",),
     ("cohort.json", "split.parquet"),
     ("adapter/sha256.json", "model/sha256.json"),
-    ("predictions.jsonl", "calibration.json"),
+    ("predictions.jsonl", "calibration.json", "classical/"),
     ("metrics.json", "sites/", "probes.json", "explanations.json"),
 )
 """Recorded files, or folders of them, each made of those before: where one has changed, those
@@ -35,6 +35,7 @@ MADE_BY = {
     "logs/": "train",
     "predictions.jsonl": "predict",
     "calibration.json": "predict",
+    "classical/": "predict",
     "metrics.json": "evaluate",
     "audit.json": "audit",
     "probes.json": "probe",
@@ -117,6 +118,11 @@ class RunFolder:
     def calibration(self) -> Path:
         """Calibrators and decision thresholds, and the part that they were fitted on."""
         return self.path / "calibration.json"
+
+    @property
+    def classical(self) -> Path:
+        """Fitted classical models: a JSON each, for trees also LightGBM's text."""
+        return self.path / "classical"
 
     @property
     def audit(self) -> Path:

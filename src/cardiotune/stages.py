@@ -34,6 +34,7 @@ from cardiotune.models.predictions import frame_rows, outcomes, read_predictions
 from cardiotune.models.prompts import encode_prompts
 from cardiotune.models.risk_scores import check_inputs
 from cardiotune.models.risks import CohortRisks
+from cardiotune.models.saved import write_models
 from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.models.thresholds import settle as settle_threshold
 from cardiotune.models.tuned import record_saved_probe
@@ -262,6 +263,7 @@ def predict(folder: RunFolder, prepared: Prepared | None = None) -> None:
     if world().rank == 0:
         write_predictions(folder.predictions, lines)
         write_json(folder.calibration, cohort.calibration())
+        write_models(folder, cohort.classical)
         folder.record(folder.predictions, folder.calibration)
 
 

@@ -24,7 +24,7 @@ from cardiotune.data.table import locate
 from cardiotune.deployment import export as exporting
 from cardiotune.deployment.bulk import Job, score_chunks
 from cardiotune.deployment.record import Parity
-from cardiotune.deployment.scorer import RowScorer
+from cardiotune.deployment.scorer import TUNED, RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.evaluation import explain as explaining
 from cardiotune.evaluation import probes
@@ -34,7 +34,8 @@ from cardiotune.evaluation.judge import judge, of_rows
 from cardiotune.evaluation.recalibration import adapt
 from cardiotune.files import named_after, plain_name, read_json, sha256, write_json
 from cardiotune.models import calibrate
-from cardiotune.models.baselines import LabelledRows, lightgbm
+from cardiotune.models.baselines import FITS
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.predictions import Prediction, frame_rows, outcomes, rows_to_tell, write_predictions
 from cardiotune.models.thresholds import settle
@@ -244,9 +245,9 @@ def explain(folder: RunFolder, rows: int) -> dict[str, Any]:
         model = tuned_model(folder, config, prepared.order)
         models = {
             "tuned": explaining.language_risk(model.risks, prepared.order, config.data, config.serialize),
-            "lightgbm": explaining.table_risk(
-                lightgbm, LabelledRows(cohort.frame, cohort.events, prepared.parts, config.data, config.seed)
-            ),
+            "lightgbm": FITS["lightgbm"](
+                LabelledRows(cohort.frame, cohort.events, prepared.parts, config.data, config.seed)
+            ).risks,
         }
         asked = explaining.ExplainSettings(rows, seed=config.seed)
         found = explaining.explain(models, prepared, config.data, asked).as_json()
@@ -348,15 +349,15 @@ def leave_out(config: Config, overwrite: bool = False) -> tuple[dict[str, Any], 
 
 
 def score_table(
-    folder: RunFolder, table: str, keep_ids: bool, tuned: bool = True, site: str | None = None
+    folder: RunFolder, table: str, keep_ids: bool, model: str = TUNED, site: str | None = None
 ) -> pl.DataFrame:
-    """Risks for a new table from the run folder alone, a row each, in the table's order; `site` as
-    `recalibrate` named it.
+    """Risks for a new table from the run folder alone, a row each, in the table's order; `model` as
+    `RowScorer.load`, `site` as `recalibrate` named it.
 
     Columns: row (1-based), row_id, y_prob, y_prob_raw, prediction, threshold, values_missing (how
     many of the row's values were missing or out of range).
     """
-    return pl.concat(score_chunks(Job(folder.path, table, keep_ids, tuned, site)))
+    return pl.concat(score_chunks(Job(folder.path, table, keep_ids, model, site)))
 
 
 def export(

@@ -12,7 +12,10 @@ from cardiotune.audit.findings import Checks, Finding
 from cardiotune.audit.table import FEW, Table
 from cardiotune.data.copies import Keys
 from cardiotune.data.split import PARTS
-from cardiotune.models.baselines import Baseline, LabelledRows, lightgbm
+from cardiotune.models.baselines import Baseline
+from cardiotune.models.columns import learn_columns
+from cardiotune.models.labelled import LabelledRows
+from cardiotune.models.trees import fit_plain
 
 CHECKS = Checks[Table]()
 TEXT = "__text__"
@@ -26,7 +29,7 @@ def quick_models(table: Table) -> list[Finding]:
     """LightGBM on the table, or TF-IDF and logistic regression on ready texts: with true labels and
     with shuffled ones."""
     readable = any(not table.data.columns[name].is_text for name in table.data.features)
-    name, model = ("lightgbm", lightgbm) if readable else ("tf-idf", _tfidf)
+    name, model = ("lightgbm", _lightgbm) if readable else ("tf-idf", _tfidf)
     test = table.parts == "test"
     happened = table.events[test]
     risk = model(LabelledRows(_with_texts(table), table.events, table.parts, table.data, table.seed))[test]
@@ -95,6 +98,13 @@ def audit_permutation(
         return [Finding("permutation", "note", f"{what}, as chance allows", numbers)]
     why = "copies of test rows are in training" if copied is not None else "it sees the outcome of test rows"
     return [Finding("permutation", "leak", f"{what}, where 0.5 is expected: {why}", numbers)]
+
+
+def _lightgbm(rows: LabelledRows) -> NDArray[np.float64]:
+    """LightGBM as it comes: a search for its best settings would take long, and a leak shows
+    without."""
+    fitted = fit_plain(rows, learn_columns(rows.training.frame, rows.data, rows.data.features))
+    return np.full(len(rows.parts), rows.training.prevalence) if fitted is None else fitted.risks(rows.frame)
 
 
 def _tfidf(rows: LabelledRows) -> NDArray[np.float64]:

@@ -22,9 +22,10 @@ from cardiotune import __version__
 from cardiotune.data.chunks import CHUNK_ROWS, TableChunks
 from cardiotune.data.cohort import ROW_ID
 from cardiotune.data.table import locate
-from cardiotune.deployment.scorer import RowScorer, reading_of, settings_of
+from cardiotune.deployment.scorer import TUNED, ZERO_SHOT, RowScorer, reading_of, settings_of
 from cardiotune.errors import ConfigError, InterruptedRunError
 from cardiotune.files import HASHES, atomic, read_json, sha256, write_json, write_text
+from cardiotune.models.saved import model_files
 from cardiotune.processes import current
 from cardiotune.progress import progress
 from cardiotune.runs import RunFolder
@@ -45,7 +46,8 @@ class Job:
     folder: Path
     table: str
     keep_ids: bool = False
-    tuned: bool = True
+    model: str = TUNED
+    """As `RowScorer.load`."""
     site: str | None = None
     chunk_rows: int = CHUNK_ROWS
     allow_unknown: bool = False
@@ -70,7 +72,7 @@ class Job:
     def scorer(self) -> RowScorer:
         """The model, in a process that is set up for it."""
         set_up(self.config.train.threads)
-        return RowScorer.load(self.folder, self.site, self.tuned, self.dataset)
+        return RowScorer.load(self.folder, self.site, self.dataset, self.model)
 
     @property
     def fingerprint(self) -> str:
@@ -78,7 +80,8 @@ class Job:
         run, file = RunFolder(self.folder), locate(self.table, folder=True)
         weights = [run.tuned_folder(self.config.method.kind) / HASHES, self.folder / HASHES]
         files = [run.config, run.cohort, run.calibration, *weights, self.folder / "sites" / f"{self.site}.json", file]
-        facts = [__version__, self.chunk_rows, self.keep_ids, self.tuned, self.site]
+        files += [] if self.model in (TUNED, ZERO_SHOT) else model_files(run, self.model)
+        facts = [__version__, self.chunk_rows, self.keep_ids, self.model, self.site]
         if self.dataset:
             facts.append(reading_of(self.folder, self.dataset).data.model_dump_json())
         return hashlib.sha256(json.dumps([facts, *(sha256(f) for f in files if f.exists())]).encode()).hexdigest()
@@ -210,10 +213,10 @@ def _is_whole(part: Path) -> bool:
 
 
 def _launch(job: Job, out: Path, workers: int) -> None:
-    options = [("--keep-ids", job.keep_ids), ("--zero-shot", not job.tuned), ("--allow-unknown", job.allow_unknown)]
+    options = [("--keep-ids", job.keep_ids), ("--allow-unknown", job.allow_unknown)]
     named = [name for name, chosen in options if chosen] + (["--site", job.site] if job.site else [])
     named += ["--dataset", job.dataset] if job.dataset else []
-    named += ["--chunk-rows", str(job.chunk_rows)]
+    named += ["--model", job.model, "--chunk-rows", str(job.chunk_rows)]
     config = job.config.model_copy(update={"launch": LaunchConfig(processes=workers)})
     try:
         launch(config, ["predict", str(job.folder), job.table, "--out", str(out), *named])

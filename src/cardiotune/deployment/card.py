@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from cardiotune import __version__
+from cardiotune.comparators import LANGUAGE
 from cardiotune.data.cohort import needed_columns
 from cardiotune.data.schema import MISSING, codes_of, expected
 from cardiotune.deployment.rows import plain_label
@@ -16,7 +17,7 @@ from cardiotune.deployment.scorer import RowScorer
 from cardiotune.files import read_json
 from cardiotune.models.predictions import Prediction
 from cardiotune.report.curves import calibration_points
-from cardiotune.report.wording import KEY_METRICS, metric_words
+from cardiotune.report.wording import KEY_METRICS, metric_words, model_words
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Column
 
@@ -108,7 +109,10 @@ class ServedModel(BaseModel):
     research_use_only: bool
     threshold: float
     versions: dict[str, str]
-    base_model: BaseWeights
+    model: str
+    """The comparator that is served, in words."""
+    base_model: BaseWeights | None
+    """Null of a classical model."""
     fields: list[FormField]
     missing_marks: list[str]
     """Texts that stand for a missing value in any column."""
@@ -133,12 +137,15 @@ def describe(scorer: RowScorer, folder: Path) -> ServedModel:
         research_use_only=True,
         threshold=scorer.threshold,
         versions={**scorer.versions, "server": __version__},
-        base_model=BaseWeights(name=model.name, license=model.license, revision=model.revision),
+        model=model_words(scorer.model_name),
+        base_model=BaseWeights(name=model.name, license=model.license, revision=model.revision)
+        if scorer.model_name in LANGUAGE
+        else None,
         fields=[_field(name, config.data.columns[name]) for name in needed_columns(config.data, target_needed=False)],
         missing_marks=list(MISSING),
         test_part=PartSize(n=test["n"], n_events=test["n_events"]) if test else None,
-        metrics=_metrics(test),
-        calibration_groups=calibration_groups(folder),
+        metrics=_metrics(test, scorer.model_name),
+        calibration_groups=calibration_groups(folder, scorer.model_name),
         explains=config.data.name_of("text") is None,
         card=next((file.read_text("utf-8") for file in card), None),
         has_report=(folder / "report.html").is_file(),
@@ -163,9 +170,9 @@ def _field(name: str, column: Column) -> FormField:
     )
 
 
-def _metrics(test: dict[str, Any]) -> list[KeyMetric] | None:
-    """The key metrics of the tuned model on the test part, with their intervals."""
-    judged = test.get("models", {}).get("tuned")
+def _metrics(test: dict[str, Any], model: str) -> list[KeyMetric] | None:
+    """The key metrics of a model on the test part, with their intervals."""
+    judged = test.get("models", {}).get(model)
     if judged is None:
         return None
     return [
@@ -176,11 +183,11 @@ def _metrics(test: dict[str, Any]) -> list[KeyMetric] | None:
     ]
 
 
-def calibration_groups(folder: Path) -> list[CalibrationGroup] | None:
+def calibration_groups(folder: Path, model: str = "tuned") -> list[CalibrationGroup] | None:
     """Groups of test patients by their risk: mean risk, share with the outcome, its 95 % interval.
     The report draws them.
 
-    None without predictions of the tuned model for a test part with both outcomes.
+    None without predictions of this model for a test part with both outcomes.
     """
     file = RunFolder(folder).checked(folder / "predictions.jsonl")
     if not file.is_file():
@@ -194,7 +201,7 @@ def calibration_groups(folder: Path) -> list[CalibrationGroup] | None:
                 -1 - number if row.cluster is None else row.cluster,
             )
             for number, row in enumerate(Prediction.from_json(json.loads(line)) for line in lines)
-            if row.model == "tuned" and row.part == "test" and row.y_true is not None
+            if row.model == model and row.part == "test" and row.y_true is not None
         ]
     y_true, risk, weight, cluster = np.array(rows, float).reshape(-1, 4).T
     if len(set(y_true)) < 2:

@@ -1,5 +1,5 @@
 """A trained model that takes patients' rows as they stand in a table: of a run folder, or of an
-export."""
+export; the language model, or one of the classical ones beside it."""
 
 import hashlib
 import json
@@ -27,10 +27,12 @@ from cardiotune.deployment.onnx import OnnxModel
 from cardiotune.deployment.record import ExportRecord, Format, is_export
 from cardiotune.errors import ConfigError, DataError, RunError
 from cardiotune.evaluation.explain import language_risk, leave_one_field_out
-from cardiotune.files import read_json
+from cardiotune.files import read_json, sha256
 from cardiotune.models import calibrate
+from cardiotune.models.baselines import ClassicalModel
 from cardiotune.models.language import LanguageScorer, probabilities
 from cardiotune.models.logistic import logit
+from cardiotune.models.saved import model_files, read_model
 from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.models.tuned import (
     TunedModel,
@@ -49,6 +51,7 @@ from cardiotune.training.scoring import all_finite
 from cardiotune.training.weights import same_weights
 
 Array = NDArray[np.float64]
+TUNED, ZERO_SHOT = "tuned", "zero_shot"
 TextModel = Callable[[list[str]], Array]
 """Patients' texts, n of them -> logits (n,), as the model gives them."""
 
@@ -127,6 +130,8 @@ class RowScorer:
 
     classes_ = np.array([0, 1])
     """No event, event: the columns of `predict_proba`."""
+    model_name = TUNED
+    """The comparator whose risks these are."""
     allow_unknown = False
     """Score rows of which a column holds mostly unknown codes or values out of range, as missing
     ones."""
@@ -170,34 +175,41 @@ class RowScorer:
 
     @classmethod
     def load(
-        cls, folder: str | Path, site: str | None = None, tuned: bool = True, dataset: Dataset | None = None
+        cls, folder: str | Path, site: str | None = None, dataset: Dataset | None = None, model: str = TUNED
     ) -> "RowScorer":
-        """Open a run folder or an export; `site` as `recalibrate` named it. Without `tuned`, a
-        run's base model.
+        """Open a run folder or an export; `site` as `recalibrate` named it. `model`: `zero_shot`
+        for a run's base model, or the name of a classical model that it has saved.
 
         `dataset`: another dictionary by which rows are read, as `--dataset` names it; a run of
         several tables needs one. Columns of it may then be absent. Raises ConfigError when the
-        folder is neither, ModelError when the model does not score as it did when it was saved.
+        folder is neither, or has no such model, ModelError when the model does not score as it did
+        when it was saved.
         """
         folder = Path(folder)
         if is_export(folder):
-            if site or not tuned:
-                raise ConfigError(f"{folder}: an export has neither sites nor a base model; ask its run for them")
+            if site or model != TUNED:
+                raise ConfigError(
+                    f"{folder}: an export holds the tuned model alone, and no sites; ask its run for others"
+                )
             return cls.open_export(folder, dataset=dataset)
         run = RunFolder(folder)
         run.read_manifest()  # ConfigError when it is no run folder
         config, order = load_resolved(run.checked(run.config)), read_order(run)
+        if model not in (TUNED, ZERO_SHOT):
+            return ClassicalScorer.open(run, config, order, model, site, dataset)
         read = reading(config, order, dataset, folder)
         adapted = read_site(run, site) if site else None
         versions = {"run": config.name, "format": "run"}
-        if not tuned:
+        if model == ZERO_SHOT:
             base = LanguageScorer(config, same_weights(run, config.model), None)
-            return cls(config, read, base.logits, {**versions, "model": "base"})
+            scorer = cls(config, read, base.logits, {**versions, "model": "base"})
+            scorer.model_name = ZERO_SHOT
+            return scorer
         read_calibrator(run)  # refused, if damaged, before the weights are loaded; says so when the run has none yet
         calibration = read_json(run.calibration)
-        model = TunedModel(run, config, order)
+        own = TunedModel(run, config, order)
         versions["model"] = version_of(recorded_model(run, config))
-        return cls(config, read, model.logits, versions, Correction(calibration, model.odds_multiplier, adapted))
+        return cls(config, read, own.logits, versions, Correction(calibration, own.odds_multiplier, adapted))
 
     @classmethod
     def open_export(cls, folder: Path, verified: bool = True, dataset: Dataset | None = None) -> "RowScorer":
@@ -371,6 +383,48 @@ class RowScorer:
         column has none. What is derived is not asked for.
         """
         return [_described(name, self.config.data.columns[name]) for name in needed_columns(self.config.data, False)]
+
+
+class ClassicalScorer(RowScorer):
+    """Raw rows -> risks by a classical model of a run, as its `predictions.jsonl` has them."""
+
+    def __init__(self, config: Config, read: Reading, name: str, model: ClassicalModel, run: RunFolder) -> None:
+        """`name`: of the comparator; its thresholds are those that the run fixed."""
+        files = [sha256(file) for file in model_files(run, name)]
+        version = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
+        super().__init__(config, read, _reads_no_text, {"run": config.name, "format": "run", "model": version})
+        self.model_name, self._classical = name, model
+        fixed = read_json(run.checked(run.calibration)).get("thresholds", {}).get(name, [])
+        self.thresholds = [NamedThreshold.from_json(entry) for entry in fixed]
+
+    @classmethod
+    def open(  # what `RowScorer.load` was asked, and the run that it has opened
+        cls, run: RunFolder, config: Config, order: list[str], name: str, site: str | None, dataset: Dataset | None
+    ) -> "ClassicalScorer":
+        """A model of this run, for rows of its own columns."""
+        if site or dataset or config.tables:
+            what = "--site" if site else "--dataset" if dataset else "a run of several tables"
+            raise ConfigError(f"--model {name}: a classical model reads its own columns and does not go with {what}")
+        model = read_model(run, name)
+        return cls(config, reading(config, order, None, run.path), name, model, run)
+
+    def score(self, frame: pl.DataFrame) -> Scored:
+        """Probabilities of rows with the dictionary's columns, typed; nothing lies between raw and
+        final."""
+        risks = calibrate.in_range(self._classical.risks(frame), self.model_name)
+        return Scored(risks, risks)
+
+    def logits(self, rows: Any) -> Array:
+        """(rows,) log-odds."""
+        return logit(self.risks(rows))
+
+    def explained(self, frame: pl.DataFrame) -> dict[str, Any]:
+        """`leave_one_field_out` of one row that is typed."""
+        return leave_one_field_out(self._classical.risks, frame, self.config.data).as_json()
+
+
+def _reads_no_text(texts: list[str]) -> Array:
+    raise ConfigError("a classical model reads columns, no texts")
 
 
 def _exported_model(folder: Path, kind: Format, config: Config) -> TextModel:

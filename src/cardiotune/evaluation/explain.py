@@ -14,7 +14,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cardiotune.data import schema
-from cardiotune.data.cohort import WEIGHT
 from cardiotune.data.prepare import Prepared
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.small_counts import FEW
@@ -24,7 +23,7 @@ from cardiotune.errors import DataError
 from cardiotune.evaluation import metrics
 from cardiotune.evaluation.intervals import Interval, around, bootstrap_counts, percentile_interval
 from cardiotune.evaluation.probes import Score, with_values
-from cardiotune.models.baselines import Baseline, LabelledRows, row_weights
+from cardiotune.models.labelled import row_weights
 from cardiotune.settings import DataConfig, SerializeConfig
 
 Array = NDArray[np.float64]
@@ -157,28 +156,6 @@ def language_risk(score: Score, order: Sequence[str], data: DataConfig, serializ
         distinct = list(dict.fromkeys(texts))
         risks = dict(zip(distinct, score(distinct), strict=True))
         return np.array([risks[text] for text in texts])
-
-    return risk_of
-
-
-def table_risk(baseline: Baseline, known: LabelledRows) -> RiskOf:
-    """The risks of a comparator such as LightGBM, fitted on the training part of `known` at every
-    call.
-
-    The rows to be scored are laid below the others as rows of the test part. Comparators learn
-    nothing from that part, so it is the model of the report, and the outcomes written for these
-    rows are never read.
-    """
-    frame, data = known.frame, known.data
-    names = [*data.inputs, *(name for name in (data.name_of("group"), WEIGHT) if name in frame.columns)]
-    frame = frame.select(names)
-
-    def risk_of(rows: pl.DataFrame) -> Array:
-        below = rows.select(names)
-        parts = np.concatenate([known.parts, np.full(below.height, "test", dtype=known.parts.dtype)])
-        events = np.concatenate([known.events, np.zeros(below.height, dtype=known.events.dtype)])
-        both = replace(known, frame=pl.concat([frame, below]), events=events, parts=parts)
-        return np.asarray(baseline(both)[frame.height :])
 
     return risk_of
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from cardiotune.data.matching import Matching
 from cardiotune.data.prepare import Source
-from cardiotune.models.baselines import Array, Baseline, LabelledRows, folds, groups_of, prevalence_because
+from cardiotune.models.baselines import Array, Baseline, prevalence_because
+from cardiotune.models.labelled import LabelledRows, folds, groups_of
 from cardiotune.settings import DataConfig
 
 
@@ -81,6 +82,5 @@ def _fitted(
     one outcome alone."""
     if len(np.unique(events[parts == "train"])) < 2:
         reason = f"table {source.name} has too few rows with one of the outcomes for a model of its own"
-        risks: Array = prevalence_because(reason, everything.events, everything.parts)[source.rows]
-        return risks
+        return prevalence_because(reason, everything).risks(source.frame)
     return model(LabelledRows(source.frame, events, parts, source.data, everything.seed))

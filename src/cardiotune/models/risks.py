@@ -20,10 +20,11 @@ from cardiotune.data.split import UNUSED
 from cardiotune.data.tokens import TokenRows
 from cardiotune.errors import DataError
 from cardiotune.models import calibrate, generation, thresholds
-from cardiotune.models.baselines import BASELINES, LabelledRows, prevalence
+from cardiotune.models.baselines import BASELINES, FITS, ClassicalModel, fit_and_score
 from cardiotune.models.costs import clock, scoring, starting
 from cardiotune.models.enough import FEWEST, fewest_columns
 from cardiotune.models.held_out import local, matched
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.language import LanguageScorer, choose_examples, probabilities
 from cardiotune.models.logistic import logit
 from cardiotune.models.risk_scores import PUBLISHED, completed_risks
@@ -95,6 +96,8 @@ class CohortRisks:
         self.scored = np.flatnonzero(np.isin(self.parts, [*config.evaluation.parts, CALIBRATED_ON, CENSORED]))
         self.calibrators: dict[str, calibrate.Calibrator] = {}
         self.found: dict[str, Risks] = {}
+        self.classical: dict[str, ClassicalModel] = {}
+        """The models behind the risks of those that read the table alone."""
         self.matchings: dict[str, dict[str, Matching]] = {}
         """How columns were matched -> held-out table -> its columns."""
         self.encoded: TokenRows | None = None
@@ -177,7 +180,8 @@ class CohortRisks:
 
     @makes(*BASELINES)
     def _of_the_table(self, name: str) -> Risks:
-        return _same(BASELINES[name](self.rows))
+        self.classical[name], risks = fit_and_score(FITS[name], self.rows)
+        return _same(risks)
 
     @makes(*having(lambda one: one.held_out))
     def _of_a_held_out_table(self, name: str) -> Risks:
@@ -255,8 +259,8 @@ class CohortRisks:
         judged = generation.figures(parsed[test], self.events[rows], self._weights_of(rows))
         if world().rank == 0:
             self.run.update_manifest(free_generation=judged)
-        share = prevalence(self.rows)[0]
-        return _same(self._spread(generation.risks_of(parsed, float(share))))
+        share = self.rows.training.prevalence
+        return _same(self._spread(generation.risks_of(parsed, share)))
 
     @makes(*PUBLISHED)
     def _published(self, name: str) -> Risks:

@@ -4,6 +4,7 @@
 tuned model's logit beside the columns.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,17 +16,13 @@ from sklearn.preprocessing import StandardScaler
 
 from cardiotune.data.split import Parts
 from cardiotune.errors import ModelError
-from cardiotune.models.baselines import (
-    LabelledRows,
-    folds,
-    groups_of,
-    lightgbm,
-    logistic_regression,
-    prevalence_because,
-)
+from cardiotune.models.baselines import lightgbm, logistic_regression
 from cardiotune.models.costs import scoring
+from cardiotune.models.labelled import LabelledRows, folds, groups_of
 from cardiotune.models.logistic import logit, most_probable, sigmoid
 from cardiotune.models.terms import tfidf_terms
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Events = NDArray[np.int_]
@@ -45,9 +42,11 @@ def tfidf(texts: Sequence[str], events: Events, parts: Parts, counts: Array | No
     C is that of the least log-loss in the validation part. `counts` (rows,): how much each row
     counts, by default 1.
     """
-    terms = tfidf_terms(texts, parts == "train")
+    train = parts == "train"
+    terms = tfidf_terms(texts, train)
     if terms is None:
-        return prevalence_because("tfidf: no term stands in two training texts", events, parts, counts)
+        log.warning("tfidf: no term stands in two training texts, so it predicts the prevalence")
+        return np.full(len(events), np.average(events[train], weights=None if counts is None else counts[train]))
     return _least_validation_loss(terms, events, parts, TEXT_PENALTIES, counts)
 
 
@@ -102,9 +101,9 @@ def stacked(rows: LabelledRows, logits: Array) -> Array:
     itself. Rows of one outcome alone leave the average as it is.
 
     Validation rows get their risk from the other folds of five (the rows of a patient or group in
-    one fold), test rows from all validation rows. The checkpoint and the number of trees were
-    chosen on the validation part, so their logits are a little too good there; one choice among a
-    few costs less than taking rows away. Training rows get the model's value, optimistic as that of
+    one fold), test rows from all validation rows. The checkpoint was
+    chosen on the validation part, so its logits are a little too good there; one choice among a few
+    costs less than taking rows away. Training rows get the model's value, optimistic as that of
     every model on the rows it learned from, and NaN where their logit is. Rows of a cohort with
     inverse-probability-of-censoring weights count by them.
 

@@ -12,7 +12,8 @@ from cardiotune.comparators import COMPARATORS, ON_LANGUAGE, ON_TUNED, PUBLISHED
 from cardiotune.data.small_counts import HIDDEN
 from cardiotune.data.split import PARTS, UNUSED
 from cardiotune.evaluation.judgement import Group
-from cardiotune.models.baselines import ENCODINGS, TREE_TERMS, age_and_sex
+from cardiotune.models.baselines import age_and_sex
+from cardiotune.models.columns import ENCODINGS, TREE_TERMS
 from cardiotune.report.record import Record
 from cardiotune.report.wording import events, listed, model_words, percent, step_words
 from cardiotune.settings import DataConfig
@@ -359,7 +360,7 @@ def _forms(data: DataConfig) -> list[str]:
 
 
 def _encodings(data: DataConfig) -> dict[str, list[str]]:
-    """Encoding (`cardiotune.models.baselines.ENCODINGS`) -> the feature columns that have it."""
+    """Encoding (`cardiotune.models.columns.ENCODINGS`) -> the feature columns that have it."""
     found: dict[str, list[str]] = {}
     for name in data.features:
         found.setdefault(data.columns[name].kind.encoding, []).append(name)

@@ -4,7 +4,7 @@ them.
 Who treats a column asks its record, or what its values are: `column.kind.whole`,
 `column.is_number`. So a new type is its record here and, where its cells are written in a way of
 their own, an entry in `cardiotune.data.writing.READINGS`; a new kind of values, or a new way to
-hand a column to the classical models (`cardiotune.models.baselines.ENCODINGS`), comes on top.
+hand a column to the classical models (`cardiotune.models.columns.ENCODINGS`), comes on top.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ColumnType:
     expected: str
     """What may stand in a cell, in words, where no codes are listed."""
     encoding: str
-    """How classical models read it: a key of `cardiotune.models.baselines.ENCODINGS`."""
+    """How classical models read it: a key of `cardiotune.models.columns.ENCODINGS`."""
     reading: str | None = None
     """How its cells are read: a key of `cardiotune.data.writing.READINGS`. None: as they stand."""
     whole: bool = False

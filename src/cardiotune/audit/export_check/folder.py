@@ -46,6 +46,11 @@ BY_NAME: tuple[tuple[str, str, str], ...] = (
     (r"checkpoints/.*", STAY, "optimizer and order of training, derived from each patient's row"),
     (r"(adapter|model)/.*\.(safetensors|bin|pt)", ASK, WEIGHTS),
     (r"(adapter|model)/.*", LEAVE, "settings and tokenizer of the model, logits of synthetic rows"),
+    (
+        r"classical/.*\.(json|txt)",
+        ASK,
+        "a fitted model: codes that few rows have, and words of notes, may tell of a patient; read it before it leaves",
+    ),
     (r".*\.png", ASK, "a picture, which a program cannot judge"),
     (r"logs/(events\.out\.tfevents\..*|training\.json)", LEAVE, "numbers of the training, none of a row"),
     (

@@ -363,7 +363,7 @@ function save(blob, name) {
 
 function drawModel() {
   const { base_model: base, versions, test_part: test } = model;
-  const facts = [["Outcome", model.outcome], ["Run", model.name], ["Base model", [base.name, base.license].filter(Boolean).join(", ")],
+  const facts = [["Outcome", model.outcome], ["Run", model.name], ["Model", model.model], ["Base model", base ? [base.name, base.license].filter(Boolean).join(", ") : "none"],
     ["Model version", versions.model], ["Calibrator version", versions.calibrator], ["Threshold", `flagged at ${percent(model.threshold)} and above`],
     ["Test part", test ? `${test.n} patients, ${test.n_events} with ${model.outcome}` : "not recorded with this model"], ["Use", "research only"]];
   $("facts").replaceChildren(...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
