@@ -15,6 +15,7 @@ from cardiotune.config import load_config
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, ModelError
 from cardiotune.models.predictions import read_predictions
+from cardiotune.models.regression import Regression
 from cardiotune.models.saved import read_model, saved_models
 from cardiotune.runs import RunFolder
 from conftest import build_toy_table, write_toy_experiment
@@ -36,7 +37,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     notes = [" ".join(draw.choice(WORDS, 4)) if draw.random() > 0.1 else None for _ in range(400)]
     table = table.with_columns(
         seen=pl.date(2020, 1, 1) + pl.duration(days=pl.Series(draw.integers(0, 900, 400))),
-        ward=pl.Series([None if draw.random() < 0.1 else str(draw.choice(list("ABC"))) for _ in range(400)]),
+        ward=pl.Series(
+            [None if draw.random() < 0.1 else str(draw.choice(list("ABC"))) for _ in range(390)] + ["rare"] * 10
+        ),
         note=pl.Series(notes),
     )
     table.write_csv(folder / "table.csv")
@@ -70,7 +73,7 @@ def test_a_saved_model_scores_as_the_run_did(run: Path, model: str, tmp_path: Pa
     again = dict(zip(scored["row_id"], scored["y_prob"], strict=True))
     reported = own_risks(run, model)
     assert len(reported) > 50
-    np.testing.assert_array_equal([again[row] for row in reported], list(reported.values()))
+    np.testing.assert_allclose([again[row] for row in reported], list(reported.values()), rtol=1e-12)
 
 
 def test_the_trees_are_lightgbms_own_and_tell_nothing_of_a_leafs_patients(run: Path) -> None:
@@ -130,9 +133,41 @@ def test_a_model_is_looked_at_before_it_leaves(run: Path) -> None:
         assert judged[f"classical/{name}"].verdict == ASK, judged[f"classical/{name}"]
 
 
+def test_the_report_prints_the_coefficients_and_withholds_those_of_few(run: Path) -> None:
+    report, card, checklists = ((run / name).read_text() for name in ("report.md", "model_card.md", "checklists.md"))
+    model = read_model(RunFolder(run), "logistic_regression")
+    assert isinstance(model, Regression)
+    age = next(v for t, v in zip(model.design.terms, model.coefficients, strict=True) if t.column == "age")
+    for page in (report.split("## Coefficients: Logistic regression")[1], card.split("### Coefficients")[1]):
+        rows = [
+            [cell.strip() for cell in line.split("|")[1:-1]]
+            for line in page.split("##")[0].splitlines()
+            if line.startswith("|")
+        ]
+        table = {row[0]: row[1:] for row in rows}
+        assert table["age, per years"] == [f"{age:.5g}", f"{np.exp(age):.3g}"]
+        assert table["ward: rare"] == ["few patients", "few patients"]
+        assert float(table["intercept"][0]) == pytest.approx(model.intercept, rel=1e-4)
+        assert "chest" not in page.split("##")[0], "no word of a note"
+    assert "Coefficients: Spline" not in report
+    assert "the fitted classical models (classical/)" in checklists
+    assert "cardiotune predict RUN TABLE --model logistic_regression scores new patients" in report
+
+
+def test_a_risk_can_be_computed_from_the_printed_table(run: Path) -> None:
+    report = (run / "report.md").read_text().split("## Coefficients: Age and sex only")[1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.splitlines() if line.startswith("|")]
+    table = {row[0]: float(row[1]) for row in rows[2:5]}
+    step = next(name for name in table if name.startswith("sex, per step from 0"))
+    log_odds = table["intercept"] + table["age, per years"] * ROW["age"] + table[step] * int(ROW["sex"])
+    row = {**ROW, "seen": "2020-05-01", "ward": "A", "note": "pain"}
+    found = RowScorer.load(run, model="age_sex_logistic_regression").risks([row])[0]
+    assert found == pytest.approx(1 / (1 + np.exp(-log_odds)), abs=1e-3)
+
+
 def test_one_row_alone_is_scored_as_among_others(run: Path) -> None:
     row = {**ROW, "seen": "2020-05-01", "ward": None, "note": None}
     for model in MODELS:
         scorer = RowScorer.load(run, model=model)
         together = scorer.risks([row, {**row, "age": 80}])
-        assert scorer.risks([row])[0] == together[0]
+        assert scorer.risks([row])[0] == pytest.approx(together[0], rel=1e-12)

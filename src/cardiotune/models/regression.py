@@ -181,6 +181,9 @@ class Regression:
     """Of the TF-IDF weights of all vocabularies, in order."""
     penalty: float = USUAL
     """C, as it was chosen."""
+    rows: tuple[int, ...] = ()
+    """Training rows that each of `design.terms` is of: those that have the code, or lack the value,
+    or have it."""
 
     def risks(self, frame: pl.DataFrame) -> Array:
         """(rows,) probabilities of the event."""
@@ -192,12 +195,12 @@ class Regression:
 
     def as_json(self) -> dict[str, Any]:
         """All of it; every coefficient beside what it is of."""
-        own = zip(self.design.terms, self.coefficients, strict=True)
+        own = zip(self.design.terms, self.rows, self.coefficients, strict=True)
         return {
             "kind": "logistic regression",
             "c": self.penalty,
             "intercept": self.intercept,
-            "coefficients": [{**asdict(term), "coefficient": value} for term, value in own],
+            "coefficients": [{**asdict(term), "rows": rows, "coefficient": value} for term, rows, value in own],
             "word_coefficients": list(self.words),
             "columns": self.design.columns.as_json(),
             "fills": list(self.design.fills),
@@ -216,8 +219,9 @@ class Regression:
             tuple(tuple(knots) for knots in content["knots"]),
             tuple(tuple(seen) for seen in content["categories"]),
         )
-        coefficients = tuple(entry["coefficient"] for entry in content["coefficients"])
-        return cls(design, content["intercept"], coefficients, tuple(content["word_coefficients"]), content["c"])
+        coefficients, rows = (tuple(one[key] for one in content["coefficients"]) for key in ("coefficient", "rows"))
+        words = tuple(content["word_coefficients"])
+        return cls(design, content["intercept"], coefficients, words, content["c"], rows)
 
 
 def fit_regression(
@@ -243,7 +247,19 @@ def fit_regression(
         mean = float(shares @ own[some])
         own[some] -= mean
         intercept += mean
-    return Regression(design, intercept, tuple(own.tolist()), tuple(words.tolist()), penalty)
+    rows = tuple(_rows_of(design, read.matrix))
+    return Regression(design, intercept, tuple(own.tolist()), tuple(words.tolist()), penalty, rows)
+
+
+def _rows_of(design: Design, matrix: Array) -> Iterator[int]:
+    """Of each term, how many training rows it is of."""
+    recorded: dict[tuple[str, str], int] = {
+        (field.column, field.part): int((~np.isnan(values)).sum())
+        for field, values in zip(design.columns.fields, matrix.T, strict=True)
+    }
+    for block, term in zip(design.blocks(matrix), design.firsts, strict=True):
+        own = int(block.sum()) if term.kind in ("missing", "code") else recorded[term.column, term.part]
+        yield from [own] * block.shape[1]
 
 
 def _category_shares(design: Design, matrix: Array) -> Iterator[tuple[slice, Array]]:

@@ -18,6 +18,7 @@ from cardiotune.data.serialize import shared_pieces
 from cardiotune.data.small_counts import HIDDEN, is_small
 from cardiotune.evaluation.sample_size import Needed, SampleSize
 from cardiotune.evaluation.verdict import FEW_ROWS
+from cardiotune.models.saved import saved_models
 from cardiotune.report import done
 from cardiotune.report.done import MISSING
 from cardiotune.report.record import Record
@@ -208,6 +209,7 @@ def _about_models(record: Record) -> dict[str, str]:
         if ready
         else f"a missing value is {MISSING[config.serialize.missing]}"
     )
+    saved = saved_models(record.run)
     return {
         "study": f"{development} of prediction models for {config.task.outcome}: {models}",
         "use": "research only, not for clinical use; the run states no intended clinical use",
@@ -218,7 +220,7 @@ def _about_models(record: Record) -> dict[str, str]:
         "imbalance": done.imbalance(record),
         "output": f"a probability; {done.threshold(record)}",
         "thresholds": _thresholds(record),
-        "new_patients": "from the run folder alone, with `cardiotune predict RUN TABLE`" if tuned else "",
+        "new_patients": _new_patients(record),
         "poor_input": f"at scoring, {lacks}, an implausible one is taken as missing, and both are counted for each row"
         if tuned
         else "",
@@ -239,8 +241,17 @@ def _about_models(record: Record) -> dict[str, str]:
         "calibration": f"calibration: {found}" if (found := done.calibration(record)) else "",
         "main_calibration": f"calibration: {done.calibration(record, [record.main]) or 'none'}",
         "artefacts": "the run folder: settings, hashes of data and files"
-        + (", weights of what was tuned" if tuned else "; no fitted model is kept"),
+        + (", weights of what was tuned" if tuned else "")
+        + (", the fitted classical models (classical/)" if saved else "" if tuned else "; no fitted model is kept"),
     }
+
+
+def _new_patients(record: Record) -> str:
+    """How risks of new patients are had."""
+    own = [] if "tuned" not in record.models else ["from the run folder alone, with `cardiotune predict RUN TABLE`"]
+    saved = [model for model in saved_models(record.run) if model in record.models]
+    own += [f"by {listed(map(model_words, saved))} with `--model {' | '.join(saved)}`"] if saved else []
+    return "; ".join(own)
 
 
 def _thresholds(record: Record) -> str:

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from cardiotune.comparators import ON_LANGUAGE, ON_TUNED
 from cardiotune.evaluation.catalogue import METRICS
 from cardiotune.evaluation.judgement import UNDEFINED
-from cardiotune.report import checklists
+from cardiotune.report import checklists, coefficients
 from cardiotune.report.record import Record
 from cardiotune.report.wording import KEY_METRICS, capitalized, estimate, metric_words, model_words, plain
 from cardiotune.settings import ModelConfig
@@ -114,6 +114,7 @@ def _content(record: Record) -> dict[str, Any]:
         "outcome": config.task.outcome,
         "terms": terms_notice(config.model) if record.main in ON_LANGUAGE else None,
         "facts": checklists.facts(record),
+        "coefficients": coefficients.tables(record, [record.main]),
         "n": part.n,
         "events": record.events,
         "columns": [model_words(model) for model in rivals],

@@ -19,7 +19,8 @@ from cardiotune.evaluation.judgement import Decision, Verdict
 from cardiotune.evaluation.probes import Monotone, Probe, Probed
 from cardiotune.evaluation.table1 import HIDDEN, SMALL, Table1, Table1Row
 from cardiotune.files import read_json, write_text
-from cardiotune.report import checklists, done, figures, learning_curve, model_card, places, tables
+from cardiotune.models.saved import saved_models
+from cardiotune.report import checklists, coefficients, done, figures, learning_curve, model_card, places, tables
 from cardiotune.report.done import CALIBRATIONS, HEADS, MOST_NAMES
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.tables import Notes
@@ -146,6 +147,7 @@ def _words(record: Record) -> dict[str, Any]:
         "differences": tables.differences(record, notes),
         "raw": tables.raw(record, notes),
         "between": done.between(record),
+        "coefficients": coefficients.tables(record),
         "calibrators": _calibrators(record.calibration),
         "thresholds": [
             tables.at_thresholds(model, part.thresholds[model], notes)
@@ -193,8 +195,20 @@ def _verdict(record: Record, notes: Notes) -> Headline:
     return Headline(
         verdict.decision,
         DECISIONS[verdict.decision],
-        f"{verdict.text} {_cost(record, shown)}".strip(),
+        " ".join(filter(None, (verdict.text, _at_hand(record, verdict), _cost(record, shown)))),
         tables.comparison(record, shown, VERDICT, notes),
+    )
+
+
+def _at_hand(record: Record, verdict: Verdict) -> str:
+    """How the model is used that the verdict prefers to the tuned one; empty where that is the
+    tuned one, or none is saved."""
+    preferred = verdict.against if "tuned" in record.models else record.main
+    if verdict.decision == "better" or preferred not in saved_models(record.run):
+        return ""
+    return (
+        f"{capitalized(model_words(preferred))} is saved with the run: cardiotune predict RUN TABLE --model {preferred} "
+        "scores new patients with it."
     )
 
 
