@@ -99,7 +99,7 @@ def test_a_classical_run_has_no_word_of_a_language_model(plain: Said) -> None:
     for name, text in (("report", plain.report), ("checklists", plain.checklists), ("card", plain.card)):
         body = text.replace("no tuned language model", "").lower()
         assert not [word for word in LANGUAGE_WORDS if word in body], name
-    assert "no fitted model is kept" in plain.card
+    assert "the fitted classical models (classical/)" in plain.card
     assert "fitted on the training part" in plain.card
     assert "the class weights" not in plain.all
 

@@ -7,16 +7,19 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pytest
+from benchmarks import rivals
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import log_loss, roc_auc_score
 
-from cardiotune.data.cohort import WEIGHT
+from cardiotune.config import load_dataset
+from cardiotune.data.cohort import WEIGHT, read_cohort
 from cardiotune.models import labelled
 from cardiotune.models.baselines import BASELINES, FITS
 from cardiotune.models.columns import learn_columns
 from cardiotune.models.labelled import LabelledRows, Training
 from cardiotune.models.regression import PENALTIES, Regression, fit_regression
 from cardiotune.models.trees import Trees, fit_plain
+from cardiotune.settings import SplitConfig
 from test_baselines import ALL, FITTED, dictionary, mixed_table
 
 COLUMNS = {f"x{place}": {} for place in range(6)}
@@ -178,3 +181,13 @@ def test_a_chosen_penalty_costs_less_than_a_fixed_one_on_noisy_small_tables() ->
         return np.asarray(model.predict_proba(values)[:, 1])
 
     assert losses(BASELINES["logistic_regression"], 40) < losses(usual, 40)
+
+
+def test_the_benchmark_of_random_settings_runs_small() -> None:
+    data, split = load_dataset("va"), SplitConfig(test=0.5, validation=0.1)
+    settings = rivals.random_settings(3)
+    found = rivals.measure("va", read_cohort(data, seed=42), data, split, range(2), settings)
+    assert len(found.shipped) == 2 and np.shape(found.random) == np.shape(found.losses) == (3, 2)
+    assert all(0 <= one <= 1 for one in (found.median, found.chosen, found.hindsight))
+    assert found.chosen <= np.max(found.random) and found.hindsight <= np.max(found.random)
+    assert "| va | " in rivals.as_markdown([found])

@@ -36,7 +36,7 @@ FILES = {
     "checklists.md",
     "model_card.md",
 }
-FOLDERS = {"adapter", "checkpoints", "logs", "tokens"}
+FOLDERS = {"classical", "adapter", "checkpoints", "logs", "tokens"}
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,11 @@ import yaml
 from cardiotune import RiskModel, stages
 from cardiotune.audit.export_check import ASK, check_export
 from cardiotune.config import load_config
+from cardiotune.data.prepare import read_prepared
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, ModelError
+from cardiotune.models.baselines import BASELINES
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.predictions import read_predictions
 from cardiotune.models.regression import Regression
 from cardiotune.models.saved import read_model, saved_models
@@ -163,6 +166,19 @@ def test_a_risk_can_be_computed_from_the_printed_table(run: Path) -> None:
     row = {**ROW, "seen": "2020-05-01", "ward": "A", "note": "pain"}
     found = RowScorer.load(run, model="age_sex_logistic_regression").risks([row])[0]
     assert found == pytest.approx(1 / (1 + np.exp(-log_odds)), abs=1e-3)
+
+
+def test_a_cross_validated_run_saves_what_all_rows_make(tmp_path: Path, run: Path) -> None:
+    file = run.parent.parent / "experiment.yaml"
+    overrides = [f"runs_dir={tmp_path}", "models=[logistic_regression,lightgbm]", "split.by=cross_validation"]
+    config = load_config(file, [*overrides, "split.folds=2", "split.repeats=1"])
+    found = stages.run(config)
+    assert saved_models(found) == ["lightgbm", "logistic_regression"]
+    cohort = read_prepared(config).cohort
+    rows = LabelledRows(cohort.frame, cohort.events, np.full(cohort.frame.height, "train"), config.data, config.seed)
+    for model in saved_models(found):
+        np.testing.assert_allclose(read_model(found, model).risks(cohort.frame), BASELINES[model](rows), rtol=1e-12)
+        assert RowScorer.load(found.path, model=model).thresholds, "those that the folds have fixed"
 
 
 def test_one_row_alone_is_scored_as_among_others(run: Path) -> None:

@@ -34,7 +34,7 @@ from cardiotune.models.predictions import frame_rows, outcomes, read_predictions
 from cardiotune.models.prompts import encode_prompts
 from cardiotune.models.risk_scores import check_inputs
 from cardiotune.models.risks import CohortRisks
-from cardiotune.models.saved import write_models
+from cardiotune.models.saved import final_models, write_models
 from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.models.thresholds import settle as settle_threshold
 from cardiotune.models.tuned import record_saved_probe
@@ -276,6 +276,7 @@ def _pool(folder: RunFolder, prepared: Prepared | None) -> None:
         everyone = pl.concat([everyone, prepared.censored.frame])
     write_predictions(folder.predictions, pooled(found, everyone, config))
     write_json(folder.calibration, pooled_calibration(found))
+    write_models(folder, final_models(config, prepared.cohort))
     folder.update_manifest(**pooled_costs(found))
     folder.record(folder.predictions, folder.calibration)
 

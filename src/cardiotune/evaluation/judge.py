@@ -18,7 +18,8 @@ from cardiotune.evaluation.subgroups import subgroups
 from cardiotune.evaluation.survival import Followed
 from cardiotune.evaluation.table1 import told_beside
 from cardiotune.files import write_json
-from cardiotune.models.baselines import LabelledRows, parameters
+from cardiotune.models.baselines import parameters
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.predictions import read_repeats
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config

@@ -22,7 +22,7 @@ from cardiotune.data import roles
 from cardiotune.models.columns import Columns, learn_columns
 from cardiotune.models.costs import scoring
 from cardiotune.models.labelled import LabelledRows
-from cardiotune.models.regression import fit_regression
+from cardiotune.models.regression import Design, fit_regression
 from cardiotune.models.trees import fit_trees
 from cardiotune.settings import DataConfig, Meaning
 
@@ -123,13 +123,10 @@ def logistic_regression(rows: LabelledRows) -> ClassicalModel:
 def parameters(rows: LabelledRows) -> int:
     """How many coefficients `logistic_regression` has without its intercept, if of every category
     one code is the reference."""
-    columns = _columns(rows, rows.data.features)
-    terms = 0 if columns.terms is None else int(columns.terms.shape[1])
-    if not columns.matrix.shape[1]:
-        return terms
-    train = columns.matrix[rows.train]
-    coded = _encoder(columns, {}).fit(train).transform(train[:1]).shape[1]
-    return int(coded - (columns.matrix.shape[1] - columns.numbers) + terms)
+    columns, training = _columns(rows), rows.training
+    design = Design.learn(columns, columns.read(training.frame).matrix, {})
+    words = sum(len(vocabulary.terms) for vocabulary in columns.vocabularies)
+    return len(design.terms) - len(design.categories) + words
 
 
 @baseline

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import lightgbm as gbm
+import numpy as np
 
+from cardiotune.data.cohort import Cohort
 from cardiotune.errors import ConfigError, ModelError
 from cardiotune.files import delete_folder, read_json, write_json, write_text
-from cardiotune.models.baselines import ClassicalModel, Prevalence
+from cardiotune.models.baselines import FITS, ClassicalModel, Prevalence
+from cardiotune.models.labelled import LabelledRows
 from cardiotune.models.regression import Regression
 from cardiotune.models.trees import Trees
 from cardiotune.runs import RunFolder
+from cardiotune.settings import Config
 
 KINDS: dict[str, Any] = {"prevalence": Prevalence, "logistic regression": Regression}
 """What is written as JSON alone, by its `kind`."""
@@ -31,6 +35,14 @@ def write_models(run: RunFolder, models: Mapping[str, ClassicalModel]) -> None:
             write_text(_text_of(file), model.text)
             files.append(_text_of(file))
     run.record(*files)
+
+
+def final_models(config: Config, cohort: Cohort) -> dict[str, ClassicalModel]:
+    """Of a cross-validated run: what its classical comparators become on all rows, which is the
+    model that the folds have judged the making of."""
+    parts = np.full(cohort.frame.height, "train")
+    rows = LabelledRows(cohort.frame, cohort.events, parts, config.data, config.seed)
+    return {name: FITS[name](rows) for name in config.comparators if name in FITS}
 
 
 def saved_models(run: RunFolder) -> list[str]:

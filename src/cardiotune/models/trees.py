@@ -23,6 +23,8 @@ MOST_TRIED = 500
 """Trees, at most, of the search."""
 WORTH = 1e-4
 """By how much `PATIENCE // 2` trees must lower the log-loss in the search to go on."""
+USUAL_TREES = 50
+"""Where there is nothing to choose their number on."""
 PATIENCE = 50
 """Trees without a better log-loss after which no further ones are grown."""
 TRIED: tuple[Settings, ...] = tuple(
@@ -84,26 +86,27 @@ def fit_trees(rows: LabelledRows, columns: Columns) -> Trees | None:
     """With settings by cross-validation in the training part, and the number of trees too; of more
     rows than are searched, that is where the validation part's log-loss is least. None where there
     is nothing that trees can read."""
-    training, material = rows.training, _Material.of(rows, columns)
+    training, material = rows.training, Material.of(rows, columns)
     if material is None:
         return None
+    watched = bool((rows.parts == "validation").any())
     if not training.folds:
-        return material.fit(SHARED | TRIED[1], None)
+        return material.fit(SHARED | TRIED[1], None if watched else USUAL_TREES)
     chosen, trees = material.search()
-    whole = len(training.searched) < SEARCH_ROWS
-    return material.fit(SHARED | chosen, trees if whole else None)
+    many = len(training.searched) >= SEARCH_ROWS
+    return material.fit(SHARED | chosen, None if many and watched else trees)
 
 
 def fit_plain(rows: LabelledRows, columns: Columns) -> Trees | None:
     """With LightGBM's own settings, which take no search; their number by the validation part's
     log-loss. None as in `fit_trees`."""
-    material = _Material.of(rows, columns)
+    material = Material.of(rows, columns)
     return None if material is None else material.fit(PLAIN, None)
 
 
 @dataclass(frozen=True)
-class _Material:
-    """What trees are grown from."""
+class Material:
+    """What trees are grown from, and how."""
 
     rows: LabelledRows
     columns: Columns
@@ -113,6 +116,7 @@ class _Material:
 
     @classmethod
     def of(cls, rows: LabelledRows, columns: Columns) -> "Self | None":
+        """Of the training part; None where there is nothing that trees can read."""
         training = rows.training
         read = columns.read(training.frame)
         terms = _frequent(read, training)
@@ -144,18 +148,20 @@ class _Material:
     def search(self) -> tuple[Settings, int]:
         """The settings of `TRIED` with the least log-loss in cross-validation, at a tie the first;
         and the number of trees at which it was least."""
-        training, some = self.rows.training, self.rows.training.searched
-        weights = None if training.weights is None else training.weights[some]
-        found = []
-        for tried in TRIED:
-            settings = self.common | SHARED | tried
-            known = self.dataset(self.matrix[some], training.events[some], weights, settings)
-            stop = gbm.early_stopping(PATIENCE // 2, verbose=False, min_delta=WORTH)
-            losses = gbm.cv(settings, known, MOST_TRIED, folds=training.folds, callbacks=[stop])
-            mean = losses["valid binary_logloss-mean"]
-            found.append((min(mean), int(np.argmin(mean)) + 1, tried))
+        found = [(*self.cross_validated(SHARED | tried), tried) for tried in TRIED]
         _, trees, chosen = min(found, key=lambda entry: entry[0])
         return chosen, trees
+
+    def cross_validated(self, settings: Settings) -> tuple[float, int]:
+        """The least log-loss in the folds of the training part, and at how many trees."""
+        training, some = self.rows.training, self.rows.training.searched
+        weights = None if training.weights is None else training.weights[some]
+        asked = self.common | settings
+        known = self.dataset(self.matrix[some], training.events[some], weights, asked)
+        stop = gbm.early_stopping(PATIENCE // 2, verbose=False, min_delta=WORTH)
+        losses = gbm.cv(asked, known, MOST_TRIED, folds=training.folds, callbacks=[stop])
+        mean = losses["valid binary_logloss-mean"]
+        return float(min(mean)), int(np.argmin(mean)) + 1
 
     def fit(self, settings: Settings, trees: int | None) -> Trees:
         """So many trees on all training rows; without a number, until the validation part gets no
