@@ -661,6 +661,31 @@ def learn_curve(
     _redraw(RunFolder(folder.parent))  # has a report when the curve was left in a run folder
 
 
+@app.command()
+def tune(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an earlier call included.")] = 20,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a search of other settings there.")] = False,
+) -> None:
+    """Search settings of the fine-tuning that do best on the validation part; interrupted, it goes
+    on.
+
+    The test part is never scored. Trials that do badly are pruned. Needs `pip install
+    cardiotune[tune]`.
+
+    Example: cardiotune tune statlog_heart --trials 20
+    """
+    loaded = _load(config, overrides)
+    from cardiotune.tuning import tune as search
+
+    found = search(loaded, trials, overwrite)
+    states = ", ".join(f"{count} {state}" for state, count in found.trials.items())
+    own = "failed" if found.own is None else f"{found.own:.4f}"
+    _say(f"validation log-loss {found.best:.4f} (as the experiment has it {own}); trials: {states}")
+    _say(" ".join(["cardiotune run", config, *(overrides or []), *found.overrides]))
+
+
 @app.command("leave-out")
 def leave_out(
     config: ConfigArgument,

@@ -22,7 +22,7 @@ from cardiotune.files import write_folder, write_json
 from cardiotune.progress import progress
 from cardiotune.runs import RunFolder
 from cardiotune.settings import Config, TrainConfig
-from cardiotune.training import checkpoint
+from cardiotune.training import checkpoint, watch
 from cardiotune.training.course import Course, Look, Step, Summary
 from cardiotune.training.distributed import make_accelerator, world
 from cardiotune.training.heads import RiskNetwork
@@ -158,6 +158,8 @@ def train(
                 judged = validation_metrics(validation.events, seen, validation.weights)
                 look = Look(step, step / steps_per_epoch, **judged)
                 better = course.add_look(look, settings)
+                if rank == 0:
+                    watch.tell(look)
                 if trackers:
                     trackers.add(step, {f"validation/{name}": value for name, value in judged.items()})
                 recent = np.mean([entry.loss for entry in course.steps[-look_every:]])
