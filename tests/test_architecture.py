@@ -196,6 +196,7 @@ OPTIONAL = {
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "optuna",
     "wandb",
 }
 """What a function may import: packages that a user may lack (extras of pyproject.toml)."""
