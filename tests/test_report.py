@@ -307,6 +307,11 @@ def test_says_the_verdict_the_models_and_the_numbers(full: tuple[RunFolder, str,
     assert html.index("ROC curves") < html.index("What it cost") < html.index("All settings")
 
 
+def test_calibration_stands_beside_the_verdict(full: tuple[RunFolder, str, str]) -> None:
+    for text in (full[1].split('id="done"')[0], full[2].split("## What was done")[0]):
+        assert "Calibration slope" in text and "O:E ratio" in text
+
+
 @pytest.mark.parametrize("made", ["full", "rich"])
 def test_is_one_file_that_fetches_nothing(made: str, request: pytest.FixtureRequest) -> None:
     _, html, _ = request.getfixturevalue(made)

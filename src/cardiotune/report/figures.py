@@ -2,7 +2,7 @@
 from `curves`."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -59,7 +59,9 @@ def performance(record: Record) -> list[Drawing]:
         drawings.append(_calibration(record, scored))
     drawings.append(_risks(record.main, record.scored[record.main], record.config.task.flagged_at))
     if decision := part.decision_curve:
-        drawings.append(_decision(decision, [m for m in record.models if m in scored or m in IN_WORDS], record.main))
+        judged = [m for m in record.models if m in scored or m in IN_WORDS]
+        matter = [record.config.task.flagged_at, *(one.value for one in part.thresholds.get(record.main, ()))]
+        drawings.append(_decision(decision, judged, record.main, matter))
     if record.part.censoring:
         drawings = [replace(drawing, caption=f"{drawing.caption} IPCW-weighted.") for drawing in drawings]
     if record.training:
@@ -327,7 +329,8 @@ def instability(record: Record) -> Drawing | None:
     )
 
 
-def _decision(found: DecisionCurve, models: list[str], main: str) -> Drawing:
+def _decision(found: DecisionCurve, models: list[str], main: str, matter: Sequence[float]) -> Drawing:
+    """`matter`: thresholds that somebody would use; the figure ends at twice the highest."""
     at = np.array(found.thresholds, float)
     treat_all = np.array(found.treat_all, float)
     judged = {model: found.models[model] for model in models if model in found.models}
@@ -336,6 +339,8 @@ def _decision(found: DecisionCurve, models: list[str], main: str) -> Drawing:
 
     useful = np.any([line > 0 for line in (treat_all, *lines.values())], axis=0)
     last = float(at[useful].max()) if useful.any() else float(at.max())  # beyond it nothing is of use
+    last = max(float(at[1]), min(last, 2 * max(matter)))
+    shown = at <= last
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot(xlabel="Threshold", ylabel="Net benefit", xlim=(0, last))
@@ -346,7 +351,9 @@ def _decision(found: DecisionCurve, models: list[str], main: str) -> Drawing:
         every = max(1, int((at <= last).sum()) // 6)
         for number, (model, line) in enumerate(lines.items()):
             axes.plot(at, line, label=model_words(model), markevery=(number % every, every), **look(model))
-        high = float(np.nanmax([*(np.nanmax(line) for line in lines.values()), np.nanmax(treat_all), 0.01]))
+        high = float(
+            np.nanmax([*(np.nanmax(line[shown]) for line in lines.values()), np.nanmax(treat_all[shown]), 0.01])
+        )
         axes.set_ylim(-0.15 * high, 1.08 * high)
         legend(figure)
 
@@ -359,7 +366,8 @@ def _decision(found: DecisionCurve, models: list[str], main: str) -> Drawing:
         title="Decision curve",
         label=f"Net benefit over the threshold: treat all, treat none, {_listed(lines)}",
         caption="Look for the highest line at the thresholds that matter in the clinic: a model is of use only where it "
-        "is above both treating all and treating none (net benefit 0)."
+        "is above both treating all and treating none (net benefit 0). It ends at twice the highest threshold that is "
+        "described below; its data go on."
         + (f" Shaded: the 95 % interval of {model_words(main)}." if len(bands.get(main, ())) else ""),
         svg=svg("decision", (WIDTH, height_with_legend(3.6, len(lines) + 2)), paint),
         data=table(("model", "threshold", "net benefit", "low", "high"), rows),

@@ -51,7 +51,8 @@ MOST_TABLE1_ROWS = 300
 """More of them nobody reads in a report; `table1.json` has all."""
 MOST_MOVED = 5
 """Patients that are named under the probes, and again where risks fell."""
-VERDICT = ("auroc", "log_loss")
+VERDICT = ("auroc", "log_loss", "calibration_slope", "observed_expected")
+"""What stands beside the verdict: what decides it, and whether the risks are right."""
 LEARNING_CURVE = Path(learning_curve.FOLDER, learning_curve.FILE)
 """Where `cardiotune learn-curve` leaves the curve in the run folder."""
 WATTS = {"cpu": 65, "cuda": 300}
