@@ -58,9 +58,11 @@ def test_what_a_record_says_fits_together(name: str) -> None:
     assert (record.answer is not None) == bool(record.language)
     assert record.language or not (record.decoder or record.examples)
     assert not (record.columns and record.language), "a language model reads the text alone"
-    assert bool(record.fills_missing or record.takes_missing) == (record.columns not in ("", "formula"))
+    assert bool(record.fills_missing or record.takes_missing) == (
+        record.columns not in ("", "formula") and not record.views
+    )
     assert bool(record.like) == record.held_out
-    assert not record.like or COMPARATORS[record.like].columns == "all"
+    assert not record.like or COMPARATORS[record.like].columns == "all" or record.like in record.needs
     assert record.columns == "formula" or not record.regional
     before = list(COMPARATORS)[: list(COMPARATORS).index(name)]
     assert set(record.needs) <= set(before), "what it stands on is made before it"

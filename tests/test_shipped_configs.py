@@ -84,7 +84,7 @@ def test_a_dataset_composes(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "experiments"], ids=name)
 def test_an_experiment_composes(file: Path, tmp_path: Path) -> None:
     uses = read_yaml(file)["use"]
-    needs_path = "path" not in read_yaml(shipped("datasets")[uses["dataset"]])["data"]
+    needs_path = "dataset" in uses and "path" not in read_yaml(shipped("datasets")[uses["dataset"]])["data"]
     config = load_config(file.stem, ["data.path=table.csv"] if needs_path else [])
     saved = tmp_path / "config.yaml"
     saved.write_text(dump(config))

@@ -6,7 +6,7 @@ columns, `models/risks.py` for all others).
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -80,6 +80,9 @@ class Comparator:
     """Whether its language model must be a decoder."""
     examples: bool = False
     """Whether its prompt shows solved patients of the training part."""
+
+    views: bool = False
+    """Whether it is about texts that are written in several ways (`serialize.views`)."""
 
     @property
     def reads_text(self) -> bool:
@@ -353,6 +356,19 @@ _RECORDS = (
         answer="head",
     ),
     Comparator(
+        name="tuned_matched",
+        words="Tuned LLM, columns matched automatically",
+        description="the tuned language model, which reads a held-out table in the training tables' words; its columns "
+        "were matched automatically, by words, units and values",
+        look=Look("#4fa3d1", (0, (5, 1)), "."),
+        shown=1,
+        main=2,
+        like="tuned",
+        needs=("tuned",),
+        columns="matched",
+        views=True,
+    ),
+    Comparator(
         name="stacked",
         words="Stacked",
         description="the tuned language model beside logistic regression and LightGBM on the columns, weighted on the "
@@ -386,6 +402,13 @@ def main_model(models: Iterable[str]) -> str:
     """The model that a report is about, by `Comparator.main`; of unknown ones the first by name."""
     known = {record.name: (record.main, place) for place, record in enumerate(COMPARATORS.values())}
     return min(models, key=lambda name: (known.get(name, (math.inf, 0)), name))
+
+
+def beside(other: str, models: Container[str]) -> str:
+    """Which form of the tuned model another of the `models` is compared with: where that matches a
+    held-out table's columns itself, the one that does so too."""
+    alike = other in MATCHED and COMPARATORS[other].like != "tuned"
+    return "tuned_matched" if alike and "tuned_matched" in models else "tuned"
 
 
 PUBLISHED_SCORES = having(lambda one: one.columns == "formula")

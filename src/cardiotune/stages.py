@@ -35,6 +35,7 @@ from cardiotune.models.prompts import encode_prompts
 from cardiotune.models.risk_scores import check_inputs
 from cardiotune.models.risks import CohortRisks
 from cardiotune.models.saved import final_models, write_models
+from cardiotune.models.teaching import targets
 from cardiotune.models.thresholds import NamedThreshold
 from cardiotune.models.thresholds import settle as settle_threshold
 from cardiotune.models.tuned import record_saved_probe
@@ -219,7 +220,8 @@ def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = Fa
     if process.is_worker:
         check_meeting_place(process)
         set_up(config.train.threads)
-        fine_tune(folder, *reopen(folder, None), resume)
+        _, prepared = reopen(folder, None)
+        fine_tune(folder, config, prepared, resume, targets(config, prepared))
         if not process.is_launched:
             record_saved_probe(folder, config)
         return
@@ -229,7 +231,8 @@ def train(folder: RunFolder, prepared: Prepared | None = None, resume: bool = Fa
             set_up(config.train.threads)  # and not before: those that were launched have the memory
         else:
             set_up(config.train.threads)
-            fine_tune(folder, *reopen(folder, prepared), resume)
+            _, prepared = reopen(folder, prepared)
+            fine_tune(folder, config, prepared, resume, targets(config, prepared))
         record_saved_probe(folder, config)
 
 

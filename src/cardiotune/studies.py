@@ -21,6 +21,7 @@ from cardiotune.data.reading import Dataset, Read, Reading, reading
 from cardiotune.data.serialize import column_order, serialize_rows
 from cardiotune.data.small_counts import told, told_events
 from cardiotune.data.table import locate
+from cardiotune.data.views import written
 from cardiotune.deployment import export as exporting
 from cardiotune.deployment.bulk import Job, score_chunks
 from cardiotune.deployment.record import Parity
@@ -109,13 +110,13 @@ def evaluate_checkpoint(
     if table and by:
         read = table.read(by, config.evaluation.keep_row_ids)
         frame, judged = read.frame, _read_by(config, by, read)
-        parts, texts = ["test"] * frame.height, by.texts(frame)
+        parts, views = ["test"] * frame.height, by.written(frame)
     else:
         rows, frame, told_parts = rows_to_tell(prepared, config.evaluation.parts)
-        parts, texts = list(told_parts), [prepared.all_texts[row] for row in rows]
+        parts, views = list(told_parts), written(config, prepared, np.asarray(rows))
     set_up(config.train.threads)
     model = TunedModel(folder, config, prepared.order, checkpoint / "weights")
-    final, raw = model.calibrated_anew(texts, config, prepared)
+    final, raw = model.calibrated_anew(views, config, prepared)
     lines = frame_rows("tuned", frame, parts, final, raw, judged)
     return target.path, _leave_evaluation(judged, target, made_from, lines, frame)
 

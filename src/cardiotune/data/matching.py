@@ -6,8 +6,8 @@ training tables are to each other is given (`same_as`). Of the table that is mat
 `same_codes` are not read, nor its outcome.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -300,6 +300,25 @@ def _alike(name: str, table: Source, version: _Version, first: Column, codes: di
     shares = _shares(own.replace(codes), theirs), _shares(other.replace(codes_in(version.column, first)), theirs)
     apart = np.abs(shares[0] - shares[1]).sum() / 2
     return UNKNOWN if np.isnan(apart) else float(1 - apart)
+
+
+def described(dictionaries: Mapping[str, DataConfig], table: Source, pooled: DataConfig) -> Matching:
+    """As `automatic`, by what the dictionaries say alone, whatever the tables hold."""
+    training = [
+        Source(name, np.arange(0), schema.missing_rows(data, 0), data, []) for name, data in dictionaries.items()
+    ]
+    return automatic(training, replace(table, frame=schema.missing_rows(table.data, 0)), pooled)
+
+
+def as_given(data: DataConfig, pooled: DataConfig) -> dict[str, Match]:
+    """What a table's own dictionary says that its columns are (`same_as`, `same_codes`)."""
+    found = {}
+    for quantity, name in quantities(data).items():
+        if (first := pooled.columns.get(quantity)) and first.kind.values == data.columns[name].kind.values:
+            codes = codes_in(data.columns[name], first)
+            known = {code: theirs for code, theirs in codes.items() if theirs is not None}
+            found[name] = Match(quantity, 1.0, known)
+    return found
 
 
 MATCHERS: dict[str, Matcher] = {"by name": by_name, "matched": automatic}

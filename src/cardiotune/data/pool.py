@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cardiotune.data.across import in_both, shared_columns
 from cardiotune.data.cohort import EVENT, ROW_ID, Cohort, read_cohort
 from cardiotune.data.counts import Notes, Step
+from cardiotune.data.schema import dtype_of
 from cardiotune.data.units import Line, line_between
 from cardiotune.errors import DataError
 from cardiotune.settings import Column, DataConfig
@@ -114,8 +115,7 @@ def pooled_rows(
                 _brought(frame[own[name]], data.columns[own[name]], name, first, f"{table}.{own[name]}").alias(name)
             )
         else:
-            dtype = pl.Float64 if first.is_number else pl.Date if first.is_day else pl.String
-            columns.append(pl.Series(name, [None] * frame.height, dtype))
+            columns.append(pl.Series(name, [None] * frame.height, dtype_of(first)))
     outcome = frame[EVENT].cast(pl.String).alias(OUTCOME)
     return pl.DataFrame([*columns, outcome, ids.alias(ROW_ID), frame[EVENT]])
 

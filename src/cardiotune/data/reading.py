@@ -16,6 +16,7 @@ from cardiotune.config import load_dataset
 from cardiotune.data.cohort import present_only, read_rows
 from cardiotune.data.serialize import serialize_rows, text_columns
 from cardiotune.data.table import column_names, locate
+from cardiotune.data.views import Trained
 from cardiotune.errors import ConfigError
 from cardiotune.settings import Config, DataConfig, SerializeConfig
 from cardiotune.settings.tables import shared_name
@@ -41,6 +42,8 @@ class Reading:
     """Quantities that training texts told, by their shared names."""
     other: bool = False
     """Whether the dictionary was given, so that any of its columns may be absent."""
+    words: Trained | None = None
+    """The words of training, where rows are written in them."""
 
     def narrowed(self, source: object, present: Sequence[str]) -> DataConfig:
         """The dictionary of a table that has the columns `present`. DataError when it has none of
@@ -65,6 +68,13 @@ class Reading:
     def texts(self, frame: pl.DataFrame) -> list[str]:
         """Patients' texts of typed rows; columns that the frame has not are left out of them."""
         return serialize_rows(frame, self.told(frame.columns), self.data, self.serialize)
+
+    def written(self, frame: pl.DataFrame) -> list[list[str]]:
+        """Patients' texts of typed rows, once for each way in which they are scored."""
+        if self.words is None:
+            return [self.texts(frame)]
+        views = self.words.table(frame, self.data, self.told(frame.columns))
+        return [views.texts(range(frame.height), number) for number in range(self.serialize.views)]
 
     def told(self, present: Sequence[str]) -> list[str]:
         """Those of the columns `present` that a text tells, in its order."""
@@ -139,10 +149,9 @@ def reading(
         raise ConfigError(
             "--dataset: expected a dictionary of plain columns, not of ready texts or a UK Biobank export"
         )
-    own = config.text_data
-    return Reading(
-        data, order if data == own else text_columns(data, config.serialize), config.serialize, quantities, other=True
-    )
+    told = order if data == config.text_data else text_columns(data, config.serialize)
+    words = Trained.of(config) if config.serialize.views > 1 else None
+    return Reading(data, told, config.serialize, quantities, True, words)
 
 
 def dictionary(config: Config, dataset: Dataset) -> DataConfig:

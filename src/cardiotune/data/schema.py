@@ -294,6 +294,16 @@ def expected(column: Column) -> str:
 # synthetic rows, for showing prompts without showing a patient
 
 
+def dtype_of(column: Column) -> type[pl.DataType]:
+    """How a typed feature is kept."""
+    return pl.Float64 if column.is_number else pl.Date if column.is_day else pl.String
+
+
+def missing_rows(data: DataConfig, rows: int) -> pl.DataFrame:
+    """Rows of which every feature is missing."""
+    return pl.DataFrame({n: pl.Series([None] * rows, dtype=dtype_of(data.columns[n])) for n in data.features})
+
+
 def synthetic_rows(data: DataConfig, rows: int, seed: int) -> pl.DataFrame:
     """Rows drawn from the dictionary alone (ranges and codes): nothing of the table goes into them.
     Features and text.

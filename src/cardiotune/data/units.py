@@ -227,15 +227,16 @@ def line(source: str, target: str, substance: str | None = None) -> Line:
     if start is None or end is None:
         raise DataError(f"{failed}: one of them is no known unit; expected such as mg/dL, mmol/L, mmHg or years")
     by_amount = ["[substance]" in quantity.dimensionality for quantity in (start, end)]
-    mass = {"mw": _registry().Quantity(known.molar_mass, "g/mol")} if known else {}
-    contexts = ["chemistry"] if known else []
-    if not start.is_compatible_with(end, *contexts, **mass):
+    if known and by_amount[0] != by_amount[1]:
+        molar_mass = _registry().Quantity(known.molar_mass, "g/mol")
+        start = start * molar_mass if by_amount[0] else start / molar_mass
+    if not start.is_compatible_with(end):
         why = "name the substance" if by_amount[0] != by_amount[1] and not known else "they do not measure the same"
         raise DataError(f"{failed}: {why}")
 
     def converted(number: float) -> float:
         value = _registry().Quantity(number * start.magnitude, start.units)
-        return float(value.to(end.units, *contexts, **mass).magnitude / end.magnitude)
+        return float(value.to(end.units).magnitude / end.magnitude)
 
     zero = converted(0.0)
     return Line(converted(1.0) - zero, zero)

@@ -65,6 +65,11 @@ def export(
     as it was before.
     """
     config = load_resolved(run.checked(run.config))
+    if config.serialize.views > 1:
+        raise ConfigError(
+            f"{run.path}: scores each row as the mean of {config.serialize.views} texts (serialize.views), and an export "
+            "writes one; predict or serve with the run itself, or make a run with serialize.views=1"
+        )
     kind = precision if to == "gguf" else to
     if to != "merged":
         (gguf if to == "gguf" else onnx).check(config)

@@ -4,7 +4,7 @@ export; the language model, or one of the classical ones beside it."""
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from cardiotune.deployment.gguf import GgufModel
 from cardiotune.deployment.onnx import OnnxModel
 from cardiotune.deployment.record import ExportRecord, Format, is_export
 from cardiotune.errors import ConfigError, DataError, RunError
-from cardiotune.evaluation.explain import language_risk, leave_one_field_out
+from cardiotune.evaluation.explain import leave_one_field_out
 from cardiotune.files import read_json, sha256
 from cardiotune.models import calibrate
 from cardiotune.models.baselines import ClassicalModel
@@ -236,7 +236,7 @@ class RowScorer:
 
     def logits(self, rows: Any) -> Array:
         """(rows,) logits as the model gives them, before calibration."""
-        return self.text_logits(self._texts(self._typed(rows)))
+        return self._logits(self._typed(rows))
 
     def predict_proba(self, rows: Any) -> Array:
         """(rows, 2) probabilities of no event and of the event."""
@@ -257,8 +257,11 @@ class RowScorer:
 
     def explained(self, frame: pl.DataFrame) -> dict[str, Any]:
         """`leave_one_field_out` of one row that is typed."""
-        data, order = self.reading.narrowed("row", frame.columns), self.reading.told(frame.columns)
-        risk_of = language_risk(self._text_risks, order, data, self.config.serialize)
+        data = self.reading.narrowed("row", frame.columns)
+
+        def risk_of(rows: pl.DataFrame) -> Array:
+            return self.score(rows).final
+
         return leave_one_field_out(risk_of, frame, data).as_json()
 
     def check_rows(self, rows: Any) -> list[list[Problem]]:
@@ -307,7 +310,7 @@ class RowScorer:
 
     def score(self, frame: pl.DataFrame) -> Scored:
         """Probabilities of rows with the dictionary's columns, typed."""
-        logits = self.text_logits(self._texts(frame))
+        logits = self._logits(frame)
         return Scored(self._calibrated(logits), probabilities(logits))
 
     def abstains(self, frame: pl.DataFrame) -> NDArray[np.bool_]:
@@ -331,15 +334,13 @@ class RowScorer:
                 f"{self.config.name}: out of memory while scoring {len(texts)} rows; send fewer at a time"
             ) from None
 
-    def _text_risks(self, texts: Sequence[str]) -> Array:
-        return self._calibrated(self.text_logits(list(texts)))
-
     def _calibrated(self, logits: Array) -> Array:
         risks = calibrate.apply(self.calibrator, corrected(logits, self.odds_multiplier))
         return calibrate.apply(self.site, logit(risks)) if self.site else risks
 
-    def _texts(self, frame: pl.DataFrame) -> list[str]:
-        return self.reading.texts(frame)
+    def _logits(self, frame: pl.DataFrame) -> Array:
+        """(rows,) means over the ways in which rows are written."""
+        return np.asarray(np.mean([self.text_logits(texts) for texts in self.reading.written(frame)], axis=0))
 
     def _typed(self, rows: Any) -> pl.DataFrame:
         cells = self._cells(rows)
@@ -417,10 +418,6 @@ class ClassicalScorer(RowScorer):
     def logits(self, rows: Any) -> Array:
         """(rows,) log-odds."""
         return logit(self.risks(rows))
-
-    def explained(self, frame: pl.DataFrame) -> dict[str, Any]:
-        """`leave_one_field_out` of one row that is typed."""
-        return leave_one_field_out(self._classical.risks, frame, self.config.data).as_json()
 
 
 def _reads_no_text(texts: list[str]) -> Array:

@@ -157,6 +157,10 @@ def load_vllm(
     read_calibrator(run)
     order, adapted = read_order(run), read_site(run, site) if site else None
     read = reading(config, order, dataset, folder)
+    if read.words:
+        raise ConfigError(
+            f"{folder}: a server of vLLM is asked once a row; serialize.views above 1 needs the run itself"
+        )
     weights = same_weights(run, config.model)
     encoder = build_encoder(config, weights)
     labels = encoder.label_tokens(config.task.positive_label, config.task.negative_label)

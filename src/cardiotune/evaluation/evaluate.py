@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cardiotune.comparators import IN_WORDS, main_model
+from cardiotune.comparators import IN_WORDS, beside, main_model
 from cardiotune.data.small_counts import is_small, told_events
 from cardiotune.data.split import FEW_GROUPS
 from cardiotune.errors import DataError
@@ -695,19 +695,19 @@ def _differences(
     spreads: dict[str, dict[str, Spread]],
 ) -> dict[str, Estimates]:
     """Tuned minus each other model, with paired bootstrap intervals; of repeats those that both
-    have."""
+    have. Beside a model that matches columns itself, it is the tuned one that does so too."""
     found: dict[str, Estimates] = {}
     for other in (model for model in part.risks if model != "tuned"):
-        entries = {}
+        entries, own = {}, beside(other, part.risks)
         for metric in DIFFERENCES:
             key = _PAIRED + metric if part.repeats else metric
-            sample = samples["tuned"][key] - samples[other][key]
-            entries[metric] = difference(float(points["tuned"][key] - points[other][key]), sample)
+            sample = samples[own][key] - samples[other][key]
+            entries[metric] = difference(float(points[own][key] - points[other][key]), sample)
             if part.repeats:
-                factor = (spreads["tuned"][metric] - spreads[other][metric]).widening(sample)
+                factor = (spreads[own][metric] - spreads[other][metric]).widening(sample)
                 entries[metric] = wider(entries[metric], float(factor), ANY)
         comparable = part.judged(other).independent and other not in IN_WORDS and not part.repeats
-        test = delong_test(part.y_true, part.risks["tuned"], part.risks[other]) if comparable else None
+        test = delong_test(part.y_true, part.risks[own], part.risks[other]) if comparable else None
         auroc = entries["auroc"]
         delong = (None, None) if test is None else (test.p, test.ci)
         found[other] = entries | {"auroc": AurocDifference(auroc.value, auroc.ci, auroc.reason, *delong)}

@@ -18,6 +18,7 @@ from cardiotune.data.prepare import Prepared
 from cardiotune.data.small_counts import told_events
 from cardiotune.data.split import UNUSED
 from cardiotune.data.tokens import TokenRows
+from cardiotune.data.views import written
 from cardiotune.errors import DataError
 from cardiotune.models import calibrate, generation, thresholds
 from cardiotune.models.baselines import BASELINES, FITS, ClassicalModel, fit_and_score
@@ -105,6 +106,8 @@ class CohortRisks:
         """Where the language models computed."""
         self.tuned_logits: Array = np.empty(0)
         """Of the tuned model before it is calibrated, (rows of the cohort,)."""
+        self.tuned: TunedModel | None = None
+        """Kept for who reads other texts with it."""
         self.fewest: int | None = None
         """Columns that a row must tell for the tuned model; None where its texts do not vary."""
 
@@ -183,7 +186,7 @@ class CohortRisks:
         self.classical[name], risks = fit_and_score(FITS[name], self.rows)
         return _same(risks)
 
-    @makes(*having(lambda one: one.held_out))
+    @makes(*having(lambda one: one.like in BASELINES))
     def _of_a_held_out_table(self, name: str) -> Risks:
         """A model on columns, for tables that nobody has harmonised; what was matched goes into the
         manifest."""
@@ -191,16 +194,20 @@ class CohortRisks:
         model, held_out = BASELINES[record.like], self.config.test_tables
         if record.columns == "own":
             return _same(local(model, self.rows, sources, held_out))
-        if record.columns not in self.matchings:
+        return _same(matched(model, self.rows, sources, self._matchings(record.columns)))
+
+    def _matchings(self, way: str) -> dict[str, Matching]:
+        """What the columns of each held-out table are, matched in this way."""
+        if way not in self.matchings:
+            sources, held_out = self.prepared.sources, self.config.test_tables
             training = [source for source in sources if source.name not in held_out]
             tables = [source for source in sources if source.name in held_out]
-            matcher = MATCHERS[record.columns]
-            found = {table.name: matcher(training, table, self.config.data) for table in tables}
-            self.matchings[record.columns] = found
+            found = {table.name: MATCHERS[way](training, table, self.config.data) for table in tables}
+            self.matchings[way] = found
             told = {table.name: found[table.name].as_json(table.data) for table in tables}
             if world().rank == 0:
-                self.run.update_manifest(matching={record.columns: told})
-        return _same(matched(model, self.rows, sources, self.matchings[record.columns]))
+                self.run.update_manifest(matching={way: told})
+        return self.matchings[way]
 
     @makes("tfidf")
     def _of_the_text(self, name: str) -> Risks:
@@ -284,7 +291,11 @@ class CohortRisks:
         with starting():
             model = TunedModel(self.run, self.config, self.prepared.order)
         self.device = str(model.scorer.device)
-        logits = model.logits(self._tokens(model.scorer).take(self.scored))
+        if self.config.serialize.views == 1:
+            logits = model.logits(self._tokens(model.scorer).take(self.scored))
+        else:
+            logits = model.mean_logits(written(self.config, self.prepared, self.scored))
+            self.tuned = model
         held = self.parts[self.scored] == CALIBRATED_ON
         shifted = model.corrected(logits)
         self.tuned_logits = self._spread(shifted)
@@ -303,6 +314,22 @@ class CohortRisks:
         if calibrator.method == "none" and np.array_equal(shifted, logits):
             return _same(final)  # not even by the last digit: where they differ, something was done
         return Risks(final, self._spread(probabilities(logits)))
+
+    @makes("tuned_matched")
+    def _tuned_matched(self, name: str) -> Risks:
+        """The tuned model, where nobody has harmonised a held-out table: its rows in the training
+        tables' words, by columns that are matched automatically; other rows as they are."""
+        before, held_out = self.found["tuned"], self.config.test_tables
+        final, raw = before.final.copy(), before.raw.copy()
+        those = np.concatenate([source.rows for source in self.prepared.sources if source.name in held_out])
+        rows = np.intersect1d(those, self.scored)
+        texts = written(self.config, self.prepared, rows, self._matchings(COMPARATORS[name].columns))
+        assert self.tuned is not None
+        logits = self.tuned.mean_logits(texts)
+        final[rows] = calibrate.apply(self.calibrators["tuned"], self.tuned.corrected(logits))
+        raw[rows] = final[rows] if before.raw is before.final else probabilities(logits)
+        self.tuned = None
+        return Risks(final, final if before.raw is before.final else raw)
 
 
 def _same(risks: Array) -> Risks:

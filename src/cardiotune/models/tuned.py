@@ -1,6 +1,7 @@
 """A run's own model, from its folder: texts -> logits -> probabilities that mean what they say."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cardiotune.data.prepare import Prepared, read_order
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import serialize_rows
 from cardiotune.data.tokens import TokenRows
+from cardiotune.data.views import written
 from cardiotune.errors import ConfigError, DataError, ModelError
 from cardiotune.files import HASHES, read_json
 from cardiotune.models import calibrate
@@ -46,6 +48,10 @@ class TunedModel:
         """(rows,) logits as the model gives them."""
         return self.scorer.logits(texts, what="scoring tuned")
 
+    def mean_logits(self, views: Sequence[list[str]]) -> Array:
+        """(rows,) means of the logits of the same rows, written in several ways."""
+        return np.asarray(np.mean([self.logits(texts) for texts in views], axis=0))
+
     def corrected(self, logits: Array) -> Array:
         """(rows,) logits without what class weights and oversampling added."""
         return corrected(logits, self.odds_multiplier)
@@ -54,11 +60,12 @@ class TunedModel:
         """(rows,) final probabilities, with the run's calibrator."""
         return calibrate.apply(read_calibrator(self.run), self.corrected(self.logits(texts)))
 
-    def calibrated_anew(self, texts: list[str], config: Config, prepared: Prepared) -> tuple[Array, Array]:
-        """(texts,) final and raw probabilities, with a calibrator of these weights' own, fitted on
-        the validation part."""
+    def calibrated_anew(self, views: Sequence[list[str]], config: Config, prepared: Prepared) -> tuple[Array, Array]:
+        """Final and raw probabilities of rows, written in several ways, with a calibrator of these
+        weights' own, fitted on the validation part."""
         held, weights = prepared.rows("validation"), prepared.cohort.weights
-        logits = self.logits(prepared.texts_of(held) + texts)
+        known = written(config, prepared, held)
+        logits = self.mean_logits([[*one, *other] for one, other in zip(known, views, strict=True)])
         shifted = self.corrected(logits)
         calibrator = fit_calibrator(
             config, shifted[: len(held)], prepared.cohort.events[held], None if weights is None else weights[held]

@@ -16,7 +16,7 @@ from cardiotune.models.baselines import age_and_sex
 from cardiotune.models.columns import ENCODINGS, TREE_TERMS
 from cardiotune.report.record import Record
 from cardiotune.report.wording import events, listed, model_words, percent, step_words
-from cardiotune.settings import DataConfig
+from cardiotune.settings import DataConfig, TrainConfig
 
 SPLITS = {
     "random": "random, stratified by the outcome",
@@ -85,6 +85,8 @@ DEATHS = {
     "no_event": "death from other causes counts as no event",
     "censored": "death from other causes counts as censored",
 }
+TEACHERS = {"logistic_regression": "logistic regression", "lightgbm": "LightGBM"}
+"""`train.teacher` -> in words."""
 RULES = {
     "sensitivity": "the highest one that flags so many of the events",
     "youden": "the highest sensitivity + specificity",
@@ -471,7 +473,7 @@ def training(record: Record) -> str:
     return (
         f"{first}{found['steps']} of {found['steps_planned']} planned steps in {found['dtype']}, "
         f"{OPTIMIZERS[settings.optimizer]}, learning rate {settings.learning_rate:g} with {SCHEDULES[settings.schedule]}; "
-        f"{step_words(found)}{several}{resumed}{_started(found)}"
+        f"{step_words(found)}{several}{resumed}{_started(found)}{_taught(settings)}"
     )
 
 
@@ -479,6 +481,14 @@ def _started(found: Mapping[str, Mapping[str, str]]) -> str:
     """From whose weights a training began; empty where it began afresh."""
     start = found.get("start_from")
     return f"; started from the weights of {start['name']} ({start['patients']})" if start else ""
+
+
+def _taught(settings: TrainConfig) -> str:
+    """Whose risks were learned from beside the outcomes; empty where none were."""
+    if not (teacher := settings.teacher):
+        return ""
+    share = f"{settings.teacher_weight:.0%}".replace("%", " %")
+    return f"; {share} of each training row's target is its risk by {TEACHERS[teacher]}, fitted on the same rows"
 
 
 def imbalance(record: Record) -> str:
@@ -584,6 +594,9 @@ def text(record: Record) -> str:
         made = "each row is written as text by one rule a column"
     if vary := record.config.vary:
         made += f"; training texts vary from batch to batch in {listed([VARIED[way] for way in VARIED if getattr(vary, way)])}"
+    if (views := record.config.serialize.views) > 1:
+        made += f"; to be scored it is written in {views} ways, a held-out table's in the words of training as far as "
+        made += "its columns are matched, and the log-odds are averaged"
     return f"{made}; a prompt is never cut" + (
         f"; {tokens['shortest']} to {tokens['longest']} tokens" if tokens else ""
     )

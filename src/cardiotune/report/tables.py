@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cardiotune.comparators import LANGUAGE
+from cardiotune.comparators import LANGUAGE, beside
 from cardiotune.data import roles
 from cardiotune.evaluation.catalogue import DIFFERENCES, RAW, SUBGROUPS, THRESHOLDS, named
 from cardiotune.evaluation.judgement import UNDEFINED, Auroc, AurocDifference, Estimate, RiskGroup, ThresholdJudged
@@ -132,7 +132,8 @@ def differences(record: Record, notes: Notes) -> WrittenTable:
             auroc = entries["auroc"]
             tested = auroc if isinstance(auroc, AurocDifference) else AurocDifference(None)
             cells.append(WrittenCell(_p(tested.delong_p), span(tested.delong_ci, "+")))
-        rows.append(WrittenRow(model_words(other), cells))
+        alike = ", from the tuned one that does so too" if beside(other, record.models) != "tuned" else ""
+        rows.append(WrittenRow(model_words(other) + alike, cells))
     header: list[str | tuple[str, str]] = [metric_words(metric) for metric in DIFFERENCES]
     return WrittenTable([*header, ("DeLong p", "for the AUROC")] if delong else header, rows)
 

@@ -275,6 +275,12 @@ class SerializeConfig(Settings):
     """Whether and how training texts vary; true is `VaryConfig` as it comes. Default: with several
     tables they do, with one they do not."""
 
+    views: int = Field(1, ge=1)
+    """With several tables: in how many ways a row is written to be scored, each with its columns in
+    a new order; the mean of the log-odds is its score. Of a table that training has not seen every
+    other way is in the training tables' words, as far as its dictionary's names, words and units
+    tell which columns are the same. 1: as its own dictionary says."""
+
     @model_validator(mode="after")
     def _template_given(self) -> "SerializeConfig":
         given = (self.template is not None) + (self.template_file is not None)

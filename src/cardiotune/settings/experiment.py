@@ -102,6 +102,10 @@ class Config(Settings):
                 "serialize.vary: goes with texts that are made from columns, and not with method.top_layers, whose frozen "
                 "layers are computed once; leave one of them out"
             )
+        if self.serialize.views > 1 and not (self.tables and self.vary):
+            problems.append(
+                "serialize.views: more than 1 is for several tables whose texts vary; see tables and serialize.vary"
+            )
         if "test" not in self.evaluation.parts:
             problems.append("evaluation.parts: must hold test")
         generative = set(having(lambda one: one.decoder)) & set(self.comparators)
@@ -112,9 +116,13 @@ class Config(Settings):
             problems += score_refusals(Scoring(scored_in, family=self.choice.family))
         if "tuned" in self.comparators:
             problems += [reason for reason in refusals(self.choice) if reason not in problems]
+        if self.train.teacher and self.imbalance != Imbalance():
+            problems.append("train.teacher: its risks take no class weights or oversampled rows; leave imbalance out")
         if about := [name for name in self.comparators if COMPARATORS[name].held_out and not self.tables]:
             problems.append(f"models: {', '.join(about)}: for experiments of several tables; see `tables`")
         for name in self.comparators:
+            if COMPARATORS[name].views and self.serialize.views == 1:
+                problems.append(f"models: {name} reads texts written in several ways; set serialize.views to 2 or more")
             absent = [other for other in COMPARATORS[name].needs if other not in self.comparators]
             if absent:
                 words = " and ".join(f"the {other} model" for other in absent)
@@ -205,7 +213,8 @@ class Config(Settings):
         if self.models is not None:
             return self.models
         encoder = self.model.family == "encoder"
-        fitting = having(lambda one: not one.on_request and not (one.decoder and encoder))
+        fitting = list(having(lambda one: not one.on_request and not (one.decoder and encoder)))
+        fitting = [name for name in fitting if self.serialize.views > 1 or not COMPARATORS[name].views]
         return [name for name in fitting if self.test_tables or not COMPARATORS[name].held_out]
 
     @property

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cardiotune.settings.strict import Settings
+from cardiotune.settings.strict import Settings, Share
 
 
 class Oversample(Settings):
@@ -61,6 +61,13 @@ class TrainConfig(Settings):
     """A run folder, or one of an adapter or a model, whose trained weights the training begins
     from; of the same base model, method and head. Default: fresh adapters, or the base model's
     weights."""
+    teacher: Literal["logistic_regression", "lightgbm"] | None = None
+    """A model on columns whose risks of the training rows, with all their columns, are learned from
+    beside the outcomes: they are less noisy, and the language model reads them off any wording
+    (distillation: Hinton et al., arXiv 1503.02531, section 2). Fitted on the training part alone.
+    Default: outcomes alone."""
+    teacher_weight: Share = 0.8
+    """What its risks count beside the outcomes, in the target of a row's log-loss."""
     learning_rate: float = Field(4e-4, gt=0)
     """The highest, at the end of the warm-up. Full fine-tuning wants about a twentieth
     of LoRA's."""

@@ -16,13 +16,14 @@ from cardiotune.errors import DataError
 from cardiotune.settings import Imbalance
 
 
-def mean_log_loss(logits: torch.Tensor, events: torch.Tensor, weights: torch.Tensor, rows: int) -> torch.Tensor:
+def mean_log_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, rows: int) -> torch.Tensor:
     """Weighted sum of the rows' log-losses divided by `rows`, the rows of the whole optimizer step.
 
-    logits, events, weights: (rows of this forward pass,). Dividing by the step's rows, not the
-    pass's, makes the gradient the same however the step is cut into passes and processes.
+    logits, targets, weights: (rows of this forward pass,); targets from 0 to 1, mostly the events.
+    Dividing by the step's rows, not the pass's, makes the gradient the same however the step is cut
+    into passes and processes.
     """
-    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, events, weights, reduction="sum")
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
     return losses / rows
 
 

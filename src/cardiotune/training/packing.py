@@ -88,6 +88,9 @@ class Rows:
     """Row numbers and the numbers of a draw -> prompts of these rows, written in the way that is
     drawn. None: they are always written as `prompts`."""
 
+    targets: NDArray[np.float64] | None = None
+    """(rows,) from 0 to 1, what the loss compares with. None: the events."""
+
     def batch(self, rows: Sequence[int], draw: Sequence[int], pad_id: int, layout: Layout) -> "Batch":
         """One batch of the rows with these numbers, in the way of a draw where their texts vary."""
         if self.drawn is None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cardiotune.data.cache import run_tokens
 from cardiotune.data.prepare import Prepared
@@ -25,9 +26,15 @@ from cardiotune.training.weights import same_weights
 log = logging.getLogger(__name__)
 
 
-def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: bool) -> None:
+def fine_tune(
+    folder: RunFolder,
+    config: Config,
+    prepared: Prepared,
+    resume: bool,
+    targets: NDArray[np.float64] | None = None,
+) -> None:
     """Fine-tune in this process, one of several or the only one; the run folder then has the tuned
-    model."""
+    model. `targets`: (rows of the cohort,) what the loss compares with in place of the events."""
     weights = same_weights(folder, config.model)
     device = own_device()
     join(config)
@@ -42,6 +49,8 @@ def fine_tune(folder: RunFolder, config: Config, prepared: Prepared, resume: boo
     }
     if shares is not None:  # in the loss alone: validation chooses the step by patients as they are
         encoded["train"] = replace(encoded["train"], weights=shares[rows["train"]])
+    if targets is not None:
+        encoded["train"] = replace(encoded["train"], targets=targets[rows["train"]])
     if prepared.varied:
         encoded["train"] = replace(encoded["train"], drawn=_drawn(prepared, rows["train"], encoder))
     balanced = balance(encoded["train"].events, config.imbalance, config.seed)

@@ -123,11 +123,14 @@ def train(
                 row_weights = torch.tensor(balance.weights, device=device)[events.long()]
                 if training.weights is not None:
                     row_weights *= torch.tensor(training.weights[part], dtype=torch.float32, device=device)
+                targets = events
+                if training.targets is not None:
+                    targets = torch.tensor(training.targets[part], dtype=torch.float32, device=device)
                 last_pass = first + pass_rows >= len(own)
                 with spread.synchronized(last_pass):
                     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                         logits = called(batch)  # (rows of this pass,)
-                    loss = mean_log_loss(logits, events, row_weights, len(rows))
+                    loss = mean_log_loss(logits, targets, row_weights, len(rows))
                     spread.backward(loss * scale, last_pass)
                 own_loss += loss.detach()
             loss_value = float(accelerator.reduce(own_loss, "sum"))
