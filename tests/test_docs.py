@@ -134,7 +134,7 @@ def test_the_command_line_reads_it(command: str) -> None:
 def loads(overrides: list[str], experiments: list[str]) -> None:
     """One of the experiments, or else of the shipped ones, takes the settings."""
     refused = []
-    for name in experiments or ("statlog_heart", "ukb_cad_demo", "cardio_published"):
+    for name in experiments or ("statlog_heart", "ukb_cad_demo", "cardio_published", "uci_hospitals"):
         try:
             load_config(name, overrides)
         except ConfigError as error:
@@ -260,6 +260,7 @@ ELSEWHERE = {
 
 PLACES = {
     " --workers N": "",
+    " --model MODEL": " --model prevalence",
     "--rows N --seed S": "--rows 60 --seed 1",
     "--rows 5000": "--rows 60",
     "3f9a52c07be1d846": "ROW_ID",

@@ -22,7 +22,7 @@ EXCLUDE = {"data": {"out_of_range": "exclude", "duplicate_rows": "keep"}}
 def told(folder: Path, tables: dict[str, Any], **more: Any) -> Record:
     """The record of a run whose settings and manifest are those of several tables."""
     run = make_run(folder / "run", ("prevalence", "logistic_regression"))
-    config = experiment(tables, models=["prevalence", "logistic_regression"], **more)
+    config = experiment(tables, models=["prevalence", "logistic_regression"], task={"threshold": 0.5}, **more)
     write_text(run.config, dump(config))
     files = {name: {"file": f"heart_{name}.csv", "sha256": "0" * 64} for name in config.tables}
     write_json(run.manifest, {"data": {"tables": files}})
