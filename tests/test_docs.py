@@ -251,6 +251,7 @@ ELSEWHERE = {
     "export RUN --to gguf": "test_export.py",
     "predict RUN patients.parquet": "four processes; test_bulk.py",
     "run configs/experiments/ukb_cad_demo.yaml": "5,000 participants; test_ukb_run.py",
+    "run uci_hospitals": "ten minutes; its settings compose in test_shipped_configs.py, its parts run in test_views.py",
     "run cardio_gemma_270m": "58 minutes; its settings are read above",
     "prepare CONFIG use.deepspeed": "needs a GPU; its settings are read above",
     "evaluate ADAPTER --base ...": "not a whole command",
@@ -261,6 +262,7 @@ ELSEWHERE = {
 PLACES = {
     " --workers N": "",
     " --model MODEL": " --model prevalence",
+    " --model lightgbm": " --model prevalence",
     "--rows N --seed S": "--rows 60 --seed 1",
     "--rows 5000": "--rows 60",
     "3f9a52c07be1d846": "ROW_ID",
