@@ -15,7 +15,7 @@ import yaml
 from cardiotune import reopen, studies
 from cardiotune.config import load_dataset
 from cardiotune.data.prepare import read_prepared
-from cardiotune.data.reading import reading
+from cardiotune.data.reading import COUNTS, reading
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.models.enough import fewest_columns
@@ -251,9 +251,18 @@ def test_the_server_and_its_page_ask_for_the_dictionary_s_columns(run: Path, pla
         assert not first["abstain"] and first["decision"] in (0, 1)
         assert second["abstain"] and second["decision"] is None, "one value that training had, of two that are needed"
         assert second["probability"] == pytest.approx(scorer.risks(rows)[1], abs=1e-5)
+        counts = [[found[name] for name in COUNTS] for found in (first, second)]
+        assert counts == [[2, 0, 3], [1, 1, 3]], "age and smoker known, potassium unseen; pain, pressure and sex absent"
+        (alone,) = predictions(client, rows[1:])
+        assert [alone[name] for name in COUNTS] == counts[1], "whatever rows come with it"
+        schema = client.get("/openapi.json").json()["components"]["schemas"]["Prediction"]["properties"]
+        assert set(COUNTS) < set(schema)
         assert client.post("/v1/explain", json={"rows": rows[:1]}).json()["fields"]
         assert client.post("/v1/predict", json={"rows": [{"age": 61}]}).status_code == 422
         assert client.get("/").status_code == 200
+    written = place / "asked.csv"
+    pl.DataFrame(rows, schema={"jaren": pl.Int64, "kalium": pl.Float64, "roker": pl.String}).write_csv(written)
+    assert scored(run, written, "--dataset", place / "third.yaml").select(COUNTS).rows() == [(2, 0, 3), (1, 1, 3)]
 
 
 def predictions(client: httpx.Client, rows: list[dict[str, Any]]) -> Any:

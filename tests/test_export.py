@@ -75,7 +75,7 @@ def test_a_merged_export_scores_raw_rows_without_its_run(run: Path, merged: Path
     here, there = (pl.read_csv(call("predict", folder, table).stdout.encode()) for folder in (run, moved))
     np.testing.assert_allclose(here["y_prob"], there["y_prob"], atol=1e-5)
     assert here["row_id"].equals(there["row_id"])
-    check_refusal(call("predict", moved, table, "--zero-shot"), 2, "an export has no base model")
+    check_refusal(call("predict", moved, table, "--zero-shot"), 2, "an export holds the tuned model alone")
 
 
 def test_it_loads_with_plain_transformers(run: Path, merged: Path) -> None:
@@ -87,7 +87,7 @@ def test_it_loads_with_plain_transformers(run: Path, merged: Path) -> None:
     encoder = scorer._model.__self__.scorer.encoder  # the run's own prompts
     labels = encoder.label_tokens("Yes", "No")
     assert tokenizer(" Yes")["input_ids"][-1] == labels.positive
-    for prompt, logit in zip(encoder.encode(scorer._texts(frame)), scorer.logits(NEW[:3]), strict=True):
+    for prompt, logit in zip(encoder.encode(scorer.reading.texts(frame)), scorer.logits(NEW[:3]), strict=True):
         with torch.no_grad():
             scores = model(torch.tensor([prompt])).logits[0, -1]
         assert float(scores[labels.positive] - scores[labels.negative]) == pytest.approx(logit, abs=1e-4)

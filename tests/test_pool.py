@@ -1,5 +1,6 @@
 """Several tables in one experiment: pooled under one dictionary, each in its own words."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,9 @@ def test_one_table_is_as_it_was() -> None:
 # texts that vary
 
 
+STILL = {"order": False, "drop": None, "wording": False, "units": False, "numbers": False, "missing": False}
+
+
 def varied(**vary: Any) -> tuple[Any, Varied]:
     prepared = read_prepared(hospitals(serialize={"vary": vary} if vary else {}))
     assert prepared.varied
@@ -261,12 +265,48 @@ def test_the_held_out_table_lends_no_words() -> None:
 
 
 def test_each_way_can_be_left_out() -> None:
-    still = {"order": False, "drop": None, "wording": False, "units": False, "numbers": False, "missing": False}
+    still = STILL
     prepared, vary = varied(**still)
     assert vary.texts([0], np.random.default_rng(1)) == prepared.texts[:1], "of the first table, nothing varies"
     for way, value in {"order": True, "drop": 0.5, "wording": True, "units": True}.items():
         _, one = varied(**{**still, way: value})
         assert len({one.texts([0], np.random.default_rng(seed))[0] for seed in range(12)}) > 3, way
+
+
+def test_without_wording_every_row_is_told_in_its_own_tables_words_and_units() -> None:
+    prepared, vary = varied(**STILL)
+    rows = [0, 400, 5, 650, 401]  # of Cleveland, Hungary and Switzerland, mixed as a batch may be
+    assert vary.texts(rows, np.random.default_rng(1)) == [prepared.texts[row] for row in rows]
+    assert vary.longest(rows) == [prepared.texts[row] for row in rows]
+    prepared, vary = varied(wording=False, units=False, numbers=False)
+    for seed in range(20):
+        texts = vary.texts(rows, np.random.default_rng(seed))
+        for row, text in zip(rows, texts, strict=True):
+            own = prepared.texts[row].split(", ")
+            assert all(piece in own for piece in text.split(", ") if "not recorded" not in piece), text
+            assert text.count(", ") >= 2 or prepared.texts[row].count("not recorded") > 3
+
+
+def test_without_wording_a_draw_is_one_for_the_tables_of_a_batch() -> None:
+    """The order of quantities is the same, whatever each table calls them, and they are left out
+    together."""
+    prepared, vary = varied(**{**STILL, "order": True, "drop": 0.3})
+    dictionaries = {source.name: source.data for source in prepared.sources}
+    called = {
+        name: {label(own, column): column.same_as or own for own, column in data.columns.items()}
+        for name, data in dictionaries.items()
+    }
+
+    def order(text: str, table: str) -> list[str]:
+        names = sorted(called[table], key=len, reverse=True)
+        return [next(called[table][n] for n in names if piece.startswith(n)) for piece in text.split(", ")]
+
+    orders = set()
+    for seed in range(20):
+        first, second = vary.texts([0, 400], np.random.default_rng(seed))
+        assert order(first, "cleveland") == order(second, "hungarian")
+        orders.add(tuple(order(first, "cleveland")))
+    assert len(orders) == 20
 
 
 def test_other_units_tell_the_same_value() -> None:
@@ -277,6 +317,25 @@ def test_other_units_tell_the_same_value() -> None:
     assert any("cholesterol 6.03 mmol/L" in text for text in texts)
     assert any("145 mmHg" in text for text in texts)
     assert any("19.3 kPa" in text for text in texts)
+
+
+def test_a_reference_range_goes_along_into_other_units() -> None:
+    """What a number is to its reference range is the same in every unit that is drawn."""
+    only = {"order": False, "drop": None, "wording": False, "units": True, "numbers": True, "missing": False}
+    prepared = read_prepared(hospitals(serialize={"interpret": True, "vary": only}))
+    assert prepared.varied
+    vary, rows = prepared.varied, list(range(597))
+
+    def places(texts: list[str]) -> list[list[str]]:
+        return [re.findall(r"(?:cholesterol|pressure|pressure at rest) (\w+ at)", text) for text in texts]
+
+    plain = places(prepared.texts_of(rows))
+    assert {place for row in plain for place in row} == {"normal at", "high at"}, "nobody is below 90 mmHg"
+    drawn = [vary.texts(rows, np.random.default_rng(seed)) for seed in range(12)]
+    assert {unit for texts in drawn for unit in re.findall(r"mmol/L|mg/dL|mmHg|kPa", texts[0])} == {
+        "mmol/L", "mg/dL", "mmHg", "kPa"
+    }  # fmt: skip
+    assert all(places(texts) == plain for texts in drawn)
 
 
 def test_aliases_of_a_dictionary_are_words_too() -> None:
@@ -553,6 +612,28 @@ def test_units_that_cannot_be_converted(tmp_path: Path) -> None:
     assert str(refused.value) == (
         "tables.other.glukose: cannot convert mmHg to mg/dL for glucose: they do not measure the same; mend its unit or same_as"
     )
+
+
+@pytest.mark.parametrize(("first", "second"), [("mg/dL", None), (None, "mmol/L")])
+def test_a_unit_that_one_table_does_not_say_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str | None, second: str | None
+) -> None:
+    other = {**OTHER, "glukose": {**OTHER["glukose"], "unit": second}}
+    config = two(tmp_path, other, ROWS, first_unit=first)  # type: ignore[arg-type]
+    prepared = read_prepared(config)
+    names = ["tables.first.data.columns.sugar", "tables.other.data.columns.glukose"]
+    bare, has = names if first is None else names[::-1]
+    said = [record.message for record in caplog.records if "has no unit" in record.message]
+    assert len(said) == 1
+    assert said[0].startswith(f"{bare} has no unit, and {has}, the same quantity (sugar), is in {first or second}: ")
+    assert f"write {bare}.unit" in said[0]
+    found = [finding for finding in audit_prepared(config, prepared) if finding.check == "unit_missing"]
+    assert [(finding.severity, finding.text) for finding in found] == [("warning", said[0])]
+
+
+def test_tables_that_all_say_their_units_get_no_such_line(tmp_path: Path) -> None:
+    assert read_prepared(two(tmp_path, OTHER, ROWS)).units_missing == ()
+    assert read_prepared(hospitals()).units_missing == ()
 
 
 def test_a_table_that_shares_nothing_is_said_and_not_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

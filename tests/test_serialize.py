@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cardiotune.config import load_config
+from cardiotune.config import load_config, load_dataset
 from cardiotune.data import schema
 from cardiotune.data.cohort import read_rows
 from cardiotune.data.prepare import read_prepared
@@ -289,3 +289,59 @@ def test_shared_pieces() -> None:
     )
     pieces = shared_pieces(task)
     assert (pieces.instruction, pieces.question) == ("Of gout: {json}", "Yes/N?")
+
+
+# --------------------------------------------------------------------------------------------------
+# where a number stands to its reference range
+
+REFERENCED = DataConfig.model_validate(
+    {
+        "path": "t.csv",
+        "columns": {**COLUMNS, "chol": {**COLUMNS["chol"], "reference": [3, 5.17]}},  # type: ignore[dict-item]
+    }
+)
+
+
+def told(values: list[float | None], **settings: Any) -> list[str]:
+    serialize = SerializeConfig.model_validate(settings)
+    frame = pl.DataFrame({"chol": values}, schema={"chol": pl.Float64})
+    return serialize_rows(frame, ["chol"], REFERENCED, serialize)
+
+
+def test_a_number_is_low_normal_or_high_and_a_missing_one_nothing() -> None:
+    values = [2.99, 3.0, 5.17, 5.18, None]
+    places = ["low at 3.0", "normal at 3.0", "normal at 5.2", "high at 5.2"]
+    assert told(values, style="sentence", interpret=True) == [
+        *(f"The cholesterol was {place} mmol/L at the visit." for place in places),
+        "The cholesterol was not recorded at the visit.",
+    ]
+    assert (
+        told(values[3:], style="list", interpret=True)[0] == "- The cholesterol was at the visit.: high at 5.2 mmol/L"
+    )
+    assert told(values[:1], style="template", template="chol {{ chol }}", interpret=True) == ["chol low at 3.0 mmol/L"]
+    assert told([None], missing="omit", interpret=True) == [""]
+
+
+@pytest.mark.parametrize("style", ["sentence", "list", "compact"])
+def test_without_the_setting_a_reference_changes_nothing(style: str) -> None:
+    assert serialize_rows(ROWS, DATA.features, REFERENCED, SerializeConfig.model_validate({"style": style})) == text(
+        style=style
+    )
+
+
+def test_to_interpret_needs_a_reference(tmp_path: Path) -> None:
+    said = r"serialize.interpret: no column has a reference range; give it, data.columns.NAME.reference"
+    with pytest.raises(ValueError, match=said):
+        toy_config(tmp_path, serialize={"interpret": True})
+
+
+def test_references_of_shipped_dictionaries_are_in_the_unit_of_their_column() -> None:
+    """ACC/AHA 2017 and NCEP ATP III, in conventional units; other units by the AMA's factors."""
+    limits = {"mg/dL": 200.0, "mmol/L": 200 * 0.0259, "mmHg": 120.0, "mm Hg": 120.0}
+    for name in ("statlog_heart", "uci_heart", "cleveland", "hungarian", "va", "switzerland"):
+        referenced = [column for column in load_dataset(name).columns.values() if column.reference]
+        assert referenced, name
+        for column in referenced:
+            assert column.reference and column.unit
+            upper = column.reference[1]
+            assert upper < limits[column.unit] <= upper + (0.02 if column.unit == "mmol/L" else 1), name

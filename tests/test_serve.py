@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 import httpx
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from cardiotune.config import load_config
@@ -92,11 +93,17 @@ def error(answer: httpx.Response) -> dict[str, Any]:
 # answers
 
 
-def test_a_table_gets_the_risks_that_the_model_gives_offline(client: httpx.Client, offline: np.ndarray) -> None:
+def test_a_table_gets_the_risks_that_the_model_gives_offline(
+    run: Path, client: httpx.Client, offline: np.ndarray
+) -> None:
+    flagged_at = yaml.safe_load((run / "config.yaml").read_text())["task"]["threshold"]
+    assert 0.3 < flagged_at < 0.7, "the share of events in training"
     answer = client.post("/v1/predict", json={"rows": ROWS})
     np.testing.assert_allclose(risks(answer), offline, atol=1e-5)
     for found, risk in zip(answer.json()["predictions"], offline, strict=True):
-        assert found["decision"] == int(risk >= 0.5) and found["threshold"] == 0.5 and not found["abstain"]
+        assert (
+            found["decision"] == int(risk >= flagged_at) and found["threshold"] == flagged_at and not found["abstain"]
+        )
 
 
 def test_no_patient_gets_the_answer_of_another(client: httpx.Client, offline: np.ndarray) -> None:
@@ -225,7 +232,7 @@ def test_rows_whose_prompts_are_too_long_are_named(
     there is one row."""
     encoder = scorer._model.__self__.scorer.encoder  # type: ignore[attr-defined]
     rows = [ROW | {"pain": None} if number in (2, 5) else ROW for number in range(8)]  # "not recorded" is longer
-    lengths = encoder.prompts(scorer._texts(scorer._typed(rows))).lengths
+    lengths = encoder.prompts(scorer.reading.texts(scorer._typed(rows))).lengths
     monkeypatch.setattr(encoder, "max_tokens", max(lengths) - 1)
     answer = client.post("/v1/predict", json={"rows": rows})
     assert answer.status_code == 422 and "2 of 8 rows cannot be read whole" in answer.json()["error"]["message"]

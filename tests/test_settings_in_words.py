@@ -44,6 +44,7 @@ MORE: dict[Value, dict[str, Any]] = {
     (("split", "whole_sites"), True): {**WARD, "split": {"by": "cross_validation"}},
     (("split", "shared_groups"), "error"): {"data": {"columns": {"family": {"role": "group", "type": "text"}}}},
     (("split", "shared_groups"), "unused"): {"data": {"columns": {"family": {"role": "group", "type": "text"}}}},
+    (("serialize", "interpret"), True): {"data": {"columns": {"sbp": {"reference": [90, 119]}}}},
     (("serialize", "style"), "template"): {"serialize": {"template": "{{ age }}"}},
     (("model", "family"), "encoder"): {"task": {"head": "classifier"}, "models": ["tuned"]},
     (("model", "dtype"), "float16"): {"models": ["zero_shot"]},

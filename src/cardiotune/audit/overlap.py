@@ -48,6 +48,12 @@ def unlike_tables(table: Table) -> list[Finding]:
 
 
 @CHECKS.add
+def units_missing(table: Table) -> list[Finding]:
+    """A number with a unit in one table and none in another."""
+    return [Finding("unit_missing", "warning", text, {}) for text in table.prepared.units_missing]
+
+
+@CHECKS.add
 def few_patients(table: Table) -> list[Finding]:
     """Parts whose rows few patients have most of: what is found there is those patients'."""
     name, frame = table.data.name_of("group"), table.frame

@@ -83,6 +83,25 @@ def strangers(tables: Mapping[str, TableConfig], held: Collection[str]) -> list[
     return [key for key, own in names.items() if key in held and not own & known]
 
 
+def units_missing(tables: Mapping[str, TableConfig]) -> list[str]:
+    """Numbers that have a unit in one table and none in the first table with that quantity, or the
+    other way round: they are pooled as they stand."""
+    owners: dict[str, tuple[str, str]] = {}
+    found = []
+    for key, table in tables.items():
+        for quantity, name in quantities(table.data).items():
+            pair = [owners.setdefault(quantity, (key, name)), (key, name)]
+            units = {f"tables.{t}.data.columns.{own}": tables[t].data.columns[own].unit for t, own in pair}
+            bare, told = ([where for where, unit in units.items() if bool(unit) == has] for has in (False, True))
+            if table.data.columns[name].is_number and bare and told:
+                found.append(
+                    f"{bare[0]} has no unit, and {told[0]}, the same quantity ({quantity}), is in {units[told[0]]}: models on "
+                    f"columns read the values of both as they stand, unconverted; write {bare[0]}.unit, or give it another "
+                    "same_as where it is not that quantity"
+                )
+    return found
+
+
 def _flow(cohorts: Mapping[str, Cohort]) -> list[Step]:
     """Exclusions of all tables, in order, from all their rows."""
     left = sum(int(cohort.flow[0].left) for cohort in cohorts.values())

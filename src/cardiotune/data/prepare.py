@@ -9,16 +9,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cardiotune.data.cohort import Cohort, read_cohort
-from cardiotune.data.pool import InTwo, in_two_tables, read_pool, strangers
+from cardiotune.data.pool import InTwo, in_two_tables, read_pool, strangers, units_missing
 from cardiotune.data.schema import synthetic_rows
 from cardiotune.data.serialize import column_order, serialize_rows, shared_pieces, text_columns
 from cardiotune.data.split import Parts, part_patients, split_cohort, split_pool
 from cardiotune.data.subsample import cut_training
-from cardiotune.data.vary import Varied, wordings
+from cardiotune.data.vary import OwnWords, Varied, wordings
 from cardiotune.errors import ModelError
 from cardiotune.files import read_json
 from cardiotune.runs import RunFolder
-from cardiotune.settings import Config, DataConfig
+from cardiotune.settings import Config, DataConfig, VaryConfig
+from cardiotune.settings.tables import shared_name
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,14 @@ class Prepared:
     censored: Censored | None = None
     sources: tuple[Source, ...] = ()
     """The cohort's rows by table, in the cohort's order."""
-    varied: Varied | None = None
+    varied: Varied | OwnWords | None = None
     """What writes the cohort's rows in other ways, where training texts vary."""
     in_two: tuple[InTwo, ...] = ()
     """Patients who stand in two tables."""
     strangers: tuple[str, ...] = ()
     """Held-out tables that have no column of those that train."""
+    units_missing: tuple[str, ...] = ()
+    """Columns of one quantity of which one has a unit and the other has none, in words."""
     shares: NDArray[np.float64] | None = None
     """(rows,) how much each counts in the loss, 1 on average over the training part, where tables
     have shares."""
@@ -115,6 +118,16 @@ def _varied(config: Config, cohort: Cohort, order: list[str], dictionaries: list
     return Varied(cohort.frame, config.data, order, config.serialize, vary, ways)
 
 
+def _own_words(config: Config, sources: Sequence[Source], vary: VaryConfig) -> OwnWords:
+    """What draws training texts of several tables without their words."""
+    tables, quantities = [], dict[str, None]()
+    for source in sources:
+        quantities |= dict.fromkeys(shared_name(name, source.data.columns[name]) for name in source.order)
+        ways = wordings(source.data.columns, [])
+        tables.append((source.rows, Varied(source.frame, source.data, source.order, config.serialize, vary, ways)))
+    return OwnWords(tuple(tables), list(quantities), config.serialize, vary)
+
+
 def _of_tables(config: Config) -> Prepared:
     """The rows of all tables under the dictionary that they share; their texts under their own."""
     pool = read_pool(config.tables, config.data, config.seed, config.evaluation.keep_row_ids)
@@ -130,6 +143,9 @@ def _of_tables(config: Config) -> Prepared:
         log.warning(
             "table %s has no column in common with the tables that train: nothing was learned of what it has", name
         )
+    unconverted = units_missing(config.tables)
+    for said in unconverted:
+        log.warning("%s", said)
     sources, texts, first = [], [], 0
     for name, cohort in pool.tables.items():
         rows = np.arange(first, first := first + cohort.frame.height)
@@ -141,10 +157,23 @@ def _of_tables(config: Config) -> Prepared:
         texts += serialize_rows(cohort.frame, order, data, config.serialize)
     first_order = next(source.order for source in sources if source.name not in config.test_tables)
     training = [source.data for source in sources if source.name not in config.test_tables]
-    varied = _varied(config, pool.cohort, text_columns(config.data, config.serialize), training)
+    varied: Varied | OwnWords | None
+    if config.vary and not config.vary.wording:
+        varied = _own_words(config, sources, config.vary)
+    else:
+        varied = _varied(config, pool.cohort, text_columns(config.data, config.serialize), training)
     shares = _shares(config, sources, parts)
     return Prepared(
-        pool.cohort, parts, first_order, texts, None, tuple(sources), varied, tuple(in_two), tuple(unlike), shares
+        pool.cohort,
+        parts,
+        first_order,
+        texts,
+        sources=tuple(sources),
+        varied=varied,
+        in_two=tuple(in_two),
+        strangers=tuple(unlike),
+        units_missing=tuple(unconverted),
+        shares=shares,
     )
 
 

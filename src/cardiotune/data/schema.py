@@ -278,6 +278,24 @@ def words(value: object, column: Column) -> str:
     return f"{text} {column.unit}" if column.unit else text
 
 
+PLACES = ("low", "normal", "high")
+"""Where a number stands to its reference range, in words."""
+
+
+def interpreted(value: object, column: Column) -> str:
+    """`words`, and before them where a number stands to the column's reference range: `high at 6.1
+    mmol/L`.
+
+    The number itself is judged, and not what is written of it, so that it means the same in every
+    unit and with every number of decimals.
+    """
+    told = words(value, column)
+    if not (column.reference and isinstance(value, float)):
+        return told
+    low, high = column.reference
+    return f"{PLACES[(value >= low) + (value > high)]} at {told}"
+
+
 def expected(column: Column) -> str:
     """What may stand in a column, in words: `a whole number, 60 to 260 mmHg`, or its codes."""
     if codes := codes_of(column):

@@ -20,7 +20,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from cardiotune.data import schema
 from cardiotune.errors import ConfigError
-from cardiotune.settings import DataConfig, SerializeConfig, TaskConfig, suggest
+from cardiotune.settings import Column, DataConfig, SerializeConfig, TaskConfig, suggest
 
 NOT_RECORDED = "not recorded"
 PATIENT = "Patient: "
@@ -126,7 +126,13 @@ def _column_pieces(values: pl.Series, name: str, data: DataConfig, serialize: Se
     column, style = data.columns[name], serialize.style
     label = schema.label(name, column)
     missing = _piece(label, NOT_RECORDED, style) if serialize.missing == "say" else None
-    return _write(values, lambda value: _piece(label, schema.words(value, column), style), missing)
+    return _write(values, lambda value: _piece(label, _in_words(value, column, serialize), style), missing)
+
+
+def _in_words(value: object, column: Column, serialize: SerializeConfig) -> str:
+    """A value as it is told. The word for where a number stands comes before it, for rows share it
+    that do not share the number."""
+    return schema.interpreted(value, column) if serialize.interpret else schema.words(value, column)
 
 
 def _write(values: pl.Series, text_of: Callable[[object], str], missing: str | None) -> pl.Series:
@@ -168,7 +174,8 @@ def _from_template(
         raise ConfigError(f"serialize.template: not feature columns: {'; '.join(strange)}")
     missing = NOT_RECORDED if serialize.missing == "say" else ""
     words = frame.select(
-        _write(frame[name], partial(schema.words, column=data.columns[name]), missing).alias(name) for name in order
+        _write(frame[name], partial(_in_words, column=data.columns[name], serialize=serialize), missing).alias(name)
+        for name in order
     )
     try:
         return [template.render(row | dict.fromkeys(left_out, "")).strip() for row in words.iter_rows(named=True)]

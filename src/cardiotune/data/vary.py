@@ -5,7 +5,7 @@ Column order, columns left out, names and code words, units, decimals, and wheth
 are said (`serialize.vary`). A draw is known by its number, so a resumed training sees the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,20 +107,19 @@ class Varied:
     def _drawn(
         self, frame: pl.DataFrame, draw: np.random.Generator
     ) -> tuple[pl.DataFrame, list[str], DataConfig, SerializeConfig]:
-        vary, order = self.vary, list(self.order)
-        if vary.order:
-            order = [order[place] for place in draw.permutation(len(order))]
-        if vary.drop:
-            kept = draw.random(len(order)) >= vary.drop
-            kept[draw.permutation(len(order))[: min(FEWEST, len(order))]] = True
-            order = [name for name, keep in zip(order, kept, strict=True) if keep]
+        order = _drawn_order(self.order, self.vary, draw)
+        frame, data = self.written(frame, order, lambda _: draw)
+        return frame, order, data, _drawn_missing(self.serialize, self.vary, draw)
+
+    def written(
+        self, frame: pl.DataFrame, names: Sequence[str], draw_of: Callable[[str], np.random.Generator]
+    ) -> tuple[pl.DataFrame, DataConfig]:
+        """Rows and dictionary with these columns called and counted as the draw of each has it."""
         columns = dict(self.data.columns)
-        for name in order:
-            columns[name], values = self._way(name, frame[name], draw)
+        for name in names:
+            columns[name], values = self._way(name, frame[name], draw_of(name))
             frame = frame.with_columns(values.alias(name))
-        data = self.data.model_copy(update={"columns": columns})
-        missing = draw.choice(["say", "omit"]) if vary.missing else self.serialize.missing
-        return frame, order, data, self.serialize.model_copy(update={"missing": str(missing)})
+        return frame, self.data.model_copy(update={"columns": columns})
 
     def _way(self, name: str, values: pl.Series, draw: np.random.Generator) -> tuple[Column, pl.Series]:
         """A column as this draw calls and counts it."""
@@ -152,8 +151,80 @@ class Varied:
         """A column, told so far in its own unit, and its values in another one."""
         straight = line(str(told.unit), unit, self._substance(name))
         values = values * straight.factor + straight.offset
-        change = {"unit": unit, "decimals": _decimals(values), "type": "numeric", "range": None}
+        change: dict[str, Any] = {"unit": unit, "decimals": _decimals(values), "type": "numeric", "range": None}
+        if told.reference:
+            low, high = (end * straight.factor + straight.offset for end in told.reference)
+            change["reference"] = (low, high)
         return told.model_copy(update=change), values
+
+
+@dataclass(frozen=True)
+class OwnWords:
+    """The rows of several tables, each in its own table's words and units.
+
+    A draw is still one for all rows of a batch: the order of quantities and those that are left
+    out, which of them are in another unit or lose a decimal, and whether missing values are said.
+    """
+
+    tables: tuple[tuple[np.ndarray, Varied], ...]
+    """Of each table its rows' numbers in the cohort, ascending, and the rows."""
+    quantities: list[str]
+    """All that the tables tell, by shared names."""
+    serialize: SerializeConfig
+    vary: VaryConfig
+
+    def texts(self, rows: Sequence[int] | np.ndarray, draw: np.random.Generator) -> list[str]:
+        """Texts of these rows, all written in the one way that `draw` gives."""
+        seed = int(draw.integers(2**32))
+        drawn = {name: place for place, name in enumerate(_drawn_order(self.quantities, self.vary, draw))}
+        serialize = _drawn_missing(self.serialize, self.vary, draw)
+
+        def draw_of(quantity: str) -> np.random.Generator:
+            return np.random.default_rng([seed, self.quantities.index(quantity)])
+
+        def texts_of(table: Varied, places: np.ndarray) -> list[str]:
+            called = {name: shared_name(name, table.data.columns[name]) for name in table.order}
+            later = len(drawn) + np.random.default_rng(seed).permutation(len(called))
+            rank = {name: drawn.get(shared, later[at]) for at, (name, shared) in enumerate(called.items())}
+            # A table that has few of the columns that are left in keeps some of the others.
+            told = sorted(rank, key=rank.__getitem__)[: max(FEWEST, sum(one in drawn for one in called.values()))]
+            order = told if self.vary.order else [name for name in table.order if name in told]
+            frame, data = table.written(table.frame[places], order, lambda name: draw_of(called[name]))
+            return serialize_rows(frame, order, data, serialize)
+
+        return self._by_table(rows, texts_of)
+
+    def longest(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """As `Varied.longest`."""
+        return self._by_table(rows, lambda table, places: table.longest(places))
+
+    def _by_table(
+        self, rows: Sequence[int] | np.ndarray, texts_of: Callable[[Varied, np.ndarray], list[str]]
+    ) -> list[str]:
+        """Texts of rows, in their order; `texts_of`: a table and its rows' numbers -> theirs."""
+        wanted, texts = np.asarray(rows), np.empty(len(rows), object)
+        for numbers, table in self.tables:
+            here = np.isin(wanted, numbers)
+            if here.any():
+                texts[here] = texts_of(table, np.searchsorted(numbers, wanted[here]))
+        return texts.tolist()
+
+
+def _drawn_order(names: Sequence[str], vary: VaryConfig, draw: np.random.Generator) -> list[str]:
+    """Columns in a drawn order, without those that are left out."""
+    order = list(names)
+    if vary.order:
+        order = [order[place] for place in draw.permutation(len(order))]
+    if vary.drop:
+        kept = draw.random(len(order)) >= vary.drop
+        kept[draw.permutation(len(order))[: min(FEWEST, len(order))]] = True
+        order = [name for name, keep in zip(order, kept, strict=True) if keep]
+    return order
+
+
+def _drawn_missing(serialize: SerializeConfig, vary: VaryConfig, draw: np.random.Generator) -> SerializeConfig:
+    missing = draw.choice(["say", "omit"]) if vary.missing else serialize.missing
+    return serialize.model_copy(update={"missing": str(missing)})
 
 
 def _one(ways: Sequence[str], draw: np.random.Generator) -> str:

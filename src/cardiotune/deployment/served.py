@@ -6,13 +6,17 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from cardiotune.data.cohort import needed_columns
 from cardiotune.deployment.batching import Batcher, BatchSettings
 from cardiotune.deployment.card import describe
 from cardiotune.deployment.rows import Row, rows_model
 from cardiotune.deployment.scorer import RowScorer
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Prediction(BaseModel):
@@ -29,6 +33,13 @@ class Prediction(BaseModel):
     out_of_range: list[str]
     """Columns whose value is out of range."""
     not_recorded: list[str]
+    columns_known: int | None = Field(None, exclude_if=_is_none)
+    """Values recorded of quantities that training had. This and the next two only where a
+    dictionary was given by `--dataset`."""
+    columns_unseen: int | None = Field(None, exclude_if=_is_none)
+    """Values recorded that training never had, read by their description alone."""
+    columns_absent: int | None = Field(None, exclude_if=_is_none)
+    """Quantities of training that the dictionary has no column for."""
 
 
 class Served:
@@ -74,7 +85,10 @@ class Served:
         checked = self.scorer.check_and_score(rows)
         threshold = self.scorer.threshold
         answers = []
-        for found, risk, too_little in zip(checked.problems, checked.risks, checked.abstains, strict=True):
+        counts = checked.counts.to_dicts() if self.scorer.reading.other else [{}] * len(rows)
+        for found, risk, too_little, counted in zip(
+            checked.problems, checked.risks, checked.abstains, counts, strict=True
+        ):
             missing = [problem.column for problem in found if problem.kind == "missing"]
             outside = [problem.column for problem in found if problem.kind != "missing"]
             abstain = bool(outside) or len(missing) == len(self._columns) or bool(too_little)
@@ -86,6 +100,7 @@ class Served:
                     abstain=abstain,
                     out_of_range=outside,
                     not_recorded=missing,
+                    **counted,
                 )
             )
         return answers

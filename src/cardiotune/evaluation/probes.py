@@ -279,7 +279,15 @@ def _other_units(frame: pl.DataFrame, order: Sequence[str], data: DataConfig) ->
         column = data.columns[name]
         found = _conversion(name, column)
         if found:
-            changes = {"unit": found.other, "type": "numeric", "decimals": found.decimals, "range": None}
+            changes: dict[str, Any] = {
+                "unit": found.other,
+                "type": "numeric",
+                "decimals": found.decimals,
+                "range": None,
+            }
+            if column.reference:
+                low, high = column.reference
+                changes["reference"] = (low * found.factor, high * found.factor)
             columns = {**data.columns, name: column.model_copy(update=changes)}
             other = data.model_copy(update={"columns": columns})
             values = frame.with_columns(frame[name] * found.factor)

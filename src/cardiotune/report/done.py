@@ -592,6 +592,8 @@ def text(record: Record) -> str:
         made = "each row is written by the template of the settings"
     else:
         made = "each row is written as text by one rule a column"
+    if record.config.serialize.interpret:
+        made += ", which calls a number low, normal or high by the dictionary's reference range"
     if vary := record.config.vary:
         made += f"; training texts vary from batch to batch in {listed([VARIED[way] for way in VARIED if getattr(vary, way)])}"
     if (views := record.config.serialize.views) > 1:

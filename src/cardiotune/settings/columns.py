@@ -126,7 +126,8 @@ class Column(Settings):
     code_aliases: dict[str, list[str]] = {}
     """Code -> other words for it, as `aliases`."""
     reference: tuple[float, float] | None = None
-    """Numbers only. Lowest and highest value of the reference range, in `unit`."""
+    """Numbers only. Lowest and highest value of the reference range, both included, in `unit`; with
+    `serialize.interpret` the text says whether a value is low, normal or high."""
     section: str | None = None
     """Part of the text that it belongs to, e.g. `bloods`; `serialize.leave_out` can leave such a
     part out."""

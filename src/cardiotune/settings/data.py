@@ -241,7 +241,8 @@ class VaryConfig(Settings):
     wording: bool = True
     """Names of columns and words of codes are drawn among `phrase`, `aliases`, `codes` and
     `code_aliases` of the column and, with several tables, of the same quantity in other tables that
-    train."""
+    train. Otherwise every row is told in the words of its own table, and in its units where these
+    are not varied."""
     units: bool = True
     """Numbers are written in other units that clinicians use for the same quantity."""
     numbers: bool = True
@@ -262,6 +263,9 @@ class SerializeConfig(Settings):
     character), which shares more still."""
     missing: Literal["say", "omit"] = "say"
     """Write "not recorded" for a missing value, or leave the column out."""
+    interpret: bool = False
+    """Say where a number stands to the `reference` of its column: "cholesterol high at 6.1 mmol/L".
+    Never of a missing value."""
     template: str | None = None
     """Jinja2 text with `{{ column }}` for a value in words; only for `style: template`."""
     template_file: str | None = None

@@ -97,6 +97,11 @@ class Config(Settings):
         left = [n for n in self.data.features if self.data.columns[n].section not in self.serialize.leave_out]
         if not left and not self.data.name_of("text"):
             problems.append("serialize.leave_out: no column is left for the text")
+        dictionaries = [table.data for table in self.tables.values()] or [self.data]
+        if self.serialize.interpret and not any(d.columns[n].reference for d in dictionaries for n in d.features):
+            problems.append(
+                "serialize.interpret: no column has a reference range; give it, data.columns.NAME.reference: [low, high]"
+            )
         if self.vary and (self.method.top_layers or self.data.name_of("text") or self.serialize.style == "template"):
             problems.append(
                 "serialize.vary: goes with texts that are made from columns, and not with method.top_layers, whose frozen "

@@ -120,7 +120,10 @@ def codes_in(column: Column, first: Column) -> dict[str, str | None]:
 
 def _widened(first: Column, other: Column) -> Column:
     """The first table's column with a range that holds both; none where one of them has none. Only
-    where their units are one: ranges of other units are judged in their own tables."""
+    where their units are one: ranges of other units are judged in their own tables. So it is with a
+    reference range that only the other one has."""
+    if first.reference is None and first.unit == other.unit:
+        first = first.model_copy(update={"reference": other.reference})
     if first.range is None or other.range is None:
         return first.model_copy(update={"range": None})
     if first.unit != other.unit:

@@ -244,6 +244,7 @@ class _Pieces:
             for said in (words(before), words(label.replace("{value}", " ")), words(name)):
                 if said:
                     self.begin.setdefault(said[0], []).append((name, said, column))
+        self.places = [words(f"{place} at") for place in schema.PLACES]
         self.names = {name for entries in self.begin.values() for name, _, _ in entries}
         self.values = {
             name: [words(word) for word in (*schema.codes_of(column).values(), NOT_RECORDED)]
@@ -264,6 +265,8 @@ class _Pieces:
             if said[start : start + len(value)] == value:
                 return start + len(value)
         unit = words(column.unit or "")
+        if said[start : start + 2] in self.places:
+            start += 2
         number = start < len(said) and said[start][0].isdigit()
         if column.is_number and number and said[start + 1 : start + 1 + len(unit)] == unit:
             return start + 1 + len(unit)

@@ -185,6 +185,8 @@ $("patient").addEventListener("submit", async event => {
   } finally { button.disabled = false; }
 });
 
+const valuesSaid = found => `${found.columns_known} known values, ${found.columns_unseen} unseen in training, ${found.columns_absent} quantities of training absent`;
+
 function drawRisk(answer) {
   const [found] = answer.predictions, count = Math.round(100 * found.probability);
   show($("result-empty"), false);
@@ -194,6 +196,7 @@ function drawRisk(answer) {
     found.decision ? `at or above the threshold of ${percent(found.threshold)}: flagged` : `below the threshold of ${percent(found.threshold)}: not flagged`;
   const why = [];
   if (found.out_of_range.length) why.push(`Out of range: ${found.out_of_range.map(labelOf).join(", ")}. The model was not tried with such a value, so it counts as not recorded here, and no decision is given.`);
+  else if (found.abstain && found.columns_known !== undefined) why.push(`Too little is recorded that the model has learned from (${valuesSaid(found)}), so no decision is given.`);
   else if (found.abstain) why.push("Nothing is recorded, so this is no statement about a patient, and no decision is given.");
   $("warning").replaceChildren(...why.map(text => el("p", {}, text)));
   show($("warning"), why.length > 0);
@@ -333,11 +336,11 @@ $("cancel").addEventListener("click", () => { stopping = true; show($("cancel"),
 function drawResults(partly) {
   const scored = results.filter(result => result.problem === null), abstained = scored.filter(result => result.abstain);
   const flagged = scored.filter(result => result.decision === 1);
-  $("summary").textContent = `${partly ? "Partly done: " : ""}${scored.length} of ${results.length} rows scored; ${flagged.length} flagged (risk of ${percent(model.threshold)} or more), ${abstained.length} without a decision, because a value is out of range.`;
+  $("summary").textContent = `${partly ? "Partly done: " : ""}${scored.length} of ${results.length} rows scored; ${flagged.length} flagged (risk of ${percent(model.threshold)} or more), ${abstained.length} without a decision, because a value is out of range or too little is recorded.`;
   const words = ({ decision, abstain }) => (abstain ? "no decision" : decision ? "flagged" : "not flagged");
   const line = result => el("tr", { class: result.problem !== null || result.abstain ? "abstained" : null }, el("th", { scope: "row" }, String(result.row)),
     ...(result.problem !== null ? [el("td", {}, "–"), el("td", {}, "–"), el("td", {}, result.problem)] :
-      [el("td", {}, fixed(result.probability)), el("td", {}, words(result)), el("td", {}, result.out_of_range.length ? `out of range: ${result.out_of_range.join(", ")}` : "")]));
+      [el("td", {}, fixed(result.probability)), el("td", {}, words(result)), el("td", {}, [result.out_of_range.length ? `out of range: ${result.out_of_range.join(", ")}` : null, result.columns_known === undefined ? null : valuesSaid(result)].filter(Boolean).join("; "))]));
   const head = ["row", "risk", "decision", "to know"].map(name => el("th", { scope: "col" }, name));
   $("result-table").replaceChildren(el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...results.slice(0, SHOWN).map(line)));
   $("shown").textContent = results.length > SHOWN ? `The first ${SHOWN} of ${results.length} rows are shown; the download has all.` : "";
@@ -347,8 +350,10 @@ function drawResults(partly) {
 
 $("download").addEventListener("click", () => {
   const header = ["row", "probability", "decision", "threshold", "abstain", "out_of_range", "not_recorded", "problem", "model_version", "calibrator_version"];
+  const counts = results.some(result => result.columns_known !== undefined) ? ["columns_known", "columns_unseen", "columns_absent"] : [];
+  header.push(...counts);
   const lines = results.map(result => [result.row, result.probability, result.decision, result.threshold, result.abstain === undefined ? null : Number(result.abstain),
-    (result.out_of_range || []).join(" "), (result.not_recorded || []).join(" "), result.problem, result.model, result.calibrator]);
+    (result.out_of_range || []).join(" "), (result.not_recorded || []).join(" "), result.problem, result.model, result.calibrator, ...counts.map(name => result[name])]);
   save(new Blob([writeCsv(header, lines)], { type: "text/csv" }), "risks.csv");
 });
 
