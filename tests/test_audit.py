@@ -551,7 +551,7 @@ def test_a_new_check_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     aged = framingham(300).with_columns(age=pl.col("age") + 60)
     assert one(run(aged), "ninety").severity == "warning"
     names = [check for subject in SUBJECTS for check in subject.CHECKS]
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 18
 
 
 # --------------------------------------------------------------------------------------------------
