@@ -8,8 +8,9 @@ import pytest
 
 from cardiotune.comparators import COMPARATORS, MATCHED, having
 from cardiotune.config import dump
+from cardiotune.evaluation.judgement import Verdict
 from cardiotune.files import read_json, write_json, write_text
-from cardiotune.report import done
+from cardiotune.report import done, report
 from cardiotune.report.checklists import facts
 from cardiotune.report.record import Record, read_record
 from cardiotune.report.report import as_text
@@ -96,3 +97,12 @@ def test_every_way_to_read_a_held_out_table_has_its_words() -> None:
     held_out = having(lambda one: one.held_out)
     assert set(done.HELD_OUT) == {COMPARATORS[name].columns for name in held_out}
     assert set(done.MATCHED_WORDS) == {COMPARATORS[name].columns for name in MATCHED}
+
+
+def test_no_saved_model_is_offered_that_several_tables_cannot_use(tmp_path: Path) -> None:
+    """`predict --model` reads one table's columns alone."""
+    record = told(tmp_path, {"cleveland": None, "va": None})
+    verdict = Verdict("no_difference_shown", "", "logistic_regression")
+    (record.run.path / "classical").mkdir(exist_ok=True)
+    (record.run.path / "classical" / "logistic_regression.json").write_text("{}")
+    assert report._at_hand(record, verdict) == ""

@@ -203,9 +203,9 @@ def _verdict(record: Record, notes: Notes) -> Headline:
 
 def _at_hand(record: Record, verdict: Verdict) -> str:
     """How the model is used that the verdict prefers to the tuned one; empty where that is the
-    tuned one, or none is saved."""
+    tuned one, none is saved, or the run has several tables, which `--model` does not read."""
     preferred = verdict.against if "tuned" in record.models else record.main
-    if verdict.decision == "better" or preferred not in saved_models(record.run):
+    if verdict.decision == "better" or record.config.tables or preferred not in saved_models(record.run):
         return ""
     return (
         f"{capitalized(model_words(preferred))} is saved with the run: cardiotune predict RUN TABLE --model {preferred} "
