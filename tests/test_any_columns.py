@@ -53,29 +53,42 @@ def third(rows: int = 40, seed: int = 5) -> pl.DataFrame:
     return own.select(jaren=age, kalium=4.0 + pl.col("sbp") / 1000, roker=pl.col("smoker"), ziek=pl.col("disease"))
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hospitals")
+def write_others(folder: Path) -> None:
+    """The second hospital's table, and the third's with its dictionary."""
     abroad(160, 3).write_csv(folder / "abroad.csv")
     third().write_csv(folder / "third.csv")
     (folder / "third.yaml").write_text(yaml.safe_dump({"data": {"columns": THIRD}}, sort_keys=False))
-    return folder
 
 
-@pytest.fixture(scope="module")
-def run(place: Path, toy_model: Path) -> Path:
-    """A run of two tables."""
+def write_two_tables(
+    place: Path, toy_model: Path, part: str = "both", train: dict[str, Any] | None = None, **more: Any
+) -> Path:
+    """An experiment of the toy's table and of the second hospital's, which stands in `place`."""
     file = write_toy_experiment(place, toy_model)
     tree = yaml.safe_load(file.read_text())
     home = tree.pop("data")
     home["path"] = str(place / "table.csv")
     tree["tables"] = {
         "home": {"data": home},
-        "abroad": {"data": {"path": str(place / "abroad.csv"), "columns": ABROAD}},
+        "abroad": {"data": {"path": str(place / "abroad.csv"), "columns": ABROAD}, "part": part},
     }
-    tree |= {"models": ["tuned"], "method": {"kind": "full"}}
-    tree["train"] |= {"epochs": 3, "learning_rate": 0.003}
+    tree |= {"models": ["tuned"], "method": {"kind": "full"}, **more}
+    tree["train"] |= {"epochs": 3, "learning_rate": 0.003, **(train or {})}
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return file
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospitals")
+    write_others(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(place: Path, toy_model: Path) -> Path:
+    """A run of two tables."""
+    file = write_two_tables(place, toy_model)
     folder = place / "runs" / "toy"
     for step in (("prepare", file), ("train", folder), ("predict", folder)):
         done = call(*step)

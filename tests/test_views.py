@@ -8,20 +8,18 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-import yaml
 
 from cardiotune import reopen
 from cardiotune.config import compose
 from cardiotune.data.prepare import Prepared, Source, read_prepared
 from cardiotune.data.units import line
-from cardiotune.data.views import Trained, written
+from cardiotune.data.views import Trained, texts_of, written
 from cardiotune.deployment.scorer import RowScorer
 from cardiotune.errors import ConfigError, DataError
 from cardiotune.models.teaching import targets
 from cardiotune.settings import Config
 from cardiotune.training.loss import mean_log_loss
-from conftest import write_toy_experiment
-from test_any_columns import ABROAD, THIRD, abroad, third
+from test_any_columns import ABROAD, write_others, write_two_tables
 from test_cli import call
 
 USE = {"model": "gemma3-270m", "method": "lora", "task": "heart_disease"}
@@ -73,11 +71,12 @@ def test_a_held_out_table_is_told_in_the_words_of_training() -> None:
 def test_a_row_alone_is_written_as_among_others() -> None:
     config, prepared = hospitals("hungarian")
     source, trained = source_of(prepared, "hungarian"), Trained.of(config)
-    together = trained.table(source.frame, source.data, source.order)
-    alone = trained.table(source.frame[7:8], source.data, source.order)
+    matching = trained.matched(source.data)
+    together = trained.table(source.frame, source.data, source.order, matching)
+    alone = trained.table(source.frame[7:8], source.data, source.order, matching)
     for number in range(3):
-        assert together.texts([7], number) == alone.texts([0], number)
-    assert together.texts([7], 0) == [written(config, prepared, source.rows[[7]])[0][0]]
+        assert texts_of(together, [7], number) == texts_of(alone, [0], number)
+    assert texts_of(together, [7], 0) == [written(config, prepared, source.rows[[7]])[0][0]]
 
 
 def test_without_same_as_columns_are_known_by_description_and_others_keep_their_words() -> None:
@@ -86,9 +85,9 @@ def test_without_same_as_columns_are_known_by_description_and_others_keep_their_
     plain = {n: c.model_copy(update={"same_as": None, "same_codes": None}) for n, c in source.data.columns.items()}
     data = source.data.model_copy(update={"columns": plain})
     names = said_in_training(config)
-    (given,) = trained.table(source.frame, source.data, source.order).texts([0], 0)
+    (given,) = texts_of(trained.table(source.frame, source.data, source.order, trained.matched(source.data)), [0], 0)
     assert columns_of(given, names) <= names
-    (text,) = trained.table(source.frame, data, source.order).texts([0], 0)
+    (text,) = texts_of(trained.table(source.frame, data, source.order, trained.matched(data)), [0], 0)
     own = columns_of(text, names) - names
     assert own and all("ergometry" in part or "ST segment under load" in part for part in own)
     assert text.count(", ") == given.count(", ")
@@ -127,21 +126,15 @@ def test_one_table_is_scored_as_it_is_written() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
     """The toy table trains; the one from abroad is held out."""
     place = tmp_path_factory.mktemp("views")
-    abroad(160, 3).write_csv(place / "abroad.csv")
-    third().write_csv(place / "third.csv")
-    (place / "third.yaml").write_text(yaml.safe_dump({"data": {"columns": THIRD}}, sort_keys=False))
-    file = write_toy_experiment(place, toy_model)
-    tree = yaml.safe_load(file.read_text())
-    home = tree.pop("data")
-    home["path"] = str(place / "table.csv")
-    tree["tables"] = {
-        "home": {"data": home},
-        "abroad": {"data": {"path": str(place / "abroad.csv"), "columns": ABROAD}, "part": "test"},
-    }
-    tree |= {"models": ["logistic_regression", "tuned", "tuned_matched"], "method": {"kind": "full"}}
-    tree["train"] |= {"epochs": 3, "learning_rate": 0.003, "teacher": "logistic_regression"}
-    tree["serialize"] = {**tree.get("serialize", {}), "views": 2}
-    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    write_others(place)
+    file = write_two_tables(
+        place,
+        toy_model,
+        part="test",
+        models=["logistic_regression", "tuned", "tuned_matched"],
+        train={"teacher": "logistic_regression"},
+        serialize={"views": 2},
+    )
     done = call("run", file)
     assert done.exit_code == 0, done.output
     return place / "runs" / "toy"

@@ -7,7 +7,7 @@ training tables are to each other is given (`same_as`). Of the table that is mat
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -302,12 +302,13 @@ def _alike(name: str, table: Source, version: _Version, first: Column, codes: di
     return UNKNOWN if np.isnan(apart) else float(1 - apart)
 
 
-def described(dictionaries: Mapping[str, DataConfig], table: Source, pooled: DataConfig) -> Matching:
+def described(dictionaries: Mapping[str, DataConfig], data: DataConfig, pooled: DataConfig) -> Matching:
     """As `automatic`, by what the dictionaries say alone, whatever the tables hold."""
-    training = [
-        Source(name, np.arange(0), schema.missing_rows(data, 0), data, []) for name, data in dictionaries.items()
-    ]
-    return automatic(training, replace(table, frame=schema.missing_rows(table.data, 0)), pooled)
+
+    def empty(name: str, own: DataConfig) -> Source:
+        return Source(name, np.arange(0), schema.missing_rows(own, 0), own, [])
+
+    return automatic([empty(name, own) for name, own in dictionaries.items()], empty("", data), pooled)
 
 
 def as_given(data: DataConfig, pooled: DataConfig) -> dict[str, Match]:

@@ -14,9 +14,10 @@ import polars as pl
 
 from cardiotune.config import load_dataset
 from cardiotune.data.cohort import present_only, read_rows
+from cardiotune.data.matching import Matching
 from cardiotune.data.serialize import serialize_rows, text_columns
 from cardiotune.data.table import column_names, locate
-from cardiotune.data.views import Trained
+from cardiotune.data.views import Trained, texts_of
 from cardiotune.errors import ConfigError
 from cardiotune.settings import Config, DataConfig, SerializeConfig
 from cardiotune.settings.tables import shared_name
@@ -44,6 +45,8 @@ class Reading:
     """Whether the dictionary was given, so that any of its columns may be absent."""
     words: Trained | None = None
     """The words of training, where rows are written in them."""
+    matching: Matching | None = None
+    """What the dictionary's columns are there; found once, however often rows come."""
 
     def narrowed(self, source: object, present: Sequence[str]) -> DataConfig:
         """The dictionary of a table that has the columns `present`. DataError when it has none of
@@ -71,10 +74,10 @@ class Reading:
 
     def written(self, frame: pl.DataFrame) -> list[list[str]]:
         """Patients' texts of typed rows, once for each way in which they are scored."""
-        if self.words is None:
+        if self.words is None or self.matching is None:
             return [self.texts(frame)]
-        views = self.words.table(frame, self.data, self.told(frame.columns))
-        return [views.texts(range(frame.height), number) for number in range(self.serialize.views)]
+        varied = self.words.table(frame, self.data, self.told(frame.columns), self.matching)
+        return [texts_of(varied, range(frame.height), number) for number in range(self.serialize.views)]
 
     def told(self, present: Sequence[str]) -> list[str]:
         """Those of the columns `present` that a text tells, in its order."""
@@ -151,7 +154,7 @@ def reading(
         )
     told = order if data == config.text_data else text_columns(data, config.serialize)
     words = Trained.of(config) if config.serialize.views > 1 else None
-    return Reading(data, told, config.serialize, quantities, True, words)
+    return Reading(data, told, config.serialize, quantities, True, words, words.matched(data) if words else None)
 
 
 def dictionary(config: Config, dataset: Dataset) -> DataConfig:

@@ -8,7 +8,7 @@ spread, so a row alone is written as it is among others.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -23,15 +23,9 @@ from cardiotune.settings.tables import quantities, shared_name
 SEED = 5
 
 
-@dataclass(frozen=True)
-class Views:
-    """Rows of one table, in ways that are numbered."""
-
-    varied: Varied
-
-    def texts(self, rows: Sequence[int] | np.ndarray, number: int) -> list[str]:
-        """Texts of these rows, all in the way of this number, from 0."""
-        return self.varied.texts(rows, np.random.default_rng([SEED, number]))
+def texts_of(varied: Varied, rows: Sequence[int] | np.ndarray, number: int) -> list[str]:
+    """Texts of these rows, all in the way of this number, from 0."""
+    return varied.texts(rows, np.random.default_rng([SEED, number]))
 
 
 @dataclass(frozen=True)
@@ -56,55 +50,49 @@ class Trained:
         still = asked.model_copy(update={"drop": None, "units": False, "numbers": False, "missing": False})
         return cls(config.data, tables, ways, config.serialize, still)
 
-    def rows(self, frame: pl.DataFrame) -> Views:
+    def rows(self, frame: pl.DataFrame) -> Varied:
         """Of rows under the pooled dictionary, of tables that train."""
         order = [name for name in self.pooled.features if name in frame.columns]
-        return Views(self._varied(frame, self.pooled, order, self.ways))
+        return self._varied(frame, self.pooled, order, self.ways)
 
-    def table(
-        self, frame: pl.DataFrame, data: DataConfig, order: Sequence[str], matching: Matching | None = None
-    ) -> Views:
-        """Of a table's rows, typed by its own dictionary, `data`; `order`: its columns that are
-        told. `matching`: what they are, if not as the dictionary tells."""
+    def table(self, frame: pl.DataFrame, data: DataConfig, order: Sequence[str], matching: Matching) -> Varied:
+        """Of a table's rows, typed by its own dictionary, `data`, in the words of training and,
+        behind them, what is not matched in its own. `order`: its columns that are told."""
+        matched = {name: match for name, match in matching.columns.items() if match and name in order}
+        found = {match.quantity for match in matched.values()}
+        told = [name for name in self.pooled.features if name in found]
+        left = [name for name in order if name not in matched]
+        free = {name: name if name not in found else f"{name} " for name in left}
         source = Source("", np.arange(frame.height), frame, data, list(order))
-        return Views(self._known(source, matching or self._matched(source)))
+        nothing = missing_rows(self.pooled, frame.height)
+        brought = Matching(matching.table, {**matched}).brought(source, self.pooled, nothing).select(told)
+        own = {free[n]: data.columns[n].model_copy(update={"phrase": label(n, data.columns[n])}) for n in left}
+        columns = {name: self.pooled.columns[name] for name in told} | own
+        ways = {name: self.ways[name] for name in told} | wordings(own, [own])
+        both = self.pooled.model_copy(update={"columns": columns})
+        frame = brought.with_columns(frame[name].alias(free[name]) for name in left)
+        return self._varied(frame, both, [*told, *free.values()], ways)
 
-    def _matched(self, source: Source) -> Matching:
-        """What the columns are, by `same_as` and, for the others, by description."""
-        given = {
-            name: match for name, match in as_given(source.data, self.pooled).items() if match.quantity in self.trained
-        }
+    def matched(self, data: DataConfig) -> Matching:
+        """What the columns of a dictionary are, by `same_as` and, for the others, by
+        description."""
+        known = as_given(data, self.pooled)
+        given = {name: match for name, match in known.items() if match.quantity in self.trained}
         taken = {match.quantity for match in given.values()}
-        others = {n: c for n, c in source.data.columns.items() if n not in given}
+        others = {n: c for n, c in data.columns.items() if n not in given}
         free = {
-            key: data.model_copy(
-                update={"columns": {n: c for n, c in data.columns.items() if shared_name(n, c) not in taken}}
+            key: own.model_copy(
+                update={"columns": {n: c for n, c in own.columns.items() if shared_name(n, c) not in taken}}
             )
-            for key, data in self.dictionaries.items()
+            for key, own in self.dictionaries.items()
         }
-        rest = described(free, replace(source, data=source.data.model_copy(update={"columns": others})), self.pooled)
-        return Matching(source.name, {**rest.columns, **given})
+        rest = described(free, data.model_copy(update={"columns": others}), self.pooled)
+        return Matching(rest.table, {**rest.columns, **given})
 
     @property
     def trained(self) -> set[str]:
         """Quantities that the training tables have."""
         return {quantity for data in self.dictionaries.values() for quantity in quantities(data)}
-
-    def _known(self, source: Source, matching: Matching) -> Varied:
-        """The table's rows in the words of training, and behind them what is not matched."""
-        data, there = source.data, set(source.order)
-        matching = replace(matching, columns={n: match for n, match in matching.columns.items() if n in there})
-        found = {match.quantity for match in matching.columns.values() if match}
-        told = [name for name in self.pooled.features if name in found]
-        left = [name for name in source.order if not matching.columns.get(name)]
-        free = {name: name if name not in found else f"{name} " for name in left}
-        brought = matching.brought(source, self.pooled, missing_rows(self.pooled, source.frame.height)).select(told)
-        frame = brought.with_columns(source.frame[name].alias(free[name]) for name in left)
-        own = {free[n]: data.columns[n].model_copy(update={"phrase": label(n, data.columns[n])}) for n in left}
-        columns = {name: self.pooled.columns[name] for name in told} | own
-        ways = {name: self.ways[name] for name in told} | wordings(own, [own])
-        both = self.pooled.model_copy(update={"columns": columns})
-        return self._varied(frame, both, [*told, *free.values()], ways)
 
     def _varied(
         self, frame: pl.DataFrame, data: DataConfig, order: Sequence[str], ways: Mapping[str, Wordings]
@@ -116,8 +104,7 @@ def written(
     config: Config, prepared: Prepared, rows: np.ndarray, matchings: Mapping[str, Matching] | None = None
 ) -> list[list[str]]:
     """Texts of these rows of the cohort, once for each of `serialize.views`, or as their own
-    dictionaries say; `matchings`: what the
-    columns of held-out tables are, if not as their dictionaries tell."""
+    dictionaries say; `matchings`: what the columns of held-out tables are, if not as `matched`."""
     if config.serialize.views == 1:
         texts = prepared.all_texts
         return [[texts[row] for row in rows]]
@@ -126,11 +113,12 @@ def written(
     for source in prepared.sources:
         here = np.flatnonzero(np.isin(rows, source.rows))
         if source.name in config.test_tables:
-            views = trained.table(source.frame, source.data, source.order, matchings.get(source.name))
+            matching = matchings.get(source.name) or trained.matched(source.data)
+            varied = trained.table(source.frame, source.data, source.order, matching)
             local = np.searchsorted(source.rows, rows[here])
         else:
-            views, local = trained.rows(prepared.cohort.frame), rows[here]
+            varied, local = trained.rows(prepared.cohort.frame), rows[here]
         for number, texts in enumerate(found):
-            for place, text in zip(here, views.texts(local, number), strict=True):
+            for place, text in zip(here, texts_of(varied, local, number), strict=True):
                 texts[place] = text
     return found
